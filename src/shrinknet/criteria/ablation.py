@@ -1,0 +1,38 @@
+"""Ablation: the brute-force criterion, the oracle for all others."""
+
+import torch
+from torch import Tensor
+
+from shrinknet.ablation.replay import Replay
+from shrinknet.criteria.base import Criterion, Statistics, mean_over_samples, over_candidates
+from shrinknet.data import Batch
+from shrinknet.gates import GatedNetwork
+from shrinknet.records import Group
+
+
+class Ablation(Criterion):
+    """The true rise of the mean loss when a neuron is switched off: E(without k) - E, measured.
+
+    Formula: `mean_n [ L(f(x_n; g_k = 0), t_n) - L(f(x_n), t_n) ]`, in the loss's own unit, signed: negative where
+    the network is better off without the neuron (Sharma, Wolfe, Raj 2017, section 3.1, "brute force").
+
+    Cost: one forward pass, then for each neuron the nodes downstream of its readers; memory for one chunk of
+    candidates. Exact: the loss equals that of a network rebuilt without the neuron, up to rounding.
+    """
+
+    name = "ablation"
+
+    def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
+        """Return the summed rise of the loss over the batch."""
+        return over_candidates(network, batch, rise_without)
+
+    def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
+        """Return means over samples."""
+        return mean_over_samples(sums, num_samples)
+
+
+def rise_without(replay: Replay, group: Group, candidates: Tensor) -> Tensor:
+    """Return the rise of the summed loss when each candidate is switched off."""
+    network = replay.network
+    gone = torch.zeros(len(candidates), dtype=network.program.dtype, device=replay.batch.inputs.device)
+    return replay.losses(group, candidates, gone).sum(1, dtype=torch.float64) - replay.loss_before

@@ -1,0 +1,26 @@
+"""Empirical Fisher: the squared slope of the loss in the gate."""
+
+from shrinknet.criteria.base import Criterion, Statistics, mean_over_samples
+from shrinknet.data import Batch
+from shrinknet.gates import GatedNetwork
+
+
+class EmpiricalFisher(Criterion):
+    """Half the mean squared slope of the loss in each gate, `1/(2N) sum_n (dL_n/dg)^2` (loss units, never negative).
+
+    A second-order estimate that takes the slope of the mean loss for zero and the Hessian for the empirical Fisher
+    (Theis et al. 2018; Crowley et al. 2018, equation 3). Positions are summed within a sample before squaring.
+
+    Cost: one forward and one backward pass over the data; memory for one number for each sample and neuron.
+    """
+
+    name = "empirical-fisher"
+
+    def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
+        """Return the summed squares of each sample's slope."""
+        slopes = network.gate_slopes(batch)
+        return {group: slope.double().square().sum(0) for group, slope in slopes.items()}
+
+    def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
+        """Return half the means over samples."""
+        return {group: 0.5 * mean for group, mean in mean_over_samples(sums, num_samples).items()}

@@ -1,0 +1,48 @@
+"""Magnitude: the size of the weights that produce a neuron."""
+
+from collections.abc import Iterable
+
+import torch
+
+from shrinknet.criteria.base import Criterion, Statistics, as_scores
+from shrinknet.data import Batch
+from shrinknet.gates import GatedNetwork
+from shrinknet.records import Group
+from shrinknet.types import Scores
+
+
+class Magnitude(Criterion):
+    """`||w_k||_2` over the weights that produce neuron k (matrices and kernels; no biases, no norm parameters).
+
+    Not in loss units: it says nothing of what a removal costs (Li et al. 2017 rank filters so, with the 1-norm).
+
+    Cost: no pass over the data.
+    """
+
+    name = "magnitude"
+    unit = "weight norm"
+
+    def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
+        """Return nothing: the data are not looked at."""
+        return {}
+
+    def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
+        """Return nothing: see `score`."""
+        return sums
+
+    def score(self, network: GatedNetwork, batches: Iterable[Batch]) -> Scores:
+        """Return the norms of the producing weights."""
+        return as_scores({group.name: _norms(network, group) for group in network.groups}, self.unit)
+
+
+def _norms(network: GatedNetwork, group: Group) -> torch.Tensor:
+    squares = torch.zeros(group.width, dtype=torch.float64)
+    tensors = network.trace.tensors
+    for part in group.slices:
+        tensor = tensors[part.parameter]
+        if part.role != "writes" or tensor.dim() < 2:
+            continue
+        sizes = tensor.detach().double().cpu().movedim(part.axis, 0).flatten(1).square().sum(1)
+        owners = torch.tensor(part.owners)
+        squares.index_add_(0, owners[owners >= 0], sizes[owners >= 0])
+    return squares.sqrt()

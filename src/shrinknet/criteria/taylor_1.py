@@ -1,0 +1,27 @@
+"""First-order Taylor: the slope of the loss in the gate."""
+
+from shrinknet.criteria.base import Criterion, Statistics, mean_over_samples
+from shrinknet.data import Batch
+from shrinknet.gates import GatedNetwork
+
+
+class Taylor1(Criterion):
+    """`-dE/dg` at g = 1: the rise of the mean loss that the tangent predicts, signed.
+
+    Because the gated activation is g * o, this is `mean_n [ -o_k dL_n/do_k ]` (Sharma, Wolfe, Raj 2017, equation 5;
+    the relevance of Mozer and Smolensky 1989 under the training loss). The product is summed over positions within
+    a sample, then over samples.
+
+    Cost: one forward and one backward pass over the data; memory for one number for each sample and neuron.
+    """
+
+    name = "taylor-1"
+
+    def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
+        """Return the summed slopes, turned round."""
+        slopes = network.gate_slopes(batch)
+        return {group: -slope.double().sum(0) for group, slope in slopes.items()}
+
+    def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
+        """Return means over samples."""
+        return mean_over_samples(sums, num_samples)

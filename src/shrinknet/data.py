@@ -1,0 +1,106 @@
+"""A data role: rows of inputs and targets that come in batches, always the same, always in the same order."""
+
+from collections.abc import Iterator, Sized
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from shrinknet.errors import BadInputError
+
+Source = tuple[Tensor, Tensor] | Dataset[tuple[Tensor, Tensor]] | DataLoader[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some samples and their targets, on the network's device and (floating inputs) in its dtype."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """The rows of one role (calibration, validation or test)."""
+
+    role: str
+    dataset: Dataset[tuple[Tensor, Tensor]]
+    batch_size: int
+    device: torch.device
+    dtype: torch.dtype
+    loader: DataLoader[tuple[Tensor, Tensor]] | None = None
+
+    def __len__(self) -> int:
+        return len(cast(Sized, self.dataset))
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the rows in their order, `batch_size` at a time; shuffling loaders are read unshuffled.
+
+        Raises:
+            BadInputError: an input holds NaN or infinity (the message names the row).
+        """
+        start = 0
+        for inputs, targets in self._raw_batches():
+            batch = Batch(self._moved(inputs), self._moved(targets))
+            self._check_finite(batch, start)
+            start += len(batch)
+            yield batch
+
+    def _raw_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if isinstance(self.dataset, TensorDataset):
+            pairs = zip(*(tensor.split(self.batch_size) for tensor in self.dataset.tensors), strict=True)
+            yield from cast(Iterator[tuple[Tensor, Tensor]], pairs)
+        else:
+            collate = self.loader.collate_fn if self.loader is not None else None
+            yield from DataLoader(self.dataset, batch_size=self.batch_size, shuffle=False, collate_fn=collate)
+
+    def _moved(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.to(self.device)
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+    def _check_finite(self, batch: Batch, start: int) -> None:
+        for name, tensor in (("inputs", batch.inputs), ("targets", batch.targets)):
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                row = start + int(torch.nonzero(~tensor.isfinite().flatten(1).all(1) if tensor.dim() > 1
+                                                else ~tensor.isfinite())[0])
+                raise BadInputError(
+                    f"{self.role} {name}", "finite numbers", f"NaN or infinity in row {row}",
+                    "Clean or drop that row.",
+                )
+
+
+def as_data(role: str, source: Source, batch_size: int, device: torch.device, dtype: torch.dtype) -> Data:
+    """Make a role's data from a pair of tensors, a Dataset or a DataLoader.
+
+    Raises:
+        BadInputError: the source is none of these, holds no row, or inputs and targets differ in number.
+    """
+    loader = source if isinstance(source, DataLoader) else None
+    if isinstance(source, DataLoader):
+        source, batch_size = source.dataset, source.batch_size or batch_size
+    if isinstance(source, tuple) and len(source) == 2:
+        inputs, targets = (torch.as_tensor(part) for part in source)
+        if len(inputs) != len(targets):
+            raise BadInputError(
+                role, "as many targets as inputs", f"{len(inputs)} inputs and {len(targets)} targets",
+                "Give one target for each row of inputs.",
+            )
+        source = cast("Dataset[tuple[Tensor, Tensor]]", TensorDataset(inputs, _as_targets(targets)))
+    if not isinstance(source, Dataset) or not hasattr(source, "__len__"):
+        raise BadInputError(
+            role, "a pair of tensors (inputs, targets), a Dataset with a length, or a DataLoader",
+            type(source).__name__, "Wrap your arrays as torch.from_numpy(...).",
+        )
+    if len(source) == 0:
+        raise BadInputError(role, "at least one row", "an empty split", "Give this role some rows.")
+    return Data(role, source, batch_size, device, dtype, loader)
+
+
+def _as_targets(targets: Tensor) -> Tensor:
+    """Classes of any integer type as int64, which the losses index with."""
+    return targets if targets.is_floating_point() else targets.long()

@@ -1,0 +1,154 @@
+"""From what the rules said to neurons and groups: solve, repair, number."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shrinknet.graph.labels import Birth, Integers, LabelStore, Slots, compact, dense, varying, vector
+from shrinknet.records import Frozen, Group, Slice
+
+Ids = NDArray[np.int64]
+Layout = tuple[Ids | None, ...]
+"""For each axis of a tensor: the neuron id of each element (0: stays), or None where nothing is cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Numbering:
+    """Every label's neuron id (1 to K; 0: never removed), the groups they form, and what is frozen."""
+
+    ids: Ids
+    groups: tuple[Group, ...]
+    frozen: tuple[Frozen, ...]
+
+
+def solve(store: LabelStore, slots: Mapping[str, Slots]) -> Numbering:
+    """Find the classes of united labels and number those that can be removed, group by group.
+
+    A class belongs to the group of the axis on which its smallest label was born. What would leave a tensor ragged
+    is united first; a class that is alone on an axis is frozen, since an axis cannot become empty.
+    """
+    _repair_ragged(store, slots)
+    _freeze_where_axes_would_clash(store, slots)
+    components = store.components()
+    _freeze_lone_classes(store, slots, components)
+    reasons = store.reasons(components)
+    ids, members = _number(store, components, reasons)
+    groups = _groups(store, ids, members)
+    return Numbering(ids, groups, _frozen(store, components, ids, reasons))
+
+
+def layout_of(slots: Slots, ids: Ids, rank: int) -> Layout:
+    """Return which neuron each element of each axis belongs to, once classes have numbers."""
+    axes: list[Ids | None] = [None] * rank
+    for slot in slots:
+        named = compact(_mapped(slot, ids))
+        for axis in varying(named):
+            axes[axis] = dense(named).flatten().numpy()
+    return tuple(axes)
+
+
+def _mapped(slot: Tensor, ids: Integers) -> Tensor:
+    """The slot with each label replaced by its number in `ids`."""
+    small = dense(slot)
+    return torch.from_numpy(ids[small.numpy()]).expand(slot.shape)
+
+
+def _repair_ragged(store: LabelStore, slots: Mapping[str, Slots]) -> None:
+    """Unite what varies on two axes along all but the one with most classes, until nothing does."""
+    changed = True
+    while changed:
+        changed, components = False, store.components()
+        for node_slots in slots.values():
+            for slot in node_slots:
+                named = compact(_mapped(slot, components))
+                axes = varying(named)
+                if len(axes) > 1:
+                    changed = True
+                    _unite_all_but_one(store, named, axes)
+
+
+def _unite_all_but_one(store: LabelStore, slot: Tensor, axes: tuple[int, ...]) -> None:
+    keep = max(axes, key=lambda axis: len(torch.unique(vector(slot, axis))))
+    for axis in set(axes) - {keep}:
+        store.unite(slot, slot.narrow(axis, 0, 1).expand_as(slot), "a ragged tensor cannot be cut")
+
+
+def _freeze_where_axes_would_clash(store: LabelStore, slots: Mapping[str, Slots]) -> None:
+    """Two families of neurons on one axis cannot both be cut there: the second is frozen."""
+    components = store.components()
+    for name, node_slots in slots.items():
+        taken: dict[int, Tensor] = {}
+        for slot in node_slots:
+            named = compact(_mapped(slot, components))
+            for axis in varying(named):
+                if axis in taken and not torch.equal(taken[axis], named):
+                    store.freeze(slot, f"shares an axis with other neurons at {name}")
+                taken.setdefault(axis, named)
+
+
+def _freeze_lone_classes(store: LabelStore, slots: Mapping[str, Slots], components: Integers) -> None:
+    for node_slots in slots.values():
+        for slot in node_slots:
+            if varying(slot) and not varying(compact(_mapped(slot, components))):
+                store.freeze(slot, "one neuron alone spans an axis")
+
+
+def _number(
+    store: LabelStore, components: Integers, reasons: dict[int, str]
+) -> tuple[Ids, dict[Birth, list[int]]]:
+    """Give the free classes numbers from 1, in the order of their births."""
+    starts = np.array([birth.start for birth in store.births])
+    members: dict[Birth, list[int]] = defaultdict(list)
+    for name in np.unique(components[1:]).tolist():
+        if name not in reasons:
+            members[store.births[int(np.searchsorted(starts, name, side="right")) - 1]].append(name)
+    for birth in [birth for birth, names in members.items() if len(names) == 1]:
+        reasons[members.pop(birth)[0]] = "the only neuron of its group"
+    number = np.zeros(store.num_labels + 1, np.int64)
+    count = 0
+    for names in members.values():
+        number[names] = np.arange(count + 1, count + len(names) + 1)
+        count += len(names)
+    return number[components], members
+
+
+def _groups(store: LabelStore, ids: Ids, members: dict[Birth, list[int]]) -> tuple[Group, ...]:
+    read = set(np.concatenate(store.read).tolist()) if store.read else set()
+    slices: dict[int, list[Slice]] = defaultdict(list)
+    bounds = np.cumsum([0] + [len(names) for names in members.values()])
+    for birth in store.births:
+        axis_ids = ids[birth.start : birth.start + birth.size]
+        role = "reads" if birth.start in read else "writes"
+        for group in np.unique(np.searchsorted(bounds, axis_ids[axis_ids > 0]) - 1).tolist():
+            inside = (axis_ids > bounds[group]) & (axis_ids <= bounds[group + 1])
+            owners = np.where(inside, axis_ids - bounds[group] - 1, -1)
+            slices[group].append(Slice(birth.parameter, birth.axis, role, tuple(owners.tolist())))
+    return tuple(
+        Group(_group_name(birth), len(names), tuple(slices[position]))
+        for position, (birth, names) in enumerate(members.items())
+    )
+
+
+def _group_name(birth: Birth) -> str:
+    """A group is called by the module that gives birth to it: "layer1.0.conv1"."""
+    module, _, parameter = birth.parameter.rpartition(".")
+    return module if module and parameter == "weight" and birth.axis == 0 else f"{birth.parameter}[{birth.axis}]"
+
+
+def _frozen(
+    store: LabelStore, components: Integers, ids: Ids, reasons: dict[int, str]
+) -> tuple[Frozen, ...]:
+    frozen = []
+    for birth in store.births:
+        labels = np.arange(birth.start, birth.start + birth.size)
+        kept = labels[ids[labels] == 0]
+        counts: dict[str, int] = defaultdict(int)
+        for name in components[kept].tolist():
+            counts[reasons.get(name, "not reached by any rule")] += 1
+        frozen += [Frozen(birth.parameter, birth.axis, count, reason) for reason, count in counts.items()]
+    return tuple(frozen)

@@ -1,0 +1,139 @@
+"""Labels: an integer for every element of every parameter axis, and what the operators say about them.
+
+A *slot* is an integer tensor of a node's own shape that names the neuron each element belongs to (0: none). Axes on
+which it does not vary are kept at stride 0, so that a slot costs what its varying axes cost. A parameter has a slot
+for each axis, an activation usually one. An element is removed when any of its slots names a removed neuron.
+
+Rules only append facts (`unite`, `freeze`, `read`); connected components are found once, at the end.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+Slots = tuple[Tensor, ...]
+Integers = NDArray[np.int64]
+
+
+def compact(slot: Tensor) -> Tensor:
+    """Return the same slot with every axis on which it is constant at stride 0."""
+    for axis in range(slot.dim()):
+        if slot.shape[axis] > 1 and slot.stride(axis) != 0:
+            first = slot.narrow(axis, 0, 1).expand_as(slot)
+            if torch.equal(slot, first):
+                slot = first
+    return slot
+
+
+def varying(slot: Tensor) -> tuple[int, ...]:
+    """Return the axes on which a compact slot varies."""
+    return tuple(axis for axis in range(slot.dim()) if slot.shape[axis] > 1 and slot.stride(axis) != 0)
+
+
+def dense(slot: Tensor) -> Tensor:
+    """Return the slot with its constant axes narrowed to one element: its values, each once."""
+    for axis in set(range(slot.dim())) - set(varying(slot)):
+        slot = slot.narrow(axis, 0, min(1, slot.shape[axis]))
+    return slot
+
+
+def along(axis: int, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return a slot of that shape that varies on one axis only, with the given values there."""
+    view = [1] * len(shape)
+    view[axis] = len(values)
+    return values.view(view).expand(shape)
+
+
+def vector(slot: Tensor, axis: int) -> Tensor:
+    """Return the labels along one axis, read at the first place of every other axis."""
+    return slot[tuple(slice(None) if other == axis else 0 for other in range(slot.dim()))]
+
+
+@dataclass(frozen=True, slots=True)
+class Birth:
+    """Where a run of labels was given out: one axis of one parameter."""
+
+    parameter: str
+    axis: int
+    start: int
+    size: int
+
+
+@dataclass(slots=True)
+class LabelStore:
+    """Everything the rules have said so far. The only thing in the graph package that changes while tracing."""
+
+    births: list[Birth] = field(default_factory=list)
+    edges: list[Integers] = field(default_factory=list)
+    frozen: list[tuple[Integers, str]] = field(default_factory=list)
+    read: list[Integers] = field(default_factory=list)
+    num_labels: int = 0
+
+    def fresh(self, parameter: str, axis: int, size: int) -> Tensor:
+        """Give out `size` new labels for one axis of a parameter."""
+        start = self.num_labels + 1
+        self.births.append(Birth(parameter, axis, start, size))
+        self.num_labels += size
+        return torch.arange(start, start + size, dtype=torch.int64)
+
+    def unite(self, one: Tensor, other: Tensor, reason: str) -> None:
+        """Say that elements that meet belong to one neuron; whoever meets 0 is frozen for that reason."""
+        one, other = torch.broadcast_tensors(one, other)
+        for axis in range(one.dim()):
+            if one.stride(axis) == 0 and other.stride(axis) == 0 and one.shape[axis] > 1:
+                one, other = one.narrow(axis, 0, 1), other.narrow(axis, 0, 1)
+        pairs = np.unique(np.stack([one.flatten().numpy(), other.flatten().numpy()]), axis=1)
+        meets_none = (pairs == 0).any(axis=0)
+        self.freeze(pairs[:, meets_none], reason)
+        self.edges.append(pairs[:, ~meets_none])
+
+    def freeze(self, labels: Tensor | Integers, reason: str) -> None:
+        """Say that the neurons with these labels are never removed, and why."""
+        values = names_in([labels]) if isinstance(labels, Tensor) else np.unique(labels[labels > 0])
+        if len(values):
+            self.frozen.append((values, reason))
+
+    def mark_read(self, labels: Tensor) -> None:
+        """Say that a parameter axis with these labels consumes neurons rather than produces them."""
+        self.read.append(names_in([labels]))
+
+    def said_since(self, mark: tuple[int, int]) -> Integers:
+        """Return every label that was united or frozen since `mark` (see `mark`)."""
+        said = [edge.ravel() for edge in self.edges[mark[0]:]] + [labels for labels, _ in self.frozen[mark[1]:]]
+        return np.unique(np.concatenate(said)) if said else np.empty(0, np.int64)
+
+    @property
+    def mark(self) -> tuple[int, int]:
+        """A place in the record, for `said_since`."""
+        return len(self.edges), len(self.frozen)
+
+    def components(self) -> Integers:
+        """Return, for each label, the number of its class: the smallest label in it. Label 0 stays 0."""
+        size = self.num_labels + 1
+        pairs = np.concatenate(self.edges, axis=1) if self.edges else np.empty((2, 0), np.int64)
+        graph = coo_array((np.ones(pairs.shape[1], np.int8), (pairs[0], pairs[1])), shape=(size, size))
+        _, component = connected_components(graph, directed=False)
+        smallest = np.full(component.max() + 1, size, np.int64)
+        np.minimum.at(smallest, component, np.arange(size))
+        return np.asarray(smallest[component], np.int64)
+
+    def reasons(self, components: Integers) -> dict[int, str]:
+        """Return the first reason given for each frozen class."""
+        first: dict[int, str] = {}
+        for labels, reason in self.frozen:
+            for name in np.unique(components[labels]).tolist():
+                first.setdefault(name, reason)
+        return first
+
+
+def names_in(slots: Iterable[Tensor]) -> Integers:
+    """Return the distinct labels in some slots, 0 left out."""
+    values = [dense(slot).flatten().numpy() for slot in slots]
+    labels = np.unique(np.concatenate(values)) if values else np.empty(0, np.int64)
+    return labels[labels > 0]

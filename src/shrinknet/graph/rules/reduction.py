@@ -1,0 +1,41 @@
+"""Pooling and means: some axes are reduced, the others pass through."""
+
+from shrinknet.graph.labels import Slots, varying
+from shrinknet.graph.rules.base import Call, rule, shape_of
+
+
+@rule(
+    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+)  # fmt: skip
+def pooling(call: Call) -> Slots:
+    """Positions (every axis after the channels) are reduced."""
+    positions = set(range(2, len(call.shape)))
+    kept = _slots_free_of(call, positions)
+    return tuple(slot[tuple(_first(axis in positions) for axis in range(slot.dim()))].expand(call.shape)
+                 for slot in kept)
+
+
+@rule("mean", "amax", "amin")
+def mean(call: Call) -> Slots:
+    """The given axes are reduced (all of them when none is given)."""
+    x = call.argument(0)
+    rank = len(shape_of(x.meta["val"]))
+    reduced = {axis % rank for axis in call.argument(1) or range(rank)}
+    keepdim = call.argument(2, False)
+    slots = _slots_free_of(call, reduced)
+    picks = tuple(_first(axis in reduced) if keepdim else (0 if axis in reduced else slice(None))
+                  for axis in range(rank))
+    return tuple(slot[picks] for slot in slots)
+
+
+def _first(reduced: bool) -> slice:
+    return slice(0, 1) if reduced else slice(None)
+
+
+def _slots_free_of(call: Call, reduced: set[int]) -> Slots:
+    """Return the input's slots that do not vary on a reduced axis, and freeze the others."""
+    slots = call.slots(call.argument(0))
+    rigid = tuple(slot for slot in slots if set(varying(slot)) & reduced)
+    call.freeze(rigid, f"reduced over at {call.where}")
+    return tuple(slot for slot in slots if not set(varying(slot)) & reduced)

@@ -1,0 +1,102 @@
+"""Losses of each sample. Every figure of shrinknet is a mean of these over samples."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.nn import functional
+
+from shrinknet.errors import BadInputError, did_you_mean
+
+PerSample = Callable[[Tensor, Tensor], Tensor]
+
+
+def cross_entropy(outputs: Shaped[Tensor, "batch ..."], targets: Shaped[Tensor, "batch ..."]) -> Tensor:
+    """Return -log softmax(outputs)[target] for each sample; positions beyond the class axis are averaged.
+
+    >>> cross_entropy(torch.zeros(1, 4), torch.tensor([2]))
+    tensor([1.3863])
+    """
+    losses = functional.cross_entropy(outputs, targets, reduction="none")
+    return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+
+
+def squared_error(outputs: Shaped[Tensor, "..."], targets: Shaped[Tensor, "batch ..."]) -> Tensor:
+    """Return half the sum of squares over the outputs of each sample (Sharma, Wolfe, Raj 2017, section 3).
+
+    Targets that are classes are compared one-hot. Leading axes of `outputs` (candidates) are kept.
+
+    >>> squared_error(torch.tensor([[0.5, 0.0]]), torch.tensor([0]))
+    tensor([0.1250])
+    """
+    if not targets.is_floating_point():
+        targets = functional.one_hot(targets, outputs.shape[-1]).to(outputs.dtype)
+    lead = outputs.dim() - targets.dim()
+    return (outputs - targets).square().flatten(lead + 1).sum(-1) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A loss by its name: `of(outputs, targets)` gives one value for each sample."""
+
+    name: str
+    of: PerSample
+
+    def of_candidates(
+        self, outputs: Float[Tensor, "candidates batch ..."], targets: Shaped[Tensor, "batch ..."]
+    ) -> Float[Tensor, "candidates batch"]:
+        """Return the losses of many candidate networks on one batch.
+
+        The squared error broadcasts over the candidates; any other loss sees them folded into the batch.
+        """
+        if self.of is squared_error:
+            return squared_error(outputs, targets)
+        num_candidates, num_samples = outputs.shape[:2]
+        repeated = targets.expand(num_candidates, *targets.shape).flatten(0, 1)
+        return self.of(outputs.flatten(0, 1), repeated).view(num_candidates, num_samples)
+
+
+LOSSES: dict[str, PerSample] = {"cross-entropy": cross_entropy, "squared-error": squared_error}
+
+
+def find_loss(loss: str | PerSample | Loss) -> Loss:
+    """Return the loss of that name, or wrap a function `(outputs, targets) -> one loss for each sample`.
+
+    Raises:
+        BadInputError: the name is unknown.
+    """
+    if isinstance(loss, Loss):
+        return loss
+    if callable(loss):
+        return Loss(getattr(loss, "__qualname__", type(loss).__name__), loss)
+    if loss not in LOSSES:
+        do = f"{did_you_mean(loss, LOSSES)} A loss of your own is written package.module:function."
+        raise BadInputError("loss", "the name of a loss", repr(loss), do)
+    return Loss(loss, LOSSES[loss])
+
+
+def checked(losses: Tensor, num_samples: int, name: str) -> Tensor:
+    """Return the losses after checking that there is one for each sample and that all are finite.
+
+    Raises:
+        BadInputError: the loss returned another shape, NaN or infinity.
+    """
+    if losses.shape != (num_samples,):
+        raise BadInputError(
+            "loss",
+            f"a function that returns one value for each sample, shape [{num_samples}]",
+            f"shape {list(losses.shape)} from {name!r}",
+            "Use reduction='none' and average over everything but the samples.",
+        )
+    bad = torch.nonzero(~losses.isfinite())
+    if len(bad):
+        row = int(bad[0])
+        raise BadInputError(
+            "loss",
+            "finite on every sample",
+            f"{float(losses[row].detach())} for sample {row} of a batch ({name!r})",
+            "Look at the model's outputs on that sample.",
+        )
+    return losses

@@ -1,0 +1,156 @@
+"""Frozen facts about a run. No torch here: the report reads them on a machine that has none."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Neuron:
+    """The removable unit: the `index`-th neuron of a group, counted in the original network."""
+
+    group: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.group}[{self.index}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """One parameter axis that shrinks with a group.
+
+    `owners[j]` is the index of the neuron that owns element j of the axis, or -1 where the element stays.
+    `role` is "writes" when the axis produces the neuron, "reads" when a later operator consumes it there.
+    """
+
+    parameter: str
+    axis: int
+    role: str
+    owners: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Neurons of one width, with every parameter slice that shrinks with them."""
+
+    name: str
+    width: int
+    slices: tuple[Slice, ...]
+
+    @property
+    def neurons(self) -> tuple[Neuron, ...]:
+        """The group's neurons in the order of their index."""
+        return tuple(Neuron(self.name, index) for index in range(self.width))
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A parameter axis (or part of one) that is never cut, and why."""
+
+    parameter: str
+    axis: int
+    num_elements: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a network costs, from its shapes alone. RAM is the peak of live activations at batch 1."""
+
+    num_neurons: int
+    num_parameters: int
+    flash_bytes: int
+    peak_ram_bytes: int
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """One network's losses (means over samples), accuracy, per-class recalls and costs. None: not measured."""
+
+    calibration_loss: float
+    validation_loss: float | None
+    validation_accuracy: float | None
+    validation_recalls: tuple[float, ...] | None
+    costs: Costs
+
+    @property
+    def worst_class_recall(self) -> float | None:
+        """The lowest recall over the classes that occur in the validation data."""
+        present = [recall for recall in self.validation_recalls or () if recall == recall]
+        return min(present) if present else None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a run: the neurons it removed, their scores, and the network as it is after the step.
+
+    Step 0 removes nothing: it is the untouched network.
+    """
+
+    number: int
+    removed: tuple[Neuron, ...]
+    scores: tuple[float, ...]
+    measures: Measures
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which neurons go, in which order; and in which order the others would follow (by the last ranking)."""
+
+    removed: tuple[Neuron, ...]
+    remaining: tuple[Neuron, ...] = ()
+
+    def first(self, num_neurons: int) -> "Plan":
+        """Return the plan that removes only the first `num_neurons` of the order; plans of one order are nested."""
+        order = self.removed + self.remaining
+        return Plan(order[:num_neurons], order[num_neurons:])
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The worst absolute difference between two outputs, in one precision, beside its tolerance."""
+
+    precision: str
+    worst: float
+    tolerance: float
+    num_samples: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether the difference lies within its tolerance (NaN does not)."""
+        return self.worst <= self.tolerance
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The proof that the cut network computes what the masked network computed, on real inputs."""
+
+    differences: tuple[Difference, ...]
+    shapes_checked: int
+    broke_at: str | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def holds(self) -> bool:
+        """Whether every difference lies within its tolerance and nothing broke on the way."""
+        return self.broke_at is None and all(difference.holds for difference in self.differences)
+
+
+@dataclass(frozen=True, slots=True)
+class TestResult:
+    """The last number of a report: loss and accuracy on data that nothing else has seen, before and after."""
+
+    __test__ = False  # not a test case, whatever pytest thinks of its name
+
+    loss_before: float
+    loss_after: float
+    accuracy_before: float | None
+    accuracy_after: float | None
+    num_samples: int
+
+
+def removed_by(steps: Iterable[Step]) -> tuple[Neuron, ...]:
+    """Return the neurons that the steps removed, in order."""
+    return tuple(neuron for step in steps for neuron in step.removed)

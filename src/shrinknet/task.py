@@ -1,0 +1,165 @@
+"""A task: a trained network, the loss it is judged by, and the data of three roles."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from shrinknet.data import Batch, Data, Source, as_data
+from shrinknet.errors import BadInputError
+from shrinknet.losses import Loss, PerSample, checked, find_loss
+
+DEFAULT_BATCH_SIZE = 512
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Task:
+    """What is to be shrunk, and by what it is judged.
+
+    Scores see only `calibration` data, guards only `validation` data, the last number of a report only `test` data.
+    Each role is a pair of tensors `(inputs, targets)`, a `Dataset` or a `DataLoader` (read unshuffled). The network
+    is computed in eval mode, in its own dtype and on its own device, and comes back untouched.
+
+    Args:
+        model: any `nn.Module` that takes one tensor and returns one, samples along the first axis.
+        loss: "cross-entropy", "squared-error", or a function `(outputs, targets) -> [num_samples]`.
+        calibration: the rows that scores are computed on.
+        validation: the rows that guards look at (needed only for guards).
+        test: the rows that nothing looks at but the last line of the report.
+        batch_size: rows for each pass; it changes speed and memory, never a result beyond rounding.
+
+    Raises:
+        BadInputError: data, weights, outputs or loss cannot be used; the message says what, where and what to do.
+
+    Cost: one pass over the data of each role (targets and outputs are looked at once).
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> task = Task(model, loss="cross-entropy", calibration=(torch.randn(20, 4), torch.arange(20) % 3))
+    >>> len(task.calibration), task.validation
+    (20, None)
+    """
+
+    model: nn.Module
+    loss: Loss
+    calibration: Data
+    validation: Data | None
+    test: Data | None
+    batch_size: int = field(default=DEFAULT_BATCH_SIZE)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: str | PerSample | Loss,
+        calibration: Source,
+        validation: Source | None = None,
+        test: Source | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+    ) -> None:
+        _check_weights(model)
+        first = next((p for p in model.parameters() if p.is_floating_point()), None)
+        device = first.device if first is not None else torch.device("cpu")
+        dtype = first.dtype if first is not None else torch.get_default_dtype()
+        sources = {"calibration": calibration, "validation": validation, "test": test}
+        object.__setattr__(self, "model", model)
+        object.__setattr__(self, "loss", find_loss(loss))
+        object.__setattr__(self, "batch_size", batch_size)
+        for role, source in sources.items():
+            data = None if source is None else as_data(role, source, batch_size, device, dtype)
+            object.__setattr__(self, role, data)
+        self._check()
+
+    @property
+    def example_inputs(self) -> Tensor:
+        """Two rows of calibration inputs: what the network is traced with."""
+        inputs = next(self.calibration.batches()).inputs
+        return inputs[:2] if len(inputs) > 1 else inputs.expand(2, *inputs.shape[1:]).contiguous()
+
+    def _check(self) -> None:
+        with evaluating(self.model), torch.no_grad():
+            batch = next(self.calibration.batches())
+            outputs = _outputs(self.model, batch)
+            _check_outputs(outputs, _outputs(self.model, batch), batch)
+            self._check_targets(outputs)
+            checked(self.loss.of(outputs, batch.targets), len(batch), self.loss.name)
+
+    def _check_targets(self, outputs: Tensor) -> None:
+        """Every class of every role lies within the outputs; other targets have the outputs' shape."""
+        num_classes = outputs.shape[1] if outputs.dim() > 1 else 0
+        for data in (self.calibration, self.validation, self.test):
+            for batch in data.batches() if data is not None else ():
+                if batch.targets.is_floating_point():
+                    _check_target_shape(batch, outputs, data, self.loss)
+                elif len(batch) and not 0 <= int(batch.targets.min()) <= int(batch.targets.max()) < num_classes:
+                    wrong = batch.targets[(batch.targets < 0) | (batch.targets >= num_classes)]
+                    raise BadInputError(
+                        f"{data.role if data else ''} targets", f"classes from 0 to {num_classes - 1}",
+                        f"class {int(wrong.flatten()[0])}",
+                        "Number the classes from 0, or give the network one output for each.",
+                    )
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Hold every submodule in eval mode, and give each its own mode back, also after an exception."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        for module in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _outputs(model: nn.Module, batch: Batch) -> Tensor:
+    try:
+        outputs = model(batch.inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        raise BadInputError(
+            "inputs", "of a shape and dtype that the model takes",
+            f"{list(batch.inputs.shape)} {str(batch.inputs.dtype).removeprefix('torch.')}",
+            f"The model said: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+        ) from error
+    if not isinstance(outputs, Tensor):
+        raise BadInputError(
+            "model", "a network that returns one tensor", type(outputs).__name__,
+            "Wrap it in a module whose forward picks the tensor.",
+        )
+    return outputs
+
+
+def _check_outputs(outputs: Tensor, again: Tensor, batch: Batch) -> None:
+    if outputs.dim() == 0 or len(outputs) != len(batch):
+        raise BadInputError(
+            "model", "a network that returns one row of outputs for each sample",
+            f"shape {list(outputs.shape)} for {len(batch)} samples", "Keep samples along the first axis.",
+        )
+    if not bool(outputs.isfinite().all()):
+        raise BadInputError(
+            "model", "a network with finite outputs", "NaN or infinity on the first calibration rows",
+            "Look at its weights and its input scaling.",
+        )
+    if not torch.equal(outputs, again):
+        raise BadInputError(
+            "model", "a network that answers the same twice", "two different answers to the same rows",
+            "Turn dropout and other randomness off (functional dropout needs training=self.training).",
+        )
+
+
+def _check_target_shape(batch: Batch, outputs: Tensor, data: Data | None, loss: Loss) -> None:
+    if loss.name == "squared-error" and batch.targets.shape[1:] != outputs.shape[1:]:
+        raise BadInputError(
+            f"{data.role if data else ''} targets", f"of the outputs' shape [N, {', '.join(map(str, outputs.shape[1:]))}]",
+            f"shape {list(batch.targets.shape)}", "Reshape them, or give classes as integers.",
+        )
+
+
+def _check_weights(model: nn.Module) -> None:
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise BadInputError(
+                "model", "a network with finite weights", f"NaN or infinity in {name!r}",
+                "Load a checkpoint from before training diverged.",
+            )
