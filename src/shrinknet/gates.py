@@ -27,9 +27,14 @@ Gating = Callable[[Site, Tensor], Tensor]
 
 
 class Program:
-    """The graph of a trace, ready to run node by node, with values freed after their last reader."""
+    """The graph of a trace, ready to run node by node, with values freed after their last reader.
 
-    def __init__(self, trace: Trace) -> None:
+    Args:
+        trace: the graph, its tensors and the sites where neurons are read.
+        dtype: compute in this precision instead of the network's own.
+    """
+
+    def __init__(self, trace: Trace, dtype: torch.dtype | None = None) -> None:
         self.trace = trace
         self.nodes = [node for node in trace.nodes if node.op == "call_function"]
         self.sites: dict[str, list[Site]] = {}
@@ -37,7 +42,7 @@ class Program:
             self.sites.setdefault(site.node, []).append(site)
         tensors = trace.tensors
         self.constants: dict[Node, Any] = {
-            node: tensors[node.target] if node.target in tensors else getattr(trace.module, str(node.target))
+            node: _as_dtype(tensors[node.target], dtype) if node.target in tensors else None
             for node in trace.nodes
             if node.op == "get_attr"
         }
@@ -71,8 +76,8 @@ class Program:
     @cached_property
     def dtype(self) -> torch.dtype:
         """The precision that the network computes in."""
-        tensors = self.trace.tensors.values()
-        return next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
+        constants = [value for value in self.constants.values() if isinstance(value, Tensor)]
+        return next((value.dtype for value in constants if value.is_floating_point()), torch.get_default_dtype())
 
     def source(self, site: Site) -> Node:
         """Return the node whose value is read at a site."""
@@ -176,6 +181,10 @@ class GatedNetwork:
         """Split a tensor whose last axis runs over all neuron ids into one tensor for each group."""
         ids = {group.name: self.trace.ids_of(group) for group in self.groups}
         return {name: values[..., span.start : span.stop] for name, span in ids.items()}
+
+
+def _as_dtype(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
 
 def shaped_along(vector: Tensor, axis: int, rank: int) -> Tensor:

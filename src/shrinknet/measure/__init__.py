@@ -1,0 +1,1 @@
+"""Losses, accuracy, recalls and costs of a network, masked or cut."""

@@ -1,0 +1,119 @@
+"""The heart: steps, and when they end (design section 3).
+
+`steps` removes neurons from a gated network, in the order that a method chooses; `until` passes them on until every
+goal is reached or a guard is broken. Nothing is cut here: gates are cheap and can be undone.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from shrinknet.gates import GatedNetwork
+from shrinknet.measure.costs import costs
+from shrinknet.measure.evaluation import evaluate
+from shrinknet.records import Measures, Step
+from shrinknet.selection.methods import Choose
+from shrinknet.selection.rank import takeable
+from shrinknet.stopping.goals import Goal
+from shrinknet.stopping.guards import Guard
+from shrinknet.task import Task
+
+
+def measure(task: Task, network: GatedNetwork) -> Measures:
+    """Measure a masked network: losses, accuracy, recalls and what it will cost once cut.
+
+    Cost: one pass over the calibration data and one over the validation data.
+    """
+    calibration = evaluate(network.outputs, task.loss, task.calibration)
+    validation = None if task.validation is None else evaluate(network.outputs, task.loss, task.validation)
+    return Measures(
+        calibration_loss=calibration.loss,
+        validation_loss=validation.loss if validation else None,
+        validation_accuracy=validation.accuracy if validation else None,
+        validation_recalls=validation.recalls if validation else None,
+        costs=costs(network.trace, network.present),
+    )
+
+
+def first_step(task: Task, network: GatedNetwork) -> Step:
+    """Return step 0: the untouched network."""
+    started = time.perf_counter()
+    measures = measure(task, network)
+    return Step(0, (), (), measures, time.perf_counter() - started)
+
+
+def steps(
+    task: Task,
+    network: GatedNetwork,
+    choose: Choose,
+    num_per_step: int,
+    last: Step,
+    limit: Callable[[Measures], int | None],
+) -> Iterator[Step]:
+    """Yield one step after another until one neuron of each group is left.
+
+    Args:
+        task: what the network is measured on.
+        network: the network as it is after step `last`.
+        choose: the neurons still there, in the order in which they should go.
+        num_per_step: how many go at once.
+        last: the step that came before.
+        limit: how many may go at most, given what was measured last (None: no limit).
+    """
+    while True:
+        started = time.perf_counter()
+        room = limit(last.measures)
+        count = num_per_step if room is None else min(num_per_step, room)
+        taken = takeable(network, choose(network), count) if count > 0 else []
+        if not taken:
+            return
+        removed, scores = zip(*taken, strict=True)
+        network = network.without(removed)
+        measures = measure(task, network)
+        last = Step(last.number + 1, removed, scores, measures, time.perf_counter() - started)
+        yield last
+
+
+class Until:
+    """Pass steps on until all goals are reached or a guard is broken; `reason` then says which.
+
+    The step that breaks a guard is not passed on: it is undone. Goals and guards compare with the start.
+    """
+
+    def __init__(
+        self, steps: Iterable[Step], start: Step, goals: Sequence[Goal], guards: Sequence[Guard], last: Step
+    ) -> None:
+        self._steps, self._start, self._goals, self._guards = steps, start.measures, goals, guards
+        self._last = last
+        self.reason = ""
+        self.is_met = False
+
+    def __iter__(self) -> Iterator[Step]:
+        if self._done(self._last):
+            return
+        for step in self._steps:
+            broken = next((g for g in self._guards if g.broken(self._start, step.measures)), None)
+            if broken is not None:
+                self.reason = f"the next step would break the guard: {broken}"
+                self.is_met = not self._goals
+                return
+            yield step
+            if self._done(step):
+                return
+        self.reason = "one neuron is left in each group"
+        self.is_met = not self._goals
+
+    def _done(self, step: Step) -> bool:
+        if self._goals and all(goal.reached(self._start, step.measures) for goal in self._goals):
+            self.reason = "reached the goal: " + " and ".join(map(str, self._goals))
+            self.is_met = True
+        return self.is_met
+
+
+def room_left(goals: Sequence[Goal], start: Measures) -> Callable[[Measures], int | None]:
+    """Return how many neurons the goals leave room for: exactly k go, never k + 1."""
+
+    def limit(now: Measures) -> int | None:
+        left = [count for goal in goals if (count := goal.neurons_left(start, now)) is not None and count > 0]
+        return min(left) if left else None
+
+    return limit

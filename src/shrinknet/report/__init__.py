@@ -1,0 +1,1 @@
+"""The web page of a run, from the run folder alone. No torch here."""

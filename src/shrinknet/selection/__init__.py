@@ -1,0 +1,1 @@
+"""How scores become an order: by rank, never by threshold."""

@@ -1,0 +1,111 @@
+"""Guards: a step that breaks one is undone, and the run ends. All compare with the start, on validation data."""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+from shrinknet.errors import BadInputError
+from shrinknet.records import Measures
+from shrinknet.stopping.units import parse_fraction
+
+
+class Guard(Protocol):
+    """What a run must not break."""
+
+    def check(self, start: Measures) -> None:
+        """Raise BadInputError where the task cannot measure what is guarded."""
+
+    def broken(self, start: Measures, now: Measures) -> bool:
+        """Whether the network as it is now breaks the guard."""
+
+    def __str__(self) -> str:
+        """The guard in words."""
+
+
+def _needs(measured: object, guard: str, what: str) -> None:
+    if measured is None:
+        raise BadInputError(
+            guard, f"used with {what}", "a task without it", "Give the task validation data with class targets."
+        )
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class AccuracyDrop:
+    """Validation accuracy falls by at most that many points, as a fraction: 0.01 is one point.
+
+    >>> str(AccuracyDrop("1%"))
+    'accuracy at most 1 points below the start'
+    """
+
+    largest: float
+
+    def __init__(self, largest: float | str) -> None:
+        object.__setattr__(self, "largest", parse_fraction("AccuracyDrop", largest))
+
+    def check(self, start: Measures) -> None:
+        """Need an accuracy."""
+        _needs(start.validation_accuracy, "AccuracyDrop", "validation data whose targets are classes")
+
+    def broken(self, start: Measures, now: Measures) -> bool:
+        """Whether the drop since the start is larger."""
+        assert start.validation_accuracy is not None
+        assert now.validation_accuracy is not None
+        return start.validation_accuracy - now.validation_accuracy > self.largest + 1e-12
+
+    def __str__(self) -> str:
+        return f"accuracy at most {100 * self.largest:g} points below the start"
+
+
+@dataclass(frozen=True, slots=True)
+class LossRise:
+    """The mean validation loss rises by at most that much, in the loss's own unit.
+
+    >>> str(LossRise(0.1))
+    'loss at most 0.1 above the start'
+    """
+
+    largest: float
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.largest, int | float) and math.isfinite(self.largest) and self.largest >= 0):
+            raise BadInputError("LossRise", "a number of at least 0", repr(self.largest), "Write it as 0.1.")
+
+    def check(self, start: Measures) -> None:
+        """Need a validation loss."""
+        _needs(start.validation_loss, "LossRise", "validation data")
+
+    def broken(self, start: Measures, now: Measures) -> bool:
+        """Whether the rise since the start is larger."""
+        assert start.validation_loss is not None
+        assert now.validation_loss is not None
+        return now.validation_loss - start.validation_loss > self.largest
+
+    def __str__(self) -> str:
+        return f"loss at most {self.largest:g} above the start"
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class WorstClassRecall:
+    """The recall of the worst class falls by at most that many points: 0.05 is five points.
+
+    >>> str(WorstClassRecall("5%"))
+    "worst class's recall at most 5 points below the start"
+    """
+
+    largest: float
+
+    def __init__(self, largest: float | str) -> None:
+        object.__setattr__(self, "largest", parse_fraction("WorstClassRecall", largest))
+
+    def check(self, start: Measures) -> None:
+        """Need recalls."""
+        _needs(start.worst_class_recall, "WorstClassRecall", "validation data whose targets are classes")
+
+    def broken(self, start: Measures, now: Measures) -> bool:
+        """Whether the drop since the start is larger."""
+        assert start.worst_class_recall is not None
+        assert now.worst_class_recall is not None
+        return start.worst_class_recall - now.worst_class_recall > self.largest + 1e-12
+
+    def __str__(self) -> str:
+        return f"worst class's recall at most {100 * self.largest:g} points below the start"

@@ -1,0 +1,1 @@
+"""The proof that the cut network computes what the masked network computed."""
