@@ -64,6 +64,10 @@ class Program:
                     del values[dead]
         return values
 
+    def outputs(self, inputs: Tensor) -> Tensor:
+        """Return the outputs with every gate at 1."""
+        return self.run(inputs, None)[self.output]  # type: ignore[no-any-return]
+
     def call(self, node: Node, values: Mapping[Node, Any], gating: Gating | None) -> Any:
         """Run one node on the values of its arguments, each gated where it reads neurons."""
         args = map_arg(node.args, values.__getitem__)

@@ -2,6 +2,7 @@
 
 import copy
 import operator
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,7 +37,9 @@ def cut_graph(trace: Trace, present: Present) -> GraphModule:
 
     Tensors are sliced, and the sizes that the graph writes down (views, channel groups) become those of what is left.
     """
-    module = copy.deepcopy(trace.module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's own pytree, copied by torch's own graph module
+        module = copy.deepcopy(trace.module)
     slice_tensors(module, kept_indices(trace, present))
     for node in module.graph.nodes:
         if node.op == "call_function":

@@ -1,6 +1,6 @@
 """Is the cut network the masked network? Measured on real inputs, and node by node where it is not."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
@@ -32,29 +32,42 @@ def verify(network: GatedNetwork, cut: GraphModule, data: Data) -> Verification:
     num_shapes, broke_at = check_nodes(network, cut, rows[:2])
     if broke_at is not None:
         return Verification((), num_shapes, broke_at)
-    differences = [compare(network, cut, (batch.inputs for batch in data.batches()))]
+    own = cut_program(network.trace, cut, None)
+    differences = [compare(network, own.outputs, (batch.inputs for batch in data.batches()))]
     if network.program.dtype != torch.float64 and rows.is_floating_point():
-        differences.append(compare(network, cut, [rows.double()], torch.float64))
+        double = torch.float64
+        in_double = cut_program(network.trace, cut, double)
+        differences.append(compare(network, in_double.outputs, [rows.double()], double))
     held = all(difference.holds for difference in differences)
     return Verification(tuple(differences), num_shapes, None if held else "the outputs")
 
 
 def compare(
-    network: GatedNetwork, cut: GraphModule, inputs: Iterable[Tensor], dtype: torch.dtype | None = None
+    network: GatedNetwork,
+    answer: Callable[[Tensor], Tensor],
+    inputs: Iterable[Tensor],
+    dtype: torch.dtype | None = None,
 ) -> Difference:
-    """Return the worst difference between masked and cut outputs in one precision (None: the network's own)."""
-    program, smaller = Program(network.trace, dtype), cut_program(network.trace, cut, dtype)
-    masked = replace(network, program=program)
+    """Return the worst difference between the masked network and another answer to the same inputs.
+
+    Args:
+        network: the masked network, computed in `dtype` (None: its own precision).
+        answer: the other network: what it gives for some rows.
+        inputs: batches of rows, in that precision.
+        dtype: float64, or None.
+    """
+    masked = network if dtype is None else replace(network, program=Program(network.trace, dtype))
+    precision = masked.program.dtype
     worst = largest = torch.zeros((), dtype=torch.float64)
     num_samples = 0
     with torch.no_grad():
         for rows in inputs:
-            expected = masked.outputs(rows).double().cpu()
-            gap = (smaller.run(rows, None)[smaller.output].double().cpu() - expected).abs()
+            expected, given = masked.outputs(rows).double().cpu(), answer(rows).double().cpu()
+            gap = (given - expected).abs() if given.shape == expected.shape else torch.tensor(torch.inf)
             worst, largest = torch.maximum(worst, gap.max()), torch.maximum(largest, expected.abs().max())
             num_samples += len(rows)
-    tolerance = ROUNDINGS * torch.finfo(program.dtype).eps * max(1.0, float(largest))
-    return Difference(str(program.dtype).removeprefix("torch."), float(worst), tolerance, num_samples)
+    tolerance = ROUNDINGS * torch.finfo(precision).eps * max(1.0, float(largest))
+    return Difference(str(precision).removeprefix("torch."), float(worst), tolerance, num_samples)
 
 
 def check_nodes(network: GatedNetwork, cut: GraphModule, rows: Tensor) -> tuple[int, str | None]:

@@ -1,0 +1,56 @@
+"""shrinknet removes whole neurons from a trained network, in the order that costs the least, to fit a budget."""
+
+from shrinknet.api import Run, prune, rank
+from shrinknet.criteria import Criterion, criterion_names
+from shrinknet.errors import (
+    BadInputError,
+    FixedWidthError,
+    NothingToRemoveError,
+    RunFolderError,
+    ShrinknetError,
+    UnfollowedOperatorError,
+    VerificationError,
+)
+from shrinknet.graph.trace import Trace, trace
+from shrinknet.records import Frozen, Group, Measures, Neuron, Plan, Slice, Step, Verification
+from shrinknet.stopping.goals import FlashBytes, Goal, Macs, NumParameters, RemovedFraction, RemovedNeurons
+from shrinknet.stopping.guards import AccuracyDrop, Guard, LossRise, WorstClassRecall
+from shrinknet.task import Task
+from shrinknet.types import Scores
+
+__all__ = [
+    "AccuracyDrop",
+    "BadInputError",
+    "Criterion",
+    "FixedWidthError",
+    "FlashBytes",
+    "Frozen",
+    "Goal",
+    "Group",
+    "Guard",
+    "LossRise",
+    "Macs",
+    "Measures",
+    "Neuron",
+    "NothingToRemoveError",
+    "NumParameters",
+    "Plan",
+    "RemovedFraction",
+    "RemovedNeurons",
+    "Run",
+    "RunFolderError",
+    "Scores",
+    "ShrinknetError",
+    "Slice",
+    "Step",
+    "Task",
+    "Trace",
+    "UnfollowedOperatorError",
+    "Verification",
+    "VerificationError",
+    "WorstClassRecall",
+    "criterion_names",
+    "prune",
+    "rank",
+    "trace",
+]

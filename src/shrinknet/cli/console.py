@@ -1,0 +1,77 @@
+"""What the command line shows: results on standard output, talk on standard error."""
+
+import json
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from shrinknet.records import Step
+
+out = Console(highlight=False, soft_wrap=True)
+talk = Console(stderr=True, highlight=False, soft_wrap=True)
+
+QUIET_SECONDS = 10
+"""Where there is no terminal to draw on, say a line only that often."""
+
+
+class Bar:
+    """A bar with the time left; plain lines where standard error is no terminal."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._started, self._said = what, time.monotonic(), time.monotonic()
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+                   TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())  # fmt: skip
+        self._progress = Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal)
+        self._task: TaskID = self._progress.add_task(what, total=1.0)
+        self._by_step = False
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def ranking(self, done: int, total: int) -> None:
+        """Draw a ranking's progress, unless it is one of many."""
+        if not self._by_step:
+            self._show(done / total, f"{self._what}: ranking")
+
+    def step(self, step: Step, fraction: float) -> None:
+        """Draw how far a run is."""
+        self._by_step = True
+        measures = step.measures
+        accuracy = measures.validation_accuracy
+        tail = f", accuracy {accuracy:.4f}" if accuracy is not None else ""
+        self._show(fraction, f"{self._what}: {measures.costs.num_neurons:,} neurons left{tail}")
+
+    def _show(self, fraction: float, text: str) -> None:
+        self._progress.update(self._task, completed=fraction, description=text)
+        now = time.monotonic()
+        if self._progress.disable and now - self._said > QUIET_SECONDS and fraction > 0:
+            self._said = now
+            left = (now - self._started) * (1 - fraction) / fraction
+            talk.print(f"{text} ({100 * fraction:.0f} %, about {left:.0f} s left)")
+
+
+def print_json(content: object) -> None:
+    """Print one JSON document for machines."""
+    print(json.dumps(content, indent=1))
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table; columns that hold numbers are set right."""
+    grid = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for place, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[place], int | float) for row in rows)
+        grid.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+    out.print(grid)

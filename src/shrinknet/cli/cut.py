@@ -1,0 +1,37 @@
+"""`shrinknet cut`: another budget from the same history."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shrinknet.cli.options import Flash, Json, MacsBudget, Out, Parameters, Remove, make_goals
+from shrinknet.cli.prune import finish
+from shrinknet.cli.reopen import reopen
+from shrinknet.errors import BadInputError
+
+
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    out: Out,
+    flash: Flash = None,
+    parameters: Parameters = None,
+    macs: MacsBudget = None,
+    remove: Remove = None,
+    data: Annotated[str | None, typer.Option("--data", help="Other data than the run's own.")] = None,
+    json: Json = False,
+) -> None:
+    """Cut the network of another budget out of a finished run. Nothing is scored again."""
+    goals = make_goals(flash, parameters, macs, remove)
+    if len(goals) != 1:
+        raise BadInputError(
+            "cut", "given exactly one of --flash, --parameters, --macs, --remove", f"{len(goals)} of them",
+            "Name one budget.",
+        )
+    opened = reopen(run, data)
+    assert opened.folder is not None
+    smaller = opened.at(goals[0])
+    smaller.raise_if_unproven()
+    config = {key: value for key, value in opened.folder.config.items() if key != "schema"}
+    smaller.save(out, {**config, "goals": [str(goals[0])], "guards": [], "cut_from": str(run.resolve())})
+    finish(smaller, out, json)

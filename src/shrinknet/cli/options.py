@@ -1,0 +1,77 @@
+"""Options that several verbs share, each said once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shrinknet.data import Source
+from shrinknet.errors import BadInputError
+from shrinknet.loading.data import load_data
+from shrinknet.loading.models import load_model
+from shrinknet.loading.named import find_named, is_import_path
+from shrinknet.losses import PerSample
+from shrinknet.stopping.goals import FlashBytes, Goal, Macs, NumParameters, RemovedFraction, RemovedNeurons
+from shrinknet.task import DEFAULT_BATCH_SIZE, Task
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2 file, or package.module:factory.")]
+Weights = Annotated[str | None, typer.Option(help="A .safetensors file for the factory's network.")]
+ExampleInput = Annotated[str | None, typer.Option(help="The shape of one sample, such as 1x28x28.")]
+TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Open a .pt2 file that could run any code.")]
+DataPath = Annotated[str, typer.Option("--data", help="An .npz file (inputs, targets, split), or package.module:factory.")]
+LossName = Annotated[str, typer.Option("--loss", help="cross-entropy, squared-error, or package.module:function.")]
+CriterionName = Annotated[str, typer.Option("--criterion", help="How neurons are scored.")]
+Clip = Annotated[str, typer.Option(help="none, mean or median: tame steep second-order estimates.")]
+Keep = Annotated[list[str] | None, typer.Option(help="A glob of groups to leave whole (may be repeated).")]
+Only = Annotated[list[str] | None, typer.Option(help="A glob of the only groups to touch (may be repeated).")]
+Seed = Annotated[int, typer.Option(help="Seed of the split, and of the criterion 'random'.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Rows for each pass; speed and memory only.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Out = Annotated[Path, typer.Option("--out", help="A new folder for the run.")]
+Flash = Annotated[str | None, typer.Option(help="At most that many bytes of weights file, such as 64KiB.")]
+Parameters = Annotated[str | None, typer.Option(help="At most that many parameters, such as 20k.")]
+MacsBudget = Annotated[str | None, typer.Option("--macs", help="At most that many MACs a sample, such as 1.5M.")]
+Remove = Annotated[str | None, typer.Option(help="Remove that many neurons (40), or a share (60%).")]
+
+
+def make_task(
+    model: str, weights: str | None, data: str, loss: str, seed: int,
+    batch_size: int = DEFAULT_BATCH_SIZE, trust_pickle: bool = False,
+) -> Task:  # fmt: skip
+    """Load everything that a task is made of."""
+    loaded = load_model(model, weights, trust_pickle=trust_pickle)
+    return task_of(loaded.model, load_data(data, seed), loss, batch_size)
+
+
+def task_of(model: "object", roles: dict[str, Source], loss: str, batch_size: int) -> Task:
+    """Make a task of a loaded network and data."""
+    judged: str | PerSample = find_named("--loss", loss) if is_import_path(loss) else loss
+    return Task(
+        model, judged, roles["calibration"], roles.get("validation"), roles.get("test"), batch_size  # type: ignore[arg-type]
+    )
+
+
+def make_goals(flash: str | None, parameters: str | None, macs: str | None, remove: str | None) -> list[Goal]:
+    """Return the goals that were typed.
+
+    Raises:
+        BadInputError: a quantity cannot be read.
+    """
+    goals: list[Goal] = []
+    if flash is not None:
+        goals.append(FlashBytes(flash))
+    if parameters is not None:
+        goals.append(NumParameters(parameters))
+    if macs is not None:
+        goals.append(Macs(macs))
+    if remove is not None:
+        goals.append(_removal(remove))
+    return goals
+
+
+def _removal(text: str) -> Goal:
+    if text.strip().endswith("%"):
+        return RemovedFraction(text)
+    if not text.strip().isdigit():
+        raise BadInputError("--remove", "a number of neurons or a percentage", repr(text), "Write it as 40 or 60%.")
+    return RemovedNeurons(int(text))

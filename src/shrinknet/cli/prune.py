@@ -1,0 +1,108 @@
+"""`shrinknet prune`: the main job."""
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shrinknet.api import Run, prune
+from shrinknet.cli import console
+from shrinknet.cli.options import (
+    BatchSize, Clip, CriterionName, DataPath, Flash, Json, Keep, LossName, MacsBudget, Model, Only, Out, Parameters,
+    Remove, Seed, TrustPickle, Weights, make_goals, make_task,
+)  # fmt: skip
+from shrinknet.report import summary
+from shrinknet.stopping.guards import AccuracyDrop, Guard, LossRise, WorstClassRecall
+from shrinknet.task import DEFAULT_BATCH_SIZE
+
+
+def command(
+    model: Model,
+    data: DataPath,
+    out: Out,
+    weights: Weights = None,
+    loss: LossName = "cross-entropy",
+    criterion: CriterionName = "ablation",
+    method: Annotated[str, typer.Option(help="reranking, or single-ranking.")] = "reranking",
+    step: Annotated[int, typer.Option(help="Neurons removed for each ranking.")] = 1,
+    flash: Flash = None,
+    parameters: Parameters = None,
+    macs: MacsBudget = None,
+    remove: Remove = None,
+    max_accuracy_drop: Annotated[str | None, typer.Option(help="Guard, such as 1%.")] = None,
+    max_loss_rise: Annotated[float | None, typer.Option(help="Guard, in the loss's unit.")] = None,
+    max_recall_drop: Annotated[str | None, typer.Option(help="Guard on the worst class's recall, such as 5%.")] = None,
+    clip: Clip = "none",
+    keep: Keep = None,
+    only: Only = None,
+    whole_curve: Annotated[bool, typer.Option("--whole-curve", help="Go on to the end for the whole curve.")] = False,
+    seed: Seed = 0,
+    batch_size: BatchSize = DEFAULT_BATCH_SIZE,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    trust_pickle: TrustPickle = False,
+    json: Json = False,
+) -> None:
+    """Remove neurons until every goal is reached, cut once, prove the cut, write the run and its page.
+
+    Without a goal the run goes on until one neuron of each group is left. Exit status 1: a goal or guard could not
+    be met; the nearest model is written.
+    """
+    goals = make_goals(flash, parameters, macs, remove)
+    guards = _guards(max_accuracy_drop, max_loss_rise, max_recall_drop)
+    task = make_task(model, weights, data, loss, seed, batch_size, trust_pickle)
+    sources: dict[str, Any] = {
+        "model": _source(model), "weights": _source(weights), "data": _source(data), "loss": loss,
+        "model_sha256": _hash(model), "weights_sha256": _hash(weights), "data_sha256": _hash(data),
+    }  # fmt: skip
+    with console.Bar("pruning") as bar:
+        run = prune(
+            task, criterion, method, goals, guards, step=step, clip=clip, keep=keep or (), only=only or (),
+            whole_curve=whole_curve, seed=seed, out=out, resume=resume, config=sources, progress=bar,
+        )  # fmt: skip
+    finish(run, out, json)
+
+
+def finish(run: Run, out: Path, as_json: bool) -> None:
+    """Print a run's result, and leave with exit status 1 where a goal could not be met."""
+    start, end = run.history[0].measures, run.measures
+    if as_json:
+        console.print_json({
+            "out": str(out), "reason": run.reason, "is_met": run.is_met,
+            "rows": [dict(zip(("what", "before", "after"), row, strict=True))
+                     for row in summary.rows(start, end, run.test)],
+            "proof": summary.proof_line(run.verification),
+        })  # fmt: skip
+    else:
+        console.table("", ("", "before", "after"), summary.rows(start, end, run.test))
+        console.out.print(summary.proof_line(run.verification))
+    console.talk.print(f"Run: {out} (page: {out / 'report' / 'index.html'})")
+    if run.is_met:
+        console.talk.print(run.last_line())
+    else:
+        console.talk.print(f"Not met; the nearest model is {out / 'model.pt2'}. {run.last_line()}")
+        sys.exit(1)
+
+
+def _guards(accuracy_drop: str | None, loss_rise: float | None, recall_drop: str | None) -> list[Guard]:
+    guards: list[Guard] = []
+    if accuracy_drop is not None:
+        guards.append(AccuracyDrop(accuracy_drop))
+    if loss_rise is not None:
+        guards.append(LossRise(loss_rise))
+    if recall_drop is not None:
+        guards.append(WorstClassRecall(recall_drop))
+    return guards
+
+
+def _source(path: str | None) -> str | None:
+    """A file's whole path, so that the run can be verified from anywhere; an import path as it is."""
+    return str(Path(path).resolve()) if path is not None and Path(path).is_file() else path
+
+
+def _hash(path: str | None) -> str | None:
+    if path is None or not Path(path).is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,56 @@
+"""`shrinknet rank`: the ranked list."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shrinknet.api import rank
+from shrinknet.cli import console
+from shrinknet.cli.options import (
+    BatchSize, Clip, CriterionName, DataPath, Json, Keep, LossName, Model, Only, Seed, TrustPickle, Weights, make_task,
+)  # fmt: skip
+from shrinknet.criteria import find_criterion
+from shrinknet.task import DEFAULT_BATCH_SIZE
+
+
+def command(
+    model: Model,
+    data: DataPath,
+    weights: Weights = None,
+    loss: LossName = "cross-entropy",
+    criterion: CriterionName = "ablation",
+    clip: Clip = "none",
+    keep: Keep = None,
+    only: Only = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = DEFAULT_BATCH_SIZE,
+    trust_pickle: TrustPickle = False,
+    json: Json = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the list to this CSV file.")] = None,
+) -> None:
+    """Score every neuron that can be removed, lowest first: rank,group,neuron,score."""
+    unit = find_criterion(criterion).unit
+    task = make_task(model, weights, data, loss, seed, batch_size, trust_pickle)
+    with console.Bar(criterion) as bar:
+        order = rank(task, criterion, clip=clip, keep=keep or (), only=only or (), seed=seed, progress=bar)
+    rows = [(place, neuron.group, neuron.index, score) for place, (neuron, score) in enumerate(order, start=1)]
+    if out is not None:
+        out.write_text(_csv(rows))
+    elif json:
+        console.print_json([dict(zip(("rank", "group", "neuron", "score"), row, strict=True)) for row in rows])
+    else:
+        print(_csv(rows), end="")
+    where = f", written to {out}" if out is not None else ""
+    cheapest = f"{order[0][0]} at {order[0][1]:.4g}"
+    console.talk.print(f"{len(order):,} neurons ranked by {criterion} (unit: {unit}); cheapest {cheapest}{where}.")
+
+
+def _csv(rows: list[tuple[int, str, int, float]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("rank", "group", "neuron", "score"))
+    writer.writerows((place, group, index, repr(score)) for place, group, index, score in rows)
+    return text.getvalue()

@@ -1,0 +1,26 @@
+"""Open a run folder again, with the data it was made with or other data."""
+
+from pathlib import Path
+
+from shrinknet.api import Run, reopened
+from shrinknet.cli.options import task_of
+from shrinknet.errors import BadInputError
+from shrinknet.loading.data import load_data
+from shrinknet.loading.models import load_model
+from shrinknet.runs import RunFolder
+
+
+def reopen(path: Path, data: str | None) -> Run:
+    """Return the run in a folder, on its own data unless other data are given.
+
+    Raises:
+        BadInputError: the data are not there. RunFolderError: there is no finished run.
+    """
+    folder = RunFolder.open(path)
+    config = folder.config
+    spec = data or config.get("data")
+    if spec is None:
+        raise BadInputError("--data", "given for a run that was made in Python", "nothing", "Name the data.")
+    loaded = load_model(str(folder.path / "original.pt2"))
+    task = task_of(loaded.model, load_data(spec, config.get("seed", 0)), config["loss"], config["batch_size"])
+    return reopened(folder, task)

@@ -1,0 +1,22 @@
+"""`shrinknet report`: the page again, or one page about several runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shrinknet.cli import console
+from shrinknet.report.page import write_page
+from shrinknet.runs import RunFolder
+
+
+def command(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One or more run folders.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write it (default: RUN/report/index.html).")] = None,
+) -> None:
+    """Write the web page from run folders alone; several runs share the trade-off curves."""
+    folders = [RunFolder.open(run) for run in runs]
+    target = out or folders[0].path / "report" / "index.html"
+    page = write_page(folders, target if target.suffix == ".html" else target / "index.html")
+    console.out.print(str(page))
+    console.talk.print(f"One page about {len(folders)} run{'s' if len(folders) > 1 else ''}; open it in a browser.")

@@ -1,0 +1,99 @@
+"""Data from what a user types: an .npz file, or a factory of datasets."""
+
+import logging
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from shrinknet.data import Source
+from shrinknet.errors import BadInputError, did_you_mean
+from shrinknet.loading.models import existing
+from shrinknet.loading.named import find_named, is_import_path
+
+ROLES = ("calibration", "validation", "test")
+SHARES = (0.6, 0.2, 0.2)
+
+logger = logging.getLogger(__name__)
+
+
+def load_data(spec: str, seed: int = 0) -> dict[str, Source]:
+    """Load the three roles of data.
+
+    An .npz file has `inputs` [N, ...], `targets` [N] or [N, ...] and optionally `split` [N] (0 calibration, 1
+    validation, 2 test); without it the rows are divided 60/20/20 by a shuffle with that seed, and the log says so.
+    `package.module:factory` returns a mapping from roles to data, or a tuple in that order.
+
+    Raises:
+        BadInputError: nothing is there, it is of another format or damaged, or a role gets no row.
+    """
+    if is_import_path(spec):
+        return _from_factory(spec)
+    return _from_npz(existing("--data", spec), seed)
+
+
+def _from_factory(spec: str) -> dict[str, Source]:
+    made = find_named("--data", spec)()
+    if isinstance(made, tuple | list) and 1 <= len(made) <= len(ROLES):
+        made = dict(zip(ROLES, made, strict=False))
+    if not isinstance(made, dict) or "calibration" not in made:
+        raise BadInputError(
+            "--data", "a factory of a mapping or tuple of calibration, validation and test data",
+            type(made).__name__, "Return {'calibration': (inputs, targets), ...}.",
+        )
+    for role in made.keys() - set(ROLES):
+        raise BadInputError("--data", "a factory of known roles", repr(role), did_you_mean(str(role), ROLES))
+    return made
+
+
+def _from_npz(path: Path, seed: int) -> dict[str, Source]:
+    arrays = _arrays(path)
+    for name in ("inputs", "targets"):
+        if name not in arrays:
+            raise BadInputError(
+                "--data", "an .npz file with arrays 'inputs' and 'targets'", f"{str(path)!r} with {sorted(arrays)}",
+                "Save it with np.savez(path, inputs=..., targets=...).",
+            )
+    inputs, targets = arrays["inputs"], arrays["targets"]
+    if len(inputs) != len(targets):
+        raise BadInputError(
+            "--data", "as many targets as inputs", f"{len(inputs)} inputs and {len(targets)} targets",
+            "Give one target for each row.",
+        )
+    split = arrays["split"] if "split" in arrays else _shuffled_split(len(inputs), seed)
+    return {role: _rows(inputs, targets, split, number, role) for number, role in enumerate(ROLES)}
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not hasattr(file, "files"):
+                raise ValueError("a single array, not an archive")
+            return {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        why = "which holds a pickle" if "allow_pickle" in str(error) else f"which cannot be read ({error})"
+        raise BadInputError(
+            "--data", "an .npz file of plain arrays", f"{str(path)!r}, {why}", "Save it with np.savez."
+        ) from error
+
+
+def _shuffled_split(num_rows: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    order = np.random.default_rng(seed).permutation(num_rows)
+    bounds = np.cumsum([round(share * num_rows) for share in SHARES[:-1]])
+    split = np.full(num_rows, len(ROLES) - 1, np.int64)
+    split[order[: bounds[0]]], split[order[bounds[0] : bounds[1]]] = 0, 1
+    counts = ", ".join(f"{int((split == number).sum())} {role}" for number, role in enumerate(ROLES))
+    logger.warning("No 'split' in the data: rows divided 60/20/20 by a shuffle with seed %d (%s).", seed, counts)
+    return split
+
+
+def _rows(inputs: Any, targets: Any, split: Any, number: int, role: str) -> Source:
+    chosen = np.flatnonzero(split == number)
+    if len(chosen) == 0:
+        raise BadInputError(
+            "--data", "rows for each of calibration, validation and test",
+            f"an empty split: no row has split {number} ({role})", "Give each role some rows.",
+        )
+    return torch.from_numpy(inputs[chosen]), torch.from_numpy(targets[chosen])

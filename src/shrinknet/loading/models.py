@@ -1,0 +1,162 @@
+"""A model from what a user types: a .pt2 file, or a factory with a weights file."""
+
+import logging
+import math
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from shrinknet.errors import BadInputError
+from shrinknet.loading.named import find_named, is_import_path
+from shrinknet.loading.safe_pt2 import refuse_unsafe
+
+PICKLE_ENDINGS = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model, and one example of its input where the file or the user gave one."""
+
+    model: nn.Module
+    example_inputs: Tensor | None
+
+
+def load_model(
+    spec: str, weights: str | None = None, example_input: str | None = None, *, trust_pickle: bool = False
+) -> LoadedModel:
+    """Load a .pt2 file, or call `package.module:factory` and fill it with a .safetensors file.
+
+    Args:
+        spec: the file or the import path.
+        weights: a .safetensors file (for a factory only).
+        example_input: the shape of one sample, such as "1x28x28" (for a factory; a .pt2 file knows its own).
+        trust_pickle: open a .pt2 file unlooked. It can then run any code.
+
+    Raises:
+        BadInputError: nothing is there, it is of another format, damaged or unsafe, or weights do not fit.
+    """
+    if is_import_path(spec):
+        model = _from_factory(spec)
+        if weights is not None:
+            fill(model, Path(weights))
+        return LoadedModel(model, _example(example_input, model))
+    if weights is not None:
+        raise BadInputError("--weights", "used with a factory", f"a model file {spec!r}", "A .pt2 file has its own.")
+    return _from_pt2(existing("MODEL", spec), trust_pickle)
+
+
+def existing(argument: str, path: str | Path) -> Path:
+    """Return the path after checking that there is a file.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    if not Path(path).is_file():
+        raise BadInputError(argument, "a file that exists", repr(str(path)), "Check the path.")
+    return Path(path)
+
+
+def _from_factory(spec: str) -> nn.Module:
+    factory = find_named("MODEL", spec)
+    model = factory if isinstance(factory, nn.Module) else factory()
+    if not isinstance(model, nn.Module):
+        raise BadInputError(
+            "MODEL", "a factory that returns an nn.Module", type(model).__name__, "Return the network itself."
+        )
+    return model
+
+
+def fill(model: nn.Module, path: Path) -> None:
+    """Load a .safetensors file into a network; a shared tensor may stand under one of its names.
+
+    Raises:
+        BadInputError: the file is missing, damaged, a pickle, or its weights do not fit.
+    """
+    existing("--weights", path)
+    if path.suffix in PICKLE_ENDINGS or _is_pickle(path):
+        raise _pickle("--weights", "a .safetensors file", path)
+    try:
+        state = load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise BadInputError(
+            "--weights", "a .safetensors file", f"{str(path)!r}, which cannot be read ({error})", "Save it again."
+        ) from error
+    problem = _load(model, state)
+    if problem is not None:
+        raise BadInputError(
+            "--weights", "weights that fit the network", f"{str(path)!r}: {problem}",
+            "Use the network that these weights were saved from.",
+        )
+
+
+def _load(model: nn.Module, state: dict[str, Tensor]) -> str | None:
+    """Load weights; return what does not fit, if anything."""
+    tensors = model.state_dict(keep_vars=True)
+    covered = {id(tensors[name]) for name in state if name in tensors}
+    try:
+        result = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
+        return lines[0] if lines else str(error)
+    missing = [name for name in result.missing_keys if id(tensors[name]) not in covered]
+    if missing:
+        return f"nothing for {missing[0]!r}"
+    return f"unexpected {result.unexpected_keys[0]!r}" if result.unexpected_keys else None
+
+
+def _from_pt2(path: Path, trust_pickle: bool) -> LoadedModel:
+    if path.suffix in PICKLE_ENDINGS or (path.suffix != ".pt2" and _is_pickle(path)):
+        raise _pickle("MODEL", "a .pt2 file", path)
+    if path.suffix != ".pt2":
+        raise BadInputError(
+            "MODEL", "a .pt2 file or package.module:factory", repr(str(path)),
+            "Export it with torch.export.save(torch.export.export(...), 'model.pt2').",
+        )
+    if not trust_pickle:
+        refuse_unsafe(path)
+    logging.getLogger("torch.export").setLevel(logging.ERROR)
+    try:
+        program = torch.export.load(path)
+    except Exception as error:  # torch reports a damaged archive in many types
+        raise BadInputError(
+            "MODEL", "a .pt2 file written by torch.export.save",
+            f"{str(path)!r}, which torch cannot open ({type(error).__name__})", "Save it again.",
+        ) from error
+    example = program.example_inputs[0][0] if program.example_inputs and program.example_inputs[0] else None
+    # Guards are Python text that torch would run, and fix shapes that we recompute: never built.
+    return LoadedModel(program.module(check_guards=False), example if isinstance(example, Tensor) else None)
+
+
+def _example(shape: str | None, model: nn.Module) -> Tensor | None:
+    if shape is None:
+        return None
+    try:
+        sizes = [int(size) for size in shape.replace(",", "x").lower().split("x")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise BadInputError(
+            "--example-input", "the shape of one sample such as 1x28x28", repr(shape), "Leave the samples axis out."
+        )
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    values = torch.linspace(-1, 1, 2 * math.prod(sizes), dtype=dtype)
+    return values.view(2, *sizes)
+
+
+def _is_pickle(path: Path) -> bool:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("data.pkl") for name in archive.namelist())
+    return path.read_bytes()[:1] == b"\x80"
+
+
+def _pickle(argument: str, allowed: str, path: Path) -> BadInputError:
+    return BadInputError(
+        argument, allowed, f"{str(path)!r}, which is a pickle and could run any code",
+        "Load it in your own program and save it as .safetensors (weights) or .pt2 (network).",
+    )

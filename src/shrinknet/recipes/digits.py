@@ -1,0 +1,41 @@
+"""The demo's network: a small convolutional network trained on scikit-learn's handwritten digits."""
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from shrinknet.losses import cross_entropy
+from shrinknet.recipes.training import train_epochs, train_until
+
+EPOCHS = 30
+
+
+def build() -> nn.Module:
+    """Return the network, untrained: two convolutions, pooling, two dense layers."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(32 * 4 * 4, 64), nn.ReLU(), nn.Linear(64, 10),
+    )  # fmt: skip
+
+
+def data(seed: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return 1,078 calibration, 359 validation and 360 test images of 8 x 8 pixels, values in [0, 1]."""
+    digits = load_digits()
+    images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
+    labels = torch.tensor(digits.target)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    parts = order.split([1078, 359, 360])
+    return {
+        role: (images[part], labels[part]) for role, part in zip(("calibration", "validation", "test"), parts, strict=True)
+    }
+
+
+def trained(rows: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+    """Return the network after 30 epochs of Adam on the calibration rows."""
+    torch.manual_seed(seed)
+    model = build()
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    epochs = train_epochs(model, cross_entropy, rows, optimizer, batch_size=64, seed=seed)
+    train_until(model, epochs, lambda: False, EPOCHS)
+    return model.eval()

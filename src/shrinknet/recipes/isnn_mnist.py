@@ -1,0 +1,147 @@
+"""The source paper's MNIST experiments: both networks, both methods, every criterion, beside the published numbers."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shrinknet.api import Run, prune, rank
+from shrinknet.criteria.base import Criterion
+from shrinknet.losses import squared_error
+from shrinknet.recipes.authors_code import AuthorsTaylor, spearman
+from shrinknet.recipes.mnist import find_mnist, paper_subset
+from shrinknet.recipes.training import train_epochs, train_until
+from shrinknet.runs import environment
+from shrinknet.task import Task
+
+MOST_EPOCHS = 80
+LEARNING_RATE = 0.5
+CRITERIA = ("ablation", "taylor-2", "taylor-2-diagonal", "taylor-1")
+METHODS = ("single-ranking", "reranking")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One of the paper's networks, and which of its figures show it."""
+
+    name: str
+    widths: tuple[int, ...]
+    figures: dict[str, int]
+
+
+RECIPES = {
+    "isnn-mnist-1x100": Recipe("isnn-mnist-1x100", (100,), {"single-ranking": 3, "reranking": 4}),
+    "isnn-mnist-2x50": Recipe("isnn-mnist-2x50", (50, 50), {"single-ranking": 8, "reranking": 9}),
+}
+
+
+def published() -> dict[str, Any]:
+    """Return the paper's numbers."""
+    text = (files("shrinknet.recipes") / "isnn_mnist_published.json").read_text()
+    content: dict[str, Any] = json.loads(text)
+    return content
+
+
+def reproduce(
+    recipe: Recipe, mnist: Path | None, seed: int, tell: Callable[[str, float], None], *, download: bool = False
+) -> dict[str, Any]:
+    """Train the network, run both methods with every criterion, and return every curve.
+
+    Args:
+        recipe: which network.
+        mnist: the folder with the four MNIST files.
+        seed: of the draw of images, the first weights and the order of training.
+        tell: who is told what is under way, and which share is done.
+        download: fetch MNIST if it is not there.
+
+    Raises:
+        BadInputError: MNIST is not there.
+    """
+    started = time.perf_counter()
+    tell("reading MNIST", 0.0)
+    scored, held_out = paper_subset(find_mnist(mnist, download=download), seed)
+    tell("training", 0.0)
+    model, epochs = trained(recipe, scored, seed)
+    task = Task(model, "squared-error", calibration=scored, validation=scored, test=held_out, batch_size=4500)
+    curves = {}
+    jobs = [(method, name, made) for method in METHODS for name, made in _criteria().items()]
+    for done, (method, name, criterion) in enumerate(jobs):
+        tell(f"{method}, {name}", done / len(jobs))
+        curves[f"{method}/{name}"] = _curve(prune(task, criterion, method), len(scored[0]))
+    return {
+        "recipe": recipe.name,
+        "seed": seed,
+        "figures": recipe.figures,
+        "training": {"epochs": epochs, "learning_rate": LEARNING_RATE, "batch_size": 1, "dtype": "float64"},
+        "spearman_with_ablation": correlations(task),
+        "curves": curves,
+        "seconds": round(time.perf_counter() - started, 1),
+        "environment": {**environment(), "num_threads": torch.get_num_threads()},
+    }
+
+
+def trained(recipe: Recipe, rows: tuple[Tensor, Tensor], seed: int) -> tuple[nn.Module, int]:
+    """Train by gradient descent on one sample at a time, until error and accuracy are the paper's at its start."""
+    torch.manual_seed(seed)
+    model = build(recipe.widths, rows[0].shape[1])
+    target = published()[recipe.name]["start"]["error"]
+
+    def good_enough() -> bool:
+        with torch.no_grad():
+            outputs = model(rows[0])
+            error = float(squared_error(outputs, rows[1]).sum())
+            return error <= target and float((outputs.argmax(1) == rows[1]).double().mean()) >= 0.99
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    epochs = train_epochs(model, squared_error, rows, optimizer, batch_size=1, seed=seed)
+    return model, train_until(model, epochs, good_enough, MOST_EPOCHS)
+
+
+def build(widths: tuple[int, ...], num_inputs: int) -> nn.Module:
+    """Return the paper's network: logistic neurons throughout, ten outputs."""
+    layers: list[nn.Module] = []
+    for width in (*widths, 10):
+        layers += [nn.Linear(num_inputs, width), nn.Sigmoid()]
+        num_inputs = width
+    return nn.Sequential(*layers).double()
+
+
+def _criteria() -> dict[str, str | Criterion]:
+    ours: dict[str, str | Criterion] = {name: name for name in CRITERIA}
+    return ours | {f"authors' taylor-{order}": AuthorsTaylor(order) for order in (1, 2)}
+
+
+def _curve(run: Run, num_samples: int) -> dict[str, Any]:
+    """What the figures draw, at every number of neurons removed."""
+    return {
+        "removed": [step.number for step in run.history],
+        "accuracy": [step.measures.validation_accuracy for step in run.history],
+        "error": [step.measures.calibration_loss * num_samples for step in run.history],
+        "order": [str(neuron) for step in run.history for neuron in step.removed],
+    }
+
+
+def correlations(task: Task) -> dict[str, dict[str, float]]:
+    """Return each criterion's rank correlation with ablation on the untouched network, for each group and for all."""
+    truth = dict(rank(task, "ablation"))
+    groups = sorted({neuron.group for neuron in truth})
+    found: dict[str, dict[str, float]] = {}
+    for name, criterion in _criteria().items():
+        scores = dict(rank(task, criterion))
+        found[name] = {}
+        for group in (*groups, "all"):
+            neurons = [neuron for neuron in truth if group in ("all", neuron.group)]
+            pair = [torch.tensor([scores_[n] for n in neurons]) for scores_ in (scores, truth)]
+            found[name][group] = round(spearman(*pair), 4)
+    return found
+
+
+def recipe_facts(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe's configuration, for the results file."""
+    return asdict(recipe)

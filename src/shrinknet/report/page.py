@@ -1,0 +1,121 @@
+"""`report/index.html`: one file that opens without a network, made from run folders alone."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from plotly.offline import get_plotlyjs
+
+from shrinknet.errors import RunFolderError
+from shrinknet.records import Costs, Group, Measures, Step, TestResult, Verification
+from shrinknet.report import figures, summary
+from shrinknet.runs import RunFolder
+
+MOST_STEPS_LISTED = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """What the page says of one run."""
+
+    name: str
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    groups: tuple[Group, ...]
+    frozen: list[dict[str, Any]]
+    history: list[Step]
+    end: dict[str, Any]
+    verification: Verification
+    num_removed_by_group: dict[str, int]
+    widths: str
+    order: str
+
+    @property
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Before and after."""
+        return summary.rows(_measures(self.end["before"]), _measures(self.end["after"]), _test(self.end["test"]))
+
+    @property
+    def last_line(self) -> str:
+        """What the run did, in one line."""
+        before, after = _measures(self.end["before"]), _measures(self.end["after"])
+        return summary.last_line(before, after, _test(self.end["test"]), self.end["reason"])
+
+    @property
+    def proof(self) -> str:
+        """The proof, in one line."""
+        return summary.proof_line(self.verification)
+
+    @property
+    def largest_scores(self) -> list[Step]:
+        """The steps that are listed: the first ones."""
+        return self.history[: MOST_STEPS_LISTED + 1]
+
+
+def write_page(folders: Sequence[RunFolder], out: Path) -> Path:
+    """Write one page about one or several runs; several share the trade-off curves.
+
+    Raises:
+        RunFolderError: a run is not finished.
+    """
+    chapters = [_chapter(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+    curves = [figures.Curve(c.name, c.history, int(c.end["num_removed"])) for c in chapters]
+    loader = jinja2.PackageLoader("shrinknet.report")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["bytes"] = summary.bytes_text
+    html = environment.get_template("page.html").render(
+        chapters=chapters, plotly_js=get_plotlyjs(), trade_off=figures.as_html(figures.trade_off(curves))
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = out.with_name(f".{out.name}.part")
+    beside.write_text(html, encoding="utf-8")
+    os.replace(beside, out)
+    return out
+
+
+def _names(folders: Sequence[RunFolder]) -> list[str]:
+    """Name the curves by what tells the runs apart: the criterion, else the folder."""
+    configs = [folder.config for folder in folders]
+    for keys in (("criterion",), ("criterion", "method"), ("criterion", "method", "clip")):
+        names = [", ".join(str(config.get(key, "")) for key in keys) for config in configs]
+        if len(set(names)) == len(names):
+            return names
+    return [folder.path.name for folder in folders]
+
+
+def _chapter(folder: RunFolder, name: str) -> Chapter:
+    if not folder.has("summary.json"):
+        raise RunFolderError(
+            f"RUN must be a finished run. Got {str(folder.path)!r}, which has no summary.json. "
+            f"Go on with it: the same command with --resume."
+        )
+    groups, history, plan = folder.groups(), folder.history(), folder.plan()
+    gone = {group.name: sum(neuron.group == group.name for neuron in plan.removed) for group in groups}
+    return Chapter(
+        name=name,
+        config=folder.config,
+        environment=folder.read_json("environment.json"),
+        groups=groups,
+        frozen=folder.read_json("groups.json")["frozen"],
+        history=history,
+        end=folder.read_json("summary.json"),
+        verification=folder.verification(),
+        num_removed_by_group=gone,
+        widths=figures.as_html(figures.widths(groups, plan.removed)),
+        order=figures.as_html(figures.order(groups, history)),
+    )
+
+
+def _measures(content: dict[str, Any]) -> Measures:
+    recalls = content["validation_recalls"]
+    return Measures(
+        content["calibration_loss"], content["validation_loss"], content["validation_accuracy"],
+        None if recalls is None else tuple(float(recall) for recall in recalls), Costs(**content["costs"]),
+    )  # fmt: skip
+
+
+def _test(content: dict[str, Any] | None) -> TestResult | None:
+    return None if content is None else TestResult(**content)

@@ -1,0 +1,298 @@
+"""The run folder: its schema, how it is written so that a kill loses nothing, and how it is read back.
+
+Every file is replaced whole (written beside, synced, renamed); only `history.csv` grows, by one synced write for each
+step. A torn last step is dropped on reading: it is the step under way.
+"""
+
+import csv
+import io
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from shrinknet.errors import RunFolderError
+from shrinknet.records import (
+    Costs,
+    Difference,
+    Frozen,
+    Group,
+    Measures,
+    Neuron,
+    Plan,
+    Slice,
+    Step,
+    Verification,
+)
+
+COLUMNS = (
+    "step", "group", "neuron", "score", "calibration_loss", "validation_loss", "validation_accuracy", "num_neurons",
+    "num_parameters", "flash_bytes", "peak_ram_bytes", "macs", "seconds",
+)  # fmt: skip
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A folder that holds one run. The only thing in shrinknet that changes."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: str | Path, config: Mapping[str, Any], *, resume: bool = False) -> "RunFolder":
+        """Start a run in an empty or new folder, or come back to the same run.
+
+        Raises:
+            RunFolderError: the folder holds another run, or anything else.
+        """
+        folder = cls(Path(path))
+        config = {"schema": SCHEMA, **config}
+        if (folder.path / "config.json").exists():
+            folder._check_same_run(config, resume)
+        elif folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+            raise RunFolderError(
+                f"out must be a new or empty folder. Got {str(path)!r}, which holds other files. Name another folder."
+            )
+        else:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            folder.write_json("config.json", config)
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """Open an existing run.
+
+        Raises:
+            RunFolderError: there is no run in that folder.
+        """
+        folder = cls(Path(path))
+        if not (folder.path / "config.json").is_file():
+            raise RunFolderError(
+                f"RUN must be a run folder, written by 'shrinknet prune'. Got {str(path)!r}, which has no config.json. "
+                f"Check the path."
+            )
+        return folder
+
+    def _check_same_run(self, config: Mapping[str, Any], resume: bool) -> None:
+        if not resume:
+            raise RunFolderError(
+                f"out must be a new or empty folder. Got {str(self.path)!r}, which holds another run. "
+                f"Name another folder, or go on with that run with --resume."
+            )
+        theirs, ours = self.config, json.loads(json.dumps(config))
+        different = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
+        if different:
+            key = different[0]
+            raise RunFolderError(
+                f"--resume must come with the options that the run began with. Got {key} = {ours.get(key)!r}, the run "
+                f"has {theirs.get(key)!r}. Use the same command, or another folder."
+            )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved options that the run began with."""
+        return self.read_json("config.json")
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+        return (self.path / name).exists()
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read one of the folder's JSON files.
+
+        Raises:
+            RunFolderError: it is missing or damaged.
+        """
+        try:
+            content: dict[str, Any] = json.loads((self.path / name).read_text())
+        except (OSError, ValueError) as error:
+            raise RunFolderError(
+                f"RUN must be a complete run folder. Got {str(self.path)!r}, whose {name} cannot be read ({error}). "
+                f"Go on with the run with --resume, or run it again."
+            ) from error
+        return content
+
+    def write_json(self, name: str, content: object) -> None:
+        """Replace one of the folder's JSON files."""
+        self.write(name, (json.dumps(_plain(content), indent=1, allow_nan=False) + "\n").encode())
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replace a file whole: a reader sees the old one or the new one, also after a kill."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{target.name}.part")
+        with open(beside, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, target)
+
+    def append(self, step: Step) -> None:
+        """Add a step to the history, in one synced write."""
+        path = self.path / "history.csv"
+        text = _csv(_rows(step))
+        if not path.exists():
+            text = _csv([COLUMNS]) + text
+        with open(path, "ab") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def history(self) -> list[Step]:
+        """Return the steps written so far, a torn last line left out.
+
+        Raises:
+            RunFolderError: the history is not one that shrinknet wrote.
+        """
+        path = self.path / "history.csv"
+        if not path.exists():
+            return []
+        text = path.read_text()
+        rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+        try:
+            return _steps(rows)
+        except (KeyError, ValueError) as error:
+            raise RunFolderError(
+                f"RUN must be a run folder whose history.csv shrinknet wrote. Got {str(path)!r}, which cannot be read "
+                f"({error}). Run it again in another folder."
+            ) from error
+
+    def keep_history(self, steps: Sequence[Step]) -> None:
+        """Replace the history by these steps."""
+        rows = [row for step in steps for row in _rows(step)]
+        self.write("history.csv", _csv([COLUMNS, *rows]).encode())
+
+    def write_plan(self, plan: Plan, kept: Mapping[str, Mapping[int, Sequence[int]]]) -> None:
+        """Write the order of the removals, and what is kept of each parameter axis."""
+        order = {
+            "removed": [[neuron.group, neuron.index] for neuron in plan.removed],
+            "remaining": [[neuron.group, neuron.index] for neuron in plan.remaining],
+        }
+        axes = {name: {str(axis): list(kept_on) for axis, kept_on in cut.items()} for name, cut in kept.items()}
+        self.write_json("plan.json", {**order, "kept": axes})
+
+    def plan(self) -> Plan:
+        """Read the order of the removals."""
+        content = self.read_json("plan.json")
+        widths = {group.name: group.width for group in self.groups()}
+        removed, remaining = (
+            tuple(Neuron(group, int(index)) for group, index in content[key]) for key in ("removed", "remaining")
+        )
+        for neuron in removed + remaining:
+            if not 0 <= neuron.index < widths.get(neuron.group, 0):
+                raise RunFolderError(
+                    f"plan.json must name neurons of groups.json. Got {neuron} in {str(self.path)!r}. "
+                    f"Make the run again."
+                )
+        return Plan(removed, remaining)
+
+    def write_groups(self, groups: Iterable[Group], frozen: Iterable[Frozen]) -> None:
+        """Write what can be removed and what is frozen."""
+        self.write_json("groups.json", {"groups": list(groups), "frozen": list(frozen)})
+
+    def groups(self) -> tuple[Group, ...]:
+        """Read what can be removed."""
+        return tuple(
+            Group(group["name"], group["width"], tuple(
+                Slice(part["parameter"], part["axis"], part["role"], tuple(part["owners"]))
+                for part in group["slices"]
+            ))
+            for group in self.read_json("groups.json")["groups"]
+        )  # fmt: skip
+
+    def verification(self) -> Verification:
+        """Read the proof."""
+        content = self.read_json("verification.json")
+        differences = tuple(
+            Difference(d["precision"], float(d["worst"]), float(d["tolerance"]), d["num_samples"])
+            for d in content["differences"]
+        )
+        return Verification(differences, content["shapes_checked"], content["broke_at"])
+
+
+def _plain(value: Any) -> Any:
+    """Records as dictionaries; numbers that JSON has no word for as text."""
+    if hasattr(value, "__dataclass_fields__"):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not (value == value and abs(value) != float("inf")):
+        return str(value)
+    return value
+
+
+def _csv(rows: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _rows(step: Step) -> list[tuple[object, ...]]:
+    """One row for each neuron of the step; the figures are those after the whole step."""
+    m = step.measures
+    figures = (
+        *(("" if value is None else repr(value))
+          for value in (m.calibration_loss, m.validation_loss, m.validation_accuracy)),
+        m.costs.num_neurons, m.costs.num_parameters, m.costs.flash_bytes, m.costs.peak_ram_bytes, m.costs.macs,
+        f"{step.seconds:.6f}",
+    )  # fmt: skip
+    if not step.removed:
+        return [(step.number, "", "", "", *figures)]
+    return [
+        (step.number, neuron.group, neuron.index, repr(score), *figures)
+        for neuron, score in zip(step.removed, step.scores, strict=True)
+    ]
+
+
+def _steps(rows: list[dict[str, str]]) -> list[Step]:
+    by_number: dict[int, list[dict[str, str]]] = {}
+    for row in rows:
+        by_number.setdefault(int(row["step"]), []).append(row)
+    return [_step(number, group) for number, group in by_number.items()]
+
+
+def _step(number: int, rows: list[dict[str, str]]) -> Step:
+    last = rows[-1]
+    costs = Costs(*(int(last[name]) for name in COLUMNS[7:12]))
+    measures = Measures(
+        float(last["calibration_loss"]), _maybe(last["validation_loss"]), _maybe(last["validation_accuracy"]), None, costs
+    )
+    removed = tuple(Neuron(row["group"], int(row["neuron"])) for row in rows if row["neuron"])
+    scores = tuple(float(row["score"]) for row in rows if row["neuron"])
+    return Step(number, removed, scores, measures, float(last["seconds"]))
+
+
+def _maybe(text: str) -> float | None:
+    return float(text) if text else None
+
+
+def environment() -> dict[str, object]:
+    """Return what a figure needs beside it: versions and the machine."""
+    packages = {}
+    for name in ("shrinknet", "torch", "numpy", "safetensors"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "python": sys.version.split()[0],
+        "packages": packages,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "num_cpus": os.cpu_count(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
