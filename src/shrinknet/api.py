@@ -3,14 +3,14 @@
 import itertools
 import logging
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
@@ -176,7 +176,7 @@ class Run:
         rebuilt = cut_graph(self.network.trace, self.network.present)
         fill(rebuilt, self.folder.path / "model.safetensors")
         data = self.task.test or self.task.validation or self.task.calibration
-        answers = {
+        answers: dict[str, Callable[[Tensor], Tensor]] = {
             "model.pt2": exported,
             "model.safetensors": cut_program(self.network.trace, rebuilt, None).outputs,
         }
@@ -211,7 +211,9 @@ class Run:
     def summary(self) -> str:
         """Return before and after in a few lines, the proof, and why the run stopped."""
         start, end = self.history[0].measures, self.measures
-        lines = [f"{what:<24}{before:>14} -> {after:>14}" for what, before, after in summary.rows(start, end, self.test)]
+        lines = [
+            f"{what:<24}{before:>14} -> {after:>14}" for what, before, after in summary.rows(start, end, self.test)
+        ]
         return "\n".join([*lines, summary.proof_line(self.verification), self.last_line()])
 
     def last_line(self) -> str:

@@ -66,10 +66,13 @@ class Data:
     def _check_finite(self, batch: Batch, start: int) -> None:
         for name, tensor in (("inputs", batch.inputs), ("targets", batch.targets)):
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                row = start + int(torch.nonzero(~tensor.isfinite().flatten(1).all(1) if tensor.dim() > 1
-                                                else ~tensor.isfinite())[0])
+                row = start + int(
+                    torch.nonzero(~tensor.isfinite().flatten(1).all(1) if tensor.dim() > 1 else ~tensor.isfinite())[0]
+                )
                 raise BadInputError(
-                    f"{self.role} {name}", "finite numbers", f"NaN or infinity in row {row}",
+                    f"{self.role} {name}",
+                    "finite numbers",
+                    f"NaN or infinity in row {row}",
                     "Clean or drop that row.",
                 )
 
@@ -81,20 +84,24 @@ def as_data(role: str, source: Source, batch_size: int, device: torch.device, dt
         BadInputError: the source is none of these, holds no row, or inputs and targets differ in number.
     """
     loader = source if isinstance(source, DataLoader) else None
-    if isinstance(source, DataLoader):
-        source, batch_size = source.dataset, source.batch_size or batch_size
+    if loader is not None:
+        source, batch_size = loader.dataset, loader.batch_size or batch_size
     if isinstance(source, tuple) and len(source) == 2:
         inputs, targets = (torch.as_tensor(part) for part in source)
         if len(inputs) != len(targets):
             raise BadInputError(
-                role, "as many targets as inputs", f"{len(inputs)} inputs and {len(targets)} targets",
+                role,
+                "as many targets as inputs",
+                f"{len(inputs)} inputs and {len(targets)} targets",
                 "Give one target for each row of inputs.",
             )
         source = cast("Dataset[tuple[Tensor, Tensor]]", TensorDataset(inputs, _as_targets(targets)))
     if not isinstance(source, Dataset) or not hasattr(source, "__len__"):
         raise BadInputError(
-            role, "a pair of tensors (inputs, targets), a Dataset with a length, or a DataLoader",
-            type(source).__name__, "Wrap your arrays as torch.from_numpy(...).",
+            role,
+            "a pair of tensors (inputs, targets), a Dataset with a length, or a DataLoader",
+            type(source).__name__,
+            "Wrap your arrays as torch.from_numpy(...).",
         )
     if len(source) == 0:
         raise BadInputError(role, "at least one row", "an empty split", "Give this role some rows.")

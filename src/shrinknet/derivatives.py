@@ -39,7 +39,7 @@ def slope_and_gauss_newton(
     Cost: about two replays and two backward passes through the loss alone.
     """
     gates = _ones(replay, candidates)
-    outputs, along = torch.func.jvp(
+    outputs, along, *_ = torch.func.jvp(
         lambda gates: replay.outputs(group, candidates, gates), (gates,), (torch.ones_like(gates),)
     )
     steps = torch.zeros_like(gates, requires_grad=True)

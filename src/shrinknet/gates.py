@@ -70,10 +70,9 @@ class Program:
 
     def call(self, node: Node, values: Mapping[Node, Any], gating: Gating | None) -> Any:
         """Run one node on the values of its arguments, each gated where it reads neurons."""
-        args = map_arg(node.args, values.__getitem__)
-        if gating is not None and node.name in self.sites:
-            args = list(args)
-            for site in self.sites[node.name]:
+        args: list[Any] = [map_arg(argument, values.__getitem__) for argument in node.args]
+        if gating is not None:
+            for site in self.sites.get(node.name, ()):
                 args[site.argument] = gating(site, args[site.argument])
         return node.target(*args, **map_arg(node.kwargs, values.__getitem__))  # type: ignore[operator]
 

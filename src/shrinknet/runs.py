@@ -262,7 +262,11 @@ def _step(number: int, rows: list[dict[str, str]]) -> Step:
     last = rows[-1]
     costs = Costs(*(int(last[name]) for name in COLUMNS[7:12]))
     measures = Measures(
-        float(last["calibration_loss"]), _maybe(last["validation_loss"]), _maybe(last["validation_accuracy"]), None, costs
+        float(last["calibration_loss"]),
+        _maybe(last["validation_loss"]),
+        _maybe(last["validation_accuracy"]),
+        None,
+        costs,
     )
     removed = tuple(Neuron(row["group"], int(row["neuron"])) for row in rows if row["neuron"])
     scores = tuple(float(row["score"]) for row in rows if row["neuron"])

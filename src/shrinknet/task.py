@@ -94,7 +94,8 @@ class Task:
                 elif len(batch) and not 0 <= int(batch.targets.min()) <= int(batch.targets.max()) < num_classes:
                     wrong = batch.targets[(batch.targets < 0) | (batch.targets >= num_classes)]
                     raise BadInputError(
-                        f"{data.role if data else ''} targets", f"classes from 0 to {num_classes - 1}",
+                        f"{data.role if data else ''} targets",
+                        f"classes from 0 to {num_classes - 1}",
                         f"class {int(wrong.flatten()[0])}",
                         "Number the classes from 0, or give the network one output for each.",
                     )
@@ -118,13 +119,16 @@ def _outputs(model: nn.Module, batch: Batch) -> Tensor:
         outputs = model(batch.inputs)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         raise BadInputError(
-            "inputs", "of a shape and dtype that the model takes",
+            "inputs",
+            "of a shape and dtype that the model takes",
             f"{list(batch.inputs.shape)} {str(batch.inputs.dtype).removeprefix('torch.')}",
             f"The model said: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
         ) from error
     if not isinstance(outputs, Tensor):
         raise BadInputError(
-            "model", "a network that returns one tensor", type(outputs).__name__,
+            "model",
+            "a network that returns one tensor",
+            type(outputs).__name__,
             "Wrap it in a module whose forward picks the tensor.",
         )
     return outputs
@@ -133,17 +137,23 @@ def _outputs(model: nn.Module, batch: Batch) -> Tensor:
 def _check_outputs(outputs: Tensor, again: Tensor, batch: Batch) -> None:
     if outputs.dim() == 0 or len(outputs) != len(batch):
         raise BadInputError(
-            "model", "a network that returns one row of outputs for each sample",
-            f"shape {list(outputs.shape)} for {len(batch)} samples", "Keep samples along the first axis.",
+            "model",
+            "a network that returns one row of outputs for each sample",
+            f"shape {list(outputs.shape)} for {len(batch)} samples",
+            "Keep samples along the first axis.",
         )
     if not bool(outputs.isfinite().all()):
         raise BadInputError(
-            "model", "a network with finite outputs", "NaN or infinity on the first calibration rows",
+            "model",
+            "a network with finite outputs",
+            "NaN or infinity on the first calibration rows",
             "Look at its weights and its input scaling.",
         )
     if not torch.equal(outputs, again):
         raise BadInputError(
-            "model", "a network that answers the same twice", "two different answers to the same rows",
+            "model",
+            "a network that answers the same twice",
+            "two different answers to the same rows",
             "Turn dropout and other randomness off (functional dropout needs training=self.training).",
         )
 
@@ -151,8 +161,10 @@ def _check_outputs(outputs: Tensor, again: Tensor, batch: Batch) -> None:
 def _check_target_shape(batch: Batch, outputs: Tensor, data: Data | None, loss: Loss) -> None:
     if loss.name == "squared-error" and batch.targets.shape[1:] != outputs.shape[1:]:
         raise BadInputError(
-            f"{data.role if data else ''} targets", f"of the outputs' shape [N, {', '.join(map(str, outputs.shape[1:]))}]",
-            f"shape {list(batch.targets.shape)}", "Reshape them, or give classes as integers.",
+            f"{data.role if data else ''} targets",
+            f"of the outputs' shape [N, {', '.join(map(str, outputs.shape[1:]))}]",
+            f"shape {list(batch.targets.shape)}",
+            "Reshape them, or give classes as integers.",
         )
 
 
@@ -160,6 +172,8 @@ def _check_weights(model: nn.Module) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise BadInputError(
-                "model", "a network with finite weights", f"NaN or infinity in {name!r}",
+                "model",
+                "a network with finite weights",
+                f"NaN or infinity in {name!r}",
                 "Load a checkpoint from before training diverged.",
             )

@@ -69,9 +69,7 @@ class Route:
 def route(program: Program, group_ids: range) -> Route:
     """Return the route of the group with these neuron ids (found once for each program)."""
     sites = [
-        site
-        for site, ids in program.ids.items()
-        if bool(((ids >= group_ids.start) & (ids < group_ids.stop)).any())
+        site for site, ids in program.ids.items() if bool(((ids >= group_ids.start) & (ids < group_ids.stop)).any())
     ]
     return Route(program, frozenset(sites))
 
@@ -120,7 +118,7 @@ class Replay:
         }
         if path.downstream[-1] is path.program.output and len(path.downstream) == len(entered) == 1:
             return entered[path.program.output]
-        return torch.vmap(lambda *change: self._downstream(path, *change))(entered, ids, gates)  # type: ignore
+        return torch.vmap(lambda *change: self._downstream(path, *change))(entered, ids, gates)
 
     def _route(self, group: Group) -> Route:
         return route(self.network.program, self.network.trace.ids_of(group))
@@ -173,7 +171,7 @@ def _dense_change(
         changed = torch.addcmul(flat, read, rows)
     else:
         changed = torch.baddbmm(flat.expand(len(columns), *flat.shape), read, rows)
-    return changed.unflatten(1, out.shape[:-1])
+    return changed.unflatten(1, out.shape[:-1])  # type: ignore[no-any-return]
 
 
 def _convolution_change(

@@ -52,6 +52,10 @@ class Bar:
         tail = f", accuracy {accuracy:.4f}" if accuracy is not None else ""
         self._show(fraction, f"{self._what}: {measures.costs.num_neurons:,} neurons left{tail}")
 
+    def tell(self, text: str, fraction: float) -> None:
+        """Draw what is under way, in words."""
+        self._show(fraction, f"{self._what}: {text}")
+
     def _show(self, fraction: float, text: str) -> None:
         self._progress.update(self._task, completed=fraction, description=text)
         now = time.monotonic()

@@ -25,7 +25,9 @@ def command(
     goals = make_goals(flash, parameters, macs, remove)
     if len(goals) != 1:
         raise BadInputError(
-            "cut", "given exactly one of --flash, --parameters, --macs, --remove", f"{len(goals)} of them",
+            "cut",
+            "given exactly one of --flash, --parameters, --macs, --remove",
+            f"{len(goals)} of them",
             "Name one budget.",
         )
     opened = reopen(run, data)

@@ -23,7 +23,10 @@ def command(
     loaded = load_model(model, weights, example_input, trust_pickle=trust_pickle)
     if loaded.example_inputs is None:
         raise BadInputError(
-            "--example-input", "given with a factory", "nothing", "Write the shape of one sample, such as 1x28x28."
+            "--example-input",
+            "given with a factory",
+            "nothing",
+            "Write the shape of one sample, such as 1x28x28.",
         )
     example = loaded.example_inputs
     traced = trace(loaded.model, example if len(example) > 1 else example.expand(2, *example.shape[1:]))
@@ -38,7 +41,12 @@ def as_json(traced: Trace) -> dict[str, object]:
     total = costs(traced, traced.present())
     return {
         "groups": [
-            {"name": g.name, "width": g.width, "writes": _parameters(g, "writes"), "reads": _parameters(g, "reads")}
+            {
+                "name": g.name,
+                "width": g.width,
+                "writes": _parameters(g, "writes"),
+                "reads": _parameters(g, "reads"),
+            }
             for g in traced.groups
         ],
         "frozen": [
@@ -59,7 +67,12 @@ def _parameters(group: Group, role: str) -> list[str]:
 
 def _print(traced: Trace) -> None:
     rows = [
-        (group.name, group.width, ", ".join(_parameters(group, "writes")), ", ".join(_parameters(group, "reads")))
+        (
+            group.name,
+            group.width,
+            ", ".join(_parameters(group, "writes")),
+            ", ".join(_parameters(group, "reads")),
+        )
         for group in traced.groups
     ]
     console.table("Groups of neurons that can be removed", ("group", "neurons", "written by", "read by"), rows)
@@ -68,10 +81,13 @@ def _print(traced: Trace) -> None:
         reasons[frozen.reason].append(f"{frozen.parameter}[{frozen.axis}] ({frozen.num_elements})")
     console.out.print()
     console.table(
-        "Frozen", ("reason", "parameter[axis] (elements)"), [(why, ", ".join(axes)) for why, axes in reasons.items()]
+        "Frozen",
+        ("reason", "parameter[axis] (elements)"),
+        [(why, ", ".join(axes)) for why, axes in reasons.items()],
     )
     total = costs(traced, traced.present())
+    ram = bytes_text(total.peak_ram_bytes)
     console.out.print(
         f"\n{len(traced.groups)} groups, {total.num_neurons:,} neurons, {total.num_parameters:,} parameters, "
-        f"{bytes_text(total.flash_bytes)} of flash, {bytes_text(total.peak_ram_bytes)} of peak RAM, {total.macs:,} MACs."
+        f"{bytes_text(total.flash_bytes)} of flash, {ram} of peak RAM, {total.macs:,} MACs."
     )

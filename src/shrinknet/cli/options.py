@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from torch import nn
 
 from shrinknet.data import Source
 from shrinknet.errors import BadInputError
@@ -18,7 +19,9 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2 file, or pac
 Weights = Annotated[str | None, typer.Option(help="A .safetensors file for the factory's network.")]
 ExampleInput = Annotated[str | None, typer.Option(help="The shape of one sample, such as 1x28x28.")]
 TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Open a .pt2 file that could run any code.")]
-DataPath = Annotated[str, typer.Option("--data", help="An .npz file (inputs, targets, split), or package.module:factory.")]
+DataPath = Annotated[
+    str, typer.Option("--data", help="An .npz file (inputs, targets, split), or package.module:factory.")
+]
 LossName = Annotated[str, typer.Option("--loss", help="cross-entropy, squared-error, or package.module:function.")]
 CriterionName = Annotated[str, typer.Option("--criterion", help="How neurons are scored.")]
 Clip = Annotated[str, typer.Option(help="none, mean or median: tame steep second-order estimates.")]
@@ -43,11 +46,16 @@ def make_task(
     return task_of(loaded.model, load_data(data, seed), loss, batch_size)
 
 
-def task_of(model: "object", roles: dict[str, Source], loss: str, batch_size: int) -> Task:
+def task_of(model: nn.Module, roles: dict[str, Source], loss: str, batch_size: int) -> Task:
     """Make a task of a loaded network and data."""
     judged: str | PerSample = find_named("--loss", loss) if is_import_path(loss) else loss
     return Task(
-        model, judged, roles["calibration"], roles.get("validation"), roles.get("test"), batch_size  # type: ignore[arg-type]
+        model,
+        judged,
+        roles["calibration"],
+        roles.get("validation"),
+        roles.get("test"),
+        batch_size,
     )
 
 

@@ -10,8 +10,25 @@ import typer
 from shrinknet.api import Run, prune
 from shrinknet.cli import console
 from shrinknet.cli.options import (
-    BatchSize, Clip, CriterionName, DataPath, Flash, Json, Keep, LossName, MacsBudget, Model, Only, Out, Parameters,
-    Remove, Seed, TrustPickle, Weights, make_goals, make_task,
+    BatchSize,
+    Clip,
+    CriterionName,
+    DataPath,
+    Flash,
+    Json,
+    Keep,
+    LossName,
+    MacsBudget,
+    Model,
+    Only,
+    Out,
+    Parameters,
+    Remove,
+    Seed,
+    TrustPickle,
+    Weights,
+    make_goals,
+    make_task,
 )  # fmt: skip
 from shrinknet.report import summary
 from shrinknet.stopping.guards import AccuracyDrop, Guard, LossRise, WorstClassRecall

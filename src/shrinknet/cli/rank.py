@@ -10,7 +10,19 @@ import typer
 from shrinknet.api import rank
 from shrinknet.cli import console
 from shrinknet.cli.options import (
-    BatchSize, Clip, CriterionName, DataPath, Json, Keep, LossName, Model, Only, Seed, TrustPickle, Weights, make_task,
+    BatchSize,
+    Clip,
+    CriterionName,
+    DataPath,
+    Json,
+    Keep,
+    LossName,
+    Model,
+    Only,
+    Seed,
+    TrustPickle,
+    Weights,
+    make_task,
 )  # fmt: skip
 from shrinknet.criteria import find_criterion
 from shrinknet.task import DEFAULT_BATCH_SIZE

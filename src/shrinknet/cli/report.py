@@ -12,7 +12,9 @@ from shrinknet.runs import RunFolder
 
 def command(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="One or more run folders.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Where to write it (default: RUN/report/index.html).")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write it (default: RUN/report/index.html).")
+    ] = None,
 ) -> None:
     """Write the web page from run folders alone; several runs share the trade-off curves."""
     folders = [RunFolder.open(run) for run in runs]

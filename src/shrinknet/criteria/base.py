@@ -41,6 +41,11 @@ class Criterion(ABC):
     def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
         """Turn the sums over all samples into scores, one for each neuron of each group."""
 
+    @classmethod
+    def with_seed(cls, seed: int) -> "Criterion":
+        """Return the criterion; one that draws numbers draws them from this seed."""
+        return cls()
+
     def score(self, network: GatedNetwork, batches: Iterable[Batch]) -> Scores:
         """Score every neuron: observe each batch, add up in order, conclude."""
         sums: Statistics = {}
@@ -107,8 +112,5 @@ def find_criterion(criterion: "str | Criterion", seed: int = 0) -> Criterion:
         return criterion
     known = _all_criteria()
     if criterion not in known:
-        raise BadInputError(
-            "criterion", "the name of a criterion", repr(criterion), did_you_mean(criterion, known)
-        )
-    kind = known[criterion]
-    return kind(seed=seed) if criterion == "random" else kind()
+        raise BadInputError("criterion", "the name of a criterion", repr(criterion), did_you_mean(criterion, known))
+    return known[criterion].with_seed(seed)

@@ -25,6 +25,11 @@ class Random(Criterion):
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
+    @classmethod
+    def with_seed(cls, seed: int) -> "Random":
+        """Return the criterion with that seed."""
+        return cls(seed)
+
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return nothing: the data are not looked at."""
         return {}

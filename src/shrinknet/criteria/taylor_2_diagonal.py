@@ -75,9 +75,7 @@ def _gated(network: GatedNetwork, reader: Node, value: Tensor, pair: Pair) -> Pa
     return pair
 
 
-def _one_node_back(
-    program: Program, node: Node, pair: Pair, values: dict[Node, Any]
-) -> tuple[Node, Pair, Node | None]:
+def _one_node_back(program: Program, node: Node, pair: Pair, values: dict[Node, Any]) -> tuple[Node, Pair, Node | None]:
     """Step over one operator: the node below, the derivatives there, and the operator if it is a dense layer."""
     inputs = [given for given in node.all_input_nodes if given not in program.constants]
     operator = str(node.target).removeprefix("aten.").split(".")[0]

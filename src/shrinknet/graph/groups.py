@@ -98,9 +98,7 @@ def _freeze_lone_classes(store: LabelStore, slots: Mapping[str, Slots], componen
                 store.freeze(slot, "one neuron alone spans an axis")
 
 
-def _number(
-    store: LabelStore, components: Integers, reasons: dict[int, str]
-) -> tuple[Ids, dict[Birth, list[int]]]:
+def _number(store: LabelStore, components: Integers, reasons: dict[int, str]) -> tuple[Ids, dict[Birth, list[int]]]:
     """Give the free classes numbers from 1, in the order of their births."""
     starts = np.array([birth.start for birth in store.births])
     members: dict[Birth, list[int]] = defaultdict(list)
@@ -140,9 +138,7 @@ def _group_name(birth: Birth) -> str:
     return module if module and parameter == "weight" and birth.axis == 0 else f"{birth.parameter}[{birth.axis}]"
 
 
-def _frozen(
-    store: LabelStore, components: Integers, ids: Ids, reasons: dict[int, str]
-) -> tuple[Frozen, ...]:
+def _frozen(store: LabelStore, components: Integers, ids: Ids, reasons: dict[int, str]) -> tuple[Frozen, ...]:
     frozen = []
     for birth in store.births:
         labels = np.arange(birth.start, birth.start + birth.size)

@@ -105,7 +105,7 @@ class LabelStore:
 
     def said_since(self, mark: tuple[int, int]) -> Integers:
         """Return every label that was united or frozen since `mark` (see `mark`)."""
-        said = [edge.ravel() for edge in self.edges[mark[0]:]] + [labels for labels, _ in self.frozen[mark[1]:]]
+        said = [edge.ravel() for edge in self.edges[mark[0] :]] + [labels for labels, _ in self.frozen[mark[1] :]]
         return np.unique(np.concatenate(said)) if said else np.empty(0, np.int64)
 
     @property

@@ -23,11 +23,7 @@ def restrict(trace: Trace, keep: Sequence[str] = (), only: Sequence[str] = ()) -
     for argument, patterns in (("keep", keep), ("only", only)):
         for pattern in patterns:
             _check_matches_something(argument, pattern, trace)
-    left = [
-        group
-        for group in trace.groups
-        if not _matched(group, keep) and (not only or _matched(group, only))
-    ]
+    left = [group for group in trace.groups if not _matched(group, keep) and (not only or _matched(group, only))]
     return trace if len(left) == len(trace.groups) else _with_groups(trace, left)
 
 
@@ -69,7 +65,9 @@ def _with_groups(trace: Trace, groups: list[Group]) -> Trace:
     layouts = {name: renumbered(layout) for name, layout in trace.layouts.items()}
     arguments = {node.name: node.args for node in trace.nodes}
     sites = [
-        site for site in trace.sites if layouts[arguments[site.node][site.argument].name][site.axis] is not None  # type: ignore
+        site
+        for site in trace.sites
+        if layouts[arguments[site.node][site.argument].name][site.axis] is not None  # type: ignore
     ]
     return replace(
         trace,

@@ -137,7 +137,8 @@ def export_program(model: nn.Module, example_inputs: Tensor) -> ExportedProgram:
             return torch.export.export(model, (example_inputs[:EXAMPLE_BATCH],), dynamic_shapes=({0: batch},))
     except Exception as error:  # torch.export raises dozens of types, torch's internal ones among them
         raise BadInputError(
-            "model", "a network that torch.export can follow with a free number of samples",
+            "model",
+            "a network that torch.export can follow with a free number of samples",
             f"{type(error).__name__}: {_first_line(error)}",
             "Export it yourself with dynamic_shapes=({0: Dim('batch')},) to see torch's full explanation.",
         ) from error
@@ -213,9 +214,7 @@ def _send_labels(module: GraphModule) -> tuple[LabelStore, dict[str, Slots], lis
 
 
 def _fresh_slots(store: LabelStore, name: str, shape: tuple[int, ...]) -> Slots:
-    return tuple(
-        along(axis, store.fresh(name, axis, size), shape) for axis, size in enumerate(shape) if size > 1
-    )
+    return tuple(along(axis, store.fresh(name, axis, size), shape) for axis, size in enumerate(shape) if size > 1)
 
 
 def _apply_rule(call: Call) -> Slots:
@@ -231,9 +230,7 @@ def _apply_rule(call: Call) -> Slots:
     return out
 
 
-def _assemble(
-    module: GraphModule, slots: dict[str, Slots], sites: list[Site], numbering: Numbering
-) -> Trace:
+def _assemble(module: GraphModule, slots: dict[str, Slots], sites: list[Site], numbering: Numbering) -> Trace:
     layouts = {}
     for node in module.graph.nodes:
         if node.name in slots:

@@ -40,8 +40,10 @@ def _from_factory(spec: str) -> dict[str, Source]:
         made = dict(zip(ROLES, made, strict=False))
     if not isinstance(made, dict) or "calibration" not in made:
         raise BadInputError(
-            "--data", "a factory of a mapping or tuple of calibration, validation and test data",
-            type(made).__name__, "Return {'calibration': (inputs, targets), ...}.",
+            "--data",
+            "a factory of a mapping or tuple of calibration, validation and test data",
+            type(made).__name__,
+            "Return {'calibration': (inputs, targets), ...}.",
         )
     for role in made.keys() - set(ROLES):
         raise BadInputError("--data", "a factory of known roles", repr(role), did_you_mean(str(role), ROLES))
@@ -53,13 +55,17 @@ def _from_npz(path: Path, seed: int) -> dict[str, Source]:
     for name in ("inputs", "targets"):
         if name not in arrays:
             raise BadInputError(
-                "--data", "an .npz file with arrays 'inputs' and 'targets'", f"{str(path)!r} with {sorted(arrays)}",
+                "--data",
+                "an .npz file with arrays 'inputs' and 'targets'",
+                f"{str(path)!r} with {sorted(arrays)}",
                 "Save it with np.savez(path, inputs=..., targets=...).",
             )
     inputs, targets = arrays["inputs"], arrays["targets"]
     if len(inputs) != len(targets):
         raise BadInputError(
-            "--data", "as many targets as inputs", f"{len(inputs)} inputs and {len(targets)} targets",
+            "--data",
+            "as many targets as inputs",
+            f"{len(inputs)} inputs and {len(targets)} targets",
             "Give one target for each row.",
         )
     split = arrays["split"] if "split" in arrays else _shuffled_split(len(inputs), seed)
@@ -93,7 +99,9 @@ def _rows(inputs: Any, targets: Any, split: Any, number: int, role: str) -> Sour
     chosen = np.flatnonzero(split == number)
     if len(chosen) == 0:
         raise BadInputError(
-            "--data", "rows for each of calibration, validation and test",
-            f"an empty split: no row has split {number} ({role})", "Give each role some rows.",
+            "--data",
+            "rows for each of calibration, validation and test",
+            f"an empty split: no row has split {number} ({role})",
+            "Give each role some rows.",
         )
     return torch.from_numpy(inputs[chosen]), torch.from_numpy(targets[chosen])

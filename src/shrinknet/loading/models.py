@@ -84,12 +84,17 @@ def fill(model: nn.Module, path: Path) -> None:
         state = load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise BadInputError(
-            "--weights", "a .safetensors file", f"{str(path)!r}, which cannot be read ({error})", "Save it again."
+            "--weights",
+            "a .safetensors file",
+            f"{str(path)!r}, which cannot be read ({error})",
+            "Save it again.",
         ) from error
     problem = _load(model, state)
     if problem is not None:
         raise BadInputError(
-            "--weights", "weights that fit the network", f"{str(path)!r}: {problem}",
+            "--weights",
+            "weights that fit the network",
+            f"{str(path)!r}: {problem}",
             "Use the network that these weights were saved from.",
         )
 
@@ -114,7 +119,9 @@ def _from_pt2(path: Path, trust_pickle: bool) -> LoadedModel:
         raise _pickle("MODEL", "a .pt2 file", path)
     if path.suffix != ".pt2":
         raise BadInputError(
-            "MODEL", "a .pt2 file or package.module:factory", repr(str(path)),
+            "MODEL",
+            "a .pt2 file or package.module:factory",
+            repr(str(path)),
             "Export it with torch.export.save(torch.export.export(...), 'model.pt2').",
         )
     if not trust_pickle:
@@ -124,8 +131,10 @@ def _from_pt2(path: Path, trust_pickle: bool) -> LoadedModel:
         program = torch.export.load(path)
     except Exception as error:  # torch reports a damaged archive in many types
         raise BadInputError(
-            "MODEL", "a .pt2 file written by torch.export.save",
-            f"{str(path)!r}, which torch cannot open ({type(error).__name__})", "Save it again.",
+            "MODEL",
+            "a .pt2 file written by torch.export.save",
+            f"{str(path)!r}, which torch cannot open ({type(error).__name__})",
+            "Save it again.",
         ) from error
     example = program.example_inputs[0][0] if program.example_inputs and program.example_inputs[0] else None
     # Guards are Python text that torch would run, and fix shapes that we recompute: never built.
@@ -141,7 +150,10 @@ def _example(shape: str | None, model: nn.Module) -> Tensor | None:
         sizes = []
     if not sizes or min(sizes) < 1:
         raise BadInputError(
-            "--example-input", "the shape of one sample such as 1x28x28", repr(shape), "Leave the samples axis out."
+            "--example-input",
+            "the shape of one sample such as 1x28x28",
+            repr(shape),
+            "Leave the samples axis out.",
         )
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
     values = torch.linspace(-1, 1, 2 * math.prod(sizes), dtype=dtype)
@@ -157,6 +169,8 @@ def _is_pickle(path: Path) -> bool:
 
 def _pickle(argument: str, allowed: str, path: Path) -> BadInputError:
     return BadInputError(
-        argument, allowed, f"{str(path)!r}, which is a pickle and could run any code",
+        argument,
+        allowed,
+        f"{str(path)!r}, which is a pickle and could run any code",
         "Load it in your own program and save it as .safetensors (weights) or .pt2 (network).",
     )

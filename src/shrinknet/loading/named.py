@@ -32,7 +32,9 @@ def find_named(argument: str, text: str) -> Any:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise BadInputError(
-            argument, "package.module:name that can be imported", f"{text!r} ({error})",
+            argument,
+            "package.module:name that can be imported",
+            f"{text!r} ({error})",
             "Run from the folder that holds the module, or install it.",
         ) from error
     if not hasattr(module, name):

@@ -54,14 +54,18 @@ def refuse_unsafe(path: Path) -> None:
         if isinstance(error, BadInputError):
             raise
         raise BadInputError(
-            "MODEL", "a .pt2 file written by torch.export.save", f"{str(path)!r}, which cannot be read ({error})",
+            "MODEL",
+            "a .pt2 file written by torch.export.save",
+            f"{str(path)!r}, which cannot be read ({error})",
             "Save it again.",
         ) from error
 
 
 def _refuse(name: str, why: str) -> BadInputError:
     return BadInputError(
-        "MODEL", "a .pt2 file that holds data only", f"a file whose member {name!r} {why}",
+        "MODEL",
+        "a .pt2 file that holds data only",
+        f"a file whose member {name!r} {why}",
         "Get it from someone you trust and say --trust-pickle, or export the model yourself.",
     )
 

@@ -1,4 +1,4 @@
-"""The two Taylor scores as the paper's authors' program computed them, so that a reader sees where its curves come from.
+"""The two Taylor scores as the authors' program computed them: a reader sees where the published curves come from.
 
 Not what the paper's formulas say. In the program (i) the output's second derivative is sigma''(x) alone; (ii) the
 slope it stores is dE/dx, and it stands where the formulas need dE/do; (iii) neurons are taken in *descending* order

@@ -1,22 +1,25 @@
 """The demo's network: a small convolutional network trained on scikit-learn's handwritten digits."""
 
+from collections import OrderedDict
+from collections.abc import Callable
+
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from shrinknet.losses import cross_entropy
-from shrinknet.recipes.training import train_epochs, train_until
+from shrinknet.recipes.training import train_epochs
 
 EPOCHS = 30
 
 
 def build() -> nn.Module:
     """Return the network, untrained: two convolutions, pooling, two dense layers."""
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(),
-        nn.Conv2d(16, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(32 * 4 * 4, 64), nn.ReLU(), nn.Linear(64, 10),
-    )  # fmt: skip
+    return nn.Sequential(OrderedDict(
+        conv1=nn.Conv2d(1, 12, 3, padding=1), norm1=nn.BatchNorm2d(12), relu1=nn.ReLU(), pool=nn.MaxPool2d(2),
+        conv2=nn.Conv2d(12, 24, 3, padding=1), norm2=nn.BatchNorm2d(24), relu2=nn.ReLU(), flatten=nn.Flatten(),
+        dense1=nn.Linear(24 * 4 * 4, 48), relu3=nn.ReLU(), dense2=nn.Linear(48, 10),
+    ))  # fmt: skip
 
 
 def data(seed: int) -> dict[str, tuple[Tensor, Tensor]]:
@@ -27,15 +30,19 @@ def data(seed: int) -> dict[str, tuple[Tensor, Tensor]]:
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     parts = order.split([1078, 359, 360])
     return {
-        role: (images[part], labels[part]) for role, part in zip(("calibration", "validation", "test"), parts, strict=True)
+        role: (images[part], labels[part])
+        for role, part in zip(("calibration", "validation", "test"), parts, strict=True)
     }
 
 
-def trained(rows: tuple[Tensor, Tensor], seed: int) -> nn.Module:
+def trained(rows: tuple[Tensor, Tensor], seed: int, tell: Callable[[str, float], None]) -> nn.Module:
     """Return the network after 30 epochs of Adam on the calibration rows."""
     torch.manual_seed(seed)
     model = build()
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     epochs = train_epochs(model, cross_entropy, rows, optimizer, batch_size=64, seed=seed)
-    train_until(model, epochs, lambda: False, EPOCHS)
+    for epoch in epochs:
+        tell(f"epoch {epoch} of {EPOCHS}", epoch / EPOCHS)
+        if epoch == EPOCHS:
+            break
     return model.eval()

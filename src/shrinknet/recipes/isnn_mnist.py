@@ -49,7 +49,12 @@ def published() -> dict[str, Any]:
 
 
 def reproduce(
-    recipe: Recipe, mnist: Path | None, seed: int, tell: Callable[[str, float], None], *, download: bool = False
+    recipe: Recipe,
+    mnist: Path | None,
+    seed: int,
+    tell: Callable[[str, float], None],
+    *,
+    download: bool = False,
 ) -> dict[str, Any]:
     """Train the network, run both methods with every criterion, and return every curve.
 

@@ -37,8 +37,10 @@ def find_mnist(folder: Path | None, *, download: bool = False) -> Path:
         _fetch(folder)
     if folder is None or not all((folder / name).is_file() for name in MD5):
         raise BadInputError(
-            "--mnist", "a folder with the four original MNIST files (*-ubyte.gz)",
-            "nothing" if folder is None else repr(str(folder)), "Name it, or say --download to fetch them.",
+            "--mnist",
+            "a folder with the four original MNIST files (*-ubyte.gz)",
+            "nothing" if folder is None else repr(str(folder)),
+            "Name it, or say --download to fetch them.",
         )
     for name, digest in MD5.items():
         if hashlib.md5((folder / name).read_bytes(), usedforsecurity=False).hexdigest() != digest:

@@ -27,9 +27,7 @@ def train_epochs(
         yield epoch
 
 
-def train_until(
-    model: nn.Module, epochs: Iterator[int], good_enough: Callable[[], bool], most_epochs: int
-) -> int:
+def train_until(model: nn.Module, epochs: Iterator[int], good_enough: Callable[[], bool], most_epochs: int) -> int:
     """Train until a test passes or the epochs are used up; return how many were used."""
     for epoch in epochs:
         if good_enough() or epoch >= most_epochs:

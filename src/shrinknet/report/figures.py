@@ -25,7 +25,11 @@ def trade_off(curves: Sequence[Curve]) -> go.Figure:
     """Loss and accuracy against neurons, bytes and MACs; one colour a run, a ring where the run's network is."""
     with_accuracy = any(_accuracy(curve.history[0].measures) is not None for curve in curves)
     figure = make_subplots(
-        rows=2 if with_accuracy else 1, cols=3, shared_xaxes=True, vertical_spacing=0.06, horizontal_spacing=0.06
+        rows=2 if with_accuracy else 1,
+        cols=3,
+        shared_xaxes=True,
+        vertical_spacing=0.06,
+        horizontal_spacing=0.06,
     )
     for place, curve in enumerate(curves):
         for column, (cost, title) in enumerate(COSTS, start=1):
@@ -34,9 +38,8 @@ def trade_off(curves: Sequence[Curve]) -> go.Figure:
                 _add(figure, curve, cost, _accuracy, 2, column, COLOURS[place % len(COLOURS)])
             figure.update_xaxes(title_text=title, row=2 if with_accuracy else 1, col=column)
     figure.update_xaxes(autorange="reversed")
-    figure.update_yaxes(type="log", title_text="mean loss", row=1, col=1)
-    figure.update_yaxes(type="log", row=1, col=2)
-    figure.update_yaxes(type="log", row=1, col=3)
+    figure.update_yaxes(type="log", dtick=1, row=1)
+    figure.update_yaxes(title_text="mean loss", row=1, col=1)
     if with_accuracy:
         figure.update_yaxes(title_text="accuracy", row=2, col=1)
     return _styled(figure, 620 if with_accuracy else 360)

@@ -37,9 +37,7 @@ def last_line(start: Measures, end: Measures, test: TestResult | None, reason: s
     if test is not None and test.accuracy_before is not None and test.accuracy_after is not None:
         accuracy = f", test accuracy {percent(test.accuracy_before)} -> {percent(test.accuracy_after)}"
     elif start.validation_accuracy is not None and end.validation_accuracy is not None:
-        accuracy = (
-            f", validation accuracy {percent(start.validation_accuracy)} -> {percent(end.validation_accuracy)}"
-        )
+        accuracy = f", validation accuracy {percent(start.validation_accuracy)} -> {percent(end.validation_accuracy)}"
     return (
         f"{start.costs.num_neurons:,} -> {end.costs.num_neurons:,} neurons, "
         f"{bytes_text(start.costs.flash_bytes)} -> {bytes_text(end.costs.flash_bytes)} of flash{accuracy}; "

@@ -7,9 +7,7 @@ from shrinknet.selection.rank import Ranked, ranked
 from shrinknet.types import Scores
 
 
-def reranking(
-    start: GatedNetwork, score: Callable[[GatedNetwork], Scores]
-) -> Callable[[GatedNetwork], Ranked]:
+def reranking(start: GatedNetwork, score: Callable[[GatedNetwork], Scores]) -> Callable[[GatedNetwork], Ranked]:
     """Score the network as it is now, every time."""
 
     def choose(network: GatedNetwork) -> Ranked:

@@ -7,9 +7,7 @@ from shrinknet.selection.rank import Ranked, ranked
 from shrinknet.types import Scores
 
 
-def single_ranking(
-    start: GatedNetwork, score: Callable[[GatedNetwork], Scores]
-) -> Callable[[GatedNetwork], Ranked]:
+def single_ranking(start: GatedNetwork, score: Callable[[GatedNetwork], Scores]) -> Callable[[GatedNetwork], Ranked]:
     """Score the untouched network once; afterwards return what is left of that one order.
 
     Fast, and far worse than `reranking`: neurons that stand in for one another all look cheap.

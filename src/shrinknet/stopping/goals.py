@@ -37,7 +37,10 @@ class RemovedNeurons:
     def __post_init__(self) -> None:
         if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 0:
             raise BadInputError(
-                "RemovedNeurons", "a whole number of neurons", repr(self.count), "Use RemovedFraction for a share."
+                "RemovedNeurons",
+                "a whole number of neurons",
+                repr(self.count),
+                "Use RemovedFraction for a share.",
             )
 
     def neurons_left(self, start: Measures, now: Measures) -> int | None:

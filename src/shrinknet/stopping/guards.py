@@ -25,7 +25,10 @@ class Guard(Protocol):
 def _needs(measured: object, guard: str, what: str) -> None:
     if measured is None:
         raise BadInputError(
-            guard, f"used with {what}", "a task without it", "Give the task validation data with class targets."
+            guard,
+            f"used with {what}",
+            "a task without it",
+            "Give the task validation data with class targets.",
         )
 
 

@@ -76,7 +76,7 @@ def _resize_arguments(node: Node, layouts: Mapping[str, Layout], present: Presen
     elif name == "unflatten":
         _resize_sizes(node, 2, layouts.get(node.name, ()), present, first_axis=int(node.args[1]))  # type: ignore
     elif name in {"conv1d", "conv2d", "conv3d"} and len(node.args) > 6 and node.args[6] != 1:
-        channels = layouts.get(node.args[0].name, ())[1]  # type: ignore[union-attr]
+        channels = layouts.get(node.args[0].name, ())[1]  # type: ignore
         if channels is not None:
             node.update_arg(6, int(np.count_nonzero(present[channels])))
 

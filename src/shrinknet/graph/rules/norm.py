@@ -16,7 +16,9 @@ def batch_norm(call: Call) -> Slots:
     """
     if call.argument(TRAINING_ARGUMENT):
         raise BadInputError(
-            "model", "a network in eval mode", f"{call.where} with the statistics of each batch",
+            "model",
+            "a network in eval mode",
+            f"{call.where} with the statistics of each batch",
             "Call model.eval() before exporting it.",
         )
     x = call.argument(0)

@@ -12,8 +12,9 @@ def pooling(call: Call) -> Slots:
     """Positions (every axis after the channels) are reduced."""
     positions = set(range(2, len(call.shape)))
     kept = _slots_free_of(call, positions)
-    return tuple(slot[tuple(_first(axis in positions) for axis in range(slot.dim()))].expand(call.shape)
-                 for slot in kept)
+    return tuple(
+        slot[tuple(_first(axis in positions) for axis in range(slot.dim()))].expand(call.shape) for slot in kept
+    )
 
 
 @rule("mean", "amax", "amin")
@@ -24,8 +25,9 @@ def mean(call: Call) -> Slots:
     reduced = {axis % rank for axis in call.argument(1) or range(rank)}
     keepdim = call.argument(2, False)
     slots = _slots_free_of(call, reduced)
-    picks = tuple(_first(axis in reduced) if keepdim else (0 if axis in reduced else slice(None))
-                  for axis in range(rank))
+    picks = tuple(
+        _first(axis in reduced) if keepdim else (0 if axis in reduced else slice(None)) for axis in range(rank)
+    )
     return tuple(slot[picks] for slot in slots)
 
 

@@ -1,0 +1,35 @@
+# `make demo` and `make test` work on a fresh machine with Python 3.11 and make. `make check` is what CI runs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: demo test check lint wheel clean
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/installed
+	rm -rf demo-run
+	$(BIN)/shrinknet demo --out demo-run
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest --jaxtyping-packages=shrinknet,beartype.beartype
+
+lint: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+wheel: $(VENV)/installed
+	rm -rf build dist
+	$(BIN)/python -m build --quiet --wheel
+	$(BIN)/python tests/check_wheel.py dist/*.whl
+
+check: lint test wheel demo
+
+clean:
+	rm -rf $(VENV) build dist demo-run

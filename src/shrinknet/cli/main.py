@@ -1,0 +1,43 @@
+"""The command `shrinknet`: verbs, and what becomes of errors."""
+
+import logging
+import sys
+import warnings
+
+import typer
+from rich.logging import RichHandler
+
+from shrinknet.cli import console, cut, demo, inspect, prune, rank, report, reproduce, verify
+from shrinknet.errors import ShrinknetError, VerificationError
+
+app = typer.Typer(
+    name="shrinknet",
+    help="Remove whole neurons from a trained network, in the order that costs the least, to fit a budget.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for name, verb in {
+    "demo": demo, "inspect": inspect, "rank": rank, "prune": prune, "cut": cut, "verify": verify, "report": report,
+    "reproduce": reproduce,
+}.items():  # fmt: skip
+    app.command(name)(verb.command)
+
+
+def main() -> None:
+    """Run the command line: exit status 0 done, 1 not met or not proven, 2 bad input, 130 interrupted."""
+    handler = RichHandler(console=console.talk, show_time=False, show_level=False, show_path=False)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch|copyreg")
+    try:
+        app()
+    except VerificationError as error:
+        console.talk.print(str(error), style="red", markup=False)
+        sys.exit(1)
+    except ShrinknetError as error:
+        console.talk.print(str(error), style="red", markup=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
