@@ -1,13 +1,14 @@
 """What a long run tells while it runs. The library only tells; the command line draws."""
 
 from collections.abc import Iterable, Iterator, Sized
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from shrinknet.records import Step
 
 Item = TypeVar("Item")
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Someone who wants to know how far a run is."""
 

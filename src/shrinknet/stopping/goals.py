@@ -1,13 +1,14 @@
 """Goals: a run ends once all of them are reached."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from shrinknet.errors import BadInputError
 from shrinknet.records import Measures
 from shrinknet.stopping.units import parse_bytes, parse_count, parse_fraction
 
 
+@runtime_checkable
 class Goal(Protocol):
     """What a run wants to reach."""
 

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from shrinknet.errors import BadInputError
 from shrinknet.records import Measures
 from shrinknet.stopping.units import parse_fraction
 
 
+@runtime_checkable
 class Guard(Protocol):
     """What a run must not break."""
 

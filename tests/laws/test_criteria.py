@@ -1,0 +1,271 @@
+"""Laws of the criteria: each fast computation equals its slow twin, and what the formulas promise."""
+
+import numpy as np
+import pytest
+import torch
+import whole_idea
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import Drawn, conv_networks, dense_networks, networks
+from references import derivatives as slow
+from torch import nn
+
+import shrinknet as sn
+from shrinknet.api import gated
+from shrinknet.criteria import criterion_names, find_criterion
+
+LOSS_UNITS = ("ablation", "taylor-1", "taylor-2", "gauss-newton", "empirical-fisher")
+SMOOTH = (nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.Softplus)
+
+
+def score(name: str, task: sn.Task, network=None):
+    return find_criterion(name).score(network or gated(task), task.calibration.batches())
+
+
+def all_neurons(network) -> list[sn.Neuron]:
+    return [neuron for group in network.groups for neuron in group.neurons]
+
+
+@given(networks)
+def test_ablation_is_the_loss_of_the_network_rebuilt_without_the_neuron(drawn: Drawn) -> None:
+    task, network = drawn.task(), drawn.network
+    start = whole_idea.mean_loss(drawn.model, drawn.inputs, drawn.targets)
+    scores = score("ablation", task, network)
+    for neuron in all_neurons(network):
+        rebuilt = whole_idea.without(drawn.model, int(neuron.group), neuron.index)
+        expected = whole_idea.mean_loss(rebuilt, drawn.inputs, drawn.targets)
+        assert start + scores[neuron] == pytest.approx(expected, rel=1e-12, abs=1e-14)
+
+
+@given(networks, st.data())
+def test_ablation_after_removals_is_the_loss_of_the_masked_network(drawn: Drawn, data) -> None:
+    network = drawn.network
+    gone = [data.draw(st.sampled_from(group.neurons)) for group in network.groups if group.width > 1]
+    network = network.without(gone)
+    (batch,) = drawn.task().calibration.batches()
+    start = float(network.losses(batch).mean())
+    scores = score("ablation", drawn.task(), network)
+    for neuron in set(all_neurons(network)) - set(gone):
+        expected = float(slow.mean_loss_at(network, batch, neuron, 0.0))
+        assert start + scores[neuron] == pytest.approx(expected, rel=1e-12, abs=1e-14)
+
+
+@given(networks)
+def test_taylor_scores_are_the_exact_derivatives_in_the_gate(drawn: Drawn) -> None:
+    network = drawn.network
+    (batch,) = drawn.task().calibration.batches()
+    first, second = score("taylor-1", drawn.task(), network), score("taylor-2", drawn.task(), network)
+    for neuron in all_neurons(network):
+        slope, curvature = slow.slope_and_curvature(network, batch, neuron)
+        assert first[neuron] == pytest.approx(-slope, rel=1e-9, abs=1e-12)
+        assert second[neuron] == pytest.approx(-slope + curvature / 2, rel=1e-9, abs=1e-12)
+
+
+@given(dense_networks(activations=SMOOTH))
+def test_derivatives_agree_with_finite_differences(drawn: Drawn) -> None:
+    network, step = drawn.network, 1e-3
+    (batch,) = drawn.task().calibration.batches()
+    neuron = all_neurons(network)[0]
+    at = {k: float(slow.mean_loss_at(network, batch, neuron, 1 + k * step)) for k in (-2, -1, 0, 1, 2)}
+    slope = (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * step)
+    curvature = (16 * (at[1] + at[-1]) - (at[2] + at[-2]) - 30 * at[0]) / (12 * step**2)
+    assert score("taylor-1", drawn.task(), network)[neuron] == pytest.approx(-slope, rel=1e-6, abs=1e-9)
+    assert score("taylor-2", drawn.task(), network)[neuron] == pytest.approx(-slope + curvature / 2, rel=1e-6, abs=1e-8)
+
+
+@given(networks)
+def test_empirical_fisher_squares_each_samples_own_slope(drawn: Drawn) -> None:
+    network = drawn.network
+    scores = score("empirical-fisher", drawn.task(), network)
+    for neuron in all_neurons(network)[:3]:
+        squares = [
+            slow.slope_and_curvature(network, batch, neuron)[0] ** 2
+            for batch in drawn.task(batch_size=1).calibration.batches()
+        ]
+        assert scores[neuron] == pytest.approx(np.mean(squares) / 2, rel=1e-9, abs=1e-15)
+
+
+@given(dense_networks(activations=(nn.ReLU, nn.LeakyReLU)))
+def test_gauss_newton_is_exact_in_piecewise_linear_networks(drawn: Drawn) -> None:
+    network = drawn.network
+    exact, approximate = score("taylor-2", drawn.task(), network), score("gauss-newton", drawn.task(), network)
+    for neuron in all_neurons(network):
+        assert approximate[neuron] == pytest.approx(exact[neuron], rel=1e-9, abs=1e-12)
+
+
+@given(dense_networks(activations=SMOOTH))
+def test_gauss_newton_is_the_curvature_of_the_loss_along_the_outputs(drawn: Drawn) -> None:
+    """Its slow twin: J by finite differences of whole forward passes, then J^T H J with autograd's own Hessian."""
+    network = drawn.network
+    neuron = all_neurons(network)[0]
+    (batch,) = drawn.task().calibration.batches()
+    outputs, along = torch.func.jvp(
+        lambda gate: _outputs_at(network, batch, neuron, gate), (torch.ones(()).double(),), (torch.ones(()).double(),)
+    )
+    total = 0.0
+    for row, tangent, target in zip(outputs, along, batch.targets, strict=True):
+        hessian = torch.autograd.functional.hessian(
+            lambda o, t=target: nn.functional.cross_entropy(o[None], t[None]), row
+        )
+        total += float(tangent @ hessian @ tangent) / 2
+    slope, _ = slow.slope_and_curvature(network, batch, neuron)
+    expected = -slope + total / len(batch)
+    assert score("gauss-newton", drawn.task(), network)[neuron] == pytest.approx(expected, rel=1e-8, abs=1e-11)
+
+
+def _outputs_at(network, batch, neuron, gate):
+    group = next(group for group in network.groups if group.name == neuron.group)
+    number = network.trace.ids_of(group).start + neuron.index
+    gates = torch.where(torch.arange(len(network.present)) == number, gate, 1.0)
+    return network.program.run(batch.inputs, lambda site, value: value * gates[network.program.ids[site]])[
+        network.program.output
+    ]
+
+
+@given(st.integers(0, 1000))
+def test_taylor_2_is_exact_where_the_loss_is_quadratic_in_the_gate(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    task = sn.Task(model, "squared-error", (torch.randn(7, 4).double(), torch.randn(7, 3).double()))
+    exact, predicted = score("ablation", task), score("taylor-2", task)
+    np.testing.assert_allclose(predicted.values["0"], exact.values["0"], rtol=1e-10, atol=1e-13)
+
+
+@given(st.integers(0, 1000))
+def test_the_papers_recursion_is_exact_in_the_last_hidden_layer_and_not_below(seed: int) -> None:
+    torch.manual_seed(seed)
+    layers = [nn.Linear(4, 6), nn.Sigmoid(), nn.Linear(6, 5), nn.Sigmoid(), nn.Linear(5, 3), nn.Sigmoid()]
+    model = nn.Sequential(*layers).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    task = sn.Task(model, "squared-error", (torch.randn(7, 4).double(), torch.arange(7) % 3))
+    exact, diagonal = score("taylor-2", task), score("taylor-2-diagonal", task)
+    np.testing.assert_allclose(diagonal.values["2"], exact.values["2"], rtol=1e-9, atol=1e-13)
+    assert np.abs(diagonal.values["0"] - exact.values["0"]).max() > 1e-7
+
+
+def test_the_papers_recursion_equals_its_appendix_written_out() -> None:
+    """Equations (8) to (10) for a 3-4-4-2 logistic network, in the paper's own symbols."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Sigmoid(), nn.Linear(4, 4), nn.Sigmoid(), nn.Linear(4, 2), nn.Sigmoid())
+    model = model.double()
+    x, t = torch.randn(5, 3).double(), torch.rand(5, 2).double()
+    o2 = torch.sigmoid(model[0](x))
+    o1 = torch.sigmoid(model[2](o2))
+    o0 = torch.sigmoid(model[4](o1))
+    s1, s2 = o0 * (1 - o0), o0 * (1 - o0) * (1 - 2 * o0)
+    dx, ddx = (o0 - t) * s1, s1**2 + (o0 - t) * s2
+    g1, h1 = dx @ model[4].weight, ddx @ model[4].weight ** 2
+    s1, s2 = o1 * (1 - o1), o1 * (1 - o1) * (1 - 2 * o1)
+    dx, ddx = g1 * s1, h1 * s1**2 + g1 * s2
+    g2, h2 = dx @ model[2].weight, ddx @ model[2].weight ** 2
+    scores = score("taylor-2-diagonal", sn.Task(model, "squared-error", (x, t)))
+    expected = {"2": -o1 * g1 + o1**2 * h1 / 2, "0": -o2 * g2 + o2**2 * h2 / 2}
+    for group, terms in expected.items():
+        np.testing.assert_allclose(scores.values[group], terms.mean(0).detach().numpy(), rtol=1e-10, atol=1e-14)
+
+
+def test_the_papers_recursion_refuses_what_it_is_not_for() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
+    task = sn.Task(model, "cross-entropy", (torch.randn(4, 1, 4, 4), torch.arange(4) % 2))
+    with pytest.raises(sn.UnfollowedOperatorError, match=r"'taylor-2-diagonal' is for networks of dense layers\. Use 'tay"):
+        sn.rank(task, "taylor-2-diagonal")
+
+
+@given(networks, st.sampled_from(LOSS_UNITS))
+def test_a_neuron_whose_outgoing_weights_are_zero_scores_0(drawn: Drawn, name: str) -> None:
+    layers = [m for m in drawn.model if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.groups == 1)]
+    places = layers[1].weight.shape[1] // len(layers[0].weight)
+    with torch.no_grad():
+        layers[1].weight[:, :places] = 0
+    network = drawn.network
+    if not network.groups or network.groups[0].name != "0":
+        return
+    assert score(name, drawn.task(), network)[sn.Neuron("0", 0)] == pytest.approx(0, abs=1e-15)
+
+
+@given(networks, st.sampled_from(criterion_names()), st.integers(1, 4))
+def test_splitting_the_batches_changes_nothing(drawn: Drawn, name: str, size: int) -> None:
+    if name == "taylor-2-diagonal" and not all(not isinstance(m, nn.Conv2d | nn.PReLU) for m in drawn.model):
+        return
+    whole, split = score(name, drawn.task()), score(name, drawn.task(batch_size=size))
+    for group, values in whole.values.items():
+        np.testing.assert_allclose(split.values[group], values, rtol=1e-9, atol=1e-13)
+
+
+@given(networks, st.sampled_from(LOSS_UNITS), st.randoms(use_true_random=False))
+def test_relabelling_the_neurons_relabels_the_scores(drawn: Drawn, name: str, random) -> None:
+    before = score(name, drawn.task())
+    order = list(range(len(drawn.model[0].weight)))
+    random.shuffle(order)
+    _permute_first_layer(drawn.model, order)
+    after = score(name, drawn.task())
+    if "0" in before.values:
+        np.testing.assert_allclose(after.values["0"], before.values["0"][order], rtol=1e-9, atol=1e-12)
+
+
+def _permute_first_layer(model: nn.Sequential, order: list[int]) -> None:
+    with torch.no_grad():
+        first = model[0]
+        first.weight.copy_(first.weight[order])
+        if first.bias is not None:
+            first.bias.copy_(first.bias[order])
+        for module in model[1:]:
+            if isinstance(module, nn.BatchNorm2d):
+                for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                    tensor.copy_(tensor[order])
+            elif isinstance(module, nn.Conv2d) and module.groups > 1:
+                module.weight.copy_(module.weight[order])
+                module.bias.copy_(module.bias[order])
+            elif isinstance(module, nn.Conv2d):
+                module.weight.copy_(module.weight[:, order])
+                return
+            elif isinstance(module, nn.Linear):
+                places = module.in_features // len(order)
+                columns = [k * places + place for k in order for place in range(places)]
+                module.weight.copy_(module.weight[:, columns])
+                return
+
+
+@given(conv_networks())
+def test_magnitude_is_the_norm_of_the_producing_weights(drawn: Drawn) -> None:
+    scores = score("magnitude", drawn.task())
+    for group, values in scores.values.items():
+        squares = drawn.model[int(group)].weight.flatten(1).square().sum(1)
+        for module in drawn.model[int(group) + 1 :]:
+            if isinstance(module, nn.Conv2d) and module.groups > 1:
+                squares = squares + module.weight.flatten(1).square().sum(1)
+            elif isinstance(module, nn.Conv2d | nn.Linear):
+                break
+        np.testing.assert_allclose(values, squares.sqrt().detach().numpy(), rtol=1e-12)
+
+
+def test_activation_is_the_mean_size_of_what_readers_see() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    inputs = torch.randn(9, 3).double()
+    scores = score("activation", sn.Task(model, "cross-entropy", (inputs, torch.arange(9) % 2)))
+    np.testing.assert_allclose(scores.values["0"], model[:2](inputs).abs().mean(0).detach().numpy(), rtol=1e-12)
+
+
+def test_random_is_the_same_for_the_same_seed() -> None:
+    model = nn.Sequential(nn.Linear(3, 9), nn.Tanh(), nn.Linear(9, 2))
+    task = sn.Task(model, "cross-entropy", (torch.randn(9, 3), torch.arange(9) % 2))
+    assert sn.rank(task, "random", seed=1) == sn.rank(task, "random", seed=1)
+    assert sn.rank(task, "random", seed=1) != sn.rank(task, "random", seed=2)
+
+
+@pytest.mark.parametrize("loss", ["squared-error", "cross-entropy"])
+def test_a_loss_of_ones_own_scores_like_the_built_in_one(loss: str) -> None:
+    from shrinknet.losses import find_loss
+
+    model = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)).double()
+    rows = (torch.randn(9, 3).double(), torch.arange(9) % 2)
+    built_in = find_loss(loss).of
+
+    def own(outputs, targets):
+        return built_in(outputs, targets)
+
+    for name in ("ablation", "taylor-2", "gauss-newton"):
+        one, other = score(name, sn.Task(model, loss, rows)), score(name, sn.Task(model, own, rows))
+        np.testing.assert_allclose(one.values["0"], other.values["0"], rtol=1e-12)
