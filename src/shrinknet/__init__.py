@@ -12,7 +12,7 @@ from shrinknet.errors import (
     VerificationError,
 )
 from shrinknet.graph.trace import Trace, trace
-from shrinknet.records import Frozen, Group, Measures, Neuron, Plan, Slice, Step, Verification
+from shrinknet.records import Costs, Frozen, Group, Measures, Neuron, Plan, Slice, Step, Verification
 from shrinknet.stopping.goals import FlashBytes, Goal, Macs, NumParameters, RemovedFraction, RemovedNeurons
 from shrinknet.stopping.guards import AccuracyDrop, Guard, LossRise, WorstClassRecall
 from shrinknet.task import Task
@@ -21,6 +21,7 @@ from shrinknet.types import Scores
 __all__ = [
     "AccuracyDrop",
     "BadInputError",
+    "Costs",
     "Criterion",
     "FixedWidthError",
     "FlashBytes",

@@ -52,19 +52,20 @@ def num_parameters(trace: Trace, shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 SAFETENSORS_NAMES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+    torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",
+    torch.float16: "F16", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+"""The element types that a weights file holds, in the order in which the format lays them out."""
 
 
 def flash_bytes(trace: Trace, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Return the length of the weights file (safetensors): 8 bytes, a JSON header padded to 8, and the data.
 
-    The file holds each shared tensor once, under its first name; largest element types come first, then names in
-    alphabetical order, which settles the digits of the offsets.
+    The file holds each shared tensor once, under its first name, by element type and then by name, which settles the
+    digits of the offsets.
     """
-    header, offset = {}, 0
-    for name, tensor in sorted(stored(trace.tensors).items(), key=lambda item: (-item[1].element_size(), item[0])):
+    header, offset, types = {}, 0, list(SAFETENSORS_NAMES)
+    for name, tensor in sorted(stored(trace.tensors).items(), key=lambda item: (types.index(item[1].dtype), item[0])):
         size = math.prod(shapes[name]) * tensor.element_size()
         header[name] = {
             "dtype": SAFETENSORS_NAMES[tensor.dtype],

@@ -1,0 +1,59 @@
+"""Bytes announced = bytes on disk; counts agree with a count by hand."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import Drawn, networks
+from torch import nn
+
+import shrinknet as sn
+from shrinknet.api import gated
+from shrinknet.export.exported_program import safetensors_bytes
+from shrinknet.graph.trace import named_tensors
+from shrinknet.measure.costs import costs
+from shrinknet.surgery.remove import cut_graph
+
+
+@given(networks, st.data())
+def test_flash_bytes_announced_are_the_bytes_of_the_file(drawn: Drawn, data) -> None:
+    network = drawn.network
+    for group in network.groups:
+        network = network.without(group.neurons[: data.draw(st.integers(0, group.width - 1))])
+    announced = costs(network.trace, network.present).flash_bytes
+    assert announced == len(safetensors_bytes(named_tensors(cut_graph(network.trace, network.present))))
+
+
+def test_costs_agree_with_a_count_by_hand() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Flatten(), nn.Linear(8 * 16, 10),
+    )  # fmt: skip
+    task = sn.Task(model, "cross-entropy", (torch.randn(4, 3, 8, 8), torch.arange(4)))
+    network = gated(task)
+    found = costs(network.trace, network.present)
+    assert found.num_neurons == 8
+    assert found.num_parameters == 8 * 3 * 9 + 2 * 8 + (8 * 9 + 8) + (128 * 10 + 10)
+    assert found.macs == 16 * 8 * 27 + 16 * 8 * 9 + 1280
+    # The batch norm's input and output are alive at once: two values of 8 x 4 x 4 floats; so are the ReLU's.
+    assert found.peak_ram_bytes == max(3 * 64 + 8 * 16, 2 * 8 * 16) * 4
+    smaller = costs(network.trace, network.without(network.groups[0].neurons[:6]).present)
+    assert smaller.num_parameters == 2 * 27 + 2 * 2 + (2 * 9 + 2) + (2 * 16 * 10 + 10)
+    assert smaller.macs == 16 * 2 * 27 + 16 * 2 * 9 + 2 * 16 * 10
+
+
+def test_shared_weights_are_counted_and_stored_once() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.three = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+            self.two.weight = self.one.weight
+
+        def forward(self, x):
+            return self.three(torch.relu(self.two(torch.relu(self.one(x)))))
+
+    model = Tied()
+    trace = sn.trace(model, torch.randn(2, 6))
+    found = costs(trace, trace.present())
+    assert found.num_parameters == 36 + 6 + 6 + 14
+    assert found.flash_bytes == len(safetensors_bytes(named_tensors(trace.module)))
+    assert trace.groups == (), "tied to a layer that reads the network's input: frozen, never cut wrongly"

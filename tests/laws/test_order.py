@@ -1,0 +1,185 @@
+"""Laws of the order: exactly k, nested, ties fixed; goals and guards compare with the start; the oracle agrees."""
+
+import numpy as np
+import pytest
+import torch
+import whole_idea
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import Drawn, networks
+from torch import nn
+
+import shrinknet as sn
+from shrinknet.api import gated
+from shrinknet.pipeline import Until
+from shrinknet.records import removed_by
+from shrinknet.selection.rank import clipped, ranked, takeable
+from shrinknet.types import Scores
+
+
+def removable(drawn: Drawn) -> int:
+    return sum(group.width - 1 for group in drawn.network.groups)
+
+
+@given(networks)
+def test_the_order_is_that_of_the_whole_idea(drawn: Drawn) -> None:
+    count = min(4, removable(drawn))
+    run = sn.prune(drawn.task(), "ablation", "reranking", [sn.RemovedNeurons(count)])
+    _, expected = whole_idea.shrink(drawn.model, drawn.inputs, drawn.targets, count)
+    assert [(int(neuron.group), neuron.index) for neuron in run.plan.removed] == expected
+
+
+@given(networks, st.sampled_from(["reranking", "single-ranking"]), st.integers(1, 3), st.data())
+def test_exactly_k_go_one_of_each_group_stays_and_plans_are_nested(drawn: Drawn, method: str, step: int, data) -> None:
+    count = data.draw(st.integers(0, removable(drawn)))
+    run = sn.prune(drawn.task(), "taylor-1", method, [sn.RemovedNeurons(count)], step=step)
+    assert len(run.plan.removed) == count
+    assert run.is_met
+    assert all((run.network.alive(group) >= 0).sum() >= 1 for group in run.network.groups)
+    order = run.plan.removed + run.plan.remaining
+    assert len(order) == len(set(order)) == removable(drawn)
+    for k in range(count + 1):
+        assert run.at(sn.RemovedNeurons(k)).plan.removed == run.plan.removed[:k]
+
+
+@given(networks)
+def test_smaller_goals_are_prefixes_of_larger_ones(drawn: Drawn) -> None:
+    count = removable(drawn)
+    longer = sn.prune(drawn.task(), "ablation", goals=[sn.RemovedNeurons(count)]).plan.removed
+    shorter = sn.prune(drawn.task(), "ablation", goals=[sn.RemovedNeurons(count // 2)]).plan.removed
+    assert longer[: len(shorter)] == shorter
+
+
+@given(networks)
+def test_same_seed_same_bits(drawn: Drawn) -> None:
+    one, other = (sn.prune(drawn.task(), "taylor-2", goals=[sn.RemovedFraction(0.4)]) for _ in range(2))
+    assert [(s.removed, s.scores, s.measures) for s in one.history] == [
+        (s.removed, s.scores, s.measures) for s in other.history
+    ]
+    for name, tensor in one.model.state_dict().items():
+        assert torch.equal(tensor, other.model.state_dict()[name])
+
+
+def two_groups() -> tuple[sn.Task, object]:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    task = sn.Task(model, "cross-entropy", (torch.randn(8, 3), torch.arange(8) % 2))
+    return task, gated(task)
+
+
+def test_ties_break_by_group_and_index_and_nan_goes_last() -> None:
+    _, network = two_groups()
+    scores = Scores({"0": np.array([0.0, np.nan, 0.0, -1.0]), "2": np.array([0.0, 0.0, -1.0])}, "loss")
+    order = [(neuron.group, neuron.index) for neuron, _ in ranked(network, scores)]
+    assert order == [("0", 3), ("2", 2), ("0", 0), ("0", 2), ("2", 0), ("2", 1), ("0", 1)]
+
+
+def test_dead_neurons_all_tie_at_zero_and_only_as_many_go_as_asked() -> None:
+    model = nn.Sequential(nn.Linear(3, 10), nn.ReLU(), nn.Linear(10, 2))
+    with torch.no_grad():
+        model[0].bias[:4] = -1000
+    task = sn.Task(model, "cross-entropy", (torch.randn(8, 3), torch.arange(8) % 2))
+    run = sn.prune(task, "taylor-2", "single-ranking", [sn.RemovedNeurons(2)])
+    scores = dict(sn.rank(task, "taylor-2"))
+    assert [scores[sn.Neuron("0", index)] for index in range(4)] == [0, 0, 0, 0]
+    assert len(run.plan.removed) == 2
+
+
+def test_the_last_neuron_of_a_group_is_passed_over() -> None:
+    _, network = two_groups()
+    order = [(sn.Neuron("2", i), 0.0) for i in range(3)] + [(sn.Neuron("0", i), 1.0) for i in range(4)]
+    assert [str(neuron) for neuron, _ in takeable(network, order, 4)] == ["2[0]", "2[1]", "0[0]", "0[1]"]
+
+
+def test_clipping_sets_steep_scores_to_the_threshold() -> None:
+    scores = Scores({"a": np.array([1.0, -2.0, 3.0]), "b": np.array([-10.0])}, "loss")
+    by_mean, by_median = clipped(scores, "mean"), clipped(scores, "median")
+    np.testing.assert_array_equal(by_mean.values["a"], [1, -2, 3])
+    np.testing.assert_array_equal(by_mean.values["b"], [4])
+    np.testing.assert_array_equal(by_median.values["a"], [1, -2, 3])
+    np.testing.assert_array_equal(by_median.values["b"], [3])
+    assert clipped(scores, "none") is scores
+
+
+def easy_task() -> sn.Task:
+    torch.manual_seed(1)
+    inputs = torch.randn(120, 4).double()
+    targets = (inputs[:, 0] > 0).long() + 2 * (inputs[:, 1] > 0).long()
+    model = nn.Sequential(nn.Linear(4, 12), nn.Tanh(), nn.Linear(12, 4)).double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for _ in range(150):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+    return sn.Task(model, "cross-entropy", (inputs, targets), (inputs, targets))
+
+
+@pytest.mark.parametrize(
+    ("guard", "fall"),
+    [
+        (sn.AccuracyDrop(0.02), lambda start, end: start.validation_accuracy - end.validation_accuracy <= 0.02),
+        (sn.LossRise(0.3), lambda start, end: end.validation_loss - start.validation_loss <= 0.3),
+        (sn.WorstClassRecall("5%"), lambda start, end: start.worst_class_recall - end.worst_class_recall <= 0.05),
+    ],
+)
+def test_a_guard_compares_with_the_start_and_undoes_the_step_that_breaks_it(guard, fall) -> None:
+    task = easy_task()
+    run = sn.prune(task, guards=[guard])
+    start = run.history[0].measures
+    assert len(run.plan.removed) > 1
+    assert all(fall(start, step.measures) for step in run.history)
+    one_more = sn.prune(task, goals=[sn.RemovedNeurons(len(run.plan.removed) + 1)])
+    assert guard.broken(start, one_more.measures)
+    assert not fall(start, one_more.measures)
+    assert run.reason.startswith("the next step would break the guard: ")
+    assert run.is_met, "without a goal, a guard is how a run is meant to end"
+
+
+def test_losses_creep_up_yet_the_guard_looks_at_the_start() -> None:
+    """Each step alone rises by less than the guard allows; together they do not."""
+    steps = [sn.Step(k, (), (), sn.Measures(0.0, 0.1 * k, None, None, sn.Costs(9 - k, 1, 1, 1, 1)), 0.0) for k in range(6)]
+    search = Until(steps[1:], steps[0], [], [sn.LossRise(0.25)], steps[0])
+    assert [step.number for step in search] == [1, 2]
+    assert search.reason == "the next step would break the guard: loss at most 0.25 above the start"
+
+
+def test_a_goal_behind_a_guard_is_not_met() -> None:
+    run = sn.prune(easy_task(), goals=[sn.RemovedNeurons(11)], guards=[sn.LossRise(0.3)])
+    assert not run.is_met
+    assert 0 < len(run.plan.removed) < 11
+
+
+def test_several_goals_are_all_reached() -> None:
+    run = sn.prune(easy_task(), goals=[sn.RemovedNeurons(2), sn.NumParameters(60)])
+    assert run.measures.costs.num_parameters <= 60
+    assert len(run.plan.removed) >= 2
+
+
+def test_the_whole_curve_goes_on_and_still_hands_back_the_goals_network() -> None:
+    run = sn.prune(easy_task(), goals=[sn.RemovedNeurons(3)], whole_curve=True)
+    assert len(removed_by(run.history)) == 11
+    assert len(run.plan.removed) == 3
+    assert run.model[0].out_features == 9
+    assert run.plan.removed + run.plan.remaining == removed_by(run.history)
+
+
+def test_single_ranking_scores_once_and_reranking_every_time() -> None:
+    calls = []
+
+    class Counting(sn.Criterion):
+        name = "counting"
+
+        def observe(self, network, batch):
+            calls.append(1)
+            return {group.name: torch.arange(group.width).double() for group in network.groups}
+
+        def conclude(self, sums, num_samples):
+            return sums
+
+    sn.prune(easy_task(), Counting(), "single-ranking", [sn.RemovedNeurons(4)])
+    assert len(calls) == 1
+    calls.clear()
+    sn.prune(easy_task(), Counting(), "reranking", [sn.RemovedNeurons(4)])
+    assert len(calls) == 5, "four removals, and the order of what is left"
+    calls.clear()
+    sn.prune(easy_task(), Counting(), "reranking", [sn.RemovedNeurons(4)], step=2)
+    assert len(calls) == 3
