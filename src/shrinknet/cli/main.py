@@ -5,7 +5,6 @@ import sys
 import warnings
 
 import typer
-from rich.logging import RichHandler
 
 from shrinknet.cli import console, cut, demo, inspect, prune, rank, report, reproduce, verify
 from shrinknet.errors import ShrinknetError, VerificationError
@@ -26,8 +25,7 @@ for name, verb in {
 
 def main() -> None:
     """Run the command line: exit status 0 done, 1 not met or not proven, 2 bad input, 130 interrupted."""
-    handler = RichHandler(console=console.talk, show_time=False, show_level=False, show_path=False)
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], format="%(message)s")
+    logging.getLogger("shrinknet").handlers = [logging.StreamHandler(sys.stderr)]
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch|copyreg")
     try:
         app()

@@ -69,6 +69,13 @@ def _from_npz(path: Path, seed: int) -> dict[str, Source]:
             "Give one target for each row.",
         )
     split = arrays["split"] if "split" in arrays else _shuffled_split(len(inputs), seed)
+    if split.shape != (len(inputs),) or not np.isin(split, range(len(ROLES))).all():
+        raise BadInputError(
+            "--data",
+            "an array 'split' of 0, 1 and 2, one for each row",
+            f"shape {list(split.shape)} with values {np.unique(split)[:5].tolist()}",
+            "Number calibration rows 0, validation rows 1, test rows 2.",
+        )
     return {role: _rows(inputs, targets, split, number, role) for number, role in enumerate(ROLES)}
 
 

@@ -1,0 +1,241 @@
+"""Every bad input: exit status 2, one clear sentence, no traceback, nothing written or lost."""
+
+import pickle
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+FACTORY = ("nets_of_a_stranger:build", "--weights", "weights.safetensors")
+DATA = ("--data", "data.npz")
+
+
+@pytest.fixture
+def bad(folder):
+    """Damaged and hostile files, by name."""
+    arrays = dict(np.load(folder / "data.npz"))
+    (folder / "truncated.pt2").write_bytes((folder / "net.pt2").read_bytes()[:3000])
+    (folder / "text.pt2").write_text("not a network")
+    (folder / "truncated.npz").write_bytes((folder / "data.npz").read_bytes()[:5000])
+    (folder / "truncated.safetensors").write_bytes((folder / "weights.safetensors").read_bytes()[:500])
+    (folder / "net.onnx").write_bytes(b"something else")
+    torch.save(torch.nn.Linear(2, 2), folder / "whole.pt")
+    (folder / "pickled.npz").write_bytes(b"")
+    np.savez(folder / "pickled.npz", inputs=arrays["inputs"], targets=np.array([{"a": 1}] * len(arrays["inputs"])))
+    np.savez(folder / "no_targets.npz", inputs=arrays["inputs"])
+    np.savez(folder / "uneven.npz", inputs=arrays["inputs"], targets=arrays["targets"][:-1])
+    np.savez(folder / "class_10.npz", **{**arrays, "targets": arrays["targets"] + 1})
+    np.savez(folder / "no_test.npz", **{**arrays, "split": np.minimum(arrays["split"], 1)})
+    np.savez(folder / "split_3.npz", **{**arrays, "split": arrays["split"] + 1})
+    np.savez(folder / "narrow.npz", **{**arrays, "inputs": arrays["inputs"][:, :63]})
+    holed = arrays["inputs"].copy()
+    holed[700, 5] = np.nan
+    np.savez(folder / "nan.npz", **{**arrays, "inputs": holed})
+    state = dict(torch.nn.Sequential(torch.nn.Linear(64, 24), torch.nn.ReLU(), torch.nn.Linear(24, 16), torch.nn.ReLU(),
+                                     torch.nn.Linear(16, 10)).state_dict())  # fmt: skip
+    state["2.weight"][3, 4] = float("inf")
+    from safetensors.torch import save_file
+
+    save_file(state, folder / "inf.safetensors")
+    return folder
+
+
+CASES = {
+    "no model file": (("rank", "nowhere.pt2", *DATA), "MODEL must be a file that exists. Got 'nowhere.pt2'."),
+    "no data file": (("rank", *FACTORY, "--data", "nowhere.npz"), "--data must be a file that exists. Got 'nowhere.npz'."),
+    "no weights file": (("rank", FACTORY[0], "--weights", "no.safetensors", *DATA),
+                        "--weights must be a file that exists. Got 'no.safetensors'."),
+    "truncated model": (("rank", "truncated.pt2", *DATA), "MODEL must be a .pt2 file written by torch.export.save. Got 'trunc"),
+    "model of another kind": (("rank", "text.pt2", *DATA), "MODEL must be a .pt2 file written by torch.export.save. Got 'text"),
+    "model of another ending": (("rank", "net.onnx", *DATA), "MODEL must be a .pt2 file or package.module:factory. Got 'net.onnx'."),
+    "truncated data": (("rank", *FACTORY, "--data", "truncated.npz"), "--data must be an .npz file of plain arrays. Got 'trunc"),
+    "truncated weights": (("rank", FACTORY[0], "--weights", "truncated.safetensors", *DATA),
+                          "--weights must be a .safetensors file. Got 'truncated.safetensors', which cannot be read"),
+    "pickled model": (("rank", "whole.pt", *DATA), "MODEL must be a .pt2 file. Got 'whole.pt', which is a pickle and could run any code."),
+    "pickled weights": (("rank", FACTORY[0], "--weights", "whole.pt", *DATA),
+                        "--weights must be a .safetensors file. Got 'whole.pt', which is a pickle and could run any code."),
+    "pickled data": (("rank", *FACTORY, "--data", "pickled.npz"), "--data must be an .npz file of plain arrays. Got 'pickled.npz', which holds a pickle."),
+    "weights that do not fit": (("rank", "nets_of_a_stranger:wider", *FACTORY[1:], *DATA),
+                                "--weights must be weights that fit the network. Got 'weights.safetensors': size mismatch for 0.weight"),
+    "weights for other names": (("rank", "nets_of_a_stranger:dropping", *FACTORY[1:], *DATA),
+                                "--weights must be weights that fit the network. Got 'weights.safetensors': nothing for 'one.weight'."),
+    "weights beside a pt2": (("rank", "net.pt2", "--weights", "weights.safetensors", *DATA), "--weights must be used with a factory. Got a model file 'net.pt2'."),
+    "no such module": (("rank", "no_such_module:build", *DATA), "MODEL must be package.module:name that can be imported. Got 'no_such_module:build'"),
+    "no such factory": (("rank", "nets_of_a_stranger:buld", *DATA), "MODEL must be a name in nets_of_a_stranger. Got 'buld'. Did you mean 'build'?"),
+    "a factory of something else": (("rank", "nets_of_a_stranger:not_a_network", *DATA), "MODEL must be a factory that returns an nn.Module. Got int."),
+    "an input shape that the model refuses": (("rank", *FACTORY, "--data", "narrow.npz"),
+                                              "inputs must be of a shape and dtype that the model takes. Got [512, 63] float32. The model said: "),
+    "inputs of another rank": (("rank", "nets_of_a_stranger:images", *DATA), "inputs must be of a shape and dtype that the model takes. Got [512, 64] float32."),
+    "a class too many": (("rank", *FACTORY, "--data", "class_10.npz"), "calibration targets must be classes from 0 to 9. Got class 10."),
+    "NaN in the inputs": (("rank", *FACTORY, "--data", "nan.npz"), "inputs must be finite numbers. Got NaN or infinity in row"),
+    "infinity in the weights": (("rank", FACTORY[0], "--weights", "inf.safetensors", *DATA),
+                                "model must be a network with finite weights. Got NaN or infinity in '2.weight'."),
+    "NaN in the loss": (("rank", *FACTORY, *DATA, "--loss", "nets_of_a_stranger:nan_loss"),
+                        "loss must be finite on every sample. Got nan for sample 0 of a batch ('nan_loss')."),
+    "a loss that averages": (("rank", *FACTORY, *DATA, "--loss", "nets_of_a_stranger:mean_loss"),
+                             "loss must be a function that returns one value for each sample, shape [512]. Got shape [] from 'mean_loss'."),
+    "an empty split": (("rank", *FACTORY, "--data", "no_test.npz"),
+                       "--data must be rows for each of calibration, validation and test. Got an empty split: no row has split 2 (test)."),
+    "no targets": (("rank", *FACTORY, "--data", "no_targets.npz"), "--data must be an .npz file with arrays 'inputs' and 'targets'. Got"),
+    "fewer targets": (("rank", *FACTORY, "--data", "uneven.npz"), "--data must be as many targets as inputs. Got 1797 inputs and 1796 targets."),
+    "a role misspelt": (("rank", *FACTORY, "--data", "nets_of_a_stranger:misnamed"), "Got 'validtion'. Did you mean 'validation'?"),
+    "an unknown criterion": (("rank", *FACTORY, *DATA, "--criterion", "taylor2"), "criterion must be the name of a criterion. Got 'taylor2'. Did you mean 'taylor-2'?"),
+    "an unknown loss": (("rank", *FACTORY, *DATA, "--loss", "crossentropy"), "loss must be the name of a loss. Got 'crossentropy'. Did you mean 'cross-entropy'?"),
+    "an unknown method": (("prune", *FACTORY, *DATA, "--out", "run", "--method", "re-ranking"), "method must be the name of a method. Got 're-ranking'. Did you mean 'reranking'?"),
+    "an unknown group": (("rank", *FACTORY, *DATA, "--keep", "layer1"), "keep must be a glob of group names. Got 'layer1'. There are: 0, 2."),
+    "an unknown clip": (("rank", *FACTORY, *DATA, "--clip", "max"), "clip must be one of none, mean, median. Got 'max'."),
+    "nothing to remove": (("rank", "nets_of_a_stranger:single", *DATA), "model must be a network with neurons that can be removed. Got one where every neuron is frozen"),
+    "dropout left on": (("rank", "nets_of_a_stranger:dropping", *DATA), "model must be a network that answers the same twice. Got two different answers to the same rows."),
+    "a budget that is none": (("prune", *FACTORY, *DATA, "--out", "run", "--flash", "64Q"), "FlashBytes must be a number of bytes such as 64KiB. Got '64Q'."),
+    "a removal that is none": (("prune", *FACTORY, *DATA, "--out", "run", "--remove", "0.6"), "--remove must be a number of neurons or a percentage. Got '0.6'."),
+    "a drop beyond all": (("prune", *FACTORY, *DATA, "--out", "run", "--max-accuracy-drop", "120%"), "AccuracyDrop must be a fraction from 0 to 1 or a percentage from 0% to 100%. Got '120%'."),
+    "a step of none": (("prune", *FACTORY, *DATA, "--out", "run", "--step", "0"), "step must be a whole number of at least 1. Got 0."),
+    "a guard without its data": (("prune", *FACTORY, "--data", "nets_of_a_stranger:only_calibration", "--out", "run", "--max-accuracy-drop", "1%"), "AccuracyDrop must be used with validation data whose targets are classes. Got a task without it."),
+    "a split of another number": (("rank", *FACTORY, "--data", "split_3.npz"), "--data must be an array 'split' of 0, 1 and 2, one for each row. Got"),
+    "no run there": (("verify", "nowhere"), "RUN must be a run folder, written by 'shrinknet prune'. Got 'nowhere', which has no config.json."),
+    "no shape for a factory": (("inspect", FACTORY[0]), "--example-input must be given with a factory. Got nothing."),
+    "a shape that is none": (("inspect", FACTORY[0], "--example-input", "8by8"), "--example-input must be the shape of one sample such as 1x28x28. Got '8by8'."),
+    "no MNIST": (("reproduce", "isnn-mnist-1x100", "--mnist", "nowhere"), "--mnist must be a folder with the four original MNIST files (*-ubyte.gz). Got 'nowhere'."),
+    "an unknown recipe": (("reproduce", "isnn-mnist-1x10"), "NAME must be the name of a recipe. Got 'isnn-mnist-1x10'. Did you mean 'isnn-mnist-1x100'?"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_ends_with_status_2_and_one_sentence(case: str, bad, type_command) -> None:
+    words, sentence = CASES[case]
+    before = sorted(path.name for path in bad.iterdir())
+    answer = type_command(*words)
+    assert sentence in answer.err
+    assert answer.status == 2
+    assert answer.out == ""
+    assert "Traceback" not in answer.err
+    assert sorted(path.name for path in bad.iterdir() if path.name != "__pycache__") == [n for n in before if n != "__pycache__"]
+
+
+def test_an_unknown_option_ends_with_status_2(type_command) -> None:
+    answer = type_command("rank", *FACTORY, *DATA, "--criterium", "ablation")
+    assert answer.status == 2
+    assert "--criterium" in answer.err
+    assert "--criterion" in answer.err
+
+
+def test_a_real_process_ends_so_too(bad) -> None:
+    words = [sys.executable, "-m", "shrinknet", "rank", *FACTORY, "--data", "nan.npz"]
+    done = subprocess.run(words, cwd=bad, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "Got NaN or infinity in row" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nan_says_in_which_row_and_role(type_command, bad) -> None:
+    split = np.load(bad / "data.npz")["split"]
+    role = ("calibration", "validation", "test")[split[700]]
+    row = int((split[:700] == split[700]).sum())
+    answer = type_command("rank", *FACTORY, "--data", "nan.npz")
+    assert f"{role} inputs must be finite numbers. Got NaN or infinity in row {row}." in answer.err
+
+
+def test_a_run_folder_is_never_overwritten(type_command, folder, tmp_path) -> None:
+    out = tmp_path / "run"
+    prune = ("prune", *FACTORY, *DATA, "--criterion", "magnitude", "--remove", "3", "--out", out)
+    assert type_command(*prune).status == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    again = type_command(*prune)
+    assert again.status == 2
+    assert f"out must be a new or empty folder. Got '{out}', which holds another run." in again.err
+    other = type_command(*prune, "--resume", "--criterion", "taylor-1")
+    assert other.status == 2
+    assert "--resume must come with the options that the run began with. Got criterion = 'taylor-1', the run has 'magnitude'." in other.err
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "diary.txt").write_text("mine")
+    strange = type_command(*prune[:-1], tmp_path / "mine")
+    assert strange.status == 2
+    assert "which holds other files. Name another folder." in strange.err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["diary.txt"]
+
+
+def test_a_budget_out_of_reach_ends_with_status_1_and_the_nearest_model(type_command, tmp_path) -> None:
+    out = tmp_path / "run"
+    answer = type_command("prune", *FACTORY, *DATA, "--criterion", "taylor-1", "--flash", "100", "--out", out)
+    assert answer.status == 1
+    assert f"Not met; the nearest model is {out / 'model.pt2'}." in answer.err
+    assert "stopped: one neuron is left in each group." in answer.err
+    assert (out / "model.pt2").is_file()
+    assert (out / "model.safetensors").stat().st_size > 100
+
+
+class Shell:
+    """What a hostile pickle does when it is loaded."""
+
+    def __init__(self, path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        import os
+
+        return os.system, (f"touch {self.path}",)
+
+
+def replace_member(source, target, ending: str, content: bytes, new_name: str | None = None) -> None:
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as new:
+        for item in old.infolist():
+            if item.filename.endswith(ending) and new_name is None:
+                new.writestr(item.filename, content)
+            else:
+                new.writestr(item.filename, old.read(item.filename))
+        if new_name is not None:
+            new.writestr(new_name, content)
+
+
+@pytest.mark.parametrize("way", ["pickle", "expression", "operator", "pickled weight", "library", "guard"])
+def test_a_crafted_pt2_runs_nothing(way: str, folder, tmp_path, type_command) -> None:
+    crafted, trophy = tmp_path / "net.pt2", tmp_path / "i-was-here"
+    source = folder / "net.pt2"
+    with zipfile.ZipFile(source) as archive:
+        prefix = archive.namelist()[0].partition("/")[0]
+        program = archive.read(f"{prefix}/models/model.json").decode()
+        table = archive.read(f"{prefix}/data/weights/model_weights_config.json").decode()
+    shell = f"__import__('os').system('touch {trophy}')"
+    if way == "pickle":
+        replace_member(source, crafted, "sample_inputs/model.pt", pickle.dumps(Shell(trophy)))
+    elif way == "expression":
+        start = program.index('"expr_str": "') + len('"expr_str": "')
+        end = program.index('"', start)
+        replace_member(source, crafted, "models/model.json", (program[:start] + shell + program[end:]).encode())
+    elif way == "operator":
+        evil = program.replace("torch.ops.aten.relu.default", "torch.os.system")
+        assert evil != program
+        replace_member(source, crafted, "models/model.json", evil.encode())
+    elif way == "pickled weight":
+        evil = table.replace('"use_pickle": false', '"use_pickle": true', 1)
+        assert evil != table
+        replace_member(source, crafted, "weights/model_weights_config.json", evil.encode())
+    elif way == "library":
+        replace_member(source, crafted, "", b"\x7fELF", new_name=f"{prefix}/data/aotinductor/model/evil.so")
+    else:
+        evil = program.replace('"guards_code": []', f'"guards_code": ["{shell} or True"]')
+        assert evil != program
+        replace_member(source, crafted, "models/model.json", evil.encode())
+    answer = type_command("inspect", crafted)
+    assert not trophy.exists()
+    if way == "guard":
+        assert answer.status == 0, "guards are never built, so the file is as good as any"
+    else:
+        assert answer.status == 2
+        assert "MODEL must be a .pt2 file that holds data only. Got a file whose member" in answer.err
+
+
+def test_the_crafted_pickle_would_have_run(folder, tmp_path) -> None:
+    """The check above can fail: torch itself opens the crafted file and runs what it brings."""
+    crafted, trophy = tmp_path / "net.pt2", tmp_path / "i-was-here"
+    replace_member(folder / "net.pt2", crafted, "sample_inputs/model.pt", pickle.dumps(Shell(trophy)))
+    try:
+        torch.export.load(crafted)
+    except Exception as error:
+        assert error is not None
+    assert trophy.exists()

@@ -1,0 +1,83 @@
+"""A run killed at any moment and resumed ends in the same bits as one that was never disturbed."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+
+def command(folder: Path, out: Path, method: str, *more: str) -> subprocess.Popen:
+    words = [
+        sys.executable, "-m", "shrinknet", "prune", "nets_of_a_stranger:build", "--weights", "weights.safetensors",
+        "--data", "data.npz", "--criterion", "taylor-2", "--method", method, "--out", str(out), *more,
+    ]  # fmt: skip
+    return subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def kill_after(process: subprocess.Popen, history: Path, lines: int) -> None:
+    """Kill without warning once the history is that long."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if history.exists() and history.read_bytes().count(b"\n") >= lines:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"the run ended before it could be killed: {process.communicate()[1]}")
+
+
+def facts(out: Path) -> list[dict[str, str]]:
+    """The history without the time that each step took."""
+    with open(out / "history.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize(("method", "step"), [("reranking", "1"), ("reranking", "3"), ("single-ranking", "2")])
+def test_killed_and_resumed_is_never_killed(folder, tmp_path, method: str, step: str) -> None:
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    options = (method, "--step", step)
+    undisturbed = command(folder, whole, *options)
+    assert undisturbed.wait(120) == 0, undisturbed.communicate()[1]
+    kill_after(command(folder, broken, *options), broken / "history.csv", 4)
+    written = facts(broken)
+    assert facts(whole)[: len(written)] == written, "what is written before the kill is what would have been written"
+    assert not (broken / "model.pt2").exists()
+    kill_after(command(folder, broken, *options, "--resume"), broken / "history.csv", 14)
+    with open(broken / "history.csv", "a") as file:
+        file.write("99,0,1,0.1")  # a torn line, as a power cut leaves it
+    resumed = command(folder, broken, *options, "--resume")
+    assert resumed.wait(120) == 0, resumed.communicate()[1]
+    assert facts(broken) == facts(whole)
+    for name in ("plan.json", "model.safetensors", "verification.json", "groups.json"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
+    assert not [path for path in broken.rglob("*") if path.name.endswith(".part")]
+
+
+def test_a_finished_run_resumed_is_the_same_run(folder, tmp_path) -> None:
+    out = tmp_path / "run"
+    first = command(folder, out, "reranking", "--remove", "20")
+    assert first.wait(120) == 0, first.communicate()[1]
+    before = {name: (out / name).read_bytes() for name in ("history.csv", "plan.json", "model.safetensors")}
+    again = command(folder, out, "reranking", "--remove", "20", "--resume")
+    assert again.wait(120) == 0, again.communicate()[1]
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
+def test_resuming_with_other_data_is_refused(folder, tmp_path) -> None:
+    import numpy as np
+
+    out, data = tmp_path / "run", tmp_path / "data.npz"
+    arrays = dict(np.load(folder / "data.npz"))
+    np.savez(data, **arrays)
+    first = command(folder, out, "reranking", "--remove", "5", "--data", str(data))
+    assert first.wait(120) == 0, first.communicate()[1]
+    np.savez(data, **{**arrays, "inputs": arrays["inputs"] * 0.5})
+    again = command(folder, out, "reranking", "--remove", "5", "--data", str(data), "--resume")
+    _, said = again.communicate(timeout=120)
+    assert again.returncode == 2
+    assert "--resume must come with the options that the run began with. Got data_sha256 = " in said
