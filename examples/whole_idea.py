@@ -16,7 +16,9 @@ from torch import nn
 
 def neuron_layers(model: nn.Sequential) -> list[int]:
     """Positions of the layers whose neurons can go: every dense layer and convolution but the last (the outputs)."""
-    layers = [i for i, m in enumerate(model) if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.groups == 1)]
+    layers = [
+        i for i, m in enumerate(model) if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.groups == 1)
+    ]
     return layers[:-1]
 
 

@@ -1,5 +1,6 @@
 """Random small networks for the laws: dense and plain convolutional, as hypothesis draws them."""
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +51,7 @@ def dense_networks(draw, activations=ACTIVATIONS) -> Drawn:
     torch.manual_seed(draw(st.integers(0, 2**16)))
     widths = [draw(st.integers(2, 5)), *draw(st.lists(st.integers(2, 6), min_size=1, max_size=3)), 3]
     layers: list[nn.Module] = []
-    for place, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+    for place, (before, after) in enumerate(itertools.pairwise(widths)):
         layers.append(nn.Linear(before, after, bias=draw(st.booleans())))
         if place < len(widths) - 2:
             layers.append(draw(st.sampled_from(activations))())
@@ -69,7 +70,9 @@ def conv_networks(draw) -> Drawn:
     for _ in range(draw(st.integers(1, 2))):
         after = draw(st.integers(2, 5))
         kernel, stride = draw(st.sampled_from([(1, 1), (3, 1), (3, 2)]))
-        layers.append(nn.Conv2d(channels, after, kernel, stride, padding=draw(st.integers(0, 1)), bias=draw(st.booleans())))
+        layers.append(
+            nn.Conv2d(channels, after, kernel, stride, padding=draw(st.integers(0, 1)), bias=draw(st.booleans()))
+        )
         channels = after
         if draw(st.booleans()):
             layers.append(nn.BatchNorm2d(channels))

@@ -39,6 +39,9 @@ from shrinknet.task import Task
 from shrinknet.types import Scores
 from shrinknet.verify.equivalence import ROUNDINGS, compare, cut_program, verify
 
+KEPT_BYTES = 2**28
+"""The most memory for the values of one batch: batches are cut down to it."""
+
 CLIPS = ("none", "mean", "median")
 
 logger = logging.getLogger(__name__)
@@ -77,6 +80,7 @@ def rank(
     ['0', '0', '0']
     """
     network = gated(task, keep, only)
+    task = _in_memory(task, network)
     return ranked(network, _scorer(task, find_criterion(criterion, seed), clip, progress or Silence())(network))
 
 
@@ -96,6 +100,11 @@ def gated(task: Task, keep: Sequence[str] = (), only: Sequence[str] = ()) -> Gat
             f"({'; '.join(reasons[:4]) or 'no parameters'}). See 'shrinknet inspect'."
         )
     return gate(traced, task.loss)
+
+
+def _in_memory(task: Task, network: GatedNetwork) -> Task:
+    """The same task in batches small enough that one batch's values stay within bounds."""
+    return task.in_batches_of(max(1, KEPT_BYTES // network.program.bytes_per_sample))
 
 
 def _scorer(task: Task, criterion: Criterion, clip: str, progress: Progress) -> Scorer:
@@ -285,6 +294,7 @@ def prune(
         raise BadInputError("step", "a whole number of at least 1", repr(step), "Leave it out to remove one at a time.")
     criterion, progress = find_criterion(criterion, seed), progress or Silence()
     choose_from, network = find_method(method), gated(task, keep, only)
+    task = _in_memory(task, network)
     choose = _remembered(choose_from(network, _scorer(task, criterion, clip, progress)))
     start = first_step(task, network)
     for guard in guards:

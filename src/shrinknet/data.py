@@ -39,14 +39,18 @@ class Data:
         return len(cast(Sized, self.dataset))
 
     def batches(self) -> Iterator[Batch]:
-        """Yield the rows in their order, `batch_size` at a time; shuffling loaders are read unshuffled.
+        """Yield the rows in their order, `batch_size` at a time; shuffling loaders are read unshuffled."""
+        for inputs, targets in self._raw_batches():
+            yield Batch(self._moved(inputs), self._moved(targets))
+
+    def checked_batches(self) -> Iterator[Batch]:
+        """Yield the same batches, each looked through for NaN and infinity (one look is enough: a task takes it).
 
         Raises:
-            BadInputError: an input holds NaN or infinity (the message names the row).
+            BadInputError: there is one; the message names the row.
         """
         start = 0
-        for inputs, targets in self._raw_batches():
-            batch = Batch(self._moved(inputs), self._moved(targets))
+        for batch in self.batches():
             self._check_finite(batch, start)
             start += len(batch)
             yield batch

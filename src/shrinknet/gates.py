@@ -4,6 +4,7 @@ A removed neuron contributes nothing to any reader, so the gate multiplies the i
 neurons of its group: a dense layer, a convolution. That is exact for every activation, since sigmoid(0) never leaks.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -75,6 +76,13 @@ class Program:
             for site in self.sites.get(node.name, ()):
                 args[site.argument] = gating(site, args[site.argument])
         return node.target(*args, **map_arg(node.kwargs, values.__getitem__))  # type: ignore[operator]
+
+    @cached_property
+    def bytes_per_sample(self) -> int:
+        """The memory of every value of the graph for one sample: what a pass that keeps them all needs."""
+        present = self.trace.present()
+        values = [node for node in (self.input, *self.nodes) if isinstance(node.meta["val"], Tensor)]
+        return sum(math.prod(self.trace.shape(node, present)) * node.meta["val"].element_size() for node in values)
 
     @cached_property
     def dtype(self) -> torch.dtype:

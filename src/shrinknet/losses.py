@@ -13,14 +13,26 @@ from shrinknet.errors import BadInputError, did_you_mean
 PerSample = Callable[[Tensor, Tensor], Tensor]
 
 
-def cross_entropy(outputs: Shaped[Tensor, "batch ..."], targets: Shaped[Tensor, "batch ..."]) -> Tensor:
+def cross_entropy(outputs: Shaped[Tensor, "..."], targets: Shaped[Tensor, "batch ..."]) -> Tensor:
     """Return -log softmax(outputs)[target] for each sample; positions beyond the class axis are averaged.
+
+    Targets are classes [batch, ...], or probabilities of the outputs' shape. Leading axes of `outputs` (candidates)
+    are kept. Written out as `log sum exp(x - max) - (x - max)[target]`: torch's own, over ten classes, is five times
+    slower.
 
     >>> cross_entropy(torch.zeros(1, 4), torch.tensor([2]))
     tensor([1.3863])
     """
-    losses = functional.cross_entropy(outputs, targets, reduction="none")
-    return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+    if targets.is_floating_point():
+        lead, classes = outputs.dim() - targets.dim(), -targets.dim() + 1
+        losses = -(outputs.log_softmax(classes) * targets).sum(classes)
+    else:
+        lead = outputs.dim() - 1 - targets.dim()
+        classes = lead + 1
+        shifted = outputs - outputs.detach().amax(classes, keepdim=True)
+        index = targets.unsqueeze(1).expand(*outputs.shape[:lead], *targets.unsqueeze(1).shape)
+        losses = shifted.exp().sum(classes).log() - shifted.gather(classes, index).squeeze(classes)
+    return losses.flatten(lead + 1).mean(-1) if losses.dim() > lead + 1 else losses
 
 
 def squared_error(outputs: Shaped[Tensor, "..."], targets: Shaped[Tensor, "batch ..."]) -> Tensor:
@@ -34,7 +46,8 @@ def squared_error(outputs: Shaped[Tensor, "..."], targets: Shaped[Tensor, "batch
     if not targets.is_floating_point():
         targets = functional.one_hot(targets, outputs.shape[-1]).to(outputs.dtype)
     lead = outputs.dim() - targets.dim()
-    return (outputs - targets).square().flatten(lead + 1).sum(-1) / 2
+    squares = functional.mse_loss(outputs, targets.expand_as(outputs), reduction="none").flatten(lead + 1)
+    return squares @ squares.new_full((squares.shape[-1],), 0.5)  # a sum over a short last axis is slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +62,10 @@ class Loss:
     ) -> Float[Tensor, "candidates batch"]:
         """Return the losses of many candidate networks on one batch.
 
-        The squared error broadcasts over the candidates; any other loss sees them folded into the batch.
+        The built-in losses broadcast over the candidates; any other loss sees them folded into the batch.
         """
-        if self.of is squared_error:
-            return squared_error(outputs, targets)
+        if self.of in LOSSES.values():
+            return self.of(outputs, targets)
         num_candidates, num_samples = outputs.shape[:2]
         repeated = targets.expand(num_candidates, *targets.shape).flatten(0, 1)
         return self.of(outputs.flatten(0, 1), repeated).view(num_candidates, num_samples)

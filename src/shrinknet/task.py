@@ -1,8 +1,9 @@
 """A task: a trained network, the loss it is judged by, and the data of three roles."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from shrinknet.data import Batch, Data, Source, as_data
 from shrinknet.errors import BadInputError
 from shrinknet.losses import Loss, PerSample, checked, find_loss
 
-DEFAULT_BATCH_SIZE = 512
+DEFAULT_BATCH_SIZE = 1024
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -28,7 +29,8 @@ class Task:
         calibration: the rows that scores are computed on.
         validation: the rows that guards look at (needed only for guards).
         test: the rows that nothing looks at but the last line of the report.
-        batch_size: rows for each pass; it changes speed and memory, never a result beyond rounding.
+        batch_size: the most rows for each pass; fewer are taken where a network's activations are large. It changes
+            speed and memory, never a result beyond rounding.
 
     Raises:
         BadInputError: data, weights, outputs or loss cannot be used; the message says what, where and what to do.
@@ -76,9 +78,18 @@ class Task:
         inputs = next(self.calibration.batches()).inputs
         return inputs[:2] if len(inputs) > 1 else inputs.expand(2, *inputs.shape[1:]).contiguous()
 
+    def in_batches_of(self, most: int) -> "Task":
+        """Return the same task with at most that many rows for each pass."""
+        smaller = copy.copy(self)
+        for role in ("calibration", "validation", "test"):
+            data = getattr(self, role)
+            if data is not None:
+                object.__setattr__(smaller, role, replace(data, batch_size=min(most, data.batch_size)))
+        return smaller
+
     def _check(self) -> None:
         with evaluating(self.model), torch.no_grad():
-            batch = next(self.calibration.batches())
+            batch = next(self.calibration.checked_batches())
             outputs = _outputs(self.model, batch)
             _check_outputs(outputs, _outputs(self.model, batch), batch)
             self._check_targets(outputs)
@@ -88,7 +99,7 @@ class Task:
         """Every class of every role lies within the outputs; other targets have the outputs' shape."""
         num_classes = outputs.shape[1] if outputs.dim() > 1 else 0
         for data in (self.calibration, self.validation, self.test):
-            for batch in data.batches() if data is not None else ():
+            for batch in data.checked_batches() if data is not None else ():
                 if batch.targets.is_floating_point():
                     _check_target_shape(batch, outputs, data, self.loss)
                 elif len(batch) and not 0 <= int(batch.targets.min()) <= int(batch.targets.max()) < num_classes:

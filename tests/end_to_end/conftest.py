@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from shrinknet.cli.main import main
 
-FACTORY = '''
+FACTORY = """
 import torch
 from torch import nn
 
@@ -57,7 +57,7 @@ def only_calibration():
 
 def misnamed():
     return {"calibration": datasets()["calibration"], "validtion": datasets()["validation"]}
-'''
+"""
 
 
 @dataclass

@@ -34,7 +34,10 @@ def test_inspect_shows_groups_and_reasons(type_command) -> None:
     found = json.loads(type_command("inspect", *FACTORY, "--example-input", "64", "--json").out)
     assert [(group["name"], group["width"]) for group in found["groups"]] == [("0", 24), ("2", 16)]
     assert found["groups"][0]["reads"] == ["2.weight[1]"]
-    assert {item["reason"] for item in found["frozen"]} == {"network output", "reads values of fixed width at linear (in '0')"}
+    assert {item["reason"] for item in found["frozen"]} == {
+        "network output",
+        "reads values of fixed width at linear (in '0')",
+    }
     assert found["num_parameters"] == 2130
 
 
@@ -107,7 +110,9 @@ def test_the_exported_model_runs_without_us_and_is_as_good_as_announced(run, fol
     assert accuracy == pytest.approx(announced, abs=1e-9)
     assert announced > 0.85
     weights = load_file(run / "model.safetensors")
-    assert {name: tensor.shape for name, tensor in program.state_dict.items()} == {n: t.shape for n, t in weights.items()}
+    assert {name: tensor.shape for name, tensor in program.state_dict.items()} == {
+        n: t.shape for n, t in weights.items()
+    }
 
 
 def test_the_plan_rebuilds_the_weights_from_the_original(run, folder) -> None:

@@ -34,7 +34,9 @@ def test_gated_off_is_physically_removed(drawn: Drawn, data) -> None:
     expected = masked.outputs(drawn.inputs)
     graph = cut_graph(network.trace, masked.present)
     own = cut_module(drawn.model, kept_indices(network.trace, masked.present))
-    torch.testing.assert_close(cut_program(network.trace, graph, None).outputs(drawn.inputs), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        cut_program(network.trace, graph, None).outputs(drawn.inputs), expected, rtol=0, atol=1e-12
+    )
     torch.testing.assert_close(own(drawn.inputs), expected, rtol=0, atol=1e-12)
     assert verify(masked, graph, drawn.task().calibration).holds
     assert sum(p.numel() for p in own.parameters()) == costs(network.trace, masked.present).num_parameters

@@ -6,6 +6,7 @@ lies behind it is, for many candidate neurons at once. Candidates come in chunks
 bound whatever the number of neurons and samples.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -21,8 +22,8 @@ from shrinknet.gates import GatedNetwork, Program, shaped_along
 from shrinknet.graph.rules.base import Site, shape_of
 from shrinknet.records import Group
 
-CHUNK_ELEMENTS = 2**18
-"""Elements of the largest value replayed at once: small enough that a chunk stays in a core's cache."""
+CHUNK_ELEMENTS = 2**20
+"""Elements of the largest value replayed at once: a few megabytes, which bounds memory and stays in the caches."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Route:
     """How a change of one group's gates travels: the reading sites and the nodes downstream of them."""
 
     program: Program
+    neurons: range
     sites: frozenset[Site]
 
     @cached_property
@@ -54,15 +56,21 @@ class Route:
         }
 
     @cached_property
-    def kept(self) -> frozenset[Node]:
-        """The values of the forward pass that a replay reads."""
-        read = {given for node in self.downstream for given in node.all_input_nodes}
-        return frozenset(read - set(self.downstream)) | set(self.entrances)
+    def places(self) -> dict[Site, tuple[Tensor, Tensor]]:
+        """For each site and neuron, where the neuron is read (padded to one length), and 1 there, 0 for padding."""
+        return {site: _places(self.program.ids[site], self.neurons) for site in self.sites}
 
-    def elements_per_candidate(self, batch_size: int) -> int:
-        """The size of the largest value downstream, for one candidate."""
+    @cached_property
+    def is_elementwise(self) -> bool:
+        """Whether only element-wise operators lie behind the entrances: candidates then need no bookkeeping."""
+        behind = (node for node in self.downstream if node not in self.entrances)
+        return all(torch.Tag.pointwise in node.target.tags for node in behind)  # type: ignore[union-attr]
+
+    @cached_property
+    def elements_per_sample(self) -> int:
+        """The size of the largest value downstream, for one sample and one candidate."""
         sizes = (shape_of(node.meta["val"]) for node in self.downstream if isinstance(node.meta["val"], Tensor))
-        return max(batch_size * int(torch.Size(shape[1:]).numel()) for shape in sizes)
+        return max(math.prod(shape[1:]) for shape in sizes)
 
 
 @lru_cache(maxsize=1024)
@@ -71,7 +79,18 @@ def route(program: Program, group_ids: range) -> Route:
     sites = [
         site for site, ids in program.ids.items() if bool(((ids >= group_ids.start) & (ids < group_ids.stop)).any())
     ]
-    return Route(program, frozenset(sites))
+    return Route(program, group_ids, frozenset(sites))
+
+
+@lru_cache(maxsize=1)
+def keep_freed_memory() -> None:
+    """Make the C library keep the memory of freed chunks for the next ones.
+
+    glibc hands blocks back to the system as long as it has seen none larger freed, and every chunk then pays for its
+    page faults more than for its arithmetic. A block just below glibc's bound (32 MiB), freed once and never touched,
+    raises that threshold for the process.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
 
 
 class Replay:
@@ -85,6 +104,7 @@ class Replay:
     """
 
     def __init__(self, network: GatedNetwork, batch: Batch) -> None:
+        keep_freed_memory()
         self.network, self.batch = network, batch
         self.values = network.program.run(batch.inputs, network.gating(), keep=True)
 
@@ -97,7 +117,7 @@ class Replay:
     def chunks(self, group: Group) -> Iterator[Int[Tensor, " candidates"]]:
         """Yield the indices of the group's neurons that are still there, as many at a time as memory allows."""
         alive = torch.from_numpy(self.network.alive(group))
-        size = self._route(group).elements_per_candidate(len(self.batch))
+        size = self._route(group).elements_per_sample * len(self.batch)
         yield from alive.split(max(1, CHUNK_ELEMENTS // size)) if len(alive) else ()
 
     def losses(
@@ -111,14 +131,21 @@ class Replay:
     ) -> Float[Tensor, "candidates batch ..."]:
         """Return the outputs when candidate c's gate is `gates[c]`, all other gates as they are."""
         path = self._route(group)
-        ids = candidates.to(gates.device) + self.network.trace.ids_of(group).start
+        candidates = candidates.to(gates.device)
         entered = {
-            node: _changed_reader(self.values, self.network, node, site, ids, gates)
-            for node, site in path.entrances.items()
+            node: self._changed_reader(path, node, site, candidates, gates) for node, site in path.entrances.items()
         }
-        if path.downstream[-1] is path.program.output and len(path.downstream) == len(entered) == 1:
-            return entered[path.program.output]
-        return torch.vmap(lambda *change: self._downstream(path, *change))(entered, ids, gates)
+        neurons = candidates + path.neurons.start
+        if path.is_elementwise:
+            return self._downstream(path, entered, neurons, gates)
+        return torch.vmap(lambda *change: self._downstream(path, *change))(entered, neurons, gates)
+
+    def _changed_reader(
+        self, path: Route, node: Node, site: Site, candidates: Tensor, gates: Tensor
+    ) -> Float[Tensor, "candidates batch ..."]:
+        """What a reader gives for each candidate: its cached output, changed by the candidate's contribution."""
+        places, real = (table[candidates] for table in path.places[site])
+        return CONTRIBUTIONS[_operator(node)](self.values, node, places, real, gates - 1)
 
     def _route(self, group: Group) -> Route:
         return route(self.network.program, self.network.trace.ids_of(group))
@@ -142,17 +169,8 @@ class Replay:
         return values[path.program.output]  # type: ignore[no-any-return]
 
 
-def _changed_reader(
-    values: dict[Node, Any], network: GatedNetwork, node: Node, site: Site, ids: Tensor, gates: Tensor
-) -> Float[Tensor, "candidates batch ..."]:
-    """What a reader gives for each candidate: its cached output, changed by the candidate's contribution."""
-    columns, padding = _columns(network.program.ids[site], ids)
-    return CONTRIBUTIONS[_operator(node)](values, node, columns, padding, gates - 1)
-
-
-def _columns(ids_at_site: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """For each candidate, where it is read (padded to one length), and 1 for real places, 0 for padding."""
-    found = ids_at_site[None, :] == ids[:, None]
+def _places(ids_at_site: Tensor, neurons: range) -> tuple[Tensor, Tensor]:
+    found = ids_at_site[None, :] == torch.tensor(list(neurons), device=ids_at_site.device)[:, None]
     width = int(found.sum(1).max())
     places = torch.argsort(found.to(torch.int8), dim=1, descending=True, stable=True)[:, :width]
     return places, found.gather(1, places)
