@@ -209,6 +209,9 @@ class Run:
         network = replace(self.network, present=whole(order[:count]))
         is_met = goal.reached(start, self._costs_after(order[:count]))
         reason = f"reached the goal: {goal}" if is_met else f"{goal} cannot be reached; this is the smallest there is"
+        unscored = count - len(removed_by(self.history))
+        if unscored > 0:
+            reason += f" ({unscored} of its removals follow the last ranking; --whole-curve ranks again for each)"
         measures = measure(self.task, network)
         return _finish(self.task, network, self.history, self.plan.first(count), measures, reason, is_met)
 

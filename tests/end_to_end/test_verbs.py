@@ -154,7 +154,9 @@ def test_cut_gives_another_budget_without_scoring(run, type_command, tmp_path, m
 def test_cut_goes_on_beyond_the_end_of_the_history(type_command, tmp_path) -> None:
     out = tmp_path / "run"
     type_command("prune", *FACTORY, *DATA, "--remove", "10", "--out", out)
-    assert type_command("cut", out, "--remove", "25", "--out", tmp_path / "more").status == 0
+    answer = type_command("cut", out, "--remove", "25", "--out", tmp_path / "more")
+    assert answer.status == 0
+    assert "(15 of its removals follow the last ranking; --whole-curve ranks again for each)" in answer.err
     assert len(RunFolder.open(tmp_path / "more").plan().removed) == 25
 
 
