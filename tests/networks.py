@@ -13,6 +13,24 @@ from shrinknet.api import gated
 ACTIVATIONS = (nn.ReLU, nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.Softplus, nn.Hardswish, nn.PReLU)
 
 
+class Residual(nn.Module):
+    """A stem whose neurons are read in three places, one behind another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.inner = nn.Conv2d(6, 4, 1)
+        self.back = nn.Conv2d(4, 6, 1)
+        self.act = nn.ReLU(inplace=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.act(self.norm(self.stem(x)))
+        x = self.act(x + self.back(self.act(self.inner(x))))
+        return self.head(x.mean((2, 3)))
+
+
 @dataclass(frozen=True)
 class Drawn:
     """A network in float64 with random weights, random statistics and some rows of data."""

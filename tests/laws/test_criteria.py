@@ -6,7 +6,7 @@ import torch
 import whole_idea
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import Drawn, conv_networks, dense_networks, networks
+from networks import Drawn, Residual, conv_networks, dense_networks, networks
 from references import derivatives as slow
 from torch import nn
 
@@ -59,6 +59,42 @@ def test_taylor_scores_are_the_exact_derivatives_in_the_gate(drawn: Drawn) -> No
         slope, curvature = slow.slope_and_curvature(network, batch, neuron)
         assert first[neuron] == pytest.approx(-slope, rel=1e-9, abs=1e-12)
         assert second[neuron] == pytest.approx(-slope + curvature / 2, rel=1e-9, abs=1e-12)
+
+
+def test_a_group_that_is_read_behind_its_own_readers_is_scored_exactly() -> None:
+    """In a residual network a gate acts again downstream of its first reader: no low-rank shortcut there."""
+    model = Residual().double().eval()
+    inputs = torch.randn(5, 1, 6, 6, dtype=torch.float64)
+    task = sn.Task(model, "cross-entropy", (inputs, torch.arange(5) % 3))
+    network = gated(task).without([sn.Neuron("stem", 1)])
+    (batch,) = task.calibration.batches()
+    start = float(network.losses(batch).mean())
+    scores = {name: score(name, task, network) for name in ("ablation", "taylor-1", "taylor-2")}
+    for neuron in set(all_neurons(network)) - {sn.Neuron("stem", 1)}:
+        slope, curvature = slow.slope_and_curvature(network, batch, neuron)
+        expected = float(slow.mean_loss_at(network, batch, neuron, 0.0))
+        assert start + scores["ablation"][neuron] == pytest.approx(expected, rel=1e-12)
+        assert scores["taylor-1"][neuron] == pytest.approx(-slope, rel=1e-9, abs=1e-12)
+        assert scores["taylor-2"][neuron] == pytest.approx(-slope + curvature / 2, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("bound", [1, 50, 10**9])
+def test_the_size_of_the_chunks_changes_nothing(bound: int, monkeypatch) -> None:
+    from shrinknet.ablation import replay
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 7), nn.Tanh(), nn.Linear(7, 3)).double()
+    task = sn.Task(model, "cross-entropy", (torch.randn(6, 4).double(), torch.arange(6) % 3))
+    whole = score("taylor-2", task)
+    sizes = []
+    honest = replay.Replay.outputs
+    monkeypatch.setattr(replay, "CHUNK_ELEMENTS", bound)
+    monkeypatch.setattr(replay.Replay, "outputs", lambda self, group, candidates, gates: (
+        sizes.append(len(candidates)), honest(self, group, candidates, gates))[1])  # fmt: skip
+    chunked = score("taylor-2", task)
+    assert max(sizes) == {1: 1, 50: 2, 10**9: 9}[bound], "as many candidates at once as the bound allows, at least one"
+    for group, values in whole.values.items():
+        np.testing.assert_allclose(chunked.values[group], values, rtol=1e-12, atol=1e-15)
 
 
 @given(dense_networks(activations=SMOOTH))

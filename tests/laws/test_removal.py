@@ -7,7 +7,7 @@ import torch
 import whole_idea
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import Drawn, networks
+from networks import Drawn, Residual, networks
 
 import shrinknet as sn
 from shrinknet.api import gated
@@ -108,21 +108,6 @@ def test_the_model_is_as_it_was_after_an_exception() -> None:
 
 
 def test_a_shared_group_of_a_residual_sum_is_cut_in_every_layer() -> None:
-    class Residual(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.stem = torch.nn.Conv2d(1, 6, 3, padding=1)
-            self.norm = torch.nn.BatchNorm2d(6)
-            self.inner = torch.nn.Conv2d(6, 4, 1)
-            self.back = torch.nn.Conv2d(4, 6, 1)
-            self.act = torch.nn.ReLU(inplace=True)
-            self.head = torch.nn.Linear(6, 3)
-
-        def forward(self, x):
-            x = self.act(self.norm(self.stem(x)))
-            x = self.act(x + self.back(self.act(self.inner(x))))
-            return self.head(x.mean((2, 3)))
-
     model = Residual().double().eval()
     inputs = torch.randn(5, 1, 6, 6, dtype=torch.float64)
     network = gated(sn.Task(model, "cross-entropy", (inputs, torch.arange(5) % 3)))

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from shrinknet.errors import BadInputError
+from shrinknet.graph.trace import export_program
 from shrinknet.loading.named import find_named, is_import_path
 from shrinknet.loading.safe_pt2 import refuse_unsafe
 
@@ -138,7 +139,29 @@ def _from_pt2(path: Path, trust_pickle: bool) -> LoadedModel:
         ) from error
     example = program.example_inputs[0][0] if program.example_inputs and program.example_inputs[0] else None
     # Guards are Python text that torch would run, and fix shapes that we recompute: never built.
-    return LoadedModel(program.module(check_guards=False), example if isinstance(example, Tensor) else None)
+    model = program.module(check_guards=False)
+    if not isinstance(example, Tensor):
+        return LoadedModel(model, None)
+    return LoadedModel(model if program.range_constraints else _freed(model, example), example)
+
+
+def _freed(model: nn.Module, example: Tensor) -> nn.Module:
+    """Give an export of one fixed number of samples a free one, where its graph does not hold the number.
+
+    Raises:
+        BadInputError: it does.
+    """
+    model._forward_pre_hooks.clear()  # the check that inputs have the shape of the example
+    rows = example[:1].expand(2, *example.shape[1:]).contiguous()
+    try:
+        return export_program(model, rows).module(check_guards=False)
+    except BadInputError as error:
+        raise BadInputError(
+            "MODEL",
+            "an export with a free number of samples",
+            f"one whose graph fixes it at {len(example)}",
+            "Export it again with dynamic_shapes=({0: torch.export.Dim('batch')},).",
+        ) from error
 
 
 def _example(shape: str | None, model: nn.Module) -> Tensor | None:

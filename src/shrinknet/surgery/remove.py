@@ -76,9 +76,9 @@ def _resize_arguments(node: Node, layouts: Mapping[str, Layout], present: Presen
     elif name == "unflatten":
         _resize_sizes(node, 2, layouts.get(node.name, ()), present, first_axis=int(node.args[1]))  # type: ignore
     elif name in {"conv1d", "conv2d", "conv3d"} and len(node.args) > 6 and node.args[6] != 1:
-        channels = layouts.get(node.args[0].name, ())[1]  # type: ignore
-        if channels is not None:
-            node.update_arg(6, int(np.count_nonzero(present[channels])))
+        layout = layouts.get(node.args[0].name, ())  # type: ignore
+        if len(layout) > 1 and layout[1] is not None:
+            node.update_arg(6, int(np.count_nonzero(present[layout[1]])))
 
 
 def _resize_sizes(node: Node, position: int, layout: Layout, present: Present, first_axis: int) -> None:

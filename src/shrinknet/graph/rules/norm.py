@@ -29,6 +29,7 @@ def batch_norm(call: Call) -> Slots:
         labels = call.vector_along(parameter, 0)
         if labels is not None and channels is not None:
             call.unite(channels, labels)
-        elif channels is not None:
-            call.freeze((channels,), f"meets values of fixed width at {call.where}")
+        else:
+            alone = tuple(vector for vector in (channels, labels) if vector is not None)
+            call.freeze(alone, f"meets values of fixed width at {call.where}")
     return call.slots(x)

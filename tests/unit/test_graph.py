@@ -1,0 +1,142 @@
+"""What the graph follows, what it freezes, and the reasons it gives."""
+
+import pytest
+import torch
+from torch import nn
+
+import shrinknet as sn
+from shrinknet.graph.restrict import restrict
+
+
+def reasons(model: nn.Module, *shape: int) -> set[str]:
+    return {frozen.reason for frozen in sn.trace(model, torch.randn(2, *shape)).frozen}
+
+
+class Wrapped(nn.Module):
+    def __init__(self, forward, **layers: nn.Module) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.work = forward
+
+    def forward(self, x):
+        return self.work(self, x)
+
+
+def test_groups_slices_and_owners() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 4, 2))
+    (group,) = sn.trace(model, torch.randn(2, 1, 3, 3)).groups
+    assert (group.name, group.width) == ("0", 3)
+    assert [(s.parameter, s.axis, s.role) for s in group.slices] == [
+        ("0.weight", 0, "writes"),
+        ("0.bias", 0, "writes"),
+        ("3.weight", 1, "reads"),
+    ]
+    assert group.slices[2].owners == (0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2), "each channel owns its flattened places"
+
+
+def test_an_operator_without_a_rule_freezes_its_neighbours_and_says_so() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+    traced = sn.trace(model, torch.randn(2, 4))
+    assert [group.name for group in traced.groups] == ["2"]
+    assert "no rule for layer_norm (in '1')" in reasons(model, 4)
+
+
+@pytest.mark.parametrize(
+    ("forward", "reason"),
+    [
+        (lambda m, x: m.two(torch.softmax(m.one(x), 1)), "no rule for softmax"),
+        (lambda m, x: m.two(torch.cat([m.one(x), x], 1)[:, :6]), "no rule for cat"),
+        (lambda m, x: m.two(m.one(x) + torch.nn.functional.pad(x, (0, 2))), "meets values of fixed width at add"),
+        (lambda m, x: m.two(m.one(x) - m.one(x).mean(1, keepdim=True)), "reduced over at mean"),
+        (lambda m, x: m.two(torch.einsum("bi,bi->bi", m.one(x), m.one(x))), "no rule for einsum"),
+    ],
+)
+def test_what_cannot_be_followed_is_frozen_with_the_reason(forward, reason: str) -> None:
+    model = Wrapped(forward, one=nn.Linear(4, 6), two=nn.Linear(6, 2))
+    traced = sn.trace(model, torch.randn(2, 4))
+    assert traced.groups == ()
+    assert reason in {frozen.reason.split(" (in")[0] for frozen in traced.frozen}
+
+
+def test_every_parameter_element_is_in_a_group_or_frozen() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.Flatten(), nn.Linear(80, 3)
+    )
+    traced = sn.trace(model, torch.randn(2, 2, 8, 8))
+    accounted: dict[tuple[str, int], int] = {}
+    for group in traced.groups:
+        for part in group.slices:
+            key = (part.parameter, part.axis)
+            accounted[key] = accounted.get(key, 0) + sum(owner >= 0 for owner in part.owners)
+    for frozen in traced.frozen:
+        key = (frozen.parameter, frozen.axis)
+        accounted[key] = accounted.get(key, 0) + frozen.num_elements
+    for name, tensor in traced.tensors.items():
+        for axis, size in enumerate(tensor.shape):
+            if size > 1:
+                assert accounted[name, axis] == size, (name, axis)
+
+
+def test_in_place_operators_are_followed() -> None:
+    def forward(m, x):
+        hidden = m.one(x)
+        torch.relu_(hidden)
+        hidden.mul_(2)
+        return m.two(hidden)
+
+    model = Wrapped(forward, one=nn.Linear(4, 6), two=nn.Linear(6, 2)).double()
+    inputs = torch.randn(5, 4).double()
+    task = sn.Task(model, "cross-entropy", (inputs, torch.arange(5) % 2))
+    run = sn.prune(task, goals=[sn.RemovedNeurons(3)])
+    torch.testing.assert_close(run.model(inputs), run.exported.module()(inputs), rtol=0, atol=1e-12)
+    assert run.model.one.out_features == 3
+
+
+def test_a_change_through_a_view_that_is_read_again_is_refused() -> None:
+    def forward(m, x):
+        hidden = m.one(x)
+        hidden.view(-1, 2, 3).relu_()
+        return m.two(hidden)
+
+    model = Wrapped(forward, one=nn.Linear(4, 6), two=nn.Linear(6, 2))
+    with pytest.raises(
+        sn.UnfollowedOperatorError, match=r"^Cannot follow values through relu_.*: it changes a tensor in place\."
+    ):
+        sn.trace(model, torch.randn(2, 4))
+
+
+def test_a_model_that_export_cannot_follow_is_refused_in_one_sentence() -> None:
+    model = Wrapped(lambda m, x: m.two(m.one(x)) if x.sum() > 0 else x[:, :2], one=nn.Linear(4, 6), two=nn.Linear(6, 2))
+    with pytest.raises(
+        sn.BadInputError,
+        match=r"^model must be a network that torch\.export can follow with a free number of samples\. Got ",
+    ):
+        sn.trace(model, torch.randn(2, 4))
+
+
+def test_a_network_in_training_mode_of_batch_norm_is_refused() -> None:
+    model = Wrapped(
+        lambda m, x: m.two(nn.functional.batch_norm(m.one(x), None, None, training=True)),
+        one=nn.Linear(4, 6), two=nn.Linear(6, 2),
+    )  # fmt: skip
+    with pytest.raises(
+        sn.BadInputError,
+        match=r"^model must be a network in eval mode\. Got batch_norm with the statistics of each batch\.",
+    ):
+        sn.trace(model, torch.randn(3, 4))
+
+
+def test_keep_matches_every_layer_that_writes_into_a_group() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(16, 2)
+    )
+    traced = sn.trace(model, torch.randn(2, 1, 3, 3))
+    for pattern in ("0", "0.weight", "1", "1.*"):
+        assert [group.name for group in restrict(traced, keep=[pattern]).groups] == ["3"]
+    only = restrict(traced, only=["3"])
+    assert [group.name for group in only.groups] == ["3"]
+    assert "left whole on request" in {frozen.reason for frozen in only.frozen}
+    assert restrict(traced) is traced
+    with pytest.raises(sn.BadInputError, match=r"keep must be a glob of group names\. Got '4'\."):
+        restrict(traced, keep=["4"])

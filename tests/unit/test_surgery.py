@@ -1,0 +1,106 @@
+"""The user's own module: handed back smaller, or refused with the place that fixes a width."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import shrinknet as sn
+
+
+class LeNet(nn.Module):
+    """Writes its flattened width into its source."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.dense, self.out = nn.Conv2d(1, 6, 5), nn.Linear(6 * 16, 12), nn.Linear(12, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.conv(x)).view(x.size(0), 96)
+        return self.out(torch.relu(self.dense(x)))
+
+
+class Scaled(nn.Module):
+    """Runs at any width, and computes something else at each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 9), nn.Linear(9, 3)
+
+    def forward(self, x):
+        hidden = torch.relu(self.one(x))
+        return self.two(hidden * hidden.shape[-1] ** -0.5)
+
+
+def run_of(model: nn.Module, *shape: int, remove: int = 4) -> sn.Run:
+    rows = (torch.randn(6, *shape), torch.arange(6) % 3)
+    return sn.prune(sn.Task(model, "cross-entropy", rows), "taylor-1", goals=[sn.RemovedNeurons(remove)])
+
+
+def test_a_width_in_the_source_is_named_with_its_line_and_the_exported_form_is_there() -> None:
+    run = run_of(LeNet(), 1, 8, 8)
+    line = next(
+        n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if ".view(x.size(0), 96)" in text
+    )
+    with pytest.raises(
+        sn.FixedWidthError,
+        match=rf"fixes a width \(.*test_surgery\.py, line {line}, in forward: .*view\(x.size\(0\), 96\)",
+    ):
+        _ = run.model
+    inputs = torch.randn(5, 1, 8, 8)
+    torch.testing.assert_close(run.exported.module()(inputs), run.network.outputs(inputs), rtol=0, atol=1e-5)
+
+
+def test_a_module_that_runs_and_differs_is_not_handed_back() -> None:
+    run = run_of(Scaled(), 4)
+    with pytest.raises(sn.FixedWidthError, match="runs at the smaller widths but computes something else"):
+        _ = run.model
+    assert run.verification.holds, "the exported form keeps the scale that it was traced with"
+
+
+def test_attributes_say_the_new_widths_and_training_goes_on() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.PReLU(6), nn.Conv2d(6, 12, 3, groups=6), nn.ReLU(),
+        nn.Flatten(), nn.Linear(12 * 36, 8), nn.ReLU(), nn.Linear(8, 3),
+    )  # fmt: skip
+    run = run_of(model, 1, 8, 8, remove=6)
+    small = run.model
+    kept = small[0].out_channels
+    assert (small[1].num_features, small[2].num_parameters) == (kept, kept)
+    assert (small[3].groups, small[3].in_channels, small[3].out_channels) == (kept, kept, 2 * kept)
+    assert small[6].in_features == 72 * kept
+    assert f"out_features={small[6].out_features}" in repr(small)
+    before = copy.deepcopy(small.state_dict())
+    optimizer = torch.optim.SGD(small.parameters(), lr=0.1)
+    nn.functional.cross_entropy(small.train()(torch.randn(4, 1, 8, 8)), torch.arange(4) % 3).backward()
+    optimizer.step()
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in small.state_dict().items())
+    again = run_of(small.eval(), 1, 8, 8, remove=2)
+    assert again.model[0].out_channels <= kept
+
+
+def test_class_names_hooks_and_modes_are_kept() -> None:
+    class Mine(nn.Sequential):
+        pass
+
+    model = Mine(nn.Linear(4, 8), nn.Dropout(), nn.Linear(8, 3)).train()
+    model[1].eval()
+    calls = []
+    model[0].register_forward_hook(lambda *_: calls.append(1))
+    small = run_of(model, 4).model
+    assert type(small) is Mine
+    assert (small.training, small[1].training) == (True, False)
+    calls.clear()
+    small(torch.randn(2, 4))
+    assert calls == [1]
+    assert list(small.state_dict()) == list(model.state_dict())
+
+
+def test_frozen_parameters_stay_frozen() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    model[0].weight.requires_grad_(False)
+    small = run_of(model, 4).model
+    assert [p.requires_grad for p in small.parameters()] == [False, True, True, True]
