@@ -19,6 +19,7 @@ from torch.fx import Node
 
 from shrinknet.data import Batch
 from shrinknet.gates import GatedNetwork, Program, shaped_along
+from shrinknet.graph.operators import is_elementwise, operator_name
 from shrinknet.graph.rules.base import Site, shape_of
 from shrinknet.records import Group
 
@@ -52,7 +53,7 @@ class Route:
             nodes[site.node]: site
             for site in self.sites
             if not any(given in self.downstream for given in nodes[site.node].all_input_nodes)
-            and _operator(nodes[site.node]) in CONTRIBUTIONS
+            and operator_name(nodes[site.node]) in CONTRIBUTIONS
         }
 
     @cached_property
@@ -64,7 +65,7 @@ class Route:
     def is_elementwise(self) -> bool:
         """Whether only element-wise operators lie behind the entrances: candidates then need no bookkeeping."""
         behind = (node for node in self.downstream if node not in self.entrances)
-        return all(torch.Tag.pointwise in node.target.tags for node in behind)  # type: ignore[union-attr]
+        return all(is_elementwise(node) for node in behind)
 
     @cached_property
     def elements_per_sample(self) -> int:
@@ -145,7 +146,7 @@ class Replay:
     ) -> Float[Tensor, "candidates batch ..."]:
         """What a reader gives for each candidate: its cached output, changed by the candidate's contribution."""
         places, real = (table[candidates] for table in path.places[site])
-        return CONTRIBUTIONS[_operator(node)](self.values, node, places, real, gates - 1)
+        return CONTRIBUTIONS[operator_name(node)](self.values, node, places, real, gates - 1)
 
     def _route(self, group: Group) -> Route:
         return route(self.network.program, self.network.trace.ids_of(group))
@@ -205,10 +206,6 @@ def _convolution_change(
     args = [x[:, columns.flatten()], kernels.flatten(0, 1), None, *node.args[3:6]]
     changed = node.target(*args, groups=num_candidates)  # type: ignore[operator]
     return out + changed.unflatten(1, (num_candidates, -1)).movedim(1, 0)  # type: ignore[no-any-return]
-
-
-def _operator(node: Node) -> str:
-    return str(node.target).removeprefix("aten.").split(".")[0]
 
 
 CONTRIBUTIONS = {

@@ -10,7 +10,7 @@ from shrinknet.criteria.base import Criterion, Statistics, mean_over_samples
 from shrinknet.data import Batch
 from shrinknet.errors import UnfollowedOperatorError
 from shrinknet.gates import GatedNetwork, Program
-from shrinknet.graph.rules.base import describe
+from shrinknet.graph.operators import describe, is_elementwise, operator_name
 from shrinknet.losses import Loss
 
 Pair = tuple[Tensor, Tensor]
@@ -78,22 +78,16 @@ def _gated(network: GatedNetwork, reader: Node, value: Tensor, pair: Pair) -> Pa
 def _one_node_back(program: Program, node: Node, pair: Pair, values: dict[Node, Any]) -> tuple[Node, Pair, Node | None]:
     """Step over one operator: the node below, the derivatives there, and the operator if it is a dense layer."""
     inputs = [given for given in node.all_input_nodes if given not in program.constants]
-    operator = str(node.target).removeprefix("aten.").split(".")[0]
-    if operator == "linear":
+    if operator_name(node) == "linear":
         weight = values[node.args[1]]  # type: ignore[index]
         return inputs[0], (pair[0] @ weight, pair[1] @ weight.square()), node
     below = values[inputs[0]] if len(inputs) == 1 else None
-    if below is None or below.shape != values[node].shape or not _is_elementwise(node):
+    if below is None or below.shape != values[node].shape or not is_elementwise(node):
         raise UnfollowedOperatorError(
             f"Cannot take the paper's second-order recursion through {describe(node)}: criterion "
             f"'taylor-2-diagonal' is for networks of dense layers. Use 'taylor-2', which is exact on any network."
         )
     return inputs[0], _through_activation(node, below, pair), None
-
-
-def _is_elementwise(node: Node) -> bool:
-    name = str(node.target).removeprefix("aten.").split(".")[0]
-    return torch.Tag.pointwise in node.target.tags or name in {"dropout", "hardswish", "relu6"}  # type: ignore
 
 
 def _through_activation(node: Node, below: Tensor, pair: Pair) -> Pair:

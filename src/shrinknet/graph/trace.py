@@ -15,7 +15,8 @@ from torch.fx import GraphModule, Node
 from shrinknet.errors import BadInputError, UnfollowedOperatorError
 from shrinknet.graph.groups import Layout, Numbering, layout_of, solve
 from shrinknet.graph.labels import LabelStore, Slots, along, names_in
-from shrinknet.graph.rules.base import Call, Site, describe, find_rule, load_rules, shape_of
+from shrinknet.graph.operators import describe
+from shrinknet.graph.rules.base import Call, Site, find_rule, load_rules, shape_of
 from shrinknet.records import Frozen, Group, Neuron
 from shrinknet.task import evaluating
 

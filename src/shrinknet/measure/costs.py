@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from shrinknet.graph.operators import operator_name
 from shrinknet.graph.trace import Present, Trace, kept_shape
 from shrinknet.records import Costs
 
@@ -95,7 +96,7 @@ def macs(trace: Trace, present: Present) -> int:
 
 def _macs_of(node: Node, trace: Trace, present: Present) -> int:
     """Each output element takes as many as there are weights behind it."""
-    name = str(node.target).removeprefix("aten.").split(".")[0]
+    name = operator_name(node)
     if name not in {"linear", "conv1d", "conv2d", "conv3d", "matmul", "mm", "addmm"}:
         return 0
     position = 1 if name != "addmm" else 2
@@ -118,7 +119,7 @@ def peak_ram_bytes(trace: Trace, present: Present) -> int:
         inputs = [owners[given] for given in node.all_input_nodes if given in owners]
         last_use.update(dict.fromkeys(inputs, step))
         if isinstance(node.meta.get("val"), Tensor):
-            is_alias = str(node.target).removeprefix("aten.").split(".")[0] in ALIASES and inputs
+            is_alias = operator_name(node) in ALIASES and inputs
             owners[node] = inputs[0] if is_alias else node
             born.setdefault(owners[node], step)
             last_use.setdefault(owners[node], step)

@@ -33,31 +33,47 @@ def _needs(measured: object, guard: str, what: str) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True, init=False)
-class AccuracyDrop:
+@dataclass(frozen=True, slots=True)
+class _Drop:
+    """A share of right answers falls by at most `largest` below the start."""
+
+    measure: str
+    largest: float
+    what: str
+
+    def check(self, start: Measures) -> None:
+        """Need classes."""
+        _needs(getattr(start, self.measure), type(self).__name__, "validation data whose targets are classes")
+
+    def broken(self, start: Measures, now: Measures) -> bool:
+        """Whether the drop since the start is larger."""
+        drop = float(getattr(start, self.measure)) - float(getattr(now, self.measure))
+        return drop > self.largest + 1e-12  # shares of samples: their difference is rounded
+
+    def __str__(self) -> str:
+        return f"{self.what} at most {100 * self.largest:g} points below the start"
+
+
+class AccuracyDrop(_Drop):
     """Validation accuracy falls by at most that many points, as a fraction: 0.01 is one point.
 
     >>> str(AccuracyDrop("1%"))
     'accuracy at most 1 points below the start'
     """
 
-    largest: float
+    def __init__(self, largest: float | str) -> None:
+        super().__init__("validation_accuracy", parse_fraction("AccuracyDrop", largest), "accuracy")
+
+
+class WorstClassRecall(_Drop):
+    """The recall of the worst class falls by at most that many points: 0.05 is five points.
+
+    >>> str(WorstClassRecall("5%"))
+    "worst class's recall at most 5 points below the start"
+    """
 
     def __init__(self, largest: float | str) -> None:
-        object.__setattr__(self, "largest", parse_fraction("AccuracyDrop", largest))
-
-    def check(self, start: Measures) -> None:
-        """Need an accuracy."""
-        _needs(start.validation_accuracy, "AccuracyDrop", "validation data whose targets are classes")
-
-    def broken(self, start: Measures, now: Measures) -> bool:
-        """Whether the drop since the start is larger."""
-        assert start.validation_accuracy is not None
-        assert now.validation_accuracy is not None
-        return start.validation_accuracy - now.validation_accuracy > self.largest + 1e-12
-
-    def __str__(self) -> str:
-        return f"accuracy at most {100 * self.largest:g} points below the start"
+        super().__init__("worst_class_recall", parse_fraction("WorstClassRecall", largest), "worst class's recall")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,30 +102,3 @@ class LossRise:
 
     def __str__(self) -> str:
         return f"loss at most {self.largest:g} above the start"
-
-
-@dataclass(frozen=True, slots=True, init=False)
-class WorstClassRecall:
-    """The recall of the worst class falls by at most that many points: 0.05 is five points.
-
-    >>> str(WorstClassRecall("5%"))
-    "worst class's recall at most 5 points below the start"
-    """
-
-    largest: float
-
-    def __init__(self, largest: float | str) -> None:
-        object.__setattr__(self, "largest", parse_fraction("WorstClassRecall", largest))
-
-    def check(self, start: Measures) -> None:
-        """Need recalls."""
-        _needs(start.worst_class_recall, "WorstClassRecall", "validation data whose targets are classes")
-
-    def broken(self, start: Measures, now: Measures) -> bool:
-        """Whether the drop since the start is larger."""
-        assert start.worst_class_recall is not None
-        assert now.worst_class_recall is not None
-        return start.worst_class_recall - now.worst_class_recall > self.largest + 1e-12
-
-    def __str__(self) -> str:
-        return f"worst class's recall at most {100 * self.largest:g} points below the start"

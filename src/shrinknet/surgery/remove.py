@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from shrinknet.graph.groups import Layout
+from shrinknet.graph.operators import operator_name
 from shrinknet.graph.trace import Present, Trace, named_tensors
 
 Kept = dict[str, dict[int, tuple[int, ...]]]
@@ -70,7 +71,7 @@ def _sliced(tensor: Tensor, axes: Mapping[int, tuple[int, ...]]) -> Tensor:
 
 def _resize_arguments(node: Node, layouts: Mapping[str, Layout], present: Present) -> None:
     """Rewrite the sizes in a node's arguments that follow a width."""
-    name = str(node.target).removeprefix("aten.").split(".")[0]
+    name = operator_name(node)
     if name in {"view", "_unsafe_view", "reshape", "expand"}:
         _resize_sizes(node, 1, layouts.get(node.name, ()), present, first_axis=0)
     elif name == "unflatten":

@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 
 from shrinknet.data import Data
 from shrinknet.gates import GatedNetwork, Program
-from shrinknet.graph.rules.base import describe
+from shrinknet.graph.operators import describe
 from shrinknet.graph.trace import Trace
 from shrinknet.records import Difference, Verification
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from shrinknet.graph.labels import LabelStore, Slots, varying, vector
+from shrinknet.graph.operators import describe, is_elementwise, operator_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +101,6 @@ class Call:
         return describe(self.node)
 
 
-def describe(node: Node) -> str:
-    """Return an operator's name and the user's module it stands in: "conv2d (in 'layer1.0')"."""
-    stack = node.meta.get("nn_module_stack") or {}
-    path = next(reversed(stack.values()))[0] if stack else ""
-    name = str(node.target).removeprefix("aten.").split(".")[0]
-    return f"{name} (in {path!r})" if path else name
-
-
 Rule = Callable[[Call], Slots]
 _RULES: dict[str, Rule] = {}
 
@@ -126,11 +119,8 @@ def rule(*operators: str) -> Callable[[Rule], Rule]:
 
 
 def find_rule(node: Node) -> Rule | None:
-    """Return the rule for a node's operator; element-wise operators share one (torch tags them)."""
-    name = str(node.target).removeprefix("aten.").split(".")[0]
-    if name in _RULES:
-        return _RULES[name]
-    return _RULES["pointwise"] if torch.Tag.pointwise in getattr(node.target, "tags", ()) else None
+    """Return the rule for a node's operator, if there is one; element-wise operators share theirs."""
+    return _RULES.get(operator_name(node)) or (_RULES["elementwise"] if is_elementwise(node) else None)
 
 
 def load_rules() -> None:

@@ -6,11 +6,8 @@ from shrinknet.graph.labels import Slots, varying
 from shrinknet.graph.rules.base import Call, rule, shape_of
 
 
-@rule(
-    "pointwise", "hardswish", "relu6", "log_sigmoid", "dropout", "feature_dropout", "alpha_dropout",
-    "detach", "contiguous", "type_as", "rsub",
-)  # fmt: skip
-def pointwise(call: Call) -> Slots:
+@rule("elementwise")
+def elementwise(call: Call) -> Slots:
     """Elements that meet belong to one neuron; whoever meets values of fixed width is frozen."""
     shape = call.shape
     carried = [(node, compact_slot.expand(shape)) for node in call.tensors for compact_slot in call.slots(node)]

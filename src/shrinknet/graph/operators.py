@@ -1,0 +1,27 @@
+"""What a node of the graph is, in words."""
+
+import torch
+from torch.fx import Node
+
+ELEMENTWISE = frozenset({
+    "hardswish", "relu6", "log_sigmoid", "dropout", "feature_dropout", "alpha_dropout", "detach", "contiguous",
+    "type_as", "rsub",
+})  # fmt: skip
+"""Operators that treat every element alone (dropout does in eval mode) and that torch does not tag as such."""
+
+
+def operator_name(node: Node) -> str:
+    """Return the name of a node's ATen operator, without namespace and overload: "conv2d"."""
+    return str(node.target).removeprefix("aten.").split(".")[0]
+
+
+def is_elementwise(node: Node) -> bool:
+    """Whether a node's operator treats every element alone."""
+    return torch.Tag.pointwise in getattr(node.target, "tags", ()) or operator_name(node) in ELEMENTWISE
+
+
+def describe(node: Node) -> str:
+    """Return an operator's name and the user's module it stands in: "conv2d (in 'layer1.0')"."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next(reversed(stack.values()))[0] if stack else ""
+    return f"{operator_name(node)} (in {path!r})" if path else operator_name(node)
