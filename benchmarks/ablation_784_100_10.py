@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.api import gated
 from shrinknet.criteria import find_criterion
+from shrinknet.gates import gated
 from shrinknet.losses import find_loss
 from shrinknet.runs import environment
 

@@ -1,6 +1,6 @@
 """shrinknet removes whole neurons from a trained network, in the order that costs the least, to fit a budget."""
 
-from shrinknet.api import Run, prune, rank
+from shrinknet.api import prune, rank
 from shrinknet.criteria import Criterion, criterion_names
 from shrinknet.errors import (
     BadInputError,
@@ -13,6 +13,7 @@ from shrinknet.errors import (
 )
 from shrinknet.graph.trace import Trace, trace
 from shrinknet.records import Costs, Frozen, Group, Measures, Neuron, Plan, Slice, Step, Verification
+from shrinknet.run import Run
 from shrinknet.stopping.goals import FlashBytes, Goal, Macs, NumParameters, RemovedFraction, RemovedNeurons
 from shrinknet.stopping.guards import AccuracyDrop, Guard, LossRise, WorstClassRecall
 from shrinknet.task import Task

@@ -5,7 +5,7 @@ neurons of its group: a dense layer, a convolution. That is exact for every acti
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -18,10 +18,13 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from shrinknet.data import Batch
+from shrinknet.errors import NothingToRemoveError
+from shrinknet.graph.restrict import restrict
 from shrinknet.graph.rules.base import Site
-from shrinknet.graph.trace import Present, Trace
+from shrinknet.graph.trace import Present, Trace, trace
 from shrinknet.losses import Loss, checked
 from shrinknet.records import Group, Neuron
+from shrinknet.task import Task
 
 Gating = Callable[[Site, Tensor], Tensor]
 """Given a site and the value read there, the value after the gate."""
@@ -205,6 +208,24 @@ def shaped_along(vector: Tensor, axis: int, rank: int) -> Tensor:
     return vector.view(shape)
 
 
-def gate(trace: Trace, loss: Loss) -> GatedNetwork:
+def gate(traced: Trace, loss: Loss) -> GatedNetwork:
     """Put a gate, at 1, on every neuron of a traced network."""
-    return GatedNetwork(Program(trace), loss, trace.present())
+    return GatedNetwork(Program(traced), loss, traced.present())
+
+
+def gated(task: Task, keep: Sequence[str] = (), only: Sequence[str] = ()) -> GatedNetwork:
+    """Trace a task's network and put a gate on every neuron that can be removed.
+
+    Raises:
+        NothingToRemoveError: there is none; the message gives the reasons.
+    """
+    traced = trace(task.model, task.example_inputs)
+    if traced.groups:
+        traced = restrict(traced, keep, only)
+    if not traced.groups:
+        reasons = sorted({frozen.reason for frozen in traced.frozen})
+        raise NothingToRemoveError(
+            "model must be a network with neurons that can be removed. Got one where every neuron is frozen "
+            f"({'; '.join(reasons[:4]) or 'no parameters'}). See 'shrinknet inspect'."
+        )
+    return gate(traced, task.loss)

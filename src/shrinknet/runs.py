@@ -132,6 +132,11 @@ class RunFolder:
             os.fsync(file.fileno())
         os.replace(beside, target)
 
+    def remove(self, *names: str) -> None:
+        """Delete files that are no longer true."""
+        for name in names:
+            (self.path / name).unlink(missing_ok=True)
+
     def append(self, step: Step) -> None:
         """Add a step to the history, in one synced write."""
         path = self.path / "history.csv"

@@ -7,8 +7,8 @@ from networks import Drawn, networks
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.api import gated
 from shrinknet.export.exported_program import safetensors_bytes
+from shrinknet.gates import gated
 from shrinknet.graph.trace import named_tensors
 from shrinknet.measure.costs import costs
 from shrinknet.surgery.remove import cut_graph

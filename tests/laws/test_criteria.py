@@ -11,8 +11,8 @@ from references import derivatives as slow
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.api import gated
 from shrinknet.criteria import criterion_names, find_criterion
+from shrinknet.gates import gated
 
 LOSS_UNITS = ("ablation", "taylor-1", "taylor-2", "gauss-newton", "empirical-fisher")
 SMOOTH = (nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.Softplus)

@@ -10,7 +10,7 @@ from networks import Drawn, networks
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.api import gated
+from shrinknet.gates import gated
 from shrinknet.pipeline import Until
 from shrinknet.records import removed_by
 from shrinknet.selection.rank import clipped, ranked, takeable

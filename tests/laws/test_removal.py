@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from networks import Drawn, Residual, networks
 
 import shrinknet as sn
-from shrinknet.api import gated
+from shrinknet.gates import gated
 from shrinknet.graph.trace import export_program, named_tensors
 from shrinknet.measure.costs import costs
 from shrinknet.surgery.own_module import cut_module

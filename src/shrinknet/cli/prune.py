@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shrinknet.api import Run, prune
+from shrinknet.api import prune
 from shrinknet.cli import console
 from shrinknet.cli.options import (
     BatchSize,
@@ -31,6 +31,7 @@ from shrinknet.cli.options import (
     make_task,
 )  # fmt: skip
 from shrinknet.report import summary
+from shrinknet.run import Run
 from shrinknet.stopping.guards import AccuracyDrop, Guard, LossRise, WorstClassRecall
 from shrinknet.task import DEFAULT_BATCH_SIZE
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from shrinknet.api import Run, reopened
 from shrinknet.cli.options import task_of
 from shrinknet.errors import BadInputError
 from shrinknet.loading.data import load_data
 from shrinknet.loading.models import load_model
+from shrinknet.run import Run, reopened
 from shrinknet.runs import RunFolder
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shrinknet.api import Run, prune, rank
+from shrinknet.api import prune, rank
 from shrinknet.criteria.base import Criterion
 from shrinknet.losses import squared_error
 from shrinknet.recipes.authors_code import AuthorsTaylor, spearman
 from shrinknet.recipes.mnist import find_mnist, paper_subset
 from shrinknet.recipes.training import train_epochs, train_until
+from shrinknet.run import Run
 from shrinknet.runs import environment
 from shrinknet.task import Task
 
