@@ -54,6 +54,8 @@ def rank(
     Raises:
         BadInputError: an argument cannot be used. NothingToRemoveError: every neuron is frozen.
 
+    >>> import torch
+    >>> from torch import nn
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> task = Task(model, "cross-entropy", (torch.randn(20, 4), torch.arange(20) % 2))
     >>> [neuron.group for neuron, score in rank(task)]
@@ -119,6 +121,13 @@ def prune(
         RunFolderError: `out` holds something else. VerificationError: the proof fails; no model is written.
 
     Cost: for each step one scoring, one pass over calibration and validation data.
+
+    >>> import torch
+    >>> from shrinknet.stopping.goals import RemovedNeurons
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    >>> task = Task(model, "cross-entropy", (torch.randn(20, 4), torch.arange(20) % 2))
+    >>> prune(task, goals=[RemovedNeurons(5)]).model[0].out_features
+    3
     """
     if isinstance(step, bool) or not isinstance(step, int) or step < 1:
         raise BadInputError("step", "a whole number of at least 1", repr(step), "Leave it out to remove one at a time.")
