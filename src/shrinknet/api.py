@@ -10,7 +10,7 @@ from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.errors import BadInputError, RunFolderError
 from shrinknet.execution.progress import Progress, Silence, num_batches, told
 from shrinknet.gates import GatedNetwork, gated
-from shrinknet.pipeline import Until, first_step, room_left, steps
+from shrinknet.pipeline import Until, first_step, measure, room_left, steps
 from shrinknet.records import Measures, Neuron, Plan, Step, removed_by
 from shrinknet.run import Run, finish, write_end, write_start
 from shrinknet.runs import RunFolder
@@ -77,7 +77,7 @@ def _scorer(task: Task, criterion: Criterion, clip: str, progress: Progress) -> 
     total = num_batches(task.calibration, task.calibration.batch_size)
 
     def score(network: GatedNetwork) -> Scores:
-        return clipped(criterion.score(network, told(task.calibration.batches(), total, progress)), clip)
+        return clipped(network, criterion.score(network, told(task.calibration.batches(), total, progress)), clip)
 
     return score
 
@@ -129,6 +129,8 @@ def prune(
     >>> prune(task, goals=[RemovedNeurons(5)]).model[0].out_features
     3
     """
+    _check_all("goals", goals, Goal)
+    _check_all("guards", guards, Guard)
     if isinstance(step, bool) or not isinstance(step, int) or step < 1:
         raise BadInputError("step", "a whole number of at least 1", repr(step), "Leave it out to remove one at a time.")
     criterion, progress = find_criterion(criterion, seed), progress or Silence()
@@ -148,7 +150,14 @@ def prune(
         write_start(folder, task, network.trace)
     search_goals = () if whole_curve else tuple(goals)
     history, search = _search(task, network, choose, step, start, search_goals, guards, folder, progress)
-    return _conclude(task, network, choose, history, search, goals, folder)
+    return _conclude(task, network, choose, history, search, goals, options, folder)
+
+
+def _check_all(argument: str, given: object, kind: type) -> None:
+    if not isinstance(given, list | tuple) or not all(isinstance(one, kind) for one in given):
+        raise BadInputError(
+            argument, f"a list of {argument}", repr(given), "Write it as goals=[FlashBytes('64 KiB')], in brackets."
+        )
 
 
 def _remembered(choose: Choose) -> Choose:
@@ -209,7 +218,7 @@ def _fraction(goals: Sequence[Goal], start: Measures, now: Measures, network: Ga
 
 def _conclude(
     task: Task, network: GatedNetwork, choose: Choose, history: list[Step], search: Until, goals: Sequence[Goal],
-    folder: RunFolder | None,
+    options: dict[str, Any], folder: RunFolder | None,
 ) -> Run:  # fmt: skip
     """Pick the step that is handed back, order what is left, cut, prove, write."""
     start = history[0].measures
@@ -224,7 +233,7 @@ def _conclude(
     order = Plan(removed, tuple(neuron for neuron, _ in remaining))
     plan = order.first(len(removed_by(itertools.takewhile(lambda s: s.number <= end.number, history))))
     masked = network.without(plan.removed)
-    run = finish(task, masked, tuple(history), plan, end.measures, reason, is_met)
+    run = finish(task, masked, tuple(history), plan, measure(task, masked), reason, is_met, options)
     if folder is not None:
         run = replace(run, folder=folder)
         write_end(folder, run)

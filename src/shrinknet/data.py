@@ -41,7 +41,7 @@ class Data:
     def batches(self) -> Iterator[Batch]:
         """Yield the rows in their order, `batch_size` at a time; shuffling loaders are read unshuffled."""
         for inputs, targets in self._raw_batches():
-            yield Batch(self._moved(inputs), self._moved(targets))
+            yield Batch(self._moved(inputs), self._moved(_as_targets(targets)))
 
     def checked_batches(self) -> Iterator[Batch]:
         """Yield the same batches, each looked through for NaN and infinity (one look is enough: a task takes it).
@@ -50,10 +50,20 @@ class Data:
             BadInputError: there is one; the message names the row.
         """
         start = 0
-        for batch in self.batches():
-            self._check_finite(batch, start)
-            start += len(batch)
-            yield batch
+        try:
+            for batch in self.batches():
+                self._check_finite(batch, start)
+                start += len(batch)
+                yield batch
+        except (ValueError, TypeError, AttributeError) as error:
+            if isinstance(error, BadInputError):
+                raise
+            raise BadInputError(
+                self.role,
+                "rows of one tensor of inputs and one of targets",
+                f"rows that cannot be read so ({type(error).__name__}: {error})",
+                "Return (inputs, targets) from the dataset.",
+            ) from error
 
     def _raw_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         if isinstance(self.dataset, TensorDataset):
@@ -100,6 +110,10 @@ def as_data(role: str, source: Source, batch_size: int, device: torch.device, dt
                 "Give one target for each row of inputs.",
             )
         source = cast("Dataset[tuple[Tensor, Tensor]]", TensorDataset(inputs, _as_targets(targets)))
+    if isinstance(source, TensorDataset) and len(source.tensors) == 2:
+        source = cast(
+            "Dataset[tuple[Tensor, Tensor]]", TensorDataset(source.tensors[0], _as_targets(source.tensors[1]))
+        )
     if not isinstance(source, Dataset) or not hasattr(source, "__len__"):
         raise BadInputError(
             role,

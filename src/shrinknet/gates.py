@@ -18,13 +18,13 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from shrinknet.data import Batch
-from shrinknet.errors import NothingToRemoveError
+from shrinknet.errors import NothingToRemoveError, UnfollowedOperatorError
 from shrinknet.graph.restrict import restrict
 from shrinknet.graph.rules.base import Site
 from shrinknet.graph.trace import Present, Trace, trace
 from shrinknet.losses import Loss, checked
 from shrinknet.records import Group, Neuron
-from shrinknet.task import Task
+from shrinknet.task import Task, evaluating
 
 Gating = Callable[[Site, Tensor], Tensor]
 """Given a site and the value read there, the value after the gate."""
@@ -79,6 +79,13 @@ class Program:
             for site in self.sites.get(node.name, ()):
                 args[site.argument] = gating(site, args[site.argument])
         return node.target(*args, **map_arg(node.kwargs, values.__getitem__))  # type: ignore[operator]
+
+    @cached_property
+    def has_samples_first(self) -> bool:
+        """Whether every reader's first axis is the samples' (and not another axis, or samples mixed with one)."""
+        samples = self.input.meta["val"].shape[0]
+        sizes = [self.source(site).meta["val"].shape[0] for sites in self.sites.values() for site in sites]
+        return all(isinstance(size, torch.SymInt) and str(size) == str(samples) for size in sizes)
 
     @cached_property
     def bytes_per_sample(self) -> int:
@@ -161,15 +168,22 @@ class GatedNetwork:
     def gate_slopes(self, batch: Batch) -> dict[str, Float[Tensor, "batch neurons"]]:
         """Return d loss_n / d gate for each sample n and each neuron, by group; 0 for neurons already gone.
 
-        Cost: one forward and one backward pass; memory for one number for each sample and neuron.
+        Cost: one forward and one backward pass (one for each sample where a reader's first axis is not the samples');
+        memory for one number for each sample and neuron.
         """
-        shape = (len(batch), len(self.present))
+        if self.program.has_samples_first:
+            return self.by_group(self._slopes(batch))
+        rows = zip(batch.inputs.split(1), batch.targets.split(1), strict=True)
+        return self.by_group(torch.cat([self._slopes(Batch(*row)) for row in rows]))
+
+    def _slopes(self, batch: Batch) -> Float[Tensor, "batch ids"]:
+        """The slopes of one batch: every sample has gates of its own, or the one sample has all of them."""
         present = torch.from_numpy(self.present).to(batch.inputs.device, self.program.dtype)
-        gates = present.expand(shape).clone().requires_grad_()
+        gates = present.expand(len(batch), -1).clone().requires_grad_()
 
         def gating(site: Site, value: Tensor) -> Tensor:
             factors = gates[:, self.program.ids[site]]
-            view = [len(batch)] + [1] * (value.dim() - 1)
+            view = [len(batch) if self.program.has_samples_first else 1] + [1] * (value.dim() - 1)
             view[site.axis] = factors.shape[1]
             return value * factors.view(view)
 
@@ -177,7 +191,7 @@ class GatedNetwork:
             outputs = self.program.run(batch.inputs, gating)[self.program.output]
             losses = checked(self.loss.of(outputs, batch.targets), len(batch), self.loss.name)
             (slopes,) = torch.autograd.grad(losses.sum(), gates)
-        return self.by_group(slopes * present)
+        return slopes * present
 
     def readings(self, inputs: Tensor) -> dict[Site, Tensor]:
         """Return the value that each site reads, after its gate."""
@@ -199,6 +213,19 @@ class GatedNetwork:
 
 def _as_dtype(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+ROUNDINGS = 1000
+"""How many roundings two computations of the same outputs may differ by."""
+
+
+def tolerance(precision: torch.dtype, largest: float) -> float:
+    """Return the largest difference that rounding explains: 1000 * eps * max(1, largest |output|).
+
+    >>> round(tolerance(torch.float32, 10.0), 6)
+    0.001192
+    """
+    return float(ROUNDINGS * torch.finfo(precision).eps * max(1.0, largest))
 
 
 def shaped_along(vector: Tensor, axis: int, rank: int) -> Tensor:
@@ -228,4 +255,19 @@ def gated(task: Task, keep: Sequence[str] = (), only: Sequence[str] = ()) -> Gat
             "model must be a network with neurons that can be removed. Got one where every neuron is frozen "
             f"({'; '.join(reasons[:4]) or 'no parameters'}). See 'shrinknet inspect'."
         )
-    return gate(traced, task.loss)
+    network = gate(traced, task.loss)
+    _check_traced(task, network)
+    return network
+
+
+def _check_traced(task: Task, network: GatedNetwork) -> None:
+    """The root of every proof: the traced network computes what the user's own does."""
+    inputs = next(task.calibration.batches()).inputs
+    with evaluating(task.model), torch.no_grad():
+        own, traced = task.model(inputs), network.outputs(inputs)
+    allowed = tolerance(own.dtype, float(own.abs().max()))
+    if own.shape != traced.shape or not float((own - traced).abs().max()) <= allowed:
+        raise UnfollowedOperatorError(
+            "Cannot follow values through the model: its exported graph computes something else than the model itself. "
+            "Look for tensors changed in place, and for code that depends on the number of samples."
+        )

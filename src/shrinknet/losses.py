@@ -46,7 +46,10 @@ def squared_error(outputs: Shaped[Tensor, "..."], targets: Shaped[Tensor, "batch
     if not targets.is_floating_point():
         targets = functional.one_hot(targets, outputs.shape[-1]).to(outputs.dtype)
     lead = outputs.dim() - targets.dim()
-    squares = functional.mse_loss(outputs, targets.expand_as(outputs), reduction="none").flatten(lead + 1)
+    squares = functional.mse_loss(outputs, targets.expand_as(outputs), reduction="none")
+    if targets.dim() == 1:
+        return squares / 2
+    squares = squares.flatten(lead + 1)
     return squares @ squares.new_full((squares.shape[-1],), 0.5)  # a sum over a short last axis is slow
 
 

@@ -1,7 +1,7 @@
 """What a run gives back: the smaller network, its proof, its history, its files, and its whole family."""
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch.fx import GraphModule
 
 from shrinknet.errors import RunFolderError, VerificationError
 from shrinknet.export.exported_program import pt2_bytes, safetensors_bytes
-from shrinknet.gates import GatedNetwork, gated
+from shrinknet.gates import GatedNetwork, gated, tolerance
 from shrinknet.graph.trace import Trace, export_program, named_tensors
 from shrinknet.loading.models import fill, load_model
 from shrinknet.measure.costs import costs
@@ -28,7 +28,7 @@ from shrinknet.stopping.goals import Goal
 from shrinknet.surgery.own_module import check_own_module, cut_module
 from shrinknet.surgery.remove import cut_graph, kept_indices
 from shrinknet.task import Task
-from shrinknet.verify.equivalence import ROUNDINGS, compare, cut_program, verify
+from shrinknet.verify.equivalence import compare, cut_program, verify
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Run:
         is_met: whether every goal was reached (and no guard stood in the way).
         verification: the proof that the cut network computes what the masked network computed.
         test: loss and accuracy on data that nothing else has seen.
+        options: what the run was made with, as `config.json` has it.
         folder: where the run is written, if anywhere.
     """
 
@@ -56,6 +57,7 @@ class Run:
     is_met: bool
     verification: Verification
     test: TestResult | None
+    options: Mapping[str, Any]
     folder: RunFolder | None = None
 
     @cached_property
@@ -70,8 +72,7 @@ class Run:
         inputs = next(self.task.calibration.batches()).inputs
         with torch.no_grad():
             expected = cut_program(self.network.trace, self.cut, None).outputs(inputs)
-        largest = max(1.0, float(expected.abs().max()))
-        check_own_module(smaller, inputs, expected, ROUNDINGS * torch.finfo(expected.dtype).eps * largest)
+        check_own_module(smaller, inputs, expected, tolerance(expected.dtype, float(expected.abs().max())))
         return smaller
 
     @cached_property
@@ -126,7 +127,8 @@ class Run:
         if unscored > 0:
             reason += f" ({unscored} of its removals follow the last ranking; --whole-curve ranks again for each)"
         measures = measure(self.task, network)
-        return finish(self.task, network, self.history, self.plan.first(count), measures, reason, is_met)
+        plan = self.plan.first(count)
+        return finish(self.task, network, self.history, plan, measures, reason, is_met, self.options)
 
     def _costs_after(self, removed: tuple[Neuron, ...]) -> Measures:
         """The costs after some removals; the losses, which no goal looks at, are those of the start."""
@@ -154,9 +156,9 @@ class Run:
         folder = self.folder or self.save(out)
         return write_page([folder], Path(out) / "index.html" if self.folder else folder.path / "report" / "index.html")
 
-    def save(self, out: str | Path, config: dict[str, Any] | None = None) -> RunFolder:
-        """Write the run into a new folder and return it."""
-        folder = RunFolder.create(out, config or {"model": type(self.task.model).__name__, "loss": self.task.loss.name})
+    def save(self, out: str | Path, **changed: object) -> RunFolder:
+        """Write the run into a new folder and return it; `changed` options are written instead of the run's own."""
+        folder = RunFolder.create(out, {**self.options, **changed})
         write_start(folder, self.task, self.network.trace)
         folder.keep_history(self.history)
         write_end(folder, self)
@@ -165,13 +167,13 @@ class Run:
 
 def finish(
     task: Task, network: GatedNetwork, history: tuple[Step, ...], plan: Plan, measures: Measures, reason: str,
-    is_met: bool,
+    is_met: bool, options: Mapping[str, Any],
 ) -> Run:  # fmt: skip
     """Cut once, and prove it on the data held furthest from the scores."""
     cut = cut_graph(network.trace, network.present)
     proof = verify(network, cut, task.test or task.validation or task.calibration)
     test = _test(task, network) if task.test is not None and proof.holds else None
-    return Run(task, network, cut, history, plan, measures, reason, is_met, proof, test)
+    return Run(task, network, cut, history, plan, measures, reason, is_met, proof, test, options)
 
 
 def reopened(folder: RunFolder, task: Task) -> Run:
@@ -188,8 +190,11 @@ def reopened(folder: RunFolder, task: Task) -> Run:
             f"Use the run's own original.pt2."
         )
     history, plan, end = tuple(folder.history()), folder.plan(), folder.read_json("summary.json")
+    if not history:
+        raise RunFolderError(f"RUN must have a history. Got {str(folder.path)!r}, which has none. Make the run again.")
     masked = network.without(plan.removed)
-    run = finish(task, masked, history, plan, measure(task, masked), end["reason"], end["is_met"])
+    options = {key: value for key, value in config.items() if key != "schema"}
+    run = finish(task, masked, history, plan, measure(task, masked), end["reason"], end["is_met"], options)
     return replace(run, folder=folder)
 
 
@@ -204,8 +209,7 @@ def write_start(folder: RunFolder, task: Task, traced: Trace) -> None:
     """Write what is known before the first step: the machine, the groups, the untouched network."""
     folder.write_json("environment.json", {**environment(), "num_threads": torch.get_num_threads()})
     folder.write_groups(traced.groups, traced.frozen)
-    if not folder.has("original.pt2"):
-        folder.write("original.pt2", pt2_bytes(export_program(task.model, task.example_inputs)))
+    folder.write("original.pt2", pt2_bytes(export_program(task.model, task.example_inputs)))
 
 
 def write_end(folder: RunFolder, run: Run) -> None:

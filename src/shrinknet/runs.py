@@ -10,13 +10,14 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from shrinknet.errors import RunFolderError
+from shrinknet.errors import RunFolderError, ShrinknetError
 from shrinknet.records import (
     Costs,
     Difference,
@@ -110,10 +111,12 @@ class RunFolder:
         """
         try:
             content: dict[str, Any] = json.loads((self.path / name).read_text())
+            if not isinstance(content, dict):
+                raise ValueError("not an object")
         except (OSError, ValueError) as error:
             raise RunFolderError(
                 f"RUN must be a complete run folder. Got {str(self.path)!r}, whose {name} cannot be read ({error}). "
-                f"Go on with the run with --resume, or run it again."
+                f"Make the run again, in another folder."
             ) from error
         return content
 
@@ -157,11 +160,10 @@ class RunFolder:
         path = self.path / "history.csv"
         if not path.exists():
             return []
-        text = path.read_text()
-        rows = list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
         try:
-            return _steps(rows)
-        except (KeyError, ValueError) as error:
+            text = path.read_text()
+            return _steps(list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))))
+        except (KeyError, ValueError, TypeError) as error:
             raise RunFolderError(
                 f"RUN must be a run folder whose history.csv shrinknet wrote. Got {str(path)!r}, which cannot be read "
                 f"({error}). Run it again in another folder."
@@ -188,6 +190,10 @@ class RunFolder:
         removed, remaining = (
             tuple(Neuron(group, int(index)) for group, index in content[key]) for key in ("removed", "remaining")
         )
+        if len(set(removed + remaining)) < len(removed + remaining):
+            raise RunFolderError(
+                f"plan.json must name each neuron once. Got one twice in {str(self.path)!r}. Make the run again."
+            )
         for neuron in removed + remaining:
             if not 0 <= neuron.index < widths.get(neuron.group, 0):
                 raise RunFolderError(
@@ -218,6 +224,24 @@ class RunFolder:
             for d in content["differences"]
         )
         return Verification(differences, content["shapes_checked"], content["broke_at"])
+
+
+@contextmanager
+def whole(folder: RunFolder) -> Iterator[None]:
+    """Turn what a damaged file of a run folder leads to into one sentence.
+
+    Raises:
+        RunFolderError: a file lacks an entry, or holds one of another kind.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, ShrinknetError):
+            raise
+        raise RunFolderError(
+            f"RUN must be a whole, undamaged run folder. Got {str(folder.path)!r}, where something is missing or of "
+            f"another kind ({type(error).__name__}: {error}). Make the run again, in another folder."
+        ) from error
 
 
 def _plain(value: Any) -> Any:

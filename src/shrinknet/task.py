@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from shrinknet.data import Batch, Data, Source, as_data
 from shrinknet.errors import BadInputError
-from shrinknet.losses import Loss, PerSample, checked, find_loss
+from shrinknet.losses import LOSSES, Loss, PerSample, checked, find_loss
 
 DEFAULT_BATCH_SIZE = 1024
 
@@ -60,6 +60,8 @@ class Task:
         batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> None:
         _check_weights(model)
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise BadInputError("batch_size", "a whole number of at least 1", repr(batch_size), "Leave it out.")
         first = next((p for p in model.parameters() if p.is_floating_point()), None)
         device = first.device if first is not None else torch.device("cpu")
         dtype = first.dtype if first is not None else torch.get_default_dtype()
@@ -89,27 +91,17 @@ class Task:
 
     def _check(self) -> None:
         with evaluating(self.model), torch.no_grad():
-            batch = next(self.calibration.checked_batches())
-            outputs = _outputs(self.model, batch)
-            _check_outputs(outputs, _outputs(self.model, batch), batch)
-            self._check_targets(outputs)
-            checked(self.loss.of(outputs, batch.targets), len(batch), self.loss.name)
-
-    def _check_targets(self, outputs: Tensor) -> None:
-        """Every class of every role lies within the outputs; other targets have the outputs' shape."""
-        num_classes = outputs.shape[1] if outputs.dim() > 1 else 0
-        for data in (self.calibration, self.validation, self.test):
-            for batch in data.checked_batches() if data is not None else ():
-                if batch.targets.is_floating_point():
-                    _check_target_shape(batch, outputs, data, self.loss)
-                elif len(batch) and not 0 <= int(batch.targets.min()) <= int(batch.targets.max()) < num_classes:
-                    wrong = batch.targets[(batch.targets < 0) | (batch.targets >= num_classes)]
-                    raise BadInputError(
-                        f"{data.role if data else ''} targets",
-                        f"classes from 0 to {num_classes - 1}",
-                        f"class {int(wrong.flatten()[0])}",
-                        "Number the classes from 0, or give the network one output for each.",
-                    )
+            for data in (self.calibration, self.validation, self.test):
+                if data is None:
+                    continue
+                batches = data.checked_batches()
+                batch = next(batches)
+                outputs = _outputs(self.model, batch, data.role)
+                if data is self.calibration:
+                    _check_outputs(outputs, _outputs(self.model, batch, data.role), batch)
+                for rows in (batch, *batches):
+                    _check_targets(rows.targets, outputs, self.loss, data.role)
+                checked(_losses(self.loss, outputs, batch.targets), len(batch), self.loss.name)
 
 
 @contextmanager
@@ -125,12 +117,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _outputs(model: nn.Module, batch: Batch) -> Tensor:
+def _outputs(model: nn.Module, batch: Batch, role: str) -> Tensor:
     try:
         outputs = model(batch.inputs)
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         raise BadInputError(
-            "inputs",
+            f"{role} inputs",
             "of a shape and dtype that the model takes",
             f"{list(batch.inputs.shape)} {str(batch.inputs.dtype).removeprefix('torch.')}",
             f"The model said: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
@@ -169,14 +161,44 @@ def _check_outputs(outputs: Tensor, again: Tensor, batch: Batch) -> None:
         )
 
 
-def _check_target_shape(batch: Batch, outputs: Tensor, data: Data | None, loss: Loss) -> None:
-    if loss.name == "squared-error" and batch.targets.shape[1:] != outputs.shape[1:]:
+def _losses(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
+    try:
+        return loss.of(outputs, targets)
+    except Exception as error:  # a function of the user's own
         raise BadInputError(
-            f"{data.role if data else ''} targets",
-            f"of the outputs' shape [N, {', '.join(map(str, outputs.shape[1:]))}]",
-            f"shape {list(batch.targets.shape)}",
-            "Reshape them, or give classes as integers.",
-        )
+            "loss",
+            "a function of outputs and targets that returns one value for each sample",
+            f"{loss.name!r}, which said: {type(error).__name__}: {error}",
+            f"It was given outputs {list(outputs.shape)} and targets {list(targets.shape)}.",
+        ) from error
+
+
+def _check_targets(targets: Tensor, outputs: Tensor, loss: Loss, role: str) -> None:
+    """The built-in losses want classes within the outputs, or values of the outputs' shape."""
+    if loss.of not in LOSSES.values():
+        return
+    rest = tuple(outputs.shape[1:])
+    if loss.name == "cross-entropy" and (not rest or rest[0] < 2):
+        raise BadInputError(
+            "loss", "squared-error or your own where the network has one output", "cross-entropy",
+            "Say --loss squared-error, or give the network one output for each class.",
+        )  # fmt: skip
+    if targets.is_floating_point():
+        wanted, values = rest, f"of the outputs' shape [N, {', '.join(map(str, rest))}]" if rest else "of shape [N]"
+    else:
+        wanted, values = rest[1:], "classes, one for each sample" + (" and position" if rest[1:] else "")
+    if tuple(targets.shape[1:]) != wanted or not (rest or targets.is_floating_point()):
+        kind = str(targets.dtype).removeprefix("torch.")
+        raise BadInputError(
+            f"{role} targets", values, f"{kind} of shape [N{''.join(f', {size}' for size in targets.shape[1:])}]",
+            "Reshape them; whole numbers are classes, floating ones are values.",
+        )  # fmt: skip
+    if not targets.is_floating_point() and not 0 <= int(targets.min()) <= int(targets.max()) < rest[0]:
+        wrong = targets[(targets < 0) | (targets >= rest[0])]
+        raise BadInputError(
+            f"{role} targets", f"classes from 0 to {rest[0] - 1}", f"class {int(wrong.flatten()[0])}",
+            "Number the classes from 0, or give the network one output for each.",
+        )  # fmt: skip
 
 
 def _check_weights(model: nn.Module) -> None:

@@ -38,6 +38,9 @@ def dropping():
 def images():
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
 
+def regression():
+    return nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1))
+
 def not_a_network():
     return 7
 

@@ -31,6 +31,11 @@ def bad(folder):
     np.savez(folder / "class_10.npz", **{**arrays, "targets": arrays["targets"] + 1})
     np.savez(folder / "no_test.npz", **{**arrays, "split": np.minimum(arrays["split"], 1)})
     np.savez(folder / "split_3.npz", **{**arrays, "split": arrays["split"] + 1})
+    np.savez(folder / "text.npz", inputs=np.array(["a"] * 9), targets=np.arange(9))
+    np.savez(folder / "column.npz", **{**arrays, "targets": arrays["targets"][:, None].astype(np.float32)})
+    np.savez(folder / "floats.npz", **{**arrays, "targets": arrays["targets"].astype(np.float32)})
+    np.savez(folder / "int_column.npz", **{**arrays, "targets": arrays["targets"][:, None]})
+    np.save(folder / "array.npy", arrays["inputs"])
     np.savez(folder / "narrow.npz", **{**arrays, "inputs": arrays["inputs"][:, :63]})
     holed = arrays["inputs"].copy()
     holed[700, 5] = np.nan
@@ -90,12 +95,23 @@ CASES = {
     "an unknown clip": (("rank", *FACTORY, *DATA, "--clip", "max"), "clip must be one of none, mean, median. Got 'max'."),
     "nothing to remove": (("rank", "nets_of_a_stranger:single", *DATA), "model must be a network with neurons that can be removed. Got one where every neuron is frozen"),
     "dropout left on": (("rank", "nets_of_a_stranger:dropping", *DATA), "model must be a network that answers the same twice. Got two different answers to the same rows."),
-    "a budget that is none": (("prune", *FACTORY, *DATA, "--out", "run", "--flash", "64Q"), "FlashBytes must be a number of bytes such as 64KiB. Got '64Q'."),
+    "a budget that is none": (("prune", *FACTORY, *DATA, "--out", "run", "--flash", "64Q"), "--flash must be a number of bytes such as 64KiB. Got '64Q'."),
     "a removal that is none": (("prune", *FACTORY, *DATA, "--out", "run", "--remove", "0.6"), "--remove must be a number of neurons or a percentage. Got '0.6'."),
-    "a drop beyond all": (("prune", *FACTORY, *DATA, "--out", "run", "--max-accuracy-drop", "120%"), "AccuracyDrop must be a fraction from 0 to 1 or a percentage from 0% to 100%. Got '120%'."),
+    "a drop beyond all": (("prune", *FACTORY, *DATA, "--out", "run", "--max-accuracy-drop", "120%"), "--max-accuracy-drop must be a fraction from 0 to 1 or a percentage from 0% to 100%. Got '120%'."),
     "a step of none": (("prune", *FACTORY, *DATA, "--out", "run", "--step", "0"), "step must be a whole number of at least 1. Got 0."),
     "a guard without its data": (("prune", *FACTORY, "--data", "nets_of_a_stranger:only_calibration", "--out", "run", "--max-accuracy-drop", "1%"), "AccuracyDrop must be used with validation data whose targets are classes. Got a task without it."),
     "a split of another number": (("rank", *FACTORY, "--data", "split_3.npz"), "--data must be an array 'split' of 0, 1 and 2, one for each row. Got"),
+    "text in the data": (("rank", *FACTORY, "--data", "text.npz"), "--data must be an .npz file of plain arrays. Got 'text.npz', whose 'inputs' is <U1 of shape [9]."),
+    "an .npy file": (("rank", *FACTORY, "--data", "array.npy"), "--data must be an .npz file of plain arrays. Got 'array.npy', which is no .npz archive."),
+    "a column of floats": (("rank", *FACTORY, "--data", "column.npz"), "calibration targets must be of the outputs' shape [N, 10]. Got float32 of shape [N, 1]."),
+    "classes as floats": (("rank", *FACTORY, "--data", "floats.npz"), "calibration targets must be of the outputs' shape [N, 10]. Got float32 of shape [N]."),
+    "a column of classes": (("rank", *FACTORY, "--data", "int_column.npz"), "calibration targets must be classes, one for each sample. Got int64 of shape [N, 1]."),
+    "one output and cross-entropy": (("rank", "nets_of_a_stranger:regression", *DATA), "loss must be squared-error or your own where the network has one output. Got cross-entropy."),
+    "a factory that wants arguments": (("rank", "torch.nn:Linear", *DATA), "MODEL must be a factory that can be called without arguments. Got 'torch.nn:Linear', which said: TypeError"),
+    "a loss of another kind": (("rank", *FACTORY, *DATA, "--loss", "math:sqrt"), "loss must be a function of outputs and targets that returns one value for each sample. Got 'sqrt', which said: TypeError"),
+    "a number that is none": (("prune", *FACTORY, *DATA, "--out", "run", "--remove", "²"), "--remove must be a number of neurons or a percentage. Got '²'."),
+    "an endless number": (("prune", *FACTORY, *DATA, "--out", "run", "--flash", "9" * 400), "--flash must be a number of bytes such as 64KiB. Got one beyond all bounds."),
+    "a list that cannot be written": (("rank", *FACTORY, *DATA, "--criterion", "magnitude", "--out", "nowhere/x.csv"), "No such file or directory: 'nowhere/x.csv'"),
     "no run there": (("verify", "nowhere"), "RUN must be a run folder, written by 'shrinknet prune'. Got 'nowhere', which has no config.json."),
     "no shape for a factory": (("inspect", FACTORY[0]), "--example-input must be given with a factory. Got nothing."),
     "a shape that is none": (("inspect", FACTORY[0], "--example-input", "8by8"), "--example-input must be the shape of one sample such as 1x28x28. Got '8by8'."),
@@ -116,6 +132,44 @@ def test_bad_input_ends_with_status_2_and_one_sentence(case: str, bad, type_comm
     assert sorted(path.name for path in bad.iterdir() if path.name != "__pycache__") == [
         n for n in before if n != "__pycache__"
     ]
+
+
+DAMAGE = {
+    "config.json": ["[]", "{}", "not json"],
+    "groups.json": ["{}", "[]"],
+    "plan.json": [
+        "{}",
+        "[]",
+        '{"removed": ["0"], "remaining": []}',
+        '{"removed": [["0", 1], ["0", 1]], "remaining": []}',
+    ],
+    "summary.json": ["{}", "[]"],
+    "history.csv": ["", "step,group\n1,2\n", "\udcff"],
+    "original.pt2": ["junk"],
+}
+
+
+@pytest.mark.parametrize("verb", ["verify", "cut", "report"])
+def test_a_damaged_run_folder_ends_with_status_2(verb: str, type_command, tmp_path) -> None:
+    out = tmp_path / "run"
+    assert type_command("prune", *FACTORY, *DATA, "--criterion", "magnitude", "--remove", "3", "--out", out).status == 0
+    more = ("--remove", "1", "--out", tmp_path / "smaller") if verb == "cut" else ()
+    for name, contents in DAMAGE.items():
+        whole = (out / name).read_bytes()
+        for content in contents:
+            (out / name).write_bytes(content.encode(errors="surrogateescape"))
+            answer = type_command(verb, out, *more)
+            if (verb == "report" and name == "original.pt2") or (verb, name, content) == (
+                "report",
+                "config.json",
+                "{}",
+            ):
+                continue  # the page does not read it, or says less
+            assert answer.status == 2, (name, content, answer.err)
+            assert "Traceback" not in answer.err
+            assert answer.err.count("Got ") == 1, answer.err
+        (out / name).write_bytes(whole)
+    assert type_command(verb, out, *more).status == 0
 
 
 def test_an_unknown_option_ends_with_status_2(type_command) -> None:

@@ -53,7 +53,15 @@ def test_killed_and_resumed_is_never_killed(folder, tmp_path, method: str, step:
     resumed = command(folder, broken, *options, "--resume")
     assert resumed.wait(120) == 0, resumed.communicate()[1]
     assert facts(broken) == facts(whole)
-    for name in ("plan.json", "model.safetensors", "verification.json", "groups.json"):
+    for name in (
+        "plan.json",
+        "model.safetensors",
+        "model.pt2",
+        "original.pt2",
+        "verification.json",
+        "groups.json",
+        "summary.json",
+    ):
         assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
     assert not [path for path in broken.rglob("*") if path.name.endswith(".part")]
 
@@ -62,7 +70,10 @@ def test_a_finished_run_resumed_is_the_same_run(folder, tmp_path) -> None:
     out = tmp_path / "run"
     first = command(folder, out, "reranking", "--remove", "20")
     assert first.wait(120) == 0, first.communicate()[1]
-    before = {name: (out / name).read_bytes() for name in ("history.csv", "plan.json", "model.safetensors")}
+    before = {
+        name: (out / name).read_bytes()
+        for name in ("history.csv", "plan.json", "model.safetensors", "model.pt2", "summary.json")
+    }
     again = command(folder, out, "reranking", "--remove", "20", "--resume")
     assert again.wait(120) == 0, again.communicate()[1]
     assert {name: (out / name).read_bytes() for name in before} == before

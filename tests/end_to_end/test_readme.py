@@ -17,18 +17,22 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_python_of_the_readme_runs(tmp_path) -> None:
-    (code,) = blocks("python")
-    code += """
+    code = (
+        "import numpy\n"
+        + "\n".join(blocks("python"))
+        + """
 assert (run.is_met, run.measures.costs.flash_bytes <= 12 * 1024) == (True, True)
 assert small[0].out_features < 64
 smaller = run.at(sn.FlashBytes("9 KiB"))
 assert smaller.measures.costs.flash_bytes <= 9 * 1024
 assert smaller.model[0].out_features < small[0].out_features
 """
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "proven: masked and cut outputs differ by at most" in done.stdout
     assert "stopped: reached the goal: at most 12,288 bytes of flash." in done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"net.pt2", "data.npz"}
 
 
 def commands() -> list[list[str]]:
@@ -37,7 +41,7 @@ def commands() -> list[list[str]]:
 
 
 def test_the_commands_of_the_readme_run(folder, tmp_path, type_command, monkeypatch) -> None:
-    for name in ("net.pt2", "data.npz"):
+    for name in ("net.pt2", "data.npz"):  # the three lines of Python that make them run in the test above
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     typed = commands()
     assert [words[1] for words in typed] == ["inspect", "rank", "prune", "cut", "verify"]
@@ -65,6 +69,6 @@ def test_every_picture_and_link_is_there() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 80
-    (code,) = blocks("python")
+    code, _ = blocks("python")
     lines = [line for line in code.splitlines() if line.strip()]
     assert len(lines) <= 14

@@ -202,6 +202,20 @@ def test_the_papers_recursion_equals_its_appendix_written_out() -> None:
         np.testing.assert_allclose(scores.values[group], terms.mean(0).detach().numpy(), rtol=1e-10, atol=1e-14)
 
 
+def test_the_papers_recursion_goes_through_products_with_parameters() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.scale, self.two = nn.Linear(4, 6), nn.Parameter(torch.rand(6) + 0.5), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.two(self.scale * torch.sigmoid(self.one(x)))
+
+    task = sn.Task(Scaled().double(), "squared-error", (torch.randn(7, 4).double(), torch.arange(7) % 3))
+    exact, diagonal = score("taylor-2", task), score("taylor-2-diagonal", task)
+    np.testing.assert_allclose(diagonal.values["one"], exact.values["one"], rtol=1e-9, atol=1e-14)
+
+
 def test_the_papers_recursion_refuses_what_it_is_not_for() -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
     task = sn.Task(model, "cross-entropy", (torch.randn(4, 1, 4, 4), torch.arange(4) % 2))
@@ -291,6 +305,25 @@ def test_random_is_the_same_for_the_same_seed() -> None:
     task = sn.Task(model, "cross-entropy", (torch.randn(9, 3), torch.arange(9) % 2))
     assert sn.rank(task, "random", seed=1) == sn.rank(task, "random", seed=1)
     assert sn.rank(task, "random", seed=1) != sn.rank(task, "random", seed=2)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("name", ["ablation", "taylor-1", "empirical-fisher", "taylor-2"])
+def test_readers_that_see_samples_on_another_axis_are_scored_alike(name: str, mixed: bool) -> None:
+    class Sequence(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            if mixed:  # samples and positions on one axis
+                return self.two(torch.tanh(self.one(x.reshape(-1, 4)))).reshape(x.shape[0], 5, 3).mean(1)
+            return self.two(torch.tanh(self.one(x.transpose(0, 1)))).mean(0)
+
+    model, rows = Sequence().double(), (torch.randn(5, 5, 4).double(), torch.arange(5) % 3)
+    whole, single = (score(name, sn.Task(model, "cross-entropy", rows, batch_size=size)) for size in (5, 1))
+    np.testing.assert_allclose(whole.values["one"], single.values["one"], rtol=1e-9, atol=1e-14)
+    assert len(set(whole.values["one"].tolist())) == 6
 
 
 @pytest.mark.parametrize("loss", ["squared-error", "cross-entropy"])

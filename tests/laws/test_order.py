@@ -91,13 +91,21 @@ def test_the_last_neuron_of_a_group_is_passed_over() -> None:
 
 
 def test_clipping_sets_steep_scores_to_the_threshold() -> None:
-    scores = Scores({"a": np.array([1.0, -2.0, 3.0]), "b": np.array([-10.0])}, "loss")
-    by_mean, by_median = clipped(scores, "mean"), clipped(scores, "median")
-    np.testing.assert_array_equal(by_mean.values["a"], [1, -2, 3])
-    np.testing.assert_array_equal(by_mean.values["b"], [4])
-    np.testing.assert_array_equal(by_median.values["a"], [1, -2, 3])
-    np.testing.assert_array_equal(by_median.values["b"], [3])
-    assert clipped(scores, "none") is scores
+    _, network = two_groups()
+    network = network.without([sn.Neuron("0", 3), sn.Neuron("2", 1), sn.Neuron("2", 2)])
+    scores = Scores({"0": np.array([1.0, -2.0, 3.0, 0.0]), "2": np.array([-10.0, 0.0, 0.0])}, "loss")
+    by_mean, by_median = clipped(network, scores, "mean"), clipped(network, scores, "median")
+    np.testing.assert_array_equal(by_mean.values["0"][:3], [1, -2, 3])
+    np.testing.assert_array_equal(by_mean.values["2"][:1], [4])
+    np.testing.assert_array_equal(by_median.values["0"][:3], [1, -2, 3])
+    np.testing.assert_array_equal(by_median.values["2"][:1], [3])
+    assert clipped(network, scores, "none") is scores
+
+
+def test_clipping_looks_at_the_neurons_that_are_left() -> None:
+    """Neurons already gone score 0; were they counted, the threshold would fall to 0 half-way."""
+    run = sn.prune(easy_task(), "ablation", clip="median")
+    assert all(score != 0 for step in run.history for score in step.scores)
 
 
 def easy_task() -> sn.Task:

@@ -106,6 +106,70 @@ def test_a_change_through_a_view_that_is_read_again_is_refused() -> None:
         sn.trace(model, torch.randn(2, 4))
 
 
+@pytest.mark.parametrize(
+    "alias",
+    [
+        lambda hidden: hidden.view(-1, 6),
+        lambda hidden: hidden.unsqueeze(0)[0],
+        lambda hidden: torch.nn.functional.dropout(hidden, training=False),
+        lambda hidden: hidden.detach(),
+    ],
+)
+def test_a_change_that_an_older_name_sees_is_refused(alias) -> None:
+    def forward(m, x):
+        hidden = m.one(x)
+        older = alias(hidden)
+        torch.relu_(hidden)
+        return m.two(older)
+
+    model = Wrapped(forward, one=nn.Linear(4, 6), two=nn.Linear(6, 2))
+    with pytest.raises(sn.UnfollowedOperatorError, match=r"^Cannot follow values through "):
+        sn.rank(sn.Task(model, "cross-entropy", (torch.randn(5, 4), torch.arange(5) % 2)))
+
+
+def test_a_graph_that_computes_something_else_than_the_model_is_refused(monkeypatch) -> None:
+    from shrinknet.graph import trace as tracing
+
+    honest = tracing._own_copy
+
+    def other(module):
+        copy = honest(module)
+        with torch.no_grad():
+            copy.get_parameter("one.weight")[0] += 1
+        return copy
+
+    monkeypatch.setattr(tracing, "_own_copy", other)
+    model = Wrapped(lambda m, x: m.two(m.one(x)), one=nn.Linear(4, 6), two=nn.Linear(6, 2))
+    with pytest.raises(
+        sn.UnfollowedOperatorError, match="its exported graph computes something else than the model itself"
+    ):
+        sn.rank(sn.Task(model, "cross-entropy", (torch.randn(5, 4), torch.arange(5) % 2)))
+
+
+@pytest.mark.parametrize(
+    ("forward", "frozen"),
+    [
+        (lambda m, x: m.two(torch.cat(m.one(x).chunk(2, 1), 1)), True),
+        (lambda m, x: m.two(nn.functional.max_pool1d(m.one(x)[:, None], 1, return_indices=True)[0][:, 0]), True),
+        (lambda m, x: m.two(nn.functional.avg_pool1d(m.one(x), 1)), True),
+        (lambda m, x: m.two(m.one(x).float()), False),
+        (lambda m, x: m.two(m.one(x.float())), False),
+        (lambda m, x: m.two(m.one(x).unflatten(-1, (6, 1)).flatten(1)), False),
+        (lambda m, x: m.two(m.one(x).t().t()), False),
+    ],
+)
+def test_odd_but_legal_networks_are_cut_or_frozen_never_wrong(forward, frozen: bool) -> None:
+    model = Wrapped(forward, one=nn.Linear(4, 6), two=nn.Linear(6, 2))
+    inputs = torch.randn(5, 4)
+    task = sn.Task(model, "cross-entropy", (inputs, torch.arange(5) % 2))
+    if frozen:
+        with pytest.raises(sn.NothingToRemoveError, match=r"where every neuron is frozen \(.*no (rule|samples axis)"):
+            sn.prune(task)
+        return
+    run = sn.prune(task, goals=[sn.RemovedNeurons(2)])
+    torch.testing.assert_close(run.exported.module()(inputs), run.network.outputs(inputs), rtol=0, atol=1e-5)
+
+
 def test_a_model_that_export_cannot_follow_is_refused_in_one_sentence() -> None:
     model = Wrapped(lambda m, x: m.two(m.one(x)) if x.sum() > 0 else x[:, :2], one=nn.Linear(4, 6), two=nn.Linear(6, 2))
     with pytest.raises(

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from shrinknet.cli import console
 from shrinknet.cli.options import Flash, Json, MacsBudget, Out, Parameters, Remove, make_goals
 from shrinknet.cli.prune import finish
 from shrinknet.cli.reopen import reopen
@@ -34,6 +35,7 @@ def command(
     assert opened.folder is not None
     smaller = opened.at(goals[0])
     smaller.raise_if_unproven()
-    config = {key: value for key, value in opened.folder.config.items() if key != "schema"}
-    smaller.save(out, {**config, "goals": [str(goals[0])], "guards": [], "cut_from": str(run.resolve())})
+    smaller.save(out, goals=[str(goals[0])], guards=[], cut_from=str(run.resolve()))
+    if opened.options["guards"]:
+        console.talk.print(f"Not looked at: the run's guards ({'; '.join(opened.options['guards'])}).")
     finish(smaller, out, json)

@@ -28,6 +28,7 @@ def command(
     with console.Bar("pruning") as bar:
         run = prune(
             task, "ablation", "reranking", [FlashBytes(BUDGET)], step=NUM_PER_STEP, whole_curve=True, seed=seed,
-            out=out, config={"model": "the demo's network"}, progress=bar,
+            out=out, config={"data": str((out / "data.npz").resolve())}, progress=bar,
         )  # fmt: skip
+    digits.write_npz(roles, out / "data.npz")
     finish(run, out, as_json=False)

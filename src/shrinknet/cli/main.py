@@ -26,13 +26,14 @@ for name, verb in {
 def main() -> None:
     """Run the command line: exit status 0 done, 1 not met or not proven, 2 bad input, 130 interrupted."""
     logging.getLogger("shrinknet").handlers = [logging.StreamHandler(sys.stderr)]
+    logging.getLogger("torch").setLevel(logging.CRITICAL)  # torch logs tracebacks of errors that we put in a sentence
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch|copyreg")
     try:
         app()
     except VerificationError as error:
         console.talk.print(str(error), style="red", markup=False)
         sys.exit(1)
-    except ShrinknetError as error:
+    except (ShrinknetError, OSError) as error:
         console.talk.print(str(error), style="red", markup=False)
         sys.exit(2)
 

@@ -13,6 +13,7 @@ from shrinknet.loading.models import load_model
 from shrinknet.loading.named import find_named, is_import_path
 from shrinknet.losses import PerSample
 from shrinknet.stopping.goals import FlashBytes, Goal, Macs, NumParameters, RemovedFraction, RemovedNeurons
+from shrinknet.stopping.units import parse_bytes, parse_count, parse_fraction
 from shrinknet.task import DEFAULT_BATCH_SIZE, Task
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2 file, or package.module:factory.")]
@@ -27,7 +28,7 @@ CriterionName = Annotated[str, typer.Option("--criterion", help="How neurons are
 Clip = Annotated[str, typer.Option(help="none, mean or median: tame steep second-order estimates.")]
 Keep = Annotated[list[str] | None, typer.Option(help="A glob of groups to leave whole (may be repeated).")]
 Only = Annotated[list[str] | None, typer.Option(help="A glob of the only groups to touch (may be repeated).")]
-Seed = Annotated[int, typer.Option(help="Seed of the split, and of the criterion 'random'.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the split, and of the criterion 'random'.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows for each pass; speed and memory only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Out = Annotated[Path, typer.Option("--out", help="A new folder for the run.")]
@@ -67,11 +68,11 @@ def make_goals(flash: str | None, parameters: str | None, macs: str | None, remo
     """
     goals: list[Goal] = []
     if flash is not None:
-        goals.append(FlashBytes(flash))
+        goals.append(FlashBytes(parse_bytes("--flash", flash)))
     if parameters is not None:
-        goals.append(NumParameters(parameters))
+        goals.append(NumParameters(parse_count("--parameters", parameters)))
     if macs is not None:
-        goals.append(Macs(macs))
+        goals.append(Macs(parse_count("--macs", macs)))
     if remove is not None:
         goals.append(_removal(remove))
     return goals
@@ -79,7 +80,9 @@ def make_goals(flash: str | None, parameters: str | None, macs: str | None, remo
 
 def _removal(text: str) -> Goal:
     if text.strip().endswith("%"):
-        return RemovedFraction(text)
-    if not text.strip().isdigit():
-        raise BadInputError("--remove", "a number of neurons or a percentage", repr(text), "Write it as 40 or 60%.")
+        return RemovedFraction(parse_fraction("--remove", text))
+    if not (text.strip().isascii() and text.strip().isdigit()) or len(text) > 18:
+        raise BadInputError(
+            "--remove", "a number of neurons or a percentage", repr(text[:40]), "Write it as 40 or 60%."
+        )
     return RemovedNeurons(int(text))

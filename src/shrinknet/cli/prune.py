@@ -33,6 +33,7 @@ from shrinknet.cli.options import (
 from shrinknet.report import summary
 from shrinknet.run import Run
 from shrinknet.stopping.guards import AccuracyDrop, Guard, LossRise, WorstClassRecall
+from shrinknet.stopping.units import parse_fraction
 from shrinknet.task import DEFAULT_BATCH_SIZE
 
 
@@ -106,11 +107,11 @@ def finish(run: Run, out: Path, as_json: bool) -> None:
 def _guards(accuracy_drop: str | None, loss_rise: float | None, recall_drop: str | None) -> list[Guard]:
     guards: list[Guard] = []
     if accuracy_drop is not None:
-        guards.append(AccuracyDrop(accuracy_drop))
+        guards.append(AccuracyDrop(parse_fraction("--max-accuracy-drop", accuracy_drop)))
     if loss_rise is not None:
         guards.append(LossRise(loss_rise))
     if recall_drop is not None:
-        guards.append(WorstClassRecall(recall_drop))
+        guards.append(WorstClassRecall(parse_fraction("--max-recall-drop", recall_drop)))
     return guards
 
 

@@ -7,7 +7,7 @@ from shrinknet.errors import BadInputError
 from shrinknet.loading.data import load_data
 from shrinknet.loading.models import load_model
 from shrinknet.run import Run, reopened
-from shrinknet.runs import RunFolder
+from shrinknet.runs import RunFolder, whole
 
 
 def reopen(path: Path, data: str | None) -> Run:
@@ -17,10 +17,12 @@ def reopen(path: Path, data: str | None) -> Run:
         BadInputError: the data are not there. RunFolderError: there is no finished run.
     """
     folder = RunFolder.open(path)
-    config = folder.config
-    spec = data or config.get("data")
+    with whole(folder):
+        config = folder.config
+        spec, seed, loss, batch_size = data or config.get("data"), config["seed"], config["loss"], config["batch_size"]
     if spec is None:
         raise BadInputError("--data", "given for a run that was made in Python", "nothing", "Name the data.")
     loaded = load_model(str(folder.path / "original.pt2"))
-    task = task_of(loaded.model, load_data(spec, config.get("seed", 0)), config["loss"], config["batch_size"])
-    return reopened(folder, task)
+    task = task_of(loaded.model, load_data(spec, seed), loss, batch_size)
+    with whole(folder):
+        return reopened(folder, task)

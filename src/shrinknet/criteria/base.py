@@ -91,7 +91,8 @@ def _all_criteria() -> dict[str, type[Criterion]]:
     package = import_module("shrinknet.criteria")
     for module in iter_modules(package.__path__):
         import_module(f"{package.__name__}.{module.name}")
-    return {criterion.name: criterion for criterion in Criterion.__subclasses__()}
+    inside = f"{package.__name__}."
+    return {kind.name: kind for kind in Criterion.__subclasses__() if kind.__module__.startswith(inside)}
 
 
 def criterion_names() -> tuple[str, ...]:
@@ -111,6 +112,9 @@ def find_criterion(criterion: "str | Criterion", seed: int = 0) -> Criterion:
     if isinstance(criterion, Criterion):
         return criterion
     known = _all_criteria()
+    if not isinstance(criterion, str):
+        do = "Give a name, or an object of your own class of Criterion."
+        raise BadInputError("criterion", "the name of a criterion", repr(criterion), do)
     if criterion not in known:
         raise BadInputError("criterion", "the name of a criterion", repr(criterion), did_you_mean(criterion, known))
     return known[criterion].with_seed(seed)

@@ -6,6 +6,7 @@ import numpy as np
 
 from shrinknet.criteria.base import Criterion, Statistics
 from shrinknet.data import Batch
+from shrinknet.errors import BadInputError
 from shrinknet.gates import GatedNetwork
 from shrinknet.types import Scores
 
@@ -23,6 +24,8 @@ class Random(Criterion):
     unit = "none"
 
     def __init__(self, seed: int = 0) -> None:
+        if seed < 0:
+            raise BadInputError("seed", "a whole number of at least 0", seed, "Leave it out for 0.")
         self.seed = seed
 
     @classmethod

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import Node
+from torch.fx.node import map_arg
 
 from shrinknet.criteria.base import Criterion, Statistics, mean_over_samples
 from shrinknet.data import Batch
@@ -87,14 +88,15 @@ def _one_node_back(program: Program, node: Node, pair: Pair, values: dict[Node, 
             f"Cannot take the paper's second-order recursion through {describe(node)}: criterion "
             f"'taylor-2-diagonal' is for networks of dense layers. Use 'taylor-2', which is exact on any network."
         )
-    return inputs[0], _through_activation(node, below, pair), None
+    return inputs[0], _through_activation(node, inputs[0], values, pair), None
 
 
-def _through_activation(node: Node, below: Tensor, pair: Pair) -> Pair:
+def _through_activation(node: Node, below: Node, values: dict[Node, Any], pair: Pair) -> Pair:
     """Equation 10: `g s'` and `h s'^2 + g s''`."""
     with torch.enable_grad():
-        x = below.detach().requires_grad_()
-        out = node.target(x, *node.args[1:], **node.kwargs)  # type: ignore[operator]
+        x = values[below].detach().requires_grad_()
+        args = map_arg(node.args, lambda given: x if given is below else values[given])
+        out = node.target(*args, **node.kwargs)  # type: ignore[operator]
         (first,) = torch.autograd.grad(out.sum(), x, create_graph=True)
         second = torch.zeros_like(x)
         if first.requires_grad:

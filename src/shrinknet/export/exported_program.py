@@ -12,7 +12,12 @@ from shrinknet.measure.costs import stored
 
 
 def pt2_bytes(program: ExportedProgram) -> bytes:
-    """Return the content of a .pt2 file; `torch.export.load` opens it without shrinknet."""
+    """Return the content of a .pt2 file; `torch.export.load` opens it without shrinknet.
+
+    Where nodes came from is left out: it holds memory addresses, and the same network would never be the same bits.
+    """
+    for node in program.graph.nodes:
+        node.meta.pop("from_node", None)
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     return buffer.getvalue()

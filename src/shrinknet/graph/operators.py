@@ -5,9 +5,16 @@ from torch.fx import Node
 
 ELEMENTWISE = frozenset({
     "hardswish", "relu6", "log_sigmoid", "dropout", "feature_dropout", "alpha_dropout", "detach", "contiguous",
-    "type_as", "rsub",
+    "type_as", "rsub", "to",
 })  # fmt: skip
 """Operators that treat every element alone (dropout does in eval mode) and that torch does not tag as such."""
+
+
+ALIASES = frozenset({
+    "view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "squeeze",
+    "unsqueeze", "expand", "movedim", "dropout", "feature_dropout", "alpha_dropout", "detach", "contiguous", "to",
+})  # fmt: skip
+"""Operators whose output shares its input's memory, or may (dropout does in eval mode)."""
 
 
 def operator_name(node: Node) -> str:

@@ -20,6 +20,7 @@ def restrict(trace: Trace, keep: Sequence[str] = (), only: Sequence[str] = ()) -
     Raises:
         BadInputError: a glob matches nothing.
     """
+    keep, only = ([globs] if isinstance(globs, str) else globs for globs in (keep, only))
     for argument, patterns in (("keep", keep), ("only", only)):
         for pattern in patterns:
             _check_matches_something(argument, pattern, trace)

@@ -15,7 +15,7 @@ from torch.fx import GraphModule, Node
 from shrinknet.errors import BadInputError, UnfollowedOperatorError
 from shrinknet.graph.groups import Layout, Numbering, layout_of, solve
 from shrinknet.graph.labels import LabelStore, Slots, along, names_in
-from shrinknet.graph.operators import describe
+from shrinknet.graph.operators import ALIASES, describe, operator_name
 from shrinknet.graph.rules.base import Call, Site, find_rule, load_rules, shape_of
 from shrinknet.records import Frozen, Group, Neuron
 from shrinknet.task import evaluating
@@ -118,6 +118,7 @@ def trace(model: nn.Module, example_inputs: Tensor) -> Trace:
     [('0', 8)]
     """
     module = _own_copy(export_program(model, example_inputs).module(check_guards=False))
+    _drop_assertions(module)
     _make_out_of_place(module)
     module.graph.eliminate_dead_code()
     module.recompile()
@@ -163,6 +164,13 @@ def _own_copy(module: nn.Module) -> GraphModule:
     return module
 
 
+def _drop_assertions(module: GraphModule) -> None:
+    """Take out nodes that only assert a tensor's dtype: they compute nothing, and forbid another precision."""
+    for node in list(module.graph.nodes):
+        if node.op == "call_function" and operator_name(node) == "_assert_tensor_metadata":
+            module.graph.erase_node(node)
+
+
 def _make_out_of_place(module: GraphModule) -> None:
     """Replace `relu_(x)` by `relu(x)` and let later readers of x read the result, as they did in memory."""
     order = {node: position for position, node in enumerate(module.graph.nodes)}
@@ -173,7 +181,7 @@ def _make_out_of_place(module: GraphModule) -> None:
         packet = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
         changed = node.args[0]
         later = [user for user in changed.users if order[user] > order[node]]
-        if packet is None or overload not in packet.overloads() or _is_view_still_read(changed, order[node], order):
+        if packet is None or overload not in packet.overloads() or _is_alias_still_read(changed, order[node], order):
             raise UnfollowedOperatorError(
                 f"Cannot follow values through {describe(node)}: it changes a tensor in place. "
                 f"Use the operator that returns a new tensor."
@@ -183,14 +191,20 @@ def _make_out_of_place(module: GraphModule) -> None:
             user.replace_input_with(changed, node)
 
 
-def _is_view_still_read(node: Node, position: int, order: dict[Node, int]) -> bool:
-    """Whether `node` is a view of a tensor that is read after `position`."""
-    source = node
-    while source.op == "call_function" and getattr(source.target, "is_view", False):
+def _is_alias_still_read(changed: Node, position: int, order: dict[Node, int]) -> bool:
+    """Whether another name of the changed memory (its source, a view of it, a view of its source) is read later."""
+    source = changed
+    while _shares_memory(source):
         source = source.all_input_nodes[0]
-        if any(order[user] > position for user in source.users):
-            return True
-    return False
+    aliases = [source]
+    for alias in aliases:
+        aliases += [user for user in alias.users if order[user] < position and _shares_memory(user)]
+    return any(order[user] > position for alias in aliases if alias is not changed for user in alias.users)
+
+
+def _shares_memory(node: Node) -> bool:
+    """Whether a node's value is, or may be, another name of its first argument's memory."""
+    return node.op == "call_function" and (getattr(node.target, "is_view", False) or operator_name(node) in ALIASES)
 
 
 def _send_labels(module: GraphModule) -> tuple[LabelStore, dict[str, Slots], list[Site]]:
@@ -200,12 +214,13 @@ def _send_labels(module: GraphModule) -> tuple[LabelStore, dict[str, Slots], lis
     shared: dict[int, Slots] = {}
     tensors = named_tensors(module)
     for node in module.graph.nodes:
-        if node.op == "get_attr" and isinstance(node.meta.get("val"), Tensor):
-            tensor = tensors[node.target]
-            if id(tensor) not in shared:
-                shared[id(tensor)] = _fresh_slots(store, node.target, tuple(tensor.shape))
-            slots[node] = shared[id(tensor)]
-        elif node.op == "output":
+        for given in node.all_input_nodes:  # labels are given out in the order of their first reader
+            if given.op == "get_attr" and given not in slots and isinstance(given.meta.get("val"), Tensor):
+                tensor = tensors[given.target]
+                if id(tensor) not in shared:
+                    shared[id(tensor)] = _fresh_slots(store, given.target, tuple(tensor.shape))
+                slots[given] = shared[id(tensor)]
+        if node.op == "output":
             for given in node.all_input_nodes:
                 for slot in slots.get(given, ()):
                     store.freeze(slot, "network output")
@@ -234,7 +249,7 @@ def _apply_rule(call: Call) -> Slots:
 def _assemble(module: GraphModule, slots: dict[str, Slots], sites: list[Site], numbering: Numbering) -> Trace:
     layouts = {}
     for node in module.graph.nodes:
-        if node.name in slots:
+        if slots.get(node.name):
             layouts[node.name] = layout_of(slots[node.name], numbering.ids, node.meta["val"].dim())
     tensor_layouts = dict(_tensor_layouts(module, layouts))
     arguments = {node.name: node.args for node in module.graph.nodes}
@@ -243,7 +258,8 @@ def _assemble(module: GraphModule, slots: dict[str, Slots], sites: list[Site], n
 
 
 def _ids_at(site: Site, arguments: Mapping[str, Any], layouts: Mapping[str, Layout]) -> Any:
-    return layouts[arguments[site.node][site.argument].name][site.axis]
+    layout = layouts.get(arguments[site.node][site.argument].name)
+    return None if layout is None else layout[site.axis]
 
 
 def _tensor_layouts(module: GraphModule, layouts: Mapping[str, Layout]) -> Iterator[tuple[str, Layout]]:

@@ -11,7 +11,7 @@ import torch
 from shrinknet.data import Source
 from shrinknet.errors import BadInputError, did_you_mean
 from shrinknet.loading.models import existing
-from shrinknet.loading.named import find_named, is_import_path
+from shrinknet.loading.named import find_named, is_import_path, made_by
 
 ROLES = ("calibration", "validation", "test")
 SHARES = (0.6, 0.2, 0.2)
@@ -35,7 +35,7 @@ def load_data(spec: str, seed: int = 0) -> dict[str, Source]:
 
 
 def _from_factory(spec: str) -> dict[str, Source]:
-    made = find_named("--data", spec)()
+    made = made_by("--data", spec, find_named("--data", spec))
     if isinstance(made, tuple | list) and 1 <= len(made) <= len(ROLES):
         made = dict(zip(ROLES, made, strict=False))
     if not isinstance(made, dict) or "calibration" not in made:
@@ -45,6 +45,7 @@ def _from_factory(spec: str) -> dict[str, Source]:
             type(made).__name__,
             "Return {'calibration': (inputs, targets), ...}.",
         )
+    made = {role: source for role, source in made.items() if source is not None or role == "calibration"}
     for role in made.keys() - set(ROLES):
         raise BadInputError("--data", "a factory of known roles", repr(role), did_you_mean(str(role), ROLES))
     return made
@@ -80,16 +81,22 @@ def _from_npz(path: Path, seed: int) -> dict[str, Source]:
 
 
 def _arrays(path: Path) -> dict[str, Any]:
+    if not zipfile.is_zipfile(path):
+        raise _unreadable(path, "which is no .npz archive")
     try:
         with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise ValueError("a single array, not an archive")
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         why = "which holds a pickle" if "allow_pickle" in str(error) else f"which cannot be read ({error})"
-        raise BadInputError(
-            "--data", "an .npz file of plain arrays", f"{str(path)!r}, {why}", "Save it with np.savez."
-        ) from error
+        raise _unreadable(path, why) from error
+    for name, array in arrays.items():
+        if array.ndim == 0 or array.dtype.kind not in "fiub":
+            raise _unreadable(path, f"whose {name!r} is {array.dtype} of shape {list(array.shape)}")
+    return {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in arrays.items()}
+
+
+def _unreadable(path: Path, why: str) -> BadInputError:
+    return BadInputError("--data", "an .npz file of plain arrays", f"{str(path)!r}, {why}", "Save it with np.savez.")
 
 
 def _shuffled_split(num_rows: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:

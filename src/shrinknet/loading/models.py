@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from shrinknet.errors import BadInputError
 from shrinknet.graph.trace import export_program
-from shrinknet.loading.named import find_named, is_import_path
+from shrinknet.loading.named import find_named, is_import_path, made_by
 from shrinknet.loading.safe_pt2 import refuse_unsafe
 
 PICKLE_ENDINGS = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"}
@@ -64,7 +64,7 @@ def existing(argument: str, path: str | Path) -> Path:
 
 def _from_factory(spec: str) -> nn.Module:
     factory = find_named("MODEL", spec)
-    model = factory if isinstance(factory, nn.Module) else factory()
+    model = factory if isinstance(factory, nn.Module) else made_by("MODEL", spec, factory)
     if not isinstance(model, nn.Module):
         raise BadInputError(
             "MODEL", "a factory that returns an nn.Module", type(model).__name__, "Return the network itself."
@@ -142,7 +142,9 @@ def _from_pt2(path: Path, trust_pickle: bool) -> LoadedModel:
     model = program.module(check_guards=False)
     if not isinstance(example, Tensor):
         return LoadedModel(model, None)
-    return LoadedModel(model if program.range_constraints else _freed(model, example), example)
+    inputs = next(node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
+    is_free = isinstance(inputs.meta["val"].shape[0], torch.SymInt)
+    return LoadedModel(model if is_free else _freed(model, example), example)
 
 
 def _freed(model: nn.Module, example: Tensor) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +42,20 @@ def find_named(argument: str, text: str) -> Any:
         names = [known for known in vars(module) if not known.startswith("_")]
         raise BadInputError(argument, f"a name in {module_name}", repr(name), did_you_mean(name, names))
     return getattr(module, name)
+
+
+def made_by(argument: str, spec: str, factory: Callable[[], Any]) -> Any:
+    """Call a factory of the user's own.
+
+    Raises:
+        BadInputError: it fails; the message says how.
+    """
+    try:
+        return factory()
+    except Exception as error:  # any error of the user's own code
+        raise BadInputError(
+            argument,
+            "a factory that can be called without arguments",
+            f"{spec!r}, which said: {type(error).__name__}: {error}",
+            "Try it in Python.",
+        ) from error

@@ -9,14 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
-from shrinknet.graph.operators import operator_name
+from shrinknet.graph.operators import ALIASES, operator_name
 from shrinknet.graph.trace import Present, Trace, kept_shape
 from shrinknet.records import Costs
-
-ALIASES = {"view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "squeeze",
-           "unsqueeze", "expand", "movedim", "dropout", "feature_dropout", "alpha_dropout", "detach",
-           "contiguous"}  # fmt: skip
-"""Operators whose output shares its input's memory (dropout does in eval mode)."""
 
 
 def costs(trace: Trace, present: Present) -> Costs:

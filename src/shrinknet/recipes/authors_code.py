@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.fx import Node
 
 from shrinknet.criteria.base import Criterion, Statistics, mean_over_samples
@@ -66,13 +65,3 @@ def _dense_chain(network: GatedNetwork) -> list[Node]:
     """The dense layers, from the output backwards."""
     nodes: list[Any] = [node for node in network.program.nodes if "linear" in str(node.target)]
     return nodes[::-1]
-
-
-def spearman(one: Tensor, other: Tensor) -> float:
-    """Return the rank correlation of two vectors.
-
-    >>> spearman(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 30.0, 20.0]))
-    0.5
-    """
-    ranks = torch.stack([vector.argsort().argsort().double() for vector in (one, other)])
-    return round(float(torch.corrcoef(ranks)[0, 1]), 12)

@@ -2,7 +2,9 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -33,6 +35,13 @@ def data(seed: int) -> dict[str, tuple[Tensor, Tensor]]:
         role: (images[part], labels[part])
         for role, part in zip(("calibration", "validation", "test"), parts, strict=True)
     }
+
+
+def write_npz(roles: dict[str, tuple[Tensor, Tensor]], path: Path) -> None:
+    """Write the three roles as the command line reads them: `inputs`, `targets` and `split`."""
+    inputs, targets = (torch.cat([rows[part] for rows in roles.values()]).numpy() for part in (0, 1))
+    split = np.repeat(np.arange(len(roles)), [len(rows[0]) for rows in roles.values()])
+    np.savez_compressed(path, inputs=inputs, targets=targets, split=split)
 
 
 def trained(rows: tuple[Tensor, Tensor], seed: int, tell: Callable[[str, float], None]) -> nn.Module:

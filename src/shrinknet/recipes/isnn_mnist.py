@@ -3,18 +3,19 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from shrinknet.api import prune, rank
 from shrinknet.criteria.base import Criterion
 from shrinknet.losses import squared_error
-from shrinknet.recipes.authors_code import AuthorsTaylor, spearman
+from shrinknet.recipes.authors_code import AuthorsTaylor
 from shrinknet.recipes.mnist import find_mnist, paper_subset
 from shrinknet.recipes.training import train_epochs, train_until
 from shrinknet.run import Run
@@ -143,11 +144,6 @@ def correlations(task: Task) -> dict[str, dict[str, float]]:
         found[name] = {}
         for group in (*groups, "all"):
             neurons = [neuron for neuron in truth if group in ("all", neuron.group)]
-            pair = [torch.tensor([scores_[n] for n in neurons]) for scores_ in (scores, truth)]
-            found[name][group] = round(spearman(*pair), 4)
+            correlation = spearmanr([scores[n] for n in neurons], [truth[n] for n in neurons]).statistic
+            found[name][group] = round(float(correlation), 4)
     return found
-
-
-def recipe_facts(recipe: Recipe) -> dict[str, Any]:
-    """Return the recipe's configuration, for the results file."""
-    return asdict(recipe)

@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 from shrinknet.errors import RunFolderError
 from shrinknet.records import Costs, Group, Measures, Step, TestResult, Verification
 from shrinknet.report import figures, summary
-from shrinknet.runs import RunFolder
+from shrinknet.runs import RunFolder, whole
 
 MOST_STEPS_LISTED = 60
 
@@ -61,8 +61,16 @@ def write_page(folders: Sequence[RunFolder], out: Path) -> Path:
     Raises:
         RunFolderError: a run is not finished.
     """
-    chapters = [_chapter(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
-    curves = [figures.Curve(c.name, c.history, int(c.end["num_removed"])) for c in chapters]
+    chapters, curves = [], []
+    for folder, name in zip(folders, _names(folders), strict=True):
+        with whole(folder):
+            chapter = _chapter(folder, name)
+            curves.append(figures.Curve(name, chapter.history, int(chapter.end["num_removed"])))
+            chapters.append(chapter)
+    return _write(chapters, curves, out)
+
+
+def _write(chapters: list[Chapter], curves: list[figures.Curve], out: Path) -> Path:
     loader = jinja2.PackageLoader("shrinknet.report")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["bytes"] = summary.bytes_text
@@ -93,6 +101,8 @@ def _chapter(folder: RunFolder, name: str) -> Chapter:
             f"Go on with it: the same command with --resume."
         )
     groups, history, plan = folder.groups(), folder.history(), folder.plan()
+    if not history:
+        raise ValueError("history.csv has no step")
     gone = {group.name: sum(neuron.group == group.name for neuron in plan.removed) for group in groups}
     return Chapter(
         name=name,

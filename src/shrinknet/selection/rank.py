@@ -35,16 +35,17 @@ def takeable(network: GatedNetwork, order: Iterable[tuple[Neuron, float]], count
     return taken
 
 
-def clipped(scores: Scores, how: str) -> Scores:
+def clipped(network: GatedNetwork, scores: Scores, how: str) -> Scores:
     """Return the scores with those of too steep a parabola set to the mean or median size.
 
     "Any change above a threshold was assigned a mean or median value" (Sharma, Wolfe, Raj 2017, section 3.3): with
-    t the mean (or upper median) of |score| over all neurons, a score of size above t becomes t. A steep fall is
-    mistrusted as much as a steep rise: both become +t.
+    t the mean (or upper median) of |score| over the neurons that are still there, a score of size above t becomes t.
+    A steep fall is mistrusted as much as a steep rise: both become +t.
     """
     if how == "none":
         return scores
-    sizes = np.sort(np.abs(np.concatenate(list(scores.values.values()))))
+    alive = [scores.values[group.name][network.alive(group)] for group in network.groups]
+    sizes = np.sort(np.abs(np.concatenate(alive)))
     limit = float(sizes.mean() if how == "mean" else sizes[len(sizes) // 2])
     values = {name: np.where(np.abs(vector) > limit, limit, vector) for name, vector in scores.values.items()}
     return Scores(values, scores.unit)

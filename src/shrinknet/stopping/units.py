@@ -45,7 +45,12 @@ def parse_fraction(argument: str, value: float | str) -> float:
 
 
 def _parse(argument: str, value: int | str, units: dict[str, int], allowed: str, choices: str) -> int:
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(value))
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", str(value))
     if match is None or match[2].lower() not in units:
         raise BadInputError(argument, allowed, repr(value), f"Write digits and one of {choices}.")
-    return int(float(match[1]) * units[match[2].lower()])
+    try:
+        return int(float(match[1]) * units[match[2].lower()])
+    except OverflowError as error:
+        raise BadInputError(
+            argument, allowed, "one beyond all bounds", f"Write digits and one of {choices}."
+        ) from error

@@ -75,11 +75,16 @@ def _resize_arguments(node: Node, layouts: Mapping[str, Layout], present: Presen
     if name in {"view", "_unsafe_view", "reshape", "expand"}:
         _resize_sizes(node, 1, layouts.get(node.name, ()), present, first_axis=0)
     elif name == "unflatten":
-        _resize_sizes(node, 2, layouts.get(node.name, ()), present, first_axis=int(node.args[1]))  # type: ignore
+        _resize_sizes(node, 2, layouts.get(node.name, ()), present, first_axis=_unflattened_axis(node))
     elif name in {"conv1d", "conv2d", "conv3d"} and len(node.args) > 6 and node.args[6] != 1:
         layout = layouts.get(node.args[0].name, ())  # type: ignore
         if len(layout) > 1 and layout[1] is not None:
             node.update_arg(6, int(np.count_nonzero(present[layout[1]])))
+
+
+def _unflattened_axis(node: Node) -> int:
+    source, axis = node.args[0], int(node.args[1])  # type: ignore[arg-type]
+    return axis % source.meta["val"].dim()  # type: ignore[union-attr, no-any-return]
 
 
 def _resize_sizes(node: Node, position: int, layout: Layout, present: Present, first_axis: int) -> None:

@@ -1,6 +1,7 @@
-"""Pooling and means: some axes are reduced, the others pass through."""
+"""Pooling, padding and means: some axes change their length, the others pass through."""
 
 from shrinknet.graph.labels import Slots, varying
+from shrinknet.graph.operators import operator_name
 from shrinknet.graph.rules.base import Call, rule, shape_of
 
 
@@ -10,6 +11,10 @@ from shrinknet.graph.rules.base import Call, rule, shape_of
 )  # fmt: skip
 def pooling(call: Call) -> Slots:
     """Positions (every axis after the channels) are reduced."""
+    num_positions = int(operator_name(call.node)[-2])  # max_pool2d: 2
+    if len(call.shape) != num_positions + 2:
+        call.freeze(call.slots(call.argument(0)), f"no samples axis at {call.where}")
+        return ()
     positions = set(range(2, len(call.shape)))
     kept = _slots_free_of(call, positions)
     return tuple(
@@ -29,6 +34,15 @@ def mean(call: Call) -> Slots:
         _first(axis in reduced) if keepdim else (0 if axis in reduced else slice(None)) for axis in range(rank)
     )
     return tuple(slot[picks] for slot in slots)
+
+
+@rule("pad", "constant_pad_nd")
+def padding(call: Call) -> Slots:
+    """Amounts come in pairs from the last axis backwards; what is padded cannot carry neurons."""
+    rank = len(call.shape)
+    padded = {rank - 1 - place // 2 for place, amount in enumerate(call.argument(1)) if amount != 0}
+    slots = _slots_free_of(call, padded)
+    return tuple(slot[tuple(_first(axis in padded) for axis in range(rank))].expand(call.shape) for slot in slots)
 
 
 def _first(reduced: bool) -> slice:
