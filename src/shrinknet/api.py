@@ -237,5 +237,5 @@ def _conclude(
     if folder is not None:
         run = replace(run, folder=folder)
         write_end(folder, run)
-    run.raise_if_unproven()
+    run.verification.raise_if_broken()
     return run

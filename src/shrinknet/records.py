@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from shrinknet.errors import VerificationError
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Neuron:
@@ -136,6 +138,11 @@ class Verification:
     def holds(self) -> bool:
         """Whether every difference lies within its tolerance and nothing broke on the way."""
         return self.broke_at is None and all(difference.holds for difference in self.differences)
+
+    def raise_if_broken(self) -> None:
+        """Raise VerificationError, which says where it broke, unless the proof holds."""
+        if not self.holds:
+            raise VerificationError(f"NOT proven: masked and cut networks differ at {self.broke_at or 'the outputs'}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from shrinknet.errors import RunFolderError, VerificationError
+from shrinknet.errors import RunFolderError
 from shrinknet.export.exported_program import pt2_bytes, safetensors_bytes
 from shrinknet.gates import GatedNetwork, gated, tolerance
 from shrinknet.graph.trace import Trace, export_program, named_tensors
@@ -67,7 +67,7 @@ class Run:
         Raises:
             FixedWidthError: the model's own Python code fixes a width; `exported` is there all the same.
         """
-        self.raise_if_unproven()
+        self.verification.raise_if_broken()
         smaller = cut_module(self.task.model, kept_indices(self.network.trace, self.network.present))
         inputs = next(self.task.calibration.batches()).inputs
         with torch.no_grad():
@@ -78,13 +78,8 @@ class Run:
     @cached_property
     def exported(self) -> ExportedProgram:
         """The smaller network as an exported program: always there, runs without the user's code."""
-        self.raise_if_unproven()
+        self.verification.raise_if_broken()
         return export_program(self.cut, self.task.example_inputs)
-
-    def raise_if_unproven(self) -> None:
-        """Raise VerificationError unless the proof holds."""
-        if not self.verification.holds:
-            raise VerificationError(summary.proof_line(self.verification))
 
     def check_files(self) -> dict[str, Difference]:
         """Compare the masked network with the files in the run folder, by name.

@@ -113,6 +113,8 @@ CASES = {
     "an endless number": (("prune", *FACTORY, *DATA, "--out", "run", "--flash", "9" * 400), "--flash must be a number of bytes such as 64KiB. Got one beyond all bounds."),
     "a list that cannot be written": (("rank", *FACTORY, *DATA, "--criterion", "magnitude", "--out", "nowhere/x.csv"), "No such file or directory: 'nowhere/x.csv'"),
     "no run there": (("verify", "nowhere"), "RUN must be a run folder, written by 'shrinknet prune'. Got 'nowhere', which has no config.json."),
+    "a shape beside a pt2": (("inspect", "net.pt2", "--example-input", "64"), "--example-input must be used with a factory. Got a model file 'net.pt2'."),
+    "another shape than the data's": (("rank", *FACTORY, *DATA, "--example-input", "8x8"), "--example-input must be the shape of the data's rows [64]. Got 8x8."),
     "no shape for a factory": (("inspect", FACTORY[0]), "--example-input must be given with a factory. Got nothing."),
     "a shape that is none": (("inspect", FACTORY[0], "--example-input", "8by8"), "--example-input must be the shape of one sample such as 1x28x28. Got '8by8'."),
     "no MNIST": (("reproduce", "isnn-mnist-1x100", "--mnist", "nowhere"), "--mnist must be a folder with the four original MNIST files (*-ubyte.gz). Got 'nowhere'."),

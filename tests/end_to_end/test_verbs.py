@@ -47,6 +47,7 @@ def test_rank_gives_every_neuron_once_lowest_first(type_command, tmp_path) -> No
     assert list(rows[0]) == ["rank", "group", "neuron", "score"]
     assert [int(row["rank"]) for row in rows] == list(range(1, 41))
     assert len({(row["group"], row["neuron"]) for row in rows}) == 40
+    assert type_command("rank", *FACTORY, "--example-input", "64", *DATA, "--criterion", "taylor-2").out == answer.out
     scores = [float(row["score"]) for row in rows]
     assert scores == sorted(scores)
     assert "40 neurons ranked by taylor-2 (unit: loss); cheapest" in answer.err

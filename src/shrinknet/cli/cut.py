@@ -34,7 +34,7 @@ def command(
     opened = reopen(run, data)
     assert opened.folder is not None
     smaller = opened.at(goals[0])
-    smaller.raise_if_unproven()
+    smaller.verification.raise_if_broken()
     smaller.save(out, goals=[str(goals[0])], guards=[], cut_from=str(run.resolve()))
     if opened.options["guards"]:
         console.talk.print(f"Not looked at: the run's guards ({'; '.join(opened.options['guards'])}).")

@@ -39,12 +39,24 @@ Remove = Annotated[str | None, typer.Option(help="Remove that many neurons (40),
 
 
 def make_task(
-    model: str, weights: str | None, data: str, loss: str, seed: int,
+    model: str, weights: str | None, example_input: str | None, data: str, loss: str, seed: int,
     batch_size: int = DEFAULT_BATCH_SIZE, trust_pickle: bool = False,
 ) -> Task:  # fmt: skip
-    """Load everything that a task is made of."""
-    loaded = load_model(model, weights, trust_pickle=trust_pickle)
-    return task_of(loaded.model, load_data(data, seed), loss, batch_size)
+    """Load everything that a task is made of.
+
+    Raises:
+        BadInputError: something cannot be loaded, or the example input is not of the data's shape.
+    """
+    loaded = load_model(model, weights, example_input, trust_pickle=trust_pickle)
+    task = task_of(loaded.model, load_data(data, seed), loss, batch_size)
+    shape = list(task.example_inputs.shape[1:])
+    if (
+        example_input is not None
+        and loaded.example_inputs is not None
+        and list(loaded.example_inputs.shape[1:]) != shape
+    ):
+        raise BadInputError("--example-input", f"the shape of the data's rows {shape}", example_input, "Leave it out.")
+    return task
 
 
 def task_of(model: nn.Module, roles: dict[str, Source], loss: str, batch_size: int) -> Task:

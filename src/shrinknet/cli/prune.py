@@ -14,6 +14,7 @@ from shrinknet.cli.options import (
     Clip,
     CriterionName,
     DataPath,
+    ExampleInput,
     Flash,
     Json,
     Keep,
@@ -42,6 +43,7 @@ def command(
     data: DataPath,
     out: Out,
     weights: Weights = None,
+    example_input: ExampleInput = None,
     loss: LossName = "cross-entropy",
     criterion: CriterionName = "ablation",
     method: Annotated[str, typer.Option(help="reranking, or single-ranking.")] = "reranking",
@@ -70,7 +72,7 @@ def command(
     """
     goals = make_goals(flash, parameters, macs, remove)
     guards = _guards(max_accuracy_drop, max_loss_rise, max_recall_drop)
-    task = make_task(model, weights, data, loss, seed, batch_size, trust_pickle)
+    task = make_task(model, weights, example_input, data, loss, seed, batch_size, trust_pickle)
     sources: dict[str, Any] = {
         "model": _source(model), "weights": _source(weights), "data": _source(data), "loss": loss,
         "model_sha256": _hash(model), "weights_sha256": _hash(weights), "data_sha256": _hash(data),

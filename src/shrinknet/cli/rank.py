@@ -14,6 +14,7 @@ from shrinknet.cli.options import (
     Clip,
     CriterionName,
     DataPath,
+    ExampleInput,
     Json,
     Keep,
     LossName,
@@ -32,6 +33,7 @@ def command(
     model: Model,
     data: DataPath,
     weights: Weights = None,
+    example_input: ExampleInput = None,
     loss: LossName = "cross-entropy",
     criterion: CriterionName = "ablation",
     clip: Clip = "none",
@@ -45,7 +47,7 @@ def command(
 ) -> None:
     """Score every neuron that can be removed, lowest first: rank,group,neuron,score."""
     unit = find_criterion(criterion).unit
-    task = make_task(model, weights, data, loss, seed, batch_size, trust_pickle)
+    task = make_task(model, weights, example_input, data, loss, seed, batch_size, trust_pickle)
     with console.Bar(criterion) as bar:
         order = rank(task, criterion, clip=clip, keep=keep or (), only=only or (), seed=seed, progress=bar)
     rows = [(place, neuron.group, neuron.index, score) for place, (neuron, score) in enumerate(order, start=1)]

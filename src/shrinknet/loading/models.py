@@ -46,8 +46,9 @@ def load_model(
         if weights is not None:
             fill(model, Path(weights))
         return LoadedModel(model, _example(example_input, model))
-    if weights is not None:
-        raise BadInputError("--weights", "used with a factory", f"a model file {spec!r}", "A .pt2 file has its own.")
+    for option, given in (("--weights", weights), ("--example-input", example_input)):
+        if given is not None:
+            raise BadInputError(option, "used with a factory", f"a model file {spec!r}", "A .pt2 file has its own.")
     return _from_pt2(existing("MODEL", spec), trust_pickle)
 
 
