@@ -1,7 +1,7 @@
 """What users call: `rank` and `prune`."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,8 +148,8 @@ def prune(
     folder = None if out is None else RunFolder.create(out, options, resume=resume)
     if folder is not None:
         write_start(folder, task, network.trace)
-    search_goals = () if whole_curve else tuple(goals)
-    history, search = _search(task, network, choose, step, start, search_goals, guards, folder, progress)
+    limit, until = room_left(goals, start.measures), () if whole_curve else goals
+    history, search = _search(task, network, choose, step, limit, start, until, guards, folder, progress)
     return _conclude(task, network, choose, history, search, goals, options, folder)
 
 
@@ -176,13 +176,12 @@ def _remembered(choose: Choose) -> Choose:
 
 
 def _search(
-    task: Task, network: GatedNetwork, choose: Choose, step: int, start: Step, goals: Sequence[Goal],
-    guards: Sequence[Guard], folder: RunFolder | None, progress: Progress,
+    task: Task, network: GatedNetwork, choose: Choose, step: int, limit: Callable[[Measures], int | None], start: Step,
+    goals: Sequence[Goal], guards: Sequence[Guard], folder: RunFolder | None, progress: Progress,
 ) -> tuple[list[Step], Until]:  # fmt: skip
     """Take steps until the end, each written as it happens."""
     history = [start] if folder is None else _resumed(folder, start, step)
     here, last = network.without(removed_by(history)), history[-1]
-    limit = room_left(goals, start.measures)
     search = Until(steps(task, here, choose, step, last, limit), start, goals, guards, last)
     for taken in search:
         history.append(taken)

@@ -172,6 +172,14 @@ def test_the_whole_curve_goes_on_and_still_hands_back_the_goals_network() -> Non
     assert run.plan.removed + run.plan.remaining == removed_by(run.history)
 
 
+@pytest.mark.parametrize("whole_curve", [False, True])
+def test_exactly_k_go_whatever_the_step(whole_curve: bool) -> None:
+    run = sn.prune(easy_task(), goals=[sn.RemovedNeurons(5)], step=3, whole_curve=whole_curve)
+    assert len(run.plan.removed) == 5
+    sizes = [len(step.removed) for step in run.history]
+    assert sizes == ([0, 3, 2, 3, 3] if whole_curve else [0, 3, 2])
+
+
 def test_single_ranking_scores_once_and_reranking_every_time() -> None:
     calls = []
 
