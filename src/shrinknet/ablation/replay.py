@@ -69,9 +69,14 @@ class Route:
 
     @cached_property
     def elements_per_sample(self) -> int:
-        """The size of the largest value downstream, for one sample and one candidate."""
-        sizes = (shape_of(node.meta["val"]) for node in self.downstream if isinstance(node.meta["val"], Tensor))
-        return max(math.prod(shape[1:]) for shape in sizes)
+        """The size of the largest value that a replay holds, for one sample and one candidate."""
+        behind = (shape_of(node.meta["val"]) for node in self.downstream if isinstance(node.meta["val"], Tensor))
+        read = ((shape_of(self.program.source(site).meta["val"]), site) for site in self.entrances.values())
+        return max(
+            *(math.prod(shape[1:]) for shape in behind),
+            *(math.prod(shape[1:]) // shape[site.axis] * self.places[site][0].shape[1] for shape, site in read),
+            1,
+        )
 
 
 @lru_cache(maxsize=1024)
