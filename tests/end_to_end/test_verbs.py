@@ -30,6 +30,7 @@ def test_inspect_shows_groups_and_reasons(type_command) -> None:
     assert answer.status == 0
     assert "0.weight[0], 0.bias[0]" in answer.out
     assert "network output" in answer.out
+    assert "parameter[axis] (elements)" in answer.out
     assert "2 groups, 40 neurons, 2,130 parameters" in answer.out
     found = json.loads(type_command("inspect", *FACTORY, "--example-input", "64", "--json").out)
     assert [(group["name"], group["width"]) for group in found["groups"]] == [("0", 24), ("2", 16)]

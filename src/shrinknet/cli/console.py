@@ -12,8 +12,8 @@ from rich.table import Table
 
 from shrinknet.records import Step
 
-out = Console(highlight=False, soft_wrap=True)
-talk = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, markup=False)  # a name in brackets is a name, not a colour
+talk = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 QUIET_SECONDS = 10
 """Where there is no terminal to draw on, say a line only that often."""

@@ -31,10 +31,10 @@ def main() -> None:
     try:
         app()
     except VerificationError as error:
-        console.talk.print(str(error), style="red", markup=False)
+        console.talk.print(str(error), style="red")
         sys.exit(1)
     except (ShrinknetError, OSError) as error:
-        console.talk.print(str(error), style="red", markup=False)
+        console.talk.print(str(error), style="red")
         sys.exit(2)
 
 

@@ -7,7 +7,6 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,7 +82,7 @@ def mean_over_samples(sums: Statistics, num_samples: int) -> Statistics:
 
 def as_scores(values: Statistics, unit: str) -> Scores:
     """Bring scores to the CPU as float64 vectors."""
-    arrays = {name: np.asarray(value.detach().double().cpu().numpy()) for name, value in values.items()}
+    arrays = {name: value.detach().double().cpu().numpy() + 0.0 for name, value in values.items()}  # no minus zero
     return Scores(arrays, unit)
 
 
