@@ -48,6 +48,9 @@ def test_killed_and_resumed_is_never_killed(folder, tmp_path, method: str, step:
     assert facts(whole)[: len(written)] == written, "what is written before the kill is what would have been written"
     assert not (broken / "model.pt2").exists()
     kill_after(command(folder, broken, *options, "--resume"), broken / "history.csv", 14)
+    if step != "1":  # a step of which only some rows were written
+        lines = (broken / "history.csv").read_text().splitlines(keepends=True)
+        (broken / "history.csv").write_text("".join(lines[:-1]))
     with open(broken / "history.csv", "a") as file:
         file.write("99,0,1,0.1")  # a torn line, as a power cut leaves it
     resumed = command(folder, broken, *options, "--resume")

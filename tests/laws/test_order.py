@@ -145,11 +145,14 @@ def test_a_guard_compares_with_the_start_and_undoes_the_step_that_breaks_it(guar
 def test_losses_creep_up_yet_the_guard_looks_at_the_start() -> None:
     """Each step alone rises by less than the guard allows; together they do not."""
     steps = [
-        sn.Step(k, (), (), sn.Measures(0.0, 0.1 * k, None, None, sn.Costs(9 - k, 1, 1, 1, 1)), 0.0) for k in range(6)
+        sn.Step(k, (), (), sn.Measures(0.0, 1 + 0.1 * k, None, None, sn.Costs(9 - k, 1, 1, 1, 1)), 0.0)
+        for k in range(6)
     ]
     search = Until(steps[1:], steps[0], [], [sn.LossRise(0.25)], steps[0])
     assert [step.number for step in search] == [1, 2]
     assert search.reason == "the next step would break the guard: loss at most 0.25 above the start"
+    resumed = Until(steps[2:], steps[0], [], [sn.LossRise(0.25)], steps[1])
+    assert [step.number for step in resumed] == [2], "a resumed run compares with the start, not with where it resumed"
 
 
 def test_a_goal_behind_a_guard_is_not_met() -> None:
