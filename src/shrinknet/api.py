@@ -10,6 +10,7 @@ from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.errors import BadInputError, RunFolderError
 from shrinknet.execution.progress import Progress, Silence, num_batches, told
 from shrinknet.gates import GatedNetwork, gated
+from shrinknet.graph.restrict import globs
 from shrinknet.pipeline import Until, first_step, measure, room_left, steps
 from shrinknet.records import Measures, Neuron, Plan, Step, removed_by
 from shrinknet.run import Run, finish, write_end, write_start
@@ -32,8 +33,8 @@ def rank(
     criterion: str | Criterion = "ablation",
     *,
     clip: str = "none",
-    keep: Sequence[str] = (),
-    only: Sequence[str] = (),
+    keep: str | Sequence[str] = (),
+    only: str | Sequence[str] = (),
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[tuple[Neuron, float]]:
@@ -91,8 +92,8 @@ def prune(
     *,
     step: int = 1,
     clip: str = "none",
-    keep: Sequence[str] = (),
-    only: Sequence[str] = (),
+    keep: str | Sequence[str] = (),
+    only: str | Sequence[str] = (),
     whole_curve: bool = False,
     seed: int = 0,
     out: str | Path | None = None,
@@ -142,7 +143,7 @@ def prune(
         guard.check(start.measures)
     options = {
         "criterion": criterion.name, "method": method, "goals": list(map(str, goals)), "guards": list(map(str, guards)),
-        "step": step, "clip": clip, "keep": list(keep), "only": list(only), "whole_curve": whole_curve, "seed": seed,
+        "step": step, "clip": clip, "keep": globs(keep), "only": globs(only), "whole_curve": whole_curve, "seed": seed,
         "loss": task.loss.name, "batch_size": task.batch_size, **(config or {}),
     }  # fmt: skip
     folder = None if out is None else RunFolder.create(out, options, resume=resume)

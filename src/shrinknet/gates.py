@@ -240,7 +240,7 @@ def gate(traced: Trace, loss: Loss) -> GatedNetwork:
     return GatedNetwork(Program(traced), loss, traced.present())
 
 
-def gated(task: Task, keep: Sequence[str] = (), only: Sequence[str] = ()) -> GatedNetwork:
+def gated(task: Task, keep: str | Sequence[str] = (), only: str | Sequence[str] = ()) -> GatedNetwork:
     """Trace a task's network and put a gate on every neuron that can be removed.
 
     Raises:

@@ -156,6 +156,8 @@ def test_a_graph_that_computes_something_else_than_the_model_is_refused(monkeypa
         (lambda m, x: m.two(m.one(x.float())), False),
         (lambda m, x: m.two(m.one(x).unflatten(-1, (6, 1)).flatten(1)), False),
         (lambda m, x: m.two(m.one(x).t().t()), False),
+        (lambda m, x: m.two(m.one(x[:, None]).sum(1)), False),
+        (lambda m, x: m.two(m.one(x[:, None]).amax((1,), keepdim=True)[:, 0]), True),
     ],
 )
 def test_odd_but_legal_networks_are_cut_or_frozen_never_wrong(forward, frozen: bool) -> None:
@@ -201,6 +203,7 @@ def test_keep_matches_every_layer_that_writes_into_a_group() -> None:
     only = restrict(traced, only=["3"])
     assert [group.name for group in only.groups] == ["3"]
     assert "left whole on request" in {frozen.reason for frozen in only.frozen}
+    assert restrict(traced, keep="0.weight").groups == only.groups, "one string is one glob, not its letters"
     assert restrict(traced) is traced
     with pytest.raises(sn.BadInputError, match=r"keep must be a glob of group names\. Got '4'\."):
         restrict(traced, keep=["4"])

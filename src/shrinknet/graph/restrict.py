@@ -12,7 +12,7 @@ from shrinknet.graph.trace import Trace
 from shrinknet.records import Frozen, Group
 
 
-def restrict(trace: Trace, keep: Sequence[str] = (), only: Sequence[str] = ()) -> Trace:
+def restrict(trace: Trace, keep: str | Sequence[str] = (), only: str | Sequence[str] = ()) -> Trace:
     """Return the trace with fewer groups: none that `keep` matches, and those alone that `only` matches.
 
     A glob is held against a group's name and against every layer and parameter that writes into the group.
@@ -20,12 +20,21 @@ def restrict(trace: Trace, keep: Sequence[str] = (), only: Sequence[str] = ()) -
     Raises:
         BadInputError: a glob matches nothing.
     """
-    keep, only = ([globs] if isinstance(globs, str) else globs for globs in (keep, only))
+    keep, only = globs(keep), globs(only)
     for argument, patterns in (("keep", keep), ("only", only)):
         for pattern in patterns:
             _check_matches_something(argument, pattern, trace)
     left = [group for group in trace.groups if not _matched(group, keep) and (not only or _matched(group, only))]
     return trace if len(left) == len(trace.groups) else _with_groups(trace, left)
+
+
+def globs(given: str | Sequence[str]) -> list[str]:
+    """Return a list of globs; one string is one glob, not its letters.
+
+    >>> globs("conv1"), globs(("a", "b*"))
+    (['conv1'], ['a', 'b*'])
+    """
+    return [given] if isinstance(given, str) else list(given)
 
 
 def _names(group: Group) -> set[str]:

@@ -22,7 +22,7 @@ def pooling(call: Call) -> Slots:
     )
 
 
-@rule("mean", "amax", "amin")
+@rule("mean", "sum", "amax", "amin")
 def mean(call: Call) -> Slots:
     """The given axes are reduced (all of them when none is given)."""
     x = call.argument(0)
