@@ -36,7 +36,7 @@ def cross_entropy(outputs: Shaped[Tensor, "..."], targets: Shaped[Tensor, "batch
 
 
 def squared_error(outputs: Shaped[Tensor, "..."], targets: Shaped[Tensor, "batch ..."]) -> Tensor:
-    """Return half the sum of squares over the outputs of each sample (Sharma, Wolfe, Raj 2017, section 3).
+    """Return half the sum of squares over the outputs of each sample (the error of Sharma, Wolfe, Raj 2017).
 
     Targets that are classes are compared one-hot. Leading axes of `outputs` (candidates) are kept.
 

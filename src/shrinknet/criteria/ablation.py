@@ -14,7 +14,7 @@ class Ablation(Criterion):
     """The true rise of the mean loss when a neuron is switched off: E(without k) - E, measured.
 
     Formula: `mean_n [ L(f(x_n; g_k = 0), t_n) - L(f(x_n), t_n) ]`, in the loss's own unit, signed: negative where
-    the network is better off without the neuron (Sharma, Wolfe, Raj 2017, section 3.1, "brute force").
+    the network is better off without the neuron (Sharma, Wolfe, Raj 2017: "brute force").
 
     Cost: one forward pass, then for each neuron the nodes downstream of its readers; memory for one chunk of
     candidates. Exact: the loss equals that of a network rebuilt without the neuron, up to rounding.

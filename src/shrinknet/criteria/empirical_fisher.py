@@ -9,7 +9,7 @@ class EmpiricalFisher(Criterion):
     """Half the mean squared slope of the loss in each gate, `1/(2N) sum_n (dL_n/dg)^2` (loss units, never negative).
 
     A second-order estimate that takes the slope of the mean loss for zero and the Hessian for the empirical Fisher
-    (Theis et al. 2018; Crowley et al. 2018, equation 3). Positions are summed within a sample before squaring.
+    (Theis et al. 2018; Crowley et al. 2018). Positions are summed within a sample before squaring.
 
     Cost: one forward and one backward pass over the data; memory for one number for each sample and neuron.
     """

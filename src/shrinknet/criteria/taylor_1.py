@@ -8,7 +8,7 @@ from shrinknet.gates import GatedNetwork
 class Taylor1(Criterion):
     """`-dE/dg` at g = 1: the rise of the mean loss that the tangent predicts, signed.
 
-    Because the gated activation is g * o, this is `mean_n [ -o_k dL_n/do_k ]` (Sharma, Wolfe, Raj 2017, equation 5;
+    Because the gated activation is g * o, this is `mean_n [ -o_k dL_n/do_k ]` (Sharma, Wolfe, Raj 2017, first order;
     the relevance of Mozer and Smolensky 1989 under the training loss). The product is summed over positions within
     a sample, then over samples.
 

@@ -14,7 +14,7 @@ class Taylor2(Criterion):
     """`-dE/dg + 1/2 d2E/dg2` at g = 1, exact, cross terms between the next layer's neurons included.
 
     With o the neuron's output this is `mean_n [ -o g_n + 1/2 o^2 h_n ]` where h_n = d2L_n/do^2 through the whole
-    network (Sharma, Wolfe, Raj 2017, equation 6, without the diagonal approximation of its appendix). It equals
+    network (Sharma, Wolfe, Raj 2017, second order, without the diagonal approximation of its appendix). It equals
     `ablation` where the loss is quadratic in the gate.
 
     Cost: one forward pass and about five replays of what lies downstream; memory for one chunk of candidates.

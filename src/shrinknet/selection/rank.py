@@ -38,7 +38,7 @@ def takeable(network: GatedNetwork, order: Iterable[tuple[Neuron, float]], count
 def clipped(network: GatedNetwork, scores: Scores, how: str) -> Scores:
     """Return the scores with those of too steep a parabola set to the mean or median size.
 
-    "Any change above a threshold was assigned a mean or median value" (Sharma, Wolfe, Raj 2017, section 3.3): with
+    "Any change above a threshold was assigned a mean or median value" (Sharma, Wolfe, Raj 2017): with
     t the mean (or upper median) of |score| over the neurons that are still there, a score of size above t becomes t.
     A steep fall is mistrusted as much as a steep rise: both become +t.
     """
