@@ -51,7 +51,7 @@ def check_own_module(smaller: nn.Module, inputs: Tensor, expected: Tensor, toler
     with evaluating(smaller), torch.no_grad():
         try:
             outputs = smaller(inputs)
-        except Exception as error:
+        except Exception as error:  # whatever the user's own forward raises at another width
             raise FixedWidthError(_message(f"fixes a width ({_place(error)}): {error}")) from error
     if outputs.shape != expected.shape or not float((outputs - expected).abs().max()) <= tolerance:
         raise FixedWidthError(_message("runs at the smaller widths but computes something else"))
