@@ -16,6 +16,7 @@ from shrinknet.records import Costs, Frozen, Group, Measures, Neuron, Plan, Slic
 from shrinknet.run import Run
 from shrinknet.stopping.goals import FlashBytes, Goal, Macs, NumParameters, RemovedFraction, RemovedNeurons
 from shrinknet.stopping.guards import AccuracyDrop, Guard, LossRise, WorstClassRecall
+from shrinknet.surgery.apply_plan import apply_plan
 from shrinknet.task import Task
 from shrinknet.types import Scores
 
@@ -51,6 +52,7 @@ __all__ = [
     "Verification",
     "VerificationError",
     "WorstClassRecall",
+    "apply_plan",
     "criterion_names",
     "prune",
     "rank",

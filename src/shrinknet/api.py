@@ -16,7 +16,7 @@ from shrinknet.records import Measures, Neuron, Plan, Step, removed_by
 from shrinknet.run import Run, finish, write_end, write_start
 from shrinknet.runs import RunFolder
 from shrinknet.selection.methods import Choose, Scorer, find_method
-from shrinknet.selection.rank import Ranked, clipped, ranked, takeable
+from shrinknet.selection.rank import Limits, Ranked, clipped, ranked, takeable
 from shrinknet.stopping.goals import Goal
 from shrinknet.stopping.guards import Guard
 from shrinknet.task import Task
@@ -94,6 +94,8 @@ def prune(
     clip: str = "none",
     keep: str | Sequence[str] = (),
     only: str | Sequence[str] = (),
+    multiple_of: int = 1,
+    min_neurons: int = 1,
     whole_curve: bool = False,
     seed: int = 0,
     out: str | Path | None = None,
@@ -111,6 +113,8 @@ def prune(
         guards: a step that breaks one is undone, and the run ends.
         step: how many neurons go for each ranking.
         clip, keep, only, seed: see `rank`.
+        multiple_of: widths stay multiples of this (8: SIMD); neurons then go in blocks, at least as many as asked for.
+        min_neurons: every group keeps at least so many neurons.
         whole_curve: go on to the end for the whole trade-off curve; the model is still the one that reaches the goals.
         out: a new folder for the run; history is written as it happens, so that a kill loses one step.
         resume: go on with the run in that folder; it ends in the same bits as if it had never stopped.
@@ -134,7 +138,11 @@ def prune(
     _check_all("guards", guards, Guard)
     if isinstance(step, bool) or not isinstance(step, int) or step < 1:
         raise BadInputError("step", "a whole number of at least 1", repr(step), "Leave it out to remove one at a time.")
-    criterion, progress = find_criterion(criterion, seed), progress or Silence()
+    criterion, progress, limits = (
+        find_criterion(criterion, seed),
+        progress or Silence(),
+        Limits(multiple_of, min_neurons),
+    )
     choose_from, network = find_method(method), gated(task, keep, only)
     task = _in_memory(task, network)
     choose = _remembered(choose_from(network, _scorer(task, criterion, clip, progress)))
@@ -143,15 +151,16 @@ def prune(
         guard.check(start.measures)
     options = {
         "criterion": criterion.name, "method": method, "goals": list(map(str, goals)), "guards": list(map(str, guards)),
-        "step": step, "clip": clip, "keep": globs(keep), "only": globs(only), "whole_curve": whole_curve, "seed": seed,
+        "step": step, "clip": clip, "keep": globs(keep), "only": globs(only),
+        "multiple_of": multiple_of, "min_neurons": min_neurons, "whole_curve": whole_curve, "seed": seed,
         "loss": task.loss.name, "batch_size": task.batch_size, **(config or {}),
     }  # fmt: skip
     folder = None if out is None else RunFolder.create(out, options, resume=resume)
     if folder is not None:
         write_start(folder, task, network.trace)
     limit, until = room_left(goals, start.measures), () if whole_curve else goals
-    history, search = _search(task, network, choose, step, limit, start, until, guards, folder, progress)
-    return _conclude(task, network, choose, history, search, goals, options, folder)
+    history, search = _search(task, network, choose, step, limit, limits, start, until, guards, folder, progress)
+    return _conclude(task, network, choose, limits, history, search, goals, options, folder)
 
 
 def _check_all(argument: str, given: object, kind: type) -> None:
@@ -177,13 +186,15 @@ def _remembered(choose: Choose) -> Choose:
 
 
 def _search(
-    task: Task, network: GatedNetwork, choose: Choose, step: int, limit: Callable[[Measures], int | None], start: Step,
-    goals: Sequence[Goal], guards: Sequence[Guard], folder: RunFolder | None, progress: Progress,
+    task: Task, network: GatedNetwork, choose: Choose, step: int, limit: Callable[[Measures], int | None],
+    limits: Limits, start: Step, goals: Sequence[Goal], guards: Sequence[Guard], folder: RunFolder | None,
+    progress: Progress,
 ) -> tuple[list[Step], Until]:  # fmt: skip
     """Take steps until the end, each written as it happens."""
-    history = [start] if folder is None else _resumed(folder, start, step)
+    history = [start] if folder is None else _resumed(folder, start, step if limits.multiple_of == 1 else None)
     here, last = network.without(removed_by(history)), history[-1]
-    search = Until(steps(task, here, choose, step, last, limit), start, goals, guards, last)
+    no_more = "one neuron is left in each group" if limits == Limits() else f"nothing more can go with {limits}"
+    search = Until(steps(task, here, choose, step, last, limit, limits), start, goals, guards, last, no_more)
     for taken in search:
         history.append(taken)
         if folder is not None:
@@ -192,10 +203,13 @@ def _search(
     return history, search
 
 
-def _resumed(folder: RunFolder, start: Step, step: int) -> list[Step]:
-    """Return the steps of an earlier, unfinished run; a last step that is not whole is done again."""
+def _resumed(folder: RunFolder, start: Step, step: int | None) -> list[Step]:
+    """Return the steps of an earlier, unfinished run; a last step that may not be whole is done again.
+
+    `step` is the number of neurons of a whole step; None where that varies.
+    """
     history = folder.history()
-    while len(history) > 1 and len(history[-1].removed) < step:
+    if len(history) > 1 and (step is None or len(history[-1].removed) < step):
         history.pop()
     if not history:
         history = [start]
@@ -217,8 +231,8 @@ def _fraction(goals: Sequence[Goal], start: Measures, now: Measures, network: Ga
 
 
 def _conclude(
-    task: Task, network: GatedNetwork, choose: Choose, history: list[Step], search: Until, goals: Sequence[Goal],
-    options: dict[str, Any], folder: RunFolder | None,
+    task: Task, network: GatedNetwork, choose: Choose, limits: Limits, history: list[Step], search: Until,
+    goals: Sequence[Goal], options: dict[str, Any], folder: RunFolder | None,
 ) -> Run:  # fmt: skip
     """Pick the step that is handed back, order what is left, cut, prove, write."""
     start = history[0].measures
@@ -229,7 +243,7 @@ def _conclude(
     reason = search.reason if chosen is None else "reached the goal: " + " and ".join(map(str, goals))
     removed = removed_by(history)
     final = network.without(removed)
-    remaining = takeable(final, choose(final), len(final.present))
+    remaining = takeable(final, choose(final), len(final.present), limits)
     order = Plan(removed, tuple(neuron for neuron, _ in remaining))
     plan = order.first(len(removed_by(itertools.takewhile(lambda s: s.number <= end.number, history))))
     masked = network.without(plan.removed)

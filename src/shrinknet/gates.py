@@ -7,7 +7,8 @@ neurons of its group: a dense layer, a convolution. That is exact for every acti
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,17 @@ from torch.fx.node import map_arg
 
 from shrinknet.data import Batch
 from shrinknet.errors import NothingToRemoveError, UnfollowedOperatorError
+from shrinknet.graph.operators import operator_name
 from shrinknet.graph.restrict import restrict
-from shrinknet.graph.rules.base import Site
-from shrinknet.graph.trace import Present, Trace, trace
+from shrinknet.graph.rules.base import PLAIN, WEIGHTED, Site, argument_at
+from shrinknet.graph.trace import Inputs, Trace, as_tuple, trace
+from shrinknet.graph.widths import Present
 from shrinknet.losses import Loss, checked
 from shrinknet.records import Group, Neuron
 from shrinknet.task import Task, evaluating
 
-Gating = Callable[[Site, Tensor], Tensor]
-"""Given a site and the value read there, the value after the gate."""
+Gating = Callable[[Site, Tensor], Tensor | None]
+"""Given a site and the value read there, the factors on its neurons, shaped to multiply it; None for all ones."""
 
 
 class Program:
@@ -39,28 +42,34 @@ class Program:
     """
 
     def __init__(self, trace: Trace, dtype: torch.dtype | None = None) -> None:
-        self.trace = trace
+        self.trace, self.asked_dtype = trace, dtype
         self.nodes = [node for node in trace.nodes if node.op == "call_function"]
         self.sites: dict[str, list[Site]] = {}
         for site in trace.sites:
             self.sites.setdefault(site.node, []).append(site)
-        tensors = trace.tensors
-        self.constants: dict[Node, Any] = {
-            node: _as_dtype(tensors[node.target], dtype) if node.target in tensors else None
-            for node in trace.nodes
-            if node.op == "get_attr"
-        }
-        self.input = next(node for node in trace.nodes if node.op == "placeholder")
-        (self.output,) = next(node for node in trace.nodes if node.op == "output").all_input_nodes
+        constants = [node for node in trace.nodes if node.op == "get_attr"]
+        self.constants = {node: _as_dtype(attrgetter(str(node.target))(trace.module), dtype) for node in constants}
+        self.inputs = tuple(node for node in trace.nodes if node.op == "placeholder")
+        self.outputs_of = tuple(next(node for node in trace.nodes if node.op == "output").all_input_nodes)
         last_reader = {given: node for node in self.nodes for given in node.all_input_nodes}
         self.dead_after: dict[Node, list[Node]] = {}
         for given, node in last_reader.items():
-            if given not in self.constants and given is not self.output:
+            if given not in self.constants and given not in self.outputs_of:
                 self.dead_after.setdefault(node, []).append(given)
 
-    def run(self, inputs: Tensor, gating: Gating | None, *, keep: bool = False) -> dict[Node, Any]:
-        """Run the whole graph; return every value, or only the output unless `keep`."""
-        values = {**self.constants, self.input: inputs}
+    @property
+    def input(self) -> Node:
+        """The node of the first input: the one whose first axis counts the samples."""
+        return self.inputs[0]
+
+    @property
+    def output(self) -> Node:
+        """The node of the one output (the first, where there are several)."""
+        return self.outputs_of[0]
+
+    def run(self, inputs: Inputs, gating: Gating | None, *, keep: bool = False) -> dict[Node, Any]:
+        """Run the whole graph; return every value, or only the outputs unless `keep`."""
+        values = {**self.constants, **dict(zip(self.inputs, as_tuple(inputs), strict=True))}
         for node in self.nodes:
             values[node] = self.call(node, values, gating)
             if not keep:
@@ -68,30 +77,66 @@ class Program:
                     del values[dead]
         return values
 
-    def outputs(self, inputs: Tensor) -> Tensor:
-        """Return the outputs with every gate at 1."""
-        return self.run(inputs, None)[self.output]  # type: ignore[no-any-return]
+    def outputs(self, inputs: Inputs, gating: Gating | None = None) -> Any:
+        """Return the output, or a tuple of all outputs where there are several."""
+        values = self.run(inputs, gating)
+        outputs = tuple(values[node] for node in self.outputs_of)
+        return outputs[0] if len(outputs) == 1 else outputs
 
-    def call(self, node: Node, values: Mapping[Node, Any], gating: Gating | None) -> Any:
-        """Run one node on the values of its arguments, each gated where it reads neurons."""
-        args: list[Any] = [map_arg(argument, values.__getitem__) for argument in node.args]
-        if gating is not None:
-            for site in self.sites.get(node.name, ()):
-                args[site.argument] = gating(site, args[site.argument])
-        return node.target(*args, **map_arg(node.kwargs, values.__getitem__))  # type: ignore[operator]
+    def call(self, node: Node, values: Mapping[Node, Any], gating: Gating | None, *, plain: bool = False) -> Any:
+        """Run one node on the values of its arguments, each gated where it reads neurons.
+
+        `plain` asks for operators that vmap and second derivatives follow.
+        """
+        args: list[Any] = [self._given(argument, values) for argument in node.args]
+        kwargs = {name: self._given(argument, values) for name, argument in node.kwargs.items()}
+        target: Callable[..., Any] = node.target  # type: ignore[assignment]
+        if plain:
+            target = PLAIN.get(operator_name(node), target)
+        weights: Tensor | None = None
+        for site in self.sites.get(node.name, ()):
+            value = argument_at(args, site.argument)
+            factors = None if gating is None else gating(site, value)
+            if factors is None:
+                continue
+            if (form := WEIGHTED.get(operator_name(node))) is not None:
+                weights = factors if weights is None else weights * factors
+                target = partial(form, weights)
+            else:
+                args = _with_argument(args, site.argument, value * factors)
+        return target(*args, **kwargs)
+
+    def _given(self, argument: Any, values: Mapping[Node, Any]) -> Any:
+        """The value of an argument; a precision that the graph writes down is raised to the one asked for."""
+        if isinstance(argument, torch.dtype) and argument.is_floating_point:
+            return self.asked_dtype or argument
+        return map_arg(argument, values.__getitem__)
 
     @cached_property
-    def has_samples_first(self) -> bool:
-        """Whether every reader's first axis is the samples' (and not another axis, or samples mixed with one)."""
-        samples = self.input.meta["val"].shape[0]
-        sizes = [self.source(site).meta["val"].shape[0] for sites in self.sites.values() for site in sites]
-        return all(isinstance(size, torch.SymInt) and str(size) == str(samples) for size in sizes)
+    def precision(self) -> torch.dtype:
+        """The coarsest precision that values pass through."""
+        values = [node.meta.get("val") for node in self.nodes]
+        own = {value.dtype for value in values if isinstance(value, Tensor) and value.is_floating_point()}
+        coarsest = max(own | {self.dtype}, key=lambda dtype: torch.finfo(dtype).eps)
+        return self.asked_dtype or coarsest
+
+    def sample_axis(self, site: Site) -> int | None:
+        """Return the axis of the samples in the value that a site reads; None where they are mixed with others."""
+        samples = str(self.input.meta["val"].shape[0])
+        sizes = self.source(site).meta["val"].shape
+        found = [axis for axis, size in enumerate(sizes) if isinstance(size, torch.SymInt)]
+        return found[0] if len(found) == 1 and str(sizes[found[0]]) == samples else None
+
+    @cached_property
+    def has_samples_apart(self) -> bool:
+        """Whether every reader has an axis for the samples alone, so that each can have gates of its own."""
+        return all(self.sample_axis(site) is not None for sites in self.sites.values() for site in sites)
 
     @cached_property
     def bytes_per_sample(self) -> int:
         """The memory of every value of the graph for one sample: what a pass that keeps them all needs."""
         present = self.trace.present()
-        values = [node for node in (self.input, *self.nodes) if isinstance(node.meta["val"], Tensor)]
+        values = [node for node in (*self.inputs, *self.nodes) if isinstance(node.meta["val"], Tensor)]
         return sum(math.prod(self.trace.shape(node, present)) * node.meta["val"].element_size() for node in values)
 
     @cached_property
@@ -100,9 +145,13 @@ class Program:
         constants = [value for value in self.constants.values() if isinstance(value, Tensor)]
         return next((value.dtype for value in constants if value.is_floating_point()), torch.get_default_dtype())
 
+    @cached_property
+    def _by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
     def source(self, site: Site) -> Node:
         """Return the node whose value is read at a site."""
-        return next(node for node in self.nodes if node.name == site.node).args[site.argument]  # type: ignore
+        return argument_at(self._by_name[site.node].args, site.argument)  # type: ignore[no-any-return]
 
     @cached_property
     def ids(self) -> dict[Site, Tensor]:
@@ -114,6 +163,13 @@ class Program:
             for sites in self.sites.values()
             for site in sites
         }
+
+
+def _with_argument(args: Sequence[Any], way: tuple[int, ...], value: Any) -> list[Any]:
+    """Return arguments with another value at the end of the way."""
+    changed = list(args)
+    changed[way[0]] = value if len(way) == 1 else _with_argument(args[way[0]], way[1:], value)
+    return changed
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +202,9 @@ class GatedNetwork:
         """Return the network with these neurons switched off as well."""
         return replace(self, present=self.present & self.trace.present(tuple(neurons)))
 
-    def outputs(self, inputs: Tensor) -> Tensor:
-        """Return the outputs of the masked network."""
-        return self.program.run(inputs, self.gating())[self.program.output]  # type: ignore[no-any-return]
+    def outputs(self, inputs: Inputs) -> Any:
+        """Return the output of the masked network, or a tuple of all outputs where there are several."""
+        return self.program.outputs(inputs, self.gating())
 
     def losses(self, batch: Batch) -> Float[Tensor, " batch"]:
         """Return the loss of each sample."""
@@ -158,7 +214,7 @@ class GatedNetwork:
         """Return the factors of the present gates; None where every neuron is there (the same bits then)."""
         if bool(self.present.all()):
             return None
-        return lambda site, value: value * self.factor(site, value)
+        return self.factor
 
     def factor(self, site: Site, value: Tensor) -> Tensor:
         """Return the 0/1 factors at a site, shaped to multiply the value read there."""
@@ -168,10 +224,10 @@ class GatedNetwork:
     def gate_slopes(self, batch: Batch) -> dict[str, Float[Tensor, "batch neurons"]]:
         """Return d loss_n / d gate for each sample n and each neuron, by group; 0 for neurons already gone.
 
-        Cost: one forward and one backward pass (one for each sample where a reader's first axis is not the samples');
+        Cost: one forward and one backward pass (one for each sample where a reader mixes samples with another axis);
         memory for one number for each sample and neuron.
         """
-        if self.program.has_samples_first:
+        if self.program.has_samples_apart:
             return self.by_group(self._slopes(batch))
         rows = zip(batch.inputs.split(1), batch.targets.split(1), strict=True)
         return self.by_group(torch.cat([self._slopes(Batch(*row)) for row in rows]))
@@ -182,10 +238,13 @@ class GatedNetwork:
         gates = present.expand(len(batch), -1).clone().requires_grad_()
 
         def gating(site: Site, value: Tensor) -> Tensor:
-            factors = gates[:, self.program.ids[site]]
-            view = [len(batch) if self.program.has_samples_first else 1] + [1] * (value.dim() - 1)
+            factors, samples = gates[:, self.program.ids[site]], self.program.sample_axis(site)
+            view = [1] * value.dim()
             view[site.axis] = factors.shape[1]
-            return value * factors.view(view)
+            if samples is None:
+                return factors.view(view)
+            view[samples] = len(batch)
+            return (factors if samples < site.axis else factors.T).reshape(view)
 
         with torch.enable_grad():
             outputs = self.program.run(batch.inputs, gating)[self.program.output]
@@ -196,11 +255,11 @@ class GatedNetwork:
     def readings(self, inputs: Tensor) -> dict[Site, Tensor]:
         """Return the value that each site reads, after its gate."""
         read: dict[Site, Tensor] = {}
-        gating = self.gating() or (lambda _, value: value)
 
         def remember(site: Site, value: Tensor) -> Tensor:
-            read[site] = gating(site, value)
-            return read[site]
+            factors = self.factor(site, value)
+            read[site] = value * factors
+            return factors
 
         self.program.run(inputs, remember)
         return read
@@ -211,8 +270,9 @@ class GatedNetwork:
         return {name: values[..., span.start : span.stop] for name, span in ids.items()}
 
 
-def _as_dtype(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+def _as_dtype(value: Any, dtype: torch.dtype | None) -> Any:
+    is_floating = isinstance(value, Tensor) and value.is_floating_point()
+    return value.to(dtype) if dtype is not None and is_floating else value
 
 
 ROUNDINGS = 1000

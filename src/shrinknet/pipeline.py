@@ -12,7 +12,7 @@ from shrinknet.measure.costs import costs
 from shrinknet.measure.evaluation import evaluate
 from shrinknet.records import Measures, Step
 from shrinknet.selection.methods import Choose
-from shrinknet.selection.rank import takeable
+from shrinknet.selection.rank import Limits, takeable
 from shrinknet.stopping.goals import Goal
 from shrinknet.stopping.guards import Guard
 from shrinknet.task import Task
@@ -48,8 +48,9 @@ def steps(
     num_per_step: int,
     last: Step,
     limit: Callable[[Measures], int | None],
+    limits: Limits,
 ) -> Iterator[Step]:
-    """Yield one step after another until one neuron of each group is left.
+    """Yield one step after another until no more can go.
 
     Args:
         task: what the network is measured on.
@@ -58,12 +59,13 @@ def steps(
         num_per_step: how many go at once.
         last: the step that came before.
         limit: how many may go at most, given what was measured last (None: no limit).
+        limits: what every group keeps.
     """
     while True:
         started = time.perf_counter()
         room = limit(last.measures)
         count = num_per_step if room is None else min(num_per_step, room)
-        taken = takeable(network, choose(network), count) if count > 0 else []
+        taken = takeable(network, choose(network), count, limits) if count > 0 else []
         if not taken:
             return
         removed, scores = zip(*taken, strict=True)
@@ -80,9 +82,16 @@ class Until:
     """
 
     def __init__(
-        self, steps: Iterable[Step], start: Step, goals: Sequence[Goal], guards: Sequence[Guard], last: Step
+        self,
+        steps: Iterable[Step],
+        start: Step,
+        goals: Sequence[Goal],
+        guards: Sequence[Guard],
+        last: Step,
+        no_more: str = "one neuron is left in each group",
     ) -> None:
         self._steps, self._start, self._goals, self._guards = steps, start.measures, goals, guards
+        self._no_more = no_more
         self._last = last
         self.reason = ""
         self.is_met = False
@@ -99,7 +108,7 @@ class Until:
             yield step
             if self._done(step):
                 return
-        self.reason = "one neuron is left in each group"
+        self.reason = self._no_more
         self.is_met = not self._goals
 
     def _done(self, step: Step) -> bool:

@@ -67,6 +67,26 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatorCosts:
+    """What one operator of the graph costs for one sample. `module` is the user's module that it stands in."""
+
+    name: str
+    operator: str
+    module: str
+    num_parameters: int
+    macs: int
+    activation_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The share of a network's parameters and MACs that removing neurons can take away at all, from 0 to 1."""
+
+    num_parameters: float
+    macs: float
+
+
+@dataclass(frozen=True, slots=True)
 class Measures:
     """One network's losses (means over samples), accuracy, per-class recalls and costs. None: not measured."""
 
@@ -118,6 +138,7 @@ class Difference:
     worst: float
     tolerance: float
     num_samples: int
+    output: str = "output"
 
     @property
     def holds(self) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
@@ -24,8 +24,9 @@ from shrinknet.records import Difference, Measures, Neuron, Plan, Step, TestResu
 from shrinknet.report import summary
 from shrinknet.report.page import write_page
 from shrinknet.runs import RunFolder, environment
+from shrinknet.selection.rank import Limits
 from shrinknet.stopping.goals import Goal
-from shrinknet.surgery.own_module import check_own_module, cut_module
+from shrinknet.surgery.own_module import Attributes, check_own_module, cut_module, new_attributes
 from shrinknet.surgery.remove import cut_graph, kept_indices
 from shrinknet.task import Task
 from shrinknet.verify.equivalence import compare, cut_program, verify
@@ -68,12 +69,19 @@ class Run:
             FixedWidthError: the model's own Python code fixes a width; `exported` is there all the same.
         """
         self.verification.raise_if_broken()
-        smaller = cut_module(self.task.model, kept_indices(self.network.trace, self.network.present))
+        kept = kept_indices(self.network.trace, self.network.present)
+        smaller = cut_module(self.task.model, kept, self.attributes)
         inputs = next(self.task.calibration.batches()).inputs
         with torch.no_grad():
             expected = cut_program(self.network.trace, self.cut, None).outputs(inputs)
         check_own_module(smaller, inputs, expected, tolerance(expected.dtype, float(expected.abs().max())))
         return smaller
+
+    @property
+    def attributes(self) -> Attributes:
+        """The attributes of the model's modules that hold a width, with their new values."""
+        kept = kept_indices(self.network.trace, self.network.present)
+        return new_attributes(self.task.model, self.network.trace, self.cut, kept)
 
     @cached_property
     def exported(self) -> ExportedProgram:
@@ -94,12 +102,12 @@ class Run:
         rebuilt = cut_graph(self.network.trace, self.network.present)
         fill(rebuilt, self.folder.path / "model.safetensors")
         data = self.task.test or self.task.validation or self.task.calibration
-        answers: dict[str, Callable[[Tensor], Tensor]] = {
+        answers: dict[str, Callable[[Any], Any]] = {
             "model.pt2": exported,
             "model.safetensors": cut_program(self.network.trace, rebuilt, None).outputs,
         }
         return {
-            name: compare(self.network, answer, (batch.inputs for batch in data.batches()))
+            name: compare(self.network, answer, (batch.inputs for batch in data.batches()))[0]
             for name, answer in answers.items()
         }
 
@@ -114,7 +122,9 @@ class Run:
         start = self.history[0].measures
         whole = self.network.trace.present
         order = self.plan.removed + self.plan.remaining
-        count = bisect_left(range(len(order)), True, key=lambda k: goal.reached(start, self._costs_after(order[:k])))
+        counts = self._allowed_counts(order)
+        place = bisect_left(counts[:-1], True, key=lambda k: goal.reached(start, self._costs_after(order[:k])))
+        count = counts[place]
         network = replace(self.network, present=whole(order[:count]))
         is_met = goal.reached(start, self._costs_after(order[:count]))
         reason = f"reached the goal: {goal}" if is_met else f"{goal} cannot be reached; this is the smallest there is"
@@ -124,6 +134,22 @@ class Run:
         measures = measure(self.task, network)
         plan = self.plan.first(count)
         return finish(self.task, network, self.history, plan, measures, reason, is_met, self.options)
+
+    def _allowed_counts(self, order: tuple[Neuron, ...]) -> list[int]:
+        """How many may go of the order: where removals come in blocks, only whole ones."""
+        multiple_of = self.options.get("multiple_of", 1)
+        if multiple_of == 1:
+            return list(range(len(order) + 1))
+        groups = {group.name: group for group in self.network.groups}
+        left = {name: group.width for name, group in groups.items()}
+        counts, missing = [0], dict.fromkeys(groups, 0)
+        for count, neuron in enumerate(order, start=1):
+            name = neuron.group
+            missing[name] = (missing[name] or Limits(multiple_of).block(groups[name], left[name])) - 1
+            left[name] -= 1
+            if not any(missing.values()):
+                counts.append(count)
+        return counts
 
     def _costs_after(self, removed: tuple[Neuron, ...]) -> Measures:
         """The costs after some removals; the losses, which no goal looks at, are those of the start."""
@@ -213,7 +239,7 @@ def write_end(folder: RunFolder, run: Run) -> None:
     if not run.verification.holds:
         folder.remove("model.pt2", "model.safetensors", "summary.json")
         return
-    folder.write_plan(run.plan, kept_indices(run.network.trace, run.network.present))
+    folder.write_plan(run.plan, kept_indices(run.network.trace, run.network.present), run.attributes)
     folder.write("model.pt2", pt2_bytes(run.exported))
     folder.write("model.safetensors", safetensors_bytes(named_tensors(run.cut)))
     folder.write_json("summary.json", {

@@ -174,14 +174,19 @@ class RunFolder:
         rows = [row for step in steps for row in _rows(step)]
         self.write("history.csv", _csv([COLUMNS, *rows]).encode())
 
-    def write_plan(self, plan: Plan, kept: Mapping[str, Mapping[int, Sequence[int]]]) -> None:
-        """Write the order of the removals, and what is kept of each parameter axis."""
+    def write_plan(
+        self,
+        plan: Plan,
+        kept: Mapping[str, Mapping[int, Sequence[int]]],
+        attributes: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        """Write the order of the removals, what is kept of each parameter axis, and which attributes change."""
         order = {
             "removed": [[neuron.group, neuron.index] for neuron in plan.removed],
             "remaining": [[neuron.group, neuron.index] for neuron in plan.remaining],
         }
         axes = {name: {str(axis): list(kept_on) for axis, kept_on in cut.items()} for name, cut in kept.items()}
-        self.write_json("plan.json", {**order, "kept": axes})
+        self.write_json("plan.json", {**order, "kept": axes, "attributes": attributes})
 
     def plan(self) -> Plan:
         """Read the order of the removals."""
@@ -220,7 +225,7 @@ class RunFolder:
         """Read the proof."""
         content = self.read_json("verification.json")
         differences = tuple(
-            Difference(d["precision"], float(d["worst"]), float(d["tolerance"]), d["num_samples"])
+            Difference(d["precision"], float(d["worst"]), float(d["tolerance"]), d["num_samples"], d["output"])
             for d in content["differences"]
         )
         return Verification(differences, content["shapes_checked"], content["broke_at"])

@@ -30,7 +30,9 @@ def test_inspect_shows_groups_and_reasons(type_command) -> None:
     assert answer.status == 0
     assert "0.weight[0], 0.bias[0]" in answer.out
     assert "network output" in answer.out
-    assert "parameter[axis] (elements)" in answer.out
+    assert "axis by axis" in answer.out
+    assert "0: writes 2; 1: reads 0" in answer.out
+    assert "In reach: 99.53 % of the parameters, 100.00 % of the MACs." in answer.out
     assert "2 groups, 40 neurons, 2,130 parameters" in answer.out
     found = json.loads(type_command("inspect", *FACTORY, "--example-input", "64", "--json").out)
     assert [(group["name"], group["width"]) for group in found["groups"]] == [("0", 24), ("2", 16)]
@@ -40,6 +42,13 @@ def test_inspect_shows_groups_and_reasons(type_command) -> None:
         "reads values of fixed width at linear (in '0')",
     }
     assert found["num_parameters"] == 2130
+    assert [(row["name"], row["status"]) for row in found["parameters"]] == [
+        (f"{layer}.{kind}", "frozen" if (layer, kind) == (4, "bias") else "prunable")
+        for layer in (0, 2, 4)
+        for kind in ("weight", "bias")
+    ]
+    assert [row["macs"] for row in found["operators"] if row["operator"] == "linear"] == [64 * 24, 24 * 16, 16 * 10]
+    assert sum(row["num_parameters"] for row in found["operators"]) == 2130
 
 
 def test_rank_gives_every_neuron_once_lowest_first(type_command, tmp_path) -> None:

@@ -153,9 +153,7 @@ def _outputs_at(network, batch, neuron, gate):
     group = next(group for group in network.groups if group.name == neuron.group)
     number = network.trace.ids_of(group).start + neuron.index
     gates = torch.where(torch.arange(len(network.present)) == number, gate, 1.0)
-    return network.program.run(batch.inputs, lambda site, value: value * gates[network.program.ids[site]])[
-        network.program.output
-    ]
+    return network.program.outputs(batch.inputs, lambda site, value: gates[network.program.ids[site]])
 
 
 @given(st.integers(0, 1000))

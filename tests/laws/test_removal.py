@@ -13,7 +13,7 @@ import shrinknet as sn
 from shrinknet.gates import gated
 from shrinknet.graph.trace import export_program, named_tensors
 from shrinknet.measure.costs import costs
-from shrinknet.surgery.own_module import cut_module
+from shrinknet.surgery.own_module import cut_module, new_attributes
 from shrinknet.surgery.remove import cut_graph, kept_indices
 from shrinknet.verify.equivalence import cut_program, verify
 
@@ -27,13 +27,18 @@ def some_removed(drawn: Drawn, network, data) -> tuple[sn.Neuron, ...]:
     return tuple(removed)
 
 
+def own_module(model, trace, present, graph):
+    kept = kept_indices(trace, present)
+    return cut_module(model, kept, new_attributes(model, trace, graph, kept))
+
+
 @given(networks, st.data())
 def test_gated_off_is_physically_removed(drawn: Drawn, data) -> None:
     network = drawn.network
     masked = network.without(some_removed(drawn, network, data))
     expected = masked.outputs(drawn.inputs)
     graph = cut_graph(network.trace, masked.present)
-    own = cut_module(drawn.model, kept_indices(network.trace, masked.present))
+    own = own_module(drawn.model, network.trace, masked.present, graph)
     torch.testing.assert_close(
         cut_program(network.trace, graph, None).outputs(drawn.inputs), expected, rtol=0, atol=1e-12
     )
@@ -113,7 +118,7 @@ def test_a_shared_group_of_a_residual_sum_is_cut_in_every_layer() -> None:
     network = gated(sn.Task(model, "cross-entropy", (inputs, torch.arange(5) % 3)))
     assert [(group.name, group.width) for group in network.groups] == [("stem", 6), ("inner", 4)]
     masked = network.without([sn.Neuron("stem", 2), sn.Neuron("stem", 5), sn.Neuron("inner", 0)])
-    own = cut_module(model, kept_indices(network.trace, masked.present))
+    own = own_module(model, network.trace, masked.present, cut_graph(network.trace, masked.present))
     assert (own.stem.out_channels, own.back.out_channels, own.head.in_features, own.inner.out_channels) == (4, 4, 4, 3)
     torch.testing.assert_close(own(inputs), masked.outputs(inputs), rtol=0, atol=1e-12)
     torch.testing.assert_close(masked.outputs(inputs), _by_hooks(model, inputs), rtol=0, atol=1e-12)

@@ -17,7 +17,7 @@ def mean_loss_at(network: GatedNetwork, batch, neuron: Neuron, gate: float | Ten
     def gating(site: Site, value: Tensor) -> Tensor:
         shape = [1] * value.dim()
         shape[site.axis] = -1
-        return value * gates[network.program.ids[site]].view(shape)
+        return gates[network.program.ids[site]].view(shape)
 
     outputs = network.program.run(batch.inputs, gating)[network.program.output]
     return network.loss.of(outputs, batch.targets).mean()

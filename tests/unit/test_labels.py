@@ -24,7 +24,7 @@ def test_whoever_meets_nothing_is_frozen() -> None:
 
 def test_what_a_rule_forgets_is_frozen(monkeypatch) -> None:
     base.load_rules()
-    monkeypatch.setitem(base._RULES, "relu", lambda call: ())
+    monkeypatch.setitem(base.RULES, "relu", lambda call: ())
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
     traced = sn.trace(model, torch.randn(2, 4))
     assert traced.groups == ()
@@ -55,6 +55,7 @@ def test_a_class_that_spans_an_axis_alone_is_frozen() -> None:
     store = LabelStore()
     labels = store.fresh("a.weight", 0, 4)
     store.unite(labels[:1], labels[1:2], "")
+    store.mark_mixed(labels)
     numbering = solve(store, {"half": (along(1, labels[:2], (3, 2)),), "whole": (along(1, labels, (3, 4)),)})
     (group,) = numbering.groups
     assert group.width == 2

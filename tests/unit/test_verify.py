@@ -41,12 +41,12 @@ def test_the_worst_difference_is_found_wherever_it_is(task) -> None:
         outputs[-1, -1] += 0.25
         return outputs
 
-    assert compare(network, network.outputs, [rows]).worst == 0
-    found = compare(network, off_by_one_place, [rows, rows[:1]])
+    assert compare(network, network.outputs, [rows])[0].worst == 0
+    (found,) = compare(network, off_by_one_place, [rows, rows[:1]])
     assert found.worst == pytest.approx(0.25, rel=1e-5)
     assert found.num_samples == 3
     assert not found.holds
-    other_shape = compare(network, lambda inputs: network.outputs(inputs)[:, :1], [rows])
+    (other_shape,) = compare(network, lambda inputs: network.outputs(inputs)[:, :1], [rows])
     assert not other_shape.holds
 
 

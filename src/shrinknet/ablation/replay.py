@@ -20,7 +20,8 @@ from torch.fx import Node
 from shrinknet.data import Batch
 from shrinknet.gates import GatedNetwork, Program, shaped_along
 from shrinknet.graph.operators import is_elementwise, operator_name
-from shrinknet.graph.rules.base import Site, shape_of
+from shrinknet.graph.rules.base import Site, is_factory
+from shrinknet.graph.widths import shape_of
 from shrinknet.records import Group
 
 CHUNK_ELEMENTS = 2**20
@@ -41,7 +42,8 @@ class Route:
         reading = {site.node for site in self.sites}
         found: dict[Node, None] = {}
         for node in self.program.nodes:
-            if node.name in reading or any(given in found for given in node.all_input_nodes):
+            depends = not is_factory(node) and any(given in found for given in node.all_input_nodes)
+            if node.name in reading or depends:
                 found[node] = None
         return tuple(found)
 
@@ -73,9 +75,11 @@ class Route:
         behind = (shape_of(node.meta["val"]) for node in self.downstream if isinstance(node.meta["val"], Tensor))
         read = ((shape_of(self.program.source(site).meta["val"]), site) for site in self.entrances.values())
         return max(
-            *(math.prod(shape[1:]) for shape in behind),
-            *(math.prod(shape[1:]) // shape[site.axis] * self.places[site][0].shape[1] for shape, site in read),
-            1,
+            [
+                *(math.prod(shape[1:]) for shape in behind),
+                *(math.prod(shape[1:]) // shape[site.axis] * self.places[site][0].shape[1] for shape, site in read),
+                1,
+            ]
         )
 
 
@@ -161,17 +165,17 @@ class Replay:
         values: dict[Node, Any] = {**self.values, **entered}
         present = self.network.gating()
 
-        def gating(site: Site, value: Tensor) -> Tensor:
-            if present is not None:
-                value = present(site, value)
+        def gating(site: Site, value: Tensor) -> Tensor | None:
+            factors = None if present is None else present(site, value)
             if site not in path.sites:
-                return value
+                return factors
             ids = shaped_along(path.program.ids[site], site.axis, value.dim())
-            return value * torch.where(ids == neuron, gate, 1.0)
+            changed = torch.where(ids == neuron, gate, 1.0)
+            return changed if factors is None else factors * changed
 
         for node in path.downstream:
             if node not in entered:
-                values[node] = path.program.call(node, values, gating)
+                values[node] = path.program.call(node, values, gating, plain=True)
         return values[path.program.output]  # type: ignore[no-any-return]
 
 

@@ -1,44 +1,55 @@
 """`shrinknet inspect`: what can be removed, what is frozen, and why."""
 
 from collections import defaultdict
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from torch import nn
 
 from shrinknet.cli import console
-from shrinknet.cli.options import ExampleInput, Json, Model, TrustPickle, Weights
+from shrinknet.cli.options import ExampleInput, Json, Keep, Model, Only, TrustPickle, Weights
 from shrinknet.errors import BadInputError
+from shrinknet.graph.restrict import restrict
 from shrinknet.graph.trace import Trace, trace
 from shrinknet.loading.models import load_model
-from shrinknet.measure.costs import costs
+from shrinknet.measure.costs import costs, operator_costs, reach
 from shrinknet.records import Group
-from shrinknet.report.summary import bytes_text
+from shrinknet.report.summary import bytes_text, percent
+
+Operators = Annotated[bool, typer.Option("--operators", help="Show what each operator of the graph costs, too.")]
 
 
 def command(
     model: Model,
     weights: Weights = None,
     example_input: ExampleInput = None,
+    keep: Keep = None,
+    only: Only = None,
+    operators: Operators = False,
     trust_pickle: TrustPickle = False,
     json: Json = False,
 ) -> None:
-    """Show groups, neurons, parameters, bytes and MACs; and what is frozen, with the reason."""
+    """Show groups of neurons, every parameter and what becomes of it, bytes and MACs; and what is frozen, and why."""
     loaded = load_model(model, weights, example_input, trust_pickle=trust_pickle)
     if loaded.example_inputs is None:
         raise BadInputError(
             "--example-input",
             "given with a factory",
             "nothing",
-            "Write the shape of one sample, such as 1x28x28.",
+            "Write the shape of one sample, such as 1x28x28 (or 128:int64).",
         )
     example = loaded.example_inputs
     traced = trace(loaded.model, example if len(example) > 1 else example.expand(2, *example.shape[1:]))
+    traced = restrict(traced, keep or (), only or ())
     if json:
         console.print_json(as_json(traced))
     else:
-        _print(traced)
+        _print(traced, operators)
 
 
 def as_json(traced: Trace) -> dict[str, object]:
     """Return what `inspect` shows, for machines."""
-    total = costs(traced, traced.present())
     return {
         "groups": [
             {
@@ -53,19 +64,42 @@ def as_json(traced: Trace) -> dict[str, object]:
             {"parameter": f.parameter, "axis": f.axis, "elements": f.num_elements, "reason": f.reason}
             for f in traced.frozen
         ],
-        "num_neurons": total.num_neurons,
-        "num_parameters": total.num_parameters,
-        "flash_bytes": total.flash_bytes,
-        "peak_ram_bytes": total.peak_ram_bytes,
-        "macs": total.macs,
+        "parameters": parameter_rows(traced),
+        "operators": [asdict(row) for row in operator_costs(traced, traced.present())],
+        "reach": asdict(reach(traced)),
+        **asdict(costs(traced, traced.present())),
     }
+
+
+def parameter_rows(traced: Trace) -> list[dict[str, Any]]:
+    """Return every parameter of the network: its shape, and what becomes of each of its axes."""
+    axes: dict[str, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for group in traced.groups:
+        for part in group.slices:
+            axes[part.parameter][part.axis].append(f"{part.role} {group.name}")
+    free = {name: set(found) for name, found in axes.items()}
+    for frozen in traced.frozen:
+        axes[frozen.parameter][frozen.axis].append(f"frozen: {frozen.reason}")
+    first = {id(tensor): name for name, tensor in reversed(traced.tensors.items())}
+    known = {id(traced.tensors[name]): name for name in axes}
+    rows = []
+    for name, tensor in traced.tensors.items():
+        if not isinstance(tensor, nn.Parameter):
+            continue
+        source = known.get(id(tensor))
+        says = dict(sorted(axes[source].items())) if source else {}
+        status = "prunable" if source and free.get(source) else "frozen" if says else "never read in eval mode"
+        if first[id(tensor)] != name:
+            status += f" (the same tensor as {first[id(tensor)]})"
+        rows.append({"name": name, "shape": list(tensor.shape), "status": status, "axes": says})
+    return rows
 
 
 def _parameters(group: Group, role: str) -> list[str]:
     return [f"{part.parameter}[{part.axis}]" for part in group.slices if part.role == role]
 
 
-def _print(traced: Trace) -> None:
+def _print(traced: Trace, operators: bool) -> None:
     rows = [
         (
             group.name,
@@ -76,18 +110,34 @@ def _print(traced: Trace) -> None:
         for group in traced.groups
     ]
     console.table("Groups of neurons that can be removed", ("group", "neurons", "written by", "read by"), rows)
-    reasons: dict[str, list[str]] = defaultdict(list)
-    for frozen in traced.frozen:
-        reasons[frozen.reason].append(f"{frozen.parameter}[{frozen.axis}] ({frozen.num_elements})")
     console.out.print()
     console.table(
-        "Frozen",
-        ("reason", "parameter[axis] (elements)"),
-        [(why, ", ".join(axes)) for why, axes in reasons.items()],
+        "Parameters",
+        ("parameter", "shape", "", "axis by axis"),
+        [
+            (
+                row["name"],
+                "x".join(map(str, row["shape"])) or "1",
+                row["status"],
+                "; ".join(f"{axis}: {', '.join(said)}" for axis, said in row["axes"].items()),
+            )
+            for row in parameter_rows(traced)
+        ],
     )
-    total = costs(traced, traced.present())
-    ram = bytes_text(total.peak_ram_bytes)
+    if operators:
+        console.out.print()
+        console.table(
+            "Operators, for one sample",
+            ("operator", "in", "parameters", "MACs", "bytes of output"),
+            [
+                (row.operator, row.module, row.num_parameters, row.macs, row.activation_bytes)
+                for row in operator_costs(traced, traced.present())
+            ],
+        )
+    total, reachable = costs(traced, traced.present()), reach(traced)
     console.out.print(
         f"\n{len(traced.groups)} groups, {total.num_neurons:,} neurons, {total.num_parameters:,} parameters, "
-        f"{bytes_text(total.flash_bytes)} of flash, {ram} of peak RAM, {total.macs:,} MACs."
+        f"{bytes_text(total.flash_bytes)} of flash, {bytes_text(total.peak_ram_bytes)} of peak RAM, "
+        f"{total.macs:,} MACs. In reach: {percent(reachable.num_parameters)} of the parameters, "
+        f"{percent(reachable.macs)} of the MACs."
     )

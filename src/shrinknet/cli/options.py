@@ -28,6 +28,8 @@ CriterionName = Annotated[str, typer.Option("--criterion", help="How neurons are
 Clip = Annotated[str, typer.Option(help="none, mean or median: tame steep second-order estimates.")]
 Keep = Annotated[list[str] | None, typer.Option(help="A glob of groups to leave whole (may be repeated).")]
 Only = Annotated[list[str] | None, typer.Option(help="A glob of the only groups to touch (may be repeated).")]
+MultipleOf = Annotated[int, typer.Option(help="Keep widths at multiples of this, such as 8.")]
+MinNeurons = Annotated[int, typer.Option(help="Keep at least so many neurons of each group.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the split, and of the criterion 'random'.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows for each pass; speed and memory only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]

@@ -20,7 +20,9 @@ from shrinknet.cli.options import (
     Keep,
     LossName,
     MacsBudget,
+    MinNeurons,
     Model,
+    MultipleOf,
     Only,
     Out,
     Parameters,
@@ -58,6 +60,8 @@ def command(
     clip: Clip = "none",
     keep: Keep = None,
     only: Only = None,
+    multiple_of: MultipleOf = 1,
+    min_neurons: MinNeurons = 1,
     whole_curve: Annotated[bool, typer.Option("--whole-curve", help="Go on to the end for the whole curve.")] = False,
     seed: Seed = 0,
     batch_size: BatchSize = DEFAULT_BATCH_SIZE,
@@ -80,7 +84,8 @@ def command(
     with console.Bar("pruning") as bar:
         run = prune(
             task, criterion, method, goals, guards, step=step, clip=clip, keep=keep or (), only=only or (),
-            whole_curve=whole_curve, seed=seed, out=out, resume=resume, config=sources, progress=bar,
+            multiple_of=multiple_of, min_neurons=min_neurons, whole_curve=whole_curve, seed=seed, out=out,
+            resume=resume, config=sources, progress=bar,
         )  # fmt: skip
     finish(run, out, json)
 

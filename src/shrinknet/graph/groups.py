@@ -17,6 +17,10 @@ Layout = tuple[Ids | None, ...]
 """For each axis of a tensor: the neuron id of each element (0: stays), or None where nothing is cut."""
 
 
+Members = dict[tuple[Birth, int], list[int]]
+"""The classes of each group: those born on one axis that lie on the same parameter axes (so that none runs empty)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Numbering:
     """Every label's neuron id (1 to K; 0: never removed), the groups they form, and what is frozen."""
@@ -35,6 +39,7 @@ def solve(store: LabelStore, slots: Mapping[str, Slots]) -> Numbering:
     _repair_ragged(store, slots)
     _freeze_where_axes_would_clash(store, slots)
     components = store.components()
+    _freeze_unmixed(store, components)
     _freeze_lone_classes(store, slots, components)
     reasons = store.reasons(components)
     ids, members = _number(store, components, reasons)
@@ -91,6 +96,14 @@ def _freeze_where_axes_would_clash(store: LabelStore, slots: Mapping[str, Slots]
                 taken.setdefault(axis, named)
 
 
+def _freeze_unmixed(store: LabelStore, components: Integers) -> None:
+    """What is mixed with nothing is no neuron: an unused row of a table, a channel that is sliced away."""
+    is_mixed = np.zeros(store.num_labels + 1, np.bool_)
+    for labels in store.mixed:
+        is_mixed[components[labels]] = True
+    store.freeze(np.flatnonzero(~is_mixed[components]), "read by nobody")
+
+
 def _freeze_lone_classes(store: LabelStore, slots: Mapping[str, Slots], components: Integers) -> None:
     for node_slots in slots.values():
         for slot in node_slots:
@@ -98,24 +111,37 @@ def _freeze_lone_classes(store: LabelStore, slots: Mapping[str, Slots], componen
                 store.freeze(slot, "one neuron alone spans an axis")
 
 
-def _number(store: LabelStore, components: Integers, reasons: dict[int, str]) -> tuple[Ids, dict[Birth, list[int]]]:
-    """Give the free classes numbers from 1, in the order of their births."""
+def _number(store: LabelStore, components: Integers, reasons: dict[int, str]) -> tuple[Ids, Members]:
+    """Give the free classes numbers from 1, group by group, in the order of their births."""
     starts = np.array([birth.start for birth in store.births])
-    members: dict[Birth, list[int]] = defaultdict(list)
-    for name in np.unique(components[1:]).tolist():
-        if name not in reasons:
-            members[store.births[int(np.searchsorted(starts, name, side="right")) - 1]].append(name)
-    for birth in [birth for birth, names in members.items() if len(names) == 1]:
-        reasons[members.pop(birth)[0]] = "the only neuron of its group"
+    axes = _axes_of_classes(store, components)
+    members: Members = defaultdict(list)
+    names = np.unique(components[1:])
+    for name, place in zip(names.tolist(), np.searchsorted(starts, names, side="right").tolist(), strict=True):
+        birth = store.births[place - 1]
+        if name not in reasons and birth.parameter is not None:
+            members[birth, int(axes[name])].append(name)
+    for family in [family for family, classes in members.items() if len(classes) == 1]:
+        reasons[members.pop(family)[0]] = "the only neuron of its group"
     number = np.zeros(store.num_labels + 1, np.int64)
     count = 0
-    for names in members.values():
-        number[names] = np.arange(count + 1, count + len(names) + 1)
-        count += len(names)
+    for classes in members.values():
+        number[classes] = np.arange(count + 1, count + len(classes) + 1)
+        count += len(classes)
     return number[components], members
 
 
-def _groups(store: LabelStore, ids: Ids, members: dict[Birth, list[int]]) -> tuple[Group, ...]:
+def _axes_of_classes(store: LabelStore, components: Integers) -> NDArray[np.uint64]:
+    """Return a number for each class that tells on which parameter axes it lies: a sum of random ones."""
+    random = np.random.default_rng(0).integers(0, 2**64, len(store.births), np.uint64)
+    axes = np.zeros(store.num_labels + 1, np.uint64)
+    for birth, number in zip(store.births, random, strict=True):
+        if birth.parameter is not None:
+            axes[np.unique(components[birth.start : birth.start + birth.size])] += number
+    return axes
+
+
+def _groups(store: LabelStore, ids: Ids, members: Members) -> tuple[Group, ...]:
     read = set(np.concatenate(store.read).tolist()) if store.read else set()
     slices: dict[int, list[Slice]] = defaultdict(list)
     bounds = np.cumsum([0] + [len(names) for names in members.values()])
@@ -125,22 +151,29 @@ def _groups(store: LabelStore, ids: Ids, members: dict[Birth, list[int]]) -> tup
         for group in np.unique(np.searchsorted(bounds, axis_ids[axis_ids > 0]) - 1).tolist():
             inside = (axis_ids > bounds[group]) & (axis_ids <= bounds[group + 1])
             owners = np.where(inside, axis_ids - bounds[group] - 1, -1)
-            slices[group].append(Slice(birth.parameter, birth.axis, role, tuple(owners.tolist())))
-    return tuple(
-        Group(_group_name(birth), len(names), tuple(slices[position]))
-        for position, (birth, names) in enumerate(members.items())
-    )
+            if birth.parameter is not None:
+                slices[group].append(Slice(birth.parameter, birth.axis, role, tuple(owners.tolist())))
+    seen: dict[str, int] = defaultdict(int)
+    groups = []
+    for position, ((birth, _), names) in enumerate(members.items()):
+        name = _group_name(birth)
+        seen[name] += 1
+        name = name if seen[name] == 1 else f"{name}/{seen[name]}"
+        groups.append(Group(name, len(names), tuple(slices[position])))
+    return tuple(groups)
 
 
 def _group_name(birth: Birth) -> str:
-    """A group is called by the module that gives birth to it: "layer1.0.conv1"."""
-    module, _, parameter = birth.parameter.rpartition(".")
+    """A group is called by the module that gives birth to it, "layer1.0.conv1"; a second one there "...conv1/2"."""
+    module, _, parameter = str(birth.parameter).rpartition(".")
     return module if module and parameter == "weight" and birth.axis == 0 else f"{birth.parameter}[{birth.axis}]"
 
 
 def _frozen(store: LabelStore, components: Integers, ids: Ids, reasons: dict[int, str]) -> tuple[Frozen, ...]:
     frozen = []
     for birth in store.births:
+        if birth.parameter is None:
+            continue
         labels = np.arange(birth.start, birth.start + birth.size)
         kept = labels[ids[labels] == 0]
         counts: dict[str, int] = defaultdict(int)

@@ -17,17 +17,19 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+MANY_PAIRS = 2**15
+"""Beyond that many pairs, equal ones are dropped before they are kept."""
+
 Slots = tuple[Tensor, ...]
 Integers = NDArray[np.int64]
 
 
 def compact(slot: Tensor) -> Tensor:
     """Return the same slot with every axis on which it is constant at stride 0."""
-    for axis in range(slot.dim()):
-        if slot.shape[axis] > 1 and slot.stride(axis) != 0:
-            first = slot.narrow(axis, 0, 1).expand_as(slot)
-            if torch.equal(slot, first):
-                slot = first
+    for axis in varying(slot):
+        small = dense(slot)
+        if bool((small == small.narrow(axis, 0, 1)).all()):
+            slot = slot.narrow(axis, 0, 1).expand_as(slot)
     return slot
 
 
@@ -57,9 +59,9 @@ def vector(slot: Tensor, axis: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Birth:
-    """Where a run of labels was given out: one axis of one parameter."""
+    """Where a run of labels was given out: one axis of one parameter, or (None) of a tensor made in the graph."""
 
-    parameter: str
+    parameter: str | None
     axis: int
     start: int
     size: int
@@ -73,10 +75,11 @@ class LabelStore:
     edges: list[Integers] = field(default_factory=list)
     frozen: list[tuple[Integers, str]] = field(default_factory=list)
     read: list[Integers] = field(default_factory=list)
+    mixed: list[Integers] = field(default_factory=list)
     num_labels: int = 0
 
-    def fresh(self, parameter: str, axis: int, size: int) -> Tensor:
-        """Give out `size` new labels for one axis of a parameter."""
+    def fresh(self, parameter: str | None, axis: int, size: int) -> Tensor:
+        """Give out `size` new labels for one axis of a parameter (None: of a tensor made in the graph)."""
         start = self.num_labels + 1
         self.births.append(Birth(parameter, axis, start, size))
         self.num_labels += size
@@ -88,52 +91,76 @@ class LabelStore:
         for axis in range(one.dim()):
             if one.stride(axis) == 0 and other.stride(axis) == 0 and one.shape[axis] > 1:
                 one, other = one.narrow(axis, 0, 1), other.narrow(axis, 0, 1)
-        pairs = np.unique(np.stack([one.flatten().numpy(), other.flatten().numpy()]), axis=1)
+        pairs = np.stack([one.flatten().numpy(), other.flatten().numpy()])
+        if pairs.shape[1] > MANY_PAIRS:
+            pairs = np.unique(pairs, axis=1)
         meets_none = (pairs == 0).any(axis=0)
-        self.freeze(pairs[:, meets_none], reason)
-        self.edges.append(pairs[:, ~meets_none])
+        if meets_none.any():
+            self.freeze(pairs[:, meets_none], reason)
+            pairs = pairs[:, ~meets_none]
+        self.edges.append(pairs)
 
     def freeze(self, labels: Tensor | Integers, reason: str) -> None:
         """Say that the neurons with these labels are never removed, and why."""
-        values = names_in([labels]) if isinstance(labels, Tensor) else np.unique(labels[labels > 0])
+        values = names_in([labels]) if isinstance(labels, Tensor) else labels[labels > 0]
         if len(values):
             self.frozen.append((values, reason))
+
+    def say(self, labels: Tensor) -> None:
+        """Say that something is known about these labels: they were not forgotten."""
+        values = names_in([labels])
+        self.edges.append(np.stack([values, values]))
+
+    def mark_mixed(self, labels: Tensor) -> None:
+        """Say that these labels are read where neurons are mixed."""
+        self.say(labels)
+        self.mixed.append(names_in([labels]))
 
     def mark_read(self, labels: Tensor) -> None:
         """Say that a parameter axis with these labels consumes neurons rather than produces them."""
         self.read.append(names_in([labels]))
 
-    def said_since(self, mark: tuple[int, int]) -> Integers:
-        """Return every label that was united or frozen since `mark` (see `mark`)."""
-        said = [edge.ravel() for edge in self.edges[mark[0] :]] + [labels for labels, _ in self.frozen[mark[1] :]]
-        return np.unique(np.concatenate(said)) if said else np.empty(0, np.int64)
+    def forgotten_since(self, mark: tuple[int, int], given: Slots, out: Slots) -> Integers:
+        """Return the labels of `given` that are not in `out`, and that nothing was said about since `mark`."""
+        known = np.zeros(self.num_labels + 1, np.bool_)
+        for edge in self.edges[mark[0] :]:
+            known[edge] = True
+        for labels, _ in self.frozen[mark[1] :]:
+            known[labels] = True
+        known[names_in(out)] = True
+        labels = names_in(given)
+        return labels[~known[labels]]
 
     @property
     def mark(self) -> tuple[int, int]:
-        """A place in the record, for `said_since`."""
+        """A place in the record, for `forgotten_since`."""
         return len(self.edges), len(self.frozen)
 
     def components(self) -> Integers:
-        """Return, for each label, the number of its class: the smallest label in it. Label 0 stays 0."""
+        """Return, for each label, the number of its class: its smallest label, a parameter's if there is one."""
         size = self.num_labels + 1
         pairs = np.concatenate(self.edges, axis=1) if self.edges else np.empty((2, 0), np.int64)
         graph = coo_array((np.ones(pairs.shape[1], np.int8), (pairs[0], pairs[1])), shape=(size, size))
         _, component = connected_components(graph, directed=False)
-        smallest = np.full(component.max() + 1, size, np.int64)
-        np.minimum.at(smallest, component, np.arange(size))
-        return np.asarray(smallest[component], np.int64)
+        rank = np.arange(size)
+        for birth in self.births:
+            if birth.parameter is None:
+                rank[birth.start : birth.start + birth.size] += size
+        smallest = np.full(component.max() + 1, 2 * size, np.int64)
+        np.minimum.at(smallest, component, rank)
+        return np.asarray(smallest[component] % size, np.int64)
 
     def reasons(self, components: Integers) -> dict[int, str]:
         """Return the first reason given for each frozen class."""
         first: dict[int, str] = {}
         for labels, reason in self.frozen:
-            for name in np.unique(components[labels]).tolist():
+            for name in set(components[labels].tolist()):
                 first.setdefault(name, reason)
         return first
 
 
 def names_in(slots: Iterable[Tensor]) -> Integers:
-    """Return the distinct labels in some slots, 0 left out."""
+    """Return the labels in some slots, 0 left out (one may come twice)."""
     values = [dense(slot).flatten().numpy() for slot in slots]
-    labels = np.unique(np.concatenate(values)) if values else np.empty(0, np.int64)
+    labels = np.concatenate(values) if values else np.empty(0, np.int64)
     return labels[labels > 0]

@@ -1,24 +1,29 @@
 """What a node of the graph is, in words."""
 
+import operator
+
 import torch
 from torch.fx import Node
 
 ELEMENTWISE = frozenset({
     "hardswish", "relu6", "log_sigmoid", "dropout", "feature_dropout", "alpha_dropout", "detach", "contiguous",
-    "type_as", "rsub", "to",
+    "type_as", "rsub", "to", "where", "masked_fill", "copy", "zeros_like", "ones_like", "full_like", "empty_like",
 })  # fmt: skip
 """Operators that treat every element alone (dropout does in eval mode) and that torch does not tag as such."""
 
 
 ALIASES = frozenset({
-    "view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "squeeze",
-    "unsqueeze", "expand", "movedim", "dropout", "feature_dropout", "alpha_dropout", "detach", "contiguous", "to",
+    "view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "mT", "squeeze",
+    "unsqueeze", "expand", "expand_as", "movedim", "swapaxes", "dropout", "feature_dropout", "alpha_dropout", "detach",
+    "contiguous", "to", "slice", "select", "alias", "diagonal",
 })  # fmt: skip
 """Operators whose output shares its input's memory, or may (dropout does in eval mode)."""
 
 
 def operator_name(node: Node) -> str:
     """Return the name of a node's ATen operator, without namespace and overload: "conv2d"."""
+    if node.target is operator.getitem:
+        return "getitem"
     return str(node.target).removeprefix("aten.").split(".")[0]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from shrinknet.errors import BadInputError, did_you_mean
 from shrinknet.graph.groups import Layout
+from shrinknet.graph.rules.base import argument_at
 from shrinknet.graph.trace import Trace
 from shrinknet.records import Frozen, Group
 
@@ -77,7 +78,7 @@ def _with_groups(trace: Trace, groups: list[Group]) -> Trace:
     sites = [
         site
         for site in trace.sites
-        if layouts[arguments[site.node][site.argument].name][site.axis] is not None  # type: ignore
+        if layouts[argument_at(arguments[site.node], site.argument).name][site.axis] is not None
     ]
     return replace(
         trace,

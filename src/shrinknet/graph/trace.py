@@ -1,29 +1,29 @@
 """From a network to its graph, and from the graph to groups of neurons (design 4.1)."""
 
+import inspect
 import operator
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Node
 
-from shrinknet.errors import BadInputError, UnfollowedOperatorError
+from shrinknet.errors import BadInputError
 from shrinknet.graph.groups import Layout, Numbering, layout_of, solve
-from shrinknet.graph.labels import LabelStore, Slots, along, names_in
-from shrinknet.graph.operators import ALIASES, describe, operator_name
-from shrinknet.graph.rules.base import Call, Site, find_rule, load_rules, shape_of
+from shrinknet.graph.labels import LabelStore, Slots, along
+from shrinknet.graph.rewrite import rewrite
+from shrinknet.graph.rules.base import Call, Site, argument_at, find_rule, first_of, is_factory, load_rules
+from shrinknet.graph.widths import EXAMPLE_BATCH, Present, Widths, kept_shape, shape_of
 from shrinknet.records import Frozen, Group, Neuron
 from shrinknet.task import evaluating
 
-Present = NDArray[np.bool_]
-"""One truth value for each neuron id: still there? Element 0 stands for all that is never removed."""
-
-EXAMPLE_BATCH = 2
+Inputs = Tensor | tuple[Tensor, ...]
+"""What a network is called with: one tensor, or several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +81,9 @@ class Trace:
                 sizes[axis] = sizes[axis] * batch // EXAMPLE_BATCH
         return kept_shape(tuple(sizes), self.layouts.get(node.name, ()), present)
 
-
-def kept_shape(shape: tuple[int, ...], layout: Layout, present: Present) -> tuple[int, ...]:
-    """Return a shape with each axis as long as what is kept of it."""
-    kept = list(shape)
-    for axis, ids in enumerate(layout):
-        if ids is not None:
-            kept[axis] = int(np.count_nonzero(present[ids]))
-    return tuple(kept)
+    def widths(self, present: Present) -> Widths:
+        """Return the width of every axis once only `present` neurons are there."""
+        return Widths(self.layouts, present)
 
 
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -97,15 +92,16 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(parameters), **dict(module.named_buffers(remove_duplicate=False))}
 
 
-def trace(model: nn.Module, example_inputs: Tensor) -> Trace:
+def trace(model: nn.Module, example_inputs: Inputs) -> Trace:
     """Find every neuron of a network that can be removed, with all that must shrink with it.
 
     The network is exported in eval mode with a free batch size; labels of the elements of every parameter axis then
     ride through the graph. Nothing of the user's model is changed.
 
     Args:
-        model: a network that takes one tensor, samples along the first axis.
-        example_inputs: at least two samples (a batch of one would be taken as a constant).
+        model: a network that takes tensors with samples along the first axis, and returns tensors.
+        example_inputs: at least two samples (a batch of one would be taken as a constant): a tensor, or a tuple of
+            them for a network that takes several.
 
     Raises:
         BadInputError: torch.export cannot follow the network.
@@ -118,25 +114,23 @@ def trace(model: nn.Module, example_inputs: Tensor) -> Trace:
     [('0', 8)]
     """
     module = _own_copy(export_program(model, example_inputs).module(check_guards=False))
-    _drop_assertions(module)
-    _make_out_of_place(module)
-    module.graph.eliminate_dead_code()
-    module.recompile()
+    rewrite(module)
     store, slots, sites = _send_labels(module)
     numbering = solve(store, slots)
     return _assemble(module, slots, sites, numbering)
 
 
-def export_program(model: nn.Module, example_inputs: Tensor) -> ExportedProgram:
+def export_program(model: nn.Module, example_inputs: Inputs) -> ExportedProgram:
     """Export a network in eval mode with a free batch size.
 
     Raises:
         BadInputError: torch.export cannot follow the network, or it fixes the number of samples.
     """
+    rows = tuple(tensor[:EXAMPLE_BATCH] for tensor in as_tuple(example_inputs))
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad(), _without_stack_traces():
             batch = Dim("batch", min=1)
-            return torch.export.export(model, (example_inputs[:EXAMPLE_BATCH],), dynamic_shapes=({0: batch},))
+            return torch.export.export(model, rows, dynamic_shapes=_free_batch(model, rows, batch))
     except Exception as error:  # torch.export raises dozens of types, torch's internal ones among them
         raise BadInputError(
             "model",
@@ -144,6 +138,29 @@ def export_program(model: nn.Module, example_inputs: Tensor) -> ExportedProgram:
             f"{type(error).__name__}: {_first_line(error)}",
             "Export it yourself with dynamic_shapes=({0: Dim('batch')},) to see torch's full explanation.",
         ) from error
+
+
+@contextmanager
+def _without_stack_traces() -> Iterator[None]:
+    """Do not look up a line of source for each node: that takes a quarter of an export, and nothing here reads it."""
+    before = fx.config.do_not_emit_stack_traces
+    fx.config.do_not_emit_stack_traces = True
+    try:
+        yield
+    finally:
+        fx.config.do_not_emit_stack_traces = before
+
+
+def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
+    """Return the inputs of a network as a tuple, also where there is only one."""
+    return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
+
+
+def _free_batch(model: nn.Module, rows: tuple[Tensor, ...], batch: Any) -> Any:
+    """The samples' axis of every input is free. A forward that takes `*args` wants them in a tuple of their own."""
+    free = tuple({0: batch} for _ in rows)
+    kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
+    return (free,) if kinds and kinds[0] is inspect.Parameter.VAR_POSITIONAL else free
 
 
 def _first_line(error: Exception) -> str:
@@ -164,49 +181,6 @@ def _own_copy(module: nn.Module) -> GraphModule:
     return module
 
 
-def _drop_assertions(module: GraphModule) -> None:
-    """Take out nodes that only assert a tensor's dtype: they compute nothing, and forbid another precision."""
-    for node in list(module.graph.nodes):
-        if node.op == "call_function" and operator_name(node) == "_assert_tensor_metadata":
-            module.graph.erase_node(node)
-
-
-def _make_out_of_place(module: GraphModule) -> None:
-    """Replace `relu_(x)` by `relu(x)` and let later readers of x read the result, as they did in memory."""
-    order = {node: position for position, node in enumerate(module.graph.nodes)}
-    for node in list(module.graph.nodes):
-        if node.op != "call_function" or not getattr(getattr(node.target, "_schema", None), "is_mutable", False):
-            continue
-        name, overload = node.target._schema.name.removeprefix("aten::"), node.target._overloadname
-        packet = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
-        changed = node.args[0]
-        later = [user for user in changed.users if order[user] > order[node]]
-        if packet is None or overload not in packet.overloads() or _is_alias_still_read(changed, order[node], order):
-            raise UnfollowedOperatorError(
-                f"Cannot follow values through {describe(node)}: it changes a tensor in place. "
-                f"Use the operator that returns a new tensor."
-            )
-        node.target = getattr(packet, overload)
-        for user in later:
-            user.replace_input_with(changed, node)
-
-
-def _is_alias_still_read(changed: Node, position: int, order: dict[Node, int]) -> bool:
-    """Whether another name of the changed memory (its source, a view of it, a view of its source) is read later."""
-    source = changed
-    while _shares_memory(source):
-        source = source.all_input_nodes[0]
-    aliases = [source]
-    for alias in aliases:
-        aliases += [user for user in alias.users if order[user] < position and _shares_memory(user)]
-    return any(order[user] > position for alias in aliases if alias is not changed for user in alias.users)
-
-
-def _shares_memory(node: Node) -> bool:
-    """Whether a node's value is, or may be, another name of its first argument's memory."""
-    return node.op == "call_function" and (getattr(node.target, "is_view", False) or operator_name(node) in ALIASES)
-
-
 def _send_labels(module: GraphModule) -> tuple[LabelStore, dict[str, Slots], list[Site]]:
     load_rules()
     store, sites = LabelStore(), list[Site]()
@@ -216,7 +190,9 @@ def _send_labels(module: GraphModule) -> tuple[LabelStore, dict[str, Slots], lis
     for node in module.graph.nodes:
         for given in node.all_input_nodes:  # labels are given out in the order of their first reader
             if given.op == "get_attr" and given not in slots and isinstance(given.meta.get("val"), Tensor):
-                tensor = tensors[given.target]
+                tensor = tensors.get(given.target)
+                if tensor is None:  # a constant that the forward wrote down: of fixed width
+                    continue
                 if id(tensor) not in shared:
                     shared[id(tensor)] = _fresh_slots(store, given.target, tuple(tensor.shape))
                 slots[given] = shared[id(tensor)]
@@ -224,7 +200,7 @@ def _send_labels(module: GraphModule) -> tuple[LabelStore, dict[str, Slots], lis
             for given in node.all_input_nodes:
                 for slot in slots.get(given, ()):
                     store.freeze(slot, "network output")
-        elif node.op == "call_function" and any(slots.get(given) for given in node.all_input_nodes):
+        elif node.op == "call_function" and (is_factory(node) or any(map(slots.get, node.all_input_nodes))):
             slots[node] = _apply_rule(Call(node, slots, store, sites))
     return store, {node.name: node_slots for node, node_slots in slots.items()}, sites
 
@@ -237,12 +213,11 @@ def _apply_rule(call: Call) -> Slots:
     """Run the rule of an operator, then freeze whatever it forgot."""
     mark, rule = call.store.mark, find_rule(call.node)
     given = tuple(slot for node in call.tensors for slot in call.slots(node))
-    if rule is None or not isinstance(call.node.meta.get("val"), Tensor):
+    if rule is None:
         call.freeze(given, f"no rule for {call.where}")
         return ()
     out = rule(call)
-    known = np.union1d(names_in(out), call.store.said_since(mark))
-    call.store.freeze(np.setdiff1d(names_in(given), known), f"not followed through {call.where}")
+    call.store.freeze(call.store.forgotten_since(mark, given, out), f"not followed through {call.where}")
     return out
 
 
@@ -250,7 +225,7 @@ def _assemble(module: GraphModule, slots: dict[str, Slots], sites: list[Site], n
     layouts = {}
     for node in module.graph.nodes:
         if slots.get(node.name):
-            layouts[node.name] = layout_of(slots[node.name], numbering.ids, node.meta["val"].dim())
+            layouts[node.name] = layout_of(slots[node.name], numbering.ids, first_of(node.meta["val"]).dim())
     tensor_layouts = dict(_tensor_layouts(module, layouts))
     arguments = {node.name: node.args for node in module.graph.nodes}
     live = [site for site in sites if _ids_at(site, arguments, layouts) is not None]
@@ -258,7 +233,7 @@ def _assemble(module: GraphModule, slots: dict[str, Slots], sites: list[Site], n
 
 
 def _ids_at(site: Site, arguments: Mapping[str, Any], layouts: Mapping[str, Layout]) -> Any:
-    layout = layouts.get(arguments[site.node][site.argument].name)
+    layout = layouts.get(argument_at(arguments[site.node], site.argument).name)
     return None if layout is None else layout[site.axis]
 
 

@@ -167,20 +167,24 @@ def _freed(model: nn.Module, example: Tensor) -> nn.Module:
         ) from error
 
 
-def _example(shape: str | None, model: nn.Module) -> Tensor | None:
-    if shape is None:
+def _example(given: str | None, model: nn.Module) -> Tensor | None:
+    """Two samples of a shape such as "1x28x28", or "128:int64" for a network that takes whole numbers."""
+    if given is None:
         return None
+    shape, _, kind = given.partition(":")
     try:
         sizes = [int(size) for size in shape.replace(",", "x").lower().split("x")]
     except ValueError:
         sizes = []
-    if not sizes or min(sizes) < 1:
+    if not sizes or min(sizes) < 1 or kind not in {"", "int64"}:
         raise BadInputError(
             "--example-input",
             "the shape of one sample such as 1x28x28",
-            repr(shape),
-            "Leave the samples axis out.",
+            repr(given),
+            "Leave the samples axis out; write 128:int64 for whole numbers.",
         )
+    if kind:
+        return torch.zeros(2, *sizes, dtype=torch.int64)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
     values = torch.linspace(-1, 1, 2 * math.prod(sizes), dtype=dtype)
     return values.view(2, *sizes)

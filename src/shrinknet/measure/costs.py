@@ -8,10 +8,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
+from torch.utils._pytree import tree_leaves
 
 from shrinknet.graph.operators import ALIASES, operator_name
-from shrinknet.graph.trace import Present, Trace, kept_shape
-from shrinknet.records import Costs
+from shrinknet.graph.rules.base import MACS
+from shrinknet.graph.trace import Trace
+from shrinknet.graph.widths import Present, kept_shape
+from shrinknet.records import Costs, OperatorCosts, Reach
 
 
 def costs(trace: Trace, present: Present) -> Costs:
@@ -27,6 +30,50 @@ def costs(trace: Trace, present: Present) -> Costs:
         peak_ram_bytes=peak_ram_bytes(trace, present),
         macs=macs(trace, present),
     )
+
+
+def reach(trace: Trace) -> Reach:
+    """Return the share of parameters and MACs that lies on an axis with neurons: what goes when all of them go.
+
+    >>> from shrinknet.graph.trace import trace
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> reach(trace(model, torch.randn(2, 4)))
+    Reach(num_parameters=0.97, macs=1.0)
+    """
+    none = trace.present()
+    none[1:] = False
+    before, after = (costs(trace, present) for present in (trace.present(), none))
+    return Reach(
+        num_parameters=1 - after.num_parameters / max(1, before.num_parameters),
+        macs=1 - after.macs / max(1, before.macs),
+    )
+
+
+def operator_costs(trace: Trace, present: Present) -> tuple[OperatorCosts, ...]:
+    """Return what each operator costs; a parameter counts where it is read first.
+
+    Cost: one walk over the graph, no tensor is touched.
+    """
+    tensors, counted, rows = trace.tensors, set[int](), []
+    for node in trace.nodes:
+        if node.op != "call_function":
+            continue
+        parameters = [
+            given for given in node.all_input_nodes if isinstance(tensors.get(str(given.target)), nn.Parameter)
+        ]
+        fresh = {id(tensors[str(given.target)]): given for given in parameters}
+        num_parameters = sum(
+            math.prod(trace.shape(given, present)) for key, given in fresh.items() if key not in counted
+        )
+        counted |= fresh.keys()
+        values = [value for value in tree_leaves(node.meta.get("val")) if isinstance(value, Tensor)]
+        size = values[0].element_size() * math.prod(trace.shape(node, present)) if len(values) == 1 else 0
+        stack = node.meta.get("nn_module_stack") or {}
+        module = next(reversed(stack.values()))[0] if stack else ""
+        rows.append(
+            OperatorCosts(node.name, operator_name(node), module, num_parameters, macs_of(node, trace, present), size)
+        )
+    return tuple(rows)
 
 
 def tensor_shapes(trace: Trace, present: Present) -> dict[str, tuple[int, ...]]:
@@ -85,19 +132,14 @@ def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def macs(trace: Trace, present: Present) -> int:
-    """Count the multiply-accumulate operations of dense layers and convolutions for one sample."""
-    return sum(_macs_of(node, trace, present) for node in trace.nodes if node.op == "call_function")
+    """Count the multiply-accumulate operations of one sample: products, convolutions, recurrent layers."""
+    return sum(macs_of(node, trace, present) for node in trace.nodes if node.op == "call_function")
 
 
-def _macs_of(node: Node, trace: Trace, present: Present) -> int:
-    """Each output element takes as many as there are weights behind it."""
-    name = operator_name(node)
-    if name not in {"linear", "conv1d", "conv2d", "conv3d", "matmul", "mm", "addmm"}:
-        return 0
-    position = 1 if name != "addmm" else 2
-    weight = trace.shape(node.args[position], present)  # type: ignore[arg-type]
-    per_output = weight[0] if name in {"matmul", "mm", "addmm"} else math.prod(weight[1:])
-    return math.prod(trace.shape(node, present)) * per_output
+def macs_of(node: Node, trace: Trace, present: Present) -> int:
+    """Count the multiply-accumulate operations of one node for one sample."""
+    count = MACS.get(operator_name(node))
+    return 0 if count is None else count(node, lambda given: trace.shape(given, present))
 
 
 def peak_ram_bytes(trace: Trace, present: Present) -> int:

@@ -1,11 +1,14 @@
 """Rank: the one order that everything else follows."""
 
+import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
+from shrinknet.errors import BadInputError
 from shrinknet.gates import GatedNetwork
-from shrinknet.records import Neuron
+from shrinknet.records import Group, Neuron
 from shrinknet.types import Scores
 
 Ranked = list[tuple[Neuron, float]]
@@ -22,16 +25,65 @@ def ranked(network: GatedNetwork, scores: Scores) -> Ranked:
     return [(neurons[place], float(values[place])) for place in np.argsort(values, kind="stable").tolist()]
 
 
-def takeable(network: GatedNetwork, order: Iterable[tuple[Neuron, float]], count: int) -> Ranked:
-    """Return the first `count` of an order that can go while at least one neuron of each group stays."""
-    left = {group.name: len(network.alive(group)) for group in network.groups}
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What every group keeps.
+
+    Args:
+        multiple_of: the length of every axis that shrinks with a group stays a multiple of this (8: SIMD), so that
+            neurons go in blocks.
+        min_neurons: at least so many neurons of each group stay.
+
+    Raises:
+        BadInputError: one of them is no whole number of at least 1.
+    """
+
+    multiple_of: int = 1
+    min_neurons: int = 1
+
+    def __post_init__(self) -> None:
+        for argument in ("multiple_of", "min_neurons"):
+            value = getattr(self, argument)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise BadInputError(argument, "a whole number of at least 1", repr(value), "Leave it out for 1.")
+
+    def block(self, group: Group, alive: int) -> int:
+        """Return how many of a group's neurons have to go together, `alive` being there (0: none can).
+
+        A neuron that spans s elements of an axis keeps that axis a multiple of m in steps of m / gcd(m, s).
+        """
+        spans = {sum(owner >= 0 for owner in part.owners) // group.width for part in group.slices}
+        step = math.lcm(*(self.multiple_of // math.gcd(self.multiple_of, span) for span in spans))
+        target = (alive - 1) // step * step
+        return alive - target if target >= max(1, self.min_neurons) else 0
+
+    def __str__(self) -> str:
+        return f"multiple_of={self.multiple_of}, min_neurons={self.min_neurons}"
+
+
+def takeable(
+    network: GatedNetwork, order: Iterable[tuple[Neuron, float]], count: int, limits: Limits | None = None
+) -> Ranked:
+    """Return the first neurons of an order that can go, `count` of them, while the limits hold.
+
+    A block of several neurons goes when its last member's turn comes; with blocks, at least `count` go.
+    """
+    limits = limits or Limits()
+    groups = {group.name: group for group in network.groups}
+    alive = {group.name: len(network.alive(group)) for group in network.groups}
+    blocks = {name: limits.block(group, alive[name]) for name, group in groups.items()}
+    waiting: dict[str, Ranked] = {name: [] for name in groups}
     taken: Ranked = []
     for neuron, score in order:
-        if len(taken) == count:
+        if len(taken) >= count:
             break
-        if left[neuron.group] > 1:
-            left[neuron.group] -= 1
-            taken.append((neuron, score))
+        name, block = neuron.group, waiting[neuron.group]
+        block.append((neuron, score))
+        if 0 < blocks[name] == len(block):
+            taken += block
+            block.clear()
+            alive[name] -= blocks[name]
+            blocks[name] = limits.block(groups[name], alive[name])
     return taken
 
 

@@ -1,60 +1,186 @@
 """The user's own module, smaller: a copy with sliced tensors and attributes that say so."""
 
-import copy
 import traceback
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.utils._pytree import tree_leaves
 
 from shrinknet.errors import FixedWidthError
-from shrinknet.surgery.remove import Kept, slice_tensors
+from shrinknet.graph.operators import operator_name
+from shrinknet.graph.trace import Trace
+from shrinknet.surgery.remove import Kept, cut_copy
 from shrinknet.task import evaluating
 
+Attributes = dict[str, dict[str, Any]]
+"""For each module, by name, the attributes that hold a width, with their new values."""
 
-def cut_module(model: nn.Module, kept: Kept) -> nn.Module:
+Changes = Mapping[int, set[int]]
+"""What widths became: for an old width, the new ones that it turned into."""
+
+WIDTHS = {
+    "out_features": ("weight", 0), "in_features": ("weight", 1), "num_features": ("weight", 0),
+    "num_channels": ("weight", 0), "num_parameters": ("weight", 0), "embedding_dim": ("weight", 1),
+    "hidden_size": ("weight_hh_l0", 1), "input_size": ("weight_ih_l0", 1),
+}  # fmt: skip
+"""Which axis of which parameter the attributes of torch's own modules speak of."""
+
+
+def cut_module(model: nn.Module, kept: Kept, attributes: Attributes) -> nn.Module:
     """Return a copy of the user's module without the removed neurons; the original is not touched.
 
-    Class, names, modes and hooks are kept; `out_features`, `num_features`, `groups` and their like say the new widths.
+    Class, names, modes and hooks are kept; `out_features`, `num_heads` and their like say the new widths.
     """
-    smaller = copy.deepcopy(model)
-    slice_tensors(smaller, kept)
-    for module in smaller.modules():
-        _mend_attributes(module)
+    smaller = cut_copy(model, kept)
+    for name, module in smaller.named_modules():
+        for attribute, value in attributes.get(name, {}).items():
+            setattr(module, attribute, value)
+        if isinstance(module, nn.RNNBase):
+            module._flat_weights = [getattr(module, weight) for weight in module._flat_weights_names]
     return smaller
 
 
-def _mend_attributes(module: nn.Module) -> None:
-    weight = getattr(module, "weight", None)
-    if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        if module.groups > 1:  # only depthwise kernels are cut: one group for each channel
-            multiplier = module.out_channels // module.groups
-            module.groups = module.weight.shape[0] // multiplier
-        module.out_channels = module.weight.shape[0]
-        module.in_channels = module.weight.shape[1] * module.groups
-    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-        statistics = module.running_mean if module.running_mean is not None else weight
-        if isinstance(statistics, Tensor):
-            module.num_features = len(statistics)
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = len(module.weight)
+def new_attributes(model: nn.Module, trace: Trace, cut: GraphModule, kept: Kept) -> Attributes:
+    """Return the attributes of a model's modules that hold a width, with the widths that they have in the cut graph.
+
+    Torch's own modules say which axis they speak of. In any other, an attribute is a width where it is equal to one
+    that the module's own code wrote into the graph (a size, a number of heads), or to a length of its own parameters,
+    and the cut turned that into just one other.
+    """
+    written = _written_changes(trace, cut)
+    attributes: Attributes = {}
+    for name, module in model.named_modules():
+        lengths = _length_changes(name, module, kept)
+        if type(module).__module__.startswith("torch.nn"):
+            found = _of_torch(module, lengths, written.get(name, {}))
+        else:
+            found = dict(_guessed(module, [written.get(name, {}), _as_sets(lengths)]))
+        found = {attribute: value for attribute, value in found.items() if value != getattr(module, attribute)}
+        if found:
+            attributes[name] = found
+    return attributes
+
+
+def _length_changes(name: str, module: nn.Module, kept: Kept) -> dict[tuple[str, int], tuple[int, int]]:
+    """For each axis of a module's own tensors: its length before and after."""
+    own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+    changes = {}
+    for leaf, tensor in own.items():
+        axes = kept.get(f"{name}.{leaf}" if name else leaf, {})
+        for axis, length in enumerate(tensor.shape):
+            changes[leaf, axis] = (length, len(axes[axis]) if axis in axes else length)
+    return changes
+
+
+def _as_sets(lengths: Mapping[tuple[str, int], tuple[int, int]]) -> Changes:
+    changes: dict[int, set[int]] = defaultdict(set)
+    for before, after in lengths.values():
+        changes[before].add(after)
+    return changes
+
+
+def _of_torch(
+    module: nn.Module, lengths: Mapping[tuple[str, int], tuple[int, int]], written: Changes
+) -> dict[str, Any]:
+    found: dict[str, Any] = dict(_guessed(module, [written]))
+    for attribute, axis in WIDTHS.items():
+        if hasattr(module, attribute) and axis in lengths:
+            found[attribute] = lengths[axis][1]
+    if hasattr(module, "num_features") and ("running_mean", 0) in lengths:
+        found["num_features"] = lengths["running_mean", 0][1]
+    if isinstance(module, nn.modules.conv._ConvNd):
+        one, other = ("in_channels", "out_channels") if module.transposed else ("out_channels", "in_channels")
+        groups = found.get("groups", module.groups)
+        found |= {"groups": groups, one: lengths["weight", 0][1], other: lengths["weight", 1][1] * groups}
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
+        found["normalized_shape"] = tuple(lengths["weight", axis][1] for axis in range(module.weight.dim()))
+    return found
+
+
+def _guessed(module: nn.Module, sources: Iterable[Changes]) -> Iterator[tuple[str, Any]]:
+    """Yield the attributes whose value is a width that became one other, and that other."""
+    for attribute, value in vars(module).items():
+        if attribute.startswith("_"):
+            continue
+        if isinstance(value, tuple) and value and all(_is_width(size) for size in value):
+            sizes = tuple(_became(size, sources) or size for size in value)
+            if sizes != value:
+                yield attribute, sizes
+        elif _is_width(value) and (new := _became(value, sources)) is not None:
+            yield attribute, new
+
+
+def _is_width(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _became(width: int, sources: Iterable[Changes]) -> int | None:
+    for changes in sources:
+        if width in changes:
+            return next(iter(changes[width])) if len(changes[width]) == 1 else None
+    return None
+
+
+def _written_changes(trace: Trace, cut: GraphModule) -> dict[str, Changes]:
+    """For each module: the whole numbers in its part of the graph that the cut changed."""
+    changed: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+    after = {node.name: node for node in cut.graph.nodes}
+    for node in trace.nodes:
+        stack = node.meta.get("nn_module_stack") or {}
+        if node.op != "call_function" or not stack:
+            continue
+        module = next(reversed(stack.values()))[0]
+        for old, new in zip(_numbers(node), _numbers(after[node.name]), strict=True):
+            if old != new and isinstance(old, int) and isinstance(new, int):
+                changed[module][old].add(new)
+    return {module: dict(widths) for module, widths in changed.items()}
+
+
+def _numbers(node: Node) -> list[Any]:
+    """The leaves of a node's arguments; of a slice, its length."""
+    if operator_name(node) == "slice" and len(node.args) > 3 and all(_is_width(place) for place in node.args[2:4]):
+        return [node.args[3] - node.args[2]]  # type: ignore[operator]
+    return [leaf for leaf in tree_leaves(list(node.args)) if not isinstance(leaf, Tensor)]
 
 
 def check_own_module(smaller: nn.Module, inputs: Tensor, expected: Tensor, tolerance: float) -> None:
     """Check that the user's own code, on the smaller tensors, gives what the cut graph gives.
 
     Raises:
-        FixedWidthError: it fails, or runs and differs; the message names the place and that the exported form is
-            there.
+        FixedWidthError: it fails, or runs and differs; the message names the module and the line, and that the
+            exported form is there.
     """
+    entered: list[str] = []
+    hooks = [hook for name, module in smaller.named_modules() for hook in _told_of(entered, name, module)]
     with evaluating(smaller), torch.no_grad():
         try:
             outputs = smaller(inputs)
         except Exception as error:  # whatever the user's own forward raises at another width
-            raise FixedWidthError(_message(f"fixes a width ({_place(error)}): {error}")) from error
+            where = f"in {entered[-1]!r}, " if entered and entered[-1] else ""
+            raise FixedWidthError(_message(f"fixes a width ({where}{_place(error)}): {_first_line(error)}")) from error
+        finally:
+            for hook in hooks:
+                hook.remove()
     if outputs.shape != expected.shape or not float((outputs - expected).abs().max()) <= tolerance:
         raise FixedWidthError(_message("runs at the smaller widths but computes something else"))
+
+
+def _told_of(entered: list[str], name: str, module: nn.Module) -> Iterator[Any]:
+    """Keep the names of the modules that are running, the innermost last."""
+    yield module.register_forward_pre_hook(lambda *_: entered.append(name))
+    yield module.register_forward_hook(lambda *_: _ended(entered))
+
+
+def _ended(entered: list[str]) -> None:
+    entered.pop()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _message(what: str) -> str:

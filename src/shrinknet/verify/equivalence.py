@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
+from torch.utils._pytree import tree_leaves
 
 from shrinknet.data import Data
 from shrinknet.gates import GatedNetwork, Program, tolerance
 from shrinknet.graph.operators import describe
-from shrinknet.graph.trace import Trace
+from shrinknet.graph.trace import Inputs, Trace, as_tuple
+from shrinknet.graph.widths import EXAMPLE_BATCH
 from shrinknet.records import Difference, Verification
 
 NUM_FLOAT64_SAMPLES = 256
@@ -25,30 +28,35 @@ def verify(network: GatedNetwork, cut: GraphModule, data: Data) -> Verification:
 
     Cost: two passes over the data, and two over its first 256 rows in float64.
     """
-    rows = next(data.batches()).inputs[:NUM_FLOAT64_SAMPLES]
-    num_shapes, broke_at = check_nodes(network, cut, rows[:2])
+    return verify_on(network, cut, lambda: (batch.inputs for batch in data.batches()))
+
+
+def verify_on(network: GatedNetwork, cut: GraphModule, batches: Callable[[], Iterable[Inputs]]) -> Verification:
+    """Compare the masked network with the cut graph on batches of inputs; see `verify`."""
+    rows = tuple(tensor[:NUM_FLOAT64_SAMPLES] for tensor in as_tuple(next(iter(batches()))))
+    num_shapes, broke_at = check_nodes(network, cut, tuple(tensor[:EXAMPLE_BATCH] for tensor in rows))
     if broke_at is not None:
         return Verification((), num_shapes, broke_at)
-    own = cut_program(network.trace, cut, None)
-    differences = [compare(network, own.outputs, (batch.inputs for batch in data.batches()))]
+    differences = compare(network, cut_program(network.trace, cut, None).outputs, batches())
     notes: tuple[str, ...] = ()
-    if network.program.dtype != torch.float64 and rows.is_floating_point():
+    if network.program.precision != torch.float64:
         in_double = cut_program(network.trace, cut, torch.float64)
+        doubled = tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in rows)
         try:
-            differences.append(compare(network, in_double.outputs, [rows.double()], torch.float64))
+            differences += compare(network, in_double.outputs, [doubled], torch.float64)
         except RuntimeError as error:
             notes = (f"not compared in float64: the network fixes its own precision ({str(error).splitlines()[0]})",)
     held = all(difference.holds for difference in differences)
-    return Verification(tuple(differences), num_shapes, None if held else "the outputs", notes)
+    return Verification(differences, num_shapes, None if held else "the outputs", notes)
 
 
 def compare(
     network: GatedNetwork,
-    answer: Callable[[Tensor], Tensor],
-    inputs: Iterable[Tensor],
+    answer: Callable[[Inputs], Any],
+    inputs: Iterable[Inputs],
     dtype: torch.dtype | None = None,
-) -> Difference:
-    """Return the worst difference between the masked network and another answer to the same inputs.
+) -> tuple[Difference, ...]:
+    """Return the worst difference between the masked network and another answer to the same inputs, for each output.
 
     Args:
         network: the masked network, computed in `dtype` (None: its own precision).
@@ -57,20 +65,48 @@ def compare(
         dtype: float64, or None.
     """
     masked = network if dtype is None else replace(network, program=Program(network.trace, dtype))
-    precision = masked.program.dtype
-    worst = largest = torch.zeros((), dtype=torch.float64)
-    num_samples = 0
+    precision = masked.program.precision
+    num_outputs, num_samples = len(masked.program.outputs_of), 0
+    worst, largest = torch.zeros(2, num_outputs, dtype=torch.float64)
     with torch.no_grad():
         for rows in inputs:
-            expected, given = masked.outputs(rows).double().cpu(), answer(rows).double().cpu()
-            gap = (given - expected).abs() if given.shape == expected.shape else torch.tensor(torch.inf)
-            worst, largest = torch.maximum(worst, gap.max()), torch.maximum(largest, expected.abs().max())
-            num_samples += len(rows)
+            pairs = zip(all_outputs(masked.outputs(rows)), all_outputs(answer(rows)), strict=True)
+            for place, (expected, given) in enumerate(pairs):
+                worst[place] = torch.maximum(worst[place], gap(expected, given))
+                largest[place] = max(float(largest[place]), largest_of(expected))
+            num_samples += len(as_tuple(rows)[0])
     name = str(precision).removeprefix("torch.")
-    return Difference(name, float(worst), tolerance(precision, float(largest)), num_samples)
+    names = ["output"] if num_outputs == 1 else [f"output {place}" for place in range(num_outputs)]
+    return tuple(
+        Difference(name, float(far), tolerance(precision, float(size)), num_samples, output)
+        for output, far, size in zip(names, worst, largest, strict=True)
+    )
 
 
-def check_nodes(network: GatedNetwork, cut: GraphModule, rows: Tensor) -> tuple[int, str | None]:
+def all_outputs(outputs: Any) -> list[Tensor]:
+    """Return every tensor of what a network returns, however it is nested."""
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def gap(expected: Tensor, given: Tensor) -> Tensor:
+    """Return the worst absolute difference, infinite where shapes differ (NaN where a value is)."""
+    if given.shape != expected.shape:
+        return torch.tensor(torch.inf, dtype=torch.float64)
+    return difference(expected, given).max().cpu()
+
+
+def difference(expected: Tensor, given: Tensor) -> Tensor:
+    """Return absolute differences; two infinities of one sign do not differ."""
+    return torch.where(given == expected, 0.0, (given.double() - expected.double()).abs())
+
+
+def largest_of(values: Tensor) -> float:
+    """Return the largest finite absolute value."""
+    finite = values[values.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def check_nodes(network: GatedNetwork, cut: GraphModule, rows: tuple[Tensor, ...]) -> tuple[int, str | None]:
     """Run both networks node by node: real shapes against predicted ones, kept values against masked ones.
 
     Returns:
@@ -78,20 +114,23 @@ def check_nodes(network: GatedNetwork, cut: GraphModule, rows: Tensor) -> tuple[
     """
     smaller = cut_program(network.trace, cut, None)
     values = network.program.run(rows, network.gating(), keep=True)
-    cut_values = dict(smaller.constants) | {smaller.input: rows}
+    cut_values: dict[Node, Any] = {**smaller.constants, **dict(zip(smaller.inputs, rows, strict=True))}
+    counterpart = {node.name: node for node in smaller.nodes}
+    of_cut = {counterpart[node.name]: node for node in network.program.nodes}
     checked = 0
-    for node, cut_node in zip(network.program.nodes, smaller.nodes, strict=True):
+    for cut_node in smaller.nodes:  # where samples are mixed with neurons, it counts them in nodes of its own
+        node = of_cut.get(cut_node, cut_node)
         try:
             cut_values[cut_node] = smaller.call(cut_node, cut_values, None)
         except (RuntimeError, IndexError, ValueError) as error:
             return checked, f"{describe(node)}: {str(error).splitlines()[0]}"
-        value, cut_value = values[node], cut_values[cut_node]
+        value, cut_value = values.get(node), cut_values[cut_node]
         if not isinstance(value, Tensor):
             continue
-        predicted = network.trace.shape(node, network.present, len(rows))
+        predicted = network.trace.shape(node, network.present, len(rows[0]))
         if tuple(cut_value.shape) != predicted:
             return checked, f"{describe(node)}: shape {list(cut_value.shape)}, expected {list(predicted)}"
-        if not _close(_kept(value, network, node.name), cut_value):
+        if not _close(_kept(value, network, node.name), cut_value, network.program.precision):
             return checked, f"{describe(node)}: other values than in the masked network"
         checked += 1
     return checked, None
@@ -111,8 +150,7 @@ def _kept(value: Tensor, network: GatedNetwork, name: str) -> Tensor:
     return value
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
+def _close(one: Tensor, other: Tensor, precision: torch.dtype) -> bool:
     if not one.is_floating_point():
         return torch.equal(one, other)
-    allowed = tolerance(one.dtype, float(one.abs().max()) if one.numel() else 0.0)
-    return bool(((one - other).abs() <= allowed).all())
+    return bool((difference(one, other) <= tolerance(precision, largest_of(one))).all())

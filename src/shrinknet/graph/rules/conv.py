@@ -1,40 +1,55 @@
-"""Convolutions: the channel axis is mixed (groups=1) or passed through (depthwise)."""
+"""Convolutions, plain, grouped, depthwise and transposed, in one to three dimensions."""
+
+import math
+from collections.abc import Callable
 
 from torch import Tensor
 from torch.fx import Node
 
 from shrinknet.graph.labels import Slots, along, varying
-from shrinknet.graph.rules.base import Call, rule, shape_of
+from shrinknet.graph.rules.base import Call, argument, macs, resize, rule
+from shrinknet.graph.widths import Widths, shape_of
 
+FORWARD = ("conv1d", "conv2d", "conv3d")
+TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 GROUPS_ARGUMENT = 6
 
 
-@rule("conv1d", "conv2d", "conv3d")
+@rule(*FORWARD)
 def convolution(call: Call) -> Slots:
-    """The kernel's first axis writes channels; its second reads them, or none is read when depthwise."""
-    x, kernel, bias = call.argument(0), call.argument(1), call.argument(2)
+    """The kernel [out, in / groups, ...]: its first axis writes channels, its second reads them."""
+    return _convolve(call, writes=0, reads=1)
+
+
+@rule(*TRANSPOSED)
+def transposed(call: Call) -> Slots:
+    """The kernel [in, out / groups, ...]: its first axis reads channels, its second writes them."""
+    return _convolve(call, writes=1, reads=0)
+
+
+def _convolve(call: Call, writes: int, reads: int) -> Slots:
+    x, kernel, bias, groups = call.argument(0), call.argument(1), call.argument(2, "bias"), num_groups(call.node)
     if x.meta["val"].dim() != kernel.meta["val"].dim():
         call.freeze(call.slots(x) + call.slots(kernel), f"no samples axis at {call.where}")
         return ()
-    groups, in_channels = call.argument(GROUPS_ARGUMENT, 1), shape_of(x.meta["val"])[1]
-    out = call.vector_along(kernel, 0)
     _freeze_rigid_axes(call, x, kernel)
-    if groups == 1:
-        _mix(call, x, kernel)
-    elif groups == in_channels:
-        _pass_through(call, x, out, multiplier=len_of(kernel) // in_channels)
+    channels, axes = call.vector_along(x, 1), [call.vector_along(kernel, axis) for axis in (0, 1)]
+    if (read := axes[reads]) is not None:
+        call.store.mark_read(read)
+    in_width, out_width = shape_of(x.meta["val"])[1] // groups, call.shape[1] // groups
+    num_places = sum(width for width in (in_width, out_width) if width > 1)  # one place alone is never removed
+    if channels is not None and 1 < groups >= num_places:
+        out: Tensor | None = _whole_groups(call, channels, axes, groups, out_width)
     else:
-        call.freeze(call.slots(x) + call.slots(kernel), f"no rule for {groups} channel groups at {call.where}")
-        return ()
-    if out is None:
-        return ()
-    _unite_bias(call, bias, out)
-    return (along(1, out, call.shape),)
+        out = _same_places(call, channels, axes[reads], axes[writes], groups)
+    if out is not None and bias is not None:
+        out = call.unite_all(out, call.vector_along(bias, 0))
+    return () if out is None else (along(1, out, call.shape),)
 
 
-def len_of(node: Node) -> int:
-    """Return the length of a node's first axis."""
-    return shape_of(node.meta["val"])[0]
+def num_groups(node: Node) -> int:
+    """Return how many groups of channels a convolution keeps apart."""
+    return int(argument(node, GROUPS_ARGUMENT, "groups", 1))
 
 
 def _freeze_rigid_axes(call: Call, x: Node, kernel: Node) -> None:
@@ -45,33 +60,56 @@ def _freeze_rigid_axes(call: Call, x: Node, kernel: Node) -> None:
                 call.freeze((slot,), f"{what} of {call.where}")
 
 
-def _mix(call: Call, x: Node, kernel: Node) -> None:
-    channels, columns = call.vector_along(x, 1), call.vector_along(kernel, 1)
-    if columns is not None:
-        call.store.mark_read(columns)
-    if channels is not None and columns is not None:
-        call.unite(channels, columns)
+def _same_places(
+    call: Call, channels: Tensor | None, reads: Tensor | None, writes: Tensor | None, groups: int
+) -> Tensor | None:
+    """Neurons are the same places in every group (one group: plain neurons), and are mixed inside it."""
+    reads, writes = (
+        _repeated(labels, width) for labels, width in ((reads, _in_channels(call)), (writes, call.shape[1]))
+    )
+    for labels in (channels, reads, writes):
+        if labels is not None and groups > 1:
+            call.unite(labels.view(groups, -1), labels.view(groups, -1)[:1])
+    if call.unite_all(channels, reads, how="reads") is not None:
         call.gate(0, 1)
-    elif columns is not None:
-        call.freeze((columns,), f"reads values of fixed width at {call.where}")
-    elif channels is not None:
-        call.freeze((channels,), f"read by a kernel of fixed width at {call.where}")
+    return writes
 
 
-def _pass_through(call: Call, x: Node, out: Tensor | None, multiplier: int) -> None:
-    """Depthwise: output channel i belongs to the neuron of input channel i // multiplier."""
-    channels = call.vector_along(x, 1)
-    if out is not None and channels is not None:
-        call.unite(out, channels.repeat_interleave(multiplier))
-    elif out is not None:
-        call.freeze((out,), f"reads values of fixed width at {call.where}")
+def _in_channels(call: Call) -> int:
+    return shape_of(call.argument(0).meta["val"])[1]
 
 
-def _unite_bias(call: Call, bias: Node | None, out: Tensor) -> None:
-    if bias is None:
-        return
-    labels = call.vector_along(bias, 0)
-    if labels is None:
-        call.freeze((out,), f"its bias has a fixed width at {call.where}")
-    else:
-        call.unite(out, labels)
+def _repeated(labels: Tensor | None, width: int) -> Tensor | None:
+    return None if labels is None else labels.repeat(width // len(labels))
+
+
+def _whole_groups(call: Call, channels: Tensor, axes: list[Tensor | None], groups: int, out_width: int) -> Tensor:
+    """Neurons are whole groups, passed through (depthwise: channels): where that leaves more than same places do."""
+    owner = channels.view(groups, -1)[:, :1]
+    call.unite(channels.view(groups, -1), owner)
+    if axes[0] is not None:
+        call.unite(axes[0].view(groups, -1), owner)
+    if axes[1] is not None:
+        call.freeze((axes[1],), f"channel groups go as a whole at {call.where}")
+    return owner.expand(groups, out_width).reshape(-1)
+
+
+@resize(*FORWARD, *TRANSPOSED)
+def resize_groups(node: Node, widths: Widths) -> None:
+    """Whole groups that are gone make the number of groups smaller."""
+    x, kernel = node.args[0], node.args[1]
+    over = widths.of(node, 1) if "transpose" in str(node.target) else widths.of(x, 1)  # type: ignore[arg-type]
+    if num_groups(node) > 1:
+        node.update_arg(GROUPS_ARGUMENT, over // widths.of(kernel, 1))  # type: ignore[arg-type]
+
+
+@macs(*FORWARD)
+def forward_macs(node: Node, shape: Callable[[Node], tuple[int, ...]]) -> int:
+    """Each output element takes as many as there are weights behind it."""
+    return math.prod(shape(node)) * math.prod(shape(node.args[1])[1:])  # type: ignore[arg-type]
+
+
+@macs(*TRANSPOSED)
+def transposed_macs(node: Node, shape: Callable[[Node], tuple[int, ...]]) -> int:
+    """Each input element takes as many as there are weights in front of it."""
+    return math.prod(shape(node.args[0])) * math.prod(shape(node.args[1])[1:])  # type: ignore[arg-type]

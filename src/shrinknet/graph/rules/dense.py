@@ -1,56 +1,44 @@
-"""Dense layers: the last axis of the input is mixed by a matrix."""
+"""Products with a matrix of parameters: the last axis of the input is mixed."""
+
+import math
+from collections.abc import Callable
 
 from torch.fx import Node
 
 from shrinknet.graph.labels import Slots, along, varying
-from shrinknet.graph.rules.base import Call, rule
+from shrinknet.graph.rules.base import Call, macs, rule
 
 
 @rule("linear")
 def linear(call: Call) -> Slots:
     """`x W^T + b`: the weight's columns read, its rows write."""
-    return _dense(call, 0, 1, reads=1, writes=0, bias=call.argument(2))
-
-
-@rule("matmul", "mm")
-def matmul(call: Call) -> Slots:
-    """`x W` with a matrix W that holds parameters."""
-    return _dense(call, 0, 1, reads=0, writes=1, bias=None)
+    return _dense(call, 0, 1, reads=1, bias=call.argument(2, "bias"))
 
 
 @rule("addmm")
 def addmm(call: Call) -> Slots:
     """`b + x W`."""
-    return _dense(call, 1, 2, reads=0, writes=1, bias=call.argument(0))
+    return _dense(call, 1, 2, reads=0, bias=call.argument(0))
 
 
-def _dense(call: Call, data: int, weight: int, *, reads: int, writes: int, bias: Node | None) -> Slots:
+def _dense(call: Call, data: int, weight: int, *, reads: int, bias: Node | None) -> Slots:
     x, matrix = call.argument(data), call.argument(weight)
-    if matrix.meta["val"].dim() != 2 or not call.slots(matrix):
-        call.freeze(call.slots(x) + call.slots(matrix), f"no rule for {call.where} of two activations")
-        return ()
-    _contract(call, data, x, matrix, reads)
-    out = call.vector_along(matrix, writes)
-    if bias is not None and out is not None:
-        bias_labels = call.vector_along(bias, -1)
-        if bias_labels is None:
-            call.freeze((out,), f"its bias has a fixed width at {call.where}")
-        else:
-            call.unite(out, bias_labels)
+    inputs, columns = call.vector_along(x, -1), call.vector_along(matrix, reads)
+    if columns is not None:
+        call.store.mark_read(columns)
+    if call.unite_all(inputs, columns, how="reads") is not None:
+        call.gate(data, -1)
+    out = call.vector_along(matrix, 1 - reads)
+    if bias is not None:
+        out = call.unite_all(out, call.vector_along(bias, -1))
     passing = tuple(
         slot.narrow(-1, 0, 1).expand(call.shape) for slot in call.slots(x) if slot.dim() - 1 not in varying(slot)
     )
     return passing if out is None else (*passing, along(len(call.shape) - 1, out, call.shape))
 
 
-def _contract(call: Call, data: int, x: Node, matrix: Node, reads: int) -> None:
-    inputs, columns = call.vector_along(x, -1), call.vector_along(matrix, reads)
-    if columns is not None:
-        call.store.mark_read(columns)
-    if inputs is not None and columns is not None:
-        call.unite(inputs, columns)
-        call.gate(data, -1)
-    elif columns is not None:
-        call.freeze((columns,), f"reads values of fixed width at {call.where}")
-    elif inputs is not None:
-        call.freeze((inputs,), f"read by a weight of fixed width at {call.where}")
+@macs("linear", "addmm")
+def dense_macs(node: Node, shape: Callable[[Node], tuple[int, ...]]) -> int:
+    """Each output takes as many as there are inputs."""
+    data: Node = node.args[1 if "addmm" in str(node.target) else 0]  # type: ignore[assignment]
+    return math.prod(shape(node)) * shape(data)[-1]

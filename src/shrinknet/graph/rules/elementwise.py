@@ -1,22 +1,25 @@
 """Operators that treat every element alone: activations, sums, products, dropout in eval mode."""
 
-import torch
+from torch import Tensor
+from torch.fx import Node
 
 from shrinknet.graph.labels import Slots, varying
-from shrinknet.graph.rules.base import Call, rule, shape_of
+from shrinknet.graph.rules.base import Call, rule
+from shrinknet.graph.widths import shape_of
 
 
 @rule("elementwise")
 def elementwise(call: Call) -> Slots:
     """Elements that meet belong to one neuron; whoever meets values of fixed width is frozen."""
-    shape = call.shape
-    carried = [(node, compact_slot.expand(shape)) for node in call.tensors for compact_slot in call.slots(node)]
-    out: list[torch.Tensor] = []
+    out: list[Tensor] = []
+    carried = [(owner, given.expand(call.shape)) for owner in call.tensors for given in call.slots(owner)]
     for node, slot in carried:
-        if _meets_fixed_width(call, node, slot):
+        free = set(varying(slot)) - _rigid_axes(call, node, slot)
+        if not free:
             call.freeze((slot,), f"meets values of fixed width at {call.where}")
             continue
-        partner = next((other for other in out if set(varying(other)) & set(varying(slot))), None)
+        slot = call.united(slot, free)
+        partner = next((other for other in out if set(varying(other)) & free), None)
         if partner is None:
             out.append(slot)
         else:
@@ -24,24 +27,37 @@ def elementwise(call: Call) -> Slots:
     return tuple(out)
 
 
-def _meets_fixed_width(call: Call, owner: torch.fx.Node, slot: torch.Tensor) -> bool:
-    """Whether another operand spans an axis of the slot without carrying labels there."""
-    axes = varying(slot)
+def _rigid_axes(call: Call, owner: Node, slot: Tensor) -> set[int]:
+    """The axes along which another operand keeps elements of this slot together.
+
+    It spans them without labels; or it has labels there, but is the same along another axis of the slot (a weight for
+    each place of a head, the same in every head): then the slot's neurons are the heads, and the weight stays whole.
+    """
+    axes, rigid = set(varying(slot)), set[int]()
     for other in call.tensors:
-        shape = shape_of(other.meta["val"])
-        offset = len(call.shape) - len(shape)
-        covered = {axis + offset for labels in call.slots(other) for axis in varying(labels)}
-        spanned = {axis + offset for axis, size in enumerate(shape) if size > 1}
-        if other is not owner and (spanned - covered) & set(axes):
-            return True
-    return False
+        if other is owner:
+            continue
+        span, labelled = _spanned(call, other), [set(varying(given.expand(call.shape))) for given in call.slots(other)]
+        rigid |= span - set[int]().union(*labelled)
+        for covered in labelled:
+            if covered & axes and axes - span:
+                rigid |= covered
+            if covered & axes and covered - _spanned(call, owner):
+                rigid |= axes
+    return rigid
+
+
+def _spanned(call: Call, node: Node) -> set[int]:
+    """The axes of the output along which an operand has more than one element."""
+    shape = shape_of(node.meta["val"])
+    offset = len(call.shape) - len(shape)
+    return {axis + offset for axis, size in enumerate(shape) if size > 1}
 
 
 @rule("prelu")
 def prelu(call: Call) -> Slots:
     """A slope for each channel (axis 1), or one for all."""
     x, slope = call.argument(0), call.argument(1)
-    channels, labels = call.vector_along(x, 1), call.vector_along(slope, 0)
-    if labels is not None and channels is not None:
-        call.unite(channels, labels)
+    if call.slots(slope):
+        call.unite_all(call.vector_along(x, 1), call.vector_along(slope, 0))
     return call.slots(x)

@@ -1,40 +1,116 @@
 """Operators that only move elements: each is run, as it is, on the labels."""
 
+import operator
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
 from shrinknet.graph.labels import Slots, compact, varying
-from shrinknet.graph.rules.base import Call, rule, shape_of
+from shrinknet.graph.operators import operator_name
+from shrinknet.graph.rules.base import Call, argument, resize, rule
+from shrinknet.graph.widths import Widths, shape_of
 
-AS_RESHAPE = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default}
+SIZES = ("view", "_unsafe_view", "reshape", "expand", "unflatten")
 
 
 @rule(
-    "view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "squeeze",
-    "unsqueeze", "expand", "movedim",
+    *SIZES, "flatten", "permute", "transpose", "t", "numpy_T", "mT", "squeeze", "unsqueeze", "movedim", "swapaxes",
+    "repeat", "tile", "repeat_interleave", "expand_as", "clone", "alias", "pixel_shuffle", "pixel_unshuffle",
+    "diagonal", "flip", "contiguous", "lift_fresh_copy",
 )  # fmt: skip
 def movement(call: Call) -> Slots:
     """Whatever the operator does to the elements, it does to their labels."""
+    slots = call.slots(call.argument(0))
+    for slot in slots:
+        call.store.say(slot)  # what a slice leaves behind is read by nobody here
+    return tuple(compact(_run(call.node, slot)) for slot in slots)
+
+
+@rule("slice")
+def a_slice(call: Call) -> Slots:
+    """A run of elements; every n-th one only where nothing is cut."""
+    x, axis, step = call.argument(0), call.argument(1, "dim", 0), call.argument(4, "step", 1)
+    if step != 1:
+        call.freeze(tuple(s for s in call.slots(x) if axis % s.dim() in varying(s)), f"strided at {call.where}")
+    return movement(call)
+
+
+@rule("select")
+def select(call: Call) -> Slots:
+    """One place of an axis: neurons that lie along that axis alone stay, others span it."""
+    axis = call.argument(1) % len(shape_of(call.argument(0).meta["val"]))
     out = []
     for slot in call.slots(call.argument(0)):
-        moved = compact(_run(call.node, slot))
-        if varying(slot) and not varying(moved):
+        if varying(slot) == (axis,):
             call.freeze((slot,), f"a single neuron is picked at {call.where}")
         else:
-            out.append(moved)
+            out.append(compact(_run(call.node, call.united(slot, set(varying(slot)) - {axis}))))
     return tuple(out)
 
 
+@rule("sym_size")
+def size(call: Call) -> Slots:
+    """A length that the graph reads: where it would change, it must not."""
+    x, axis = call.argument(0), call.argument(1)
+    for slot in call.slots(x):
+        if axis % slot.dim() in varying(slot):
+            call.freeze((slot,), f"its width is read at {call.where}")
+        call.store.say(slot)
+    return ()
+
+
 def _run(node: Node, slot: Tensor) -> Tensor:
-    target: Any = torch.ops.aten.reshape.default if node.target in AS_RESHAPE else node.target
+    """Run the operator; those whose result may share memory, or that copy by another's shape, as a reshape."""
+    name, shape = operator_name(node), shape_of(node.meta["val"])
+    if name in {"view", "_unsafe_view", "contiguous", "clone", "alias", "lift_fresh_copy"}:
+        return slot.reshape(shape)
+    if name == "expand_as":
+        return slot.expand(shape)
 
-    def value(argument: Node) -> Any:
-        return slot if argument is node.args[0] else int(argument.meta["val"].node.hint)
+    def value(given: Node) -> Any:
+        return slot if given is node.args[0] else int(given.meta["val"].node.hint)
 
+    target: Any = node.target
     moved = target(*map_arg(node.args, value), **map_arg(node.kwargs, value))
-    assert moved.shape == shape_of(node.meta["val"]), (node, moved.shape)
+    assert moved.shape == shape, (node, moved.shape)
     return moved if isinstance(moved, Tensor) else moved[0]
+
+
+@resize(*SIZES)
+def resize_sizes(node: Node, widths: Widths) -> None:
+    """Sizes that the graph writes down become those of what is left."""
+    position = 2 if operator_name(node) == "unflatten" else 1
+    first = int(argument(node, 1)) % node.args[0].meta["val"].dim() if position == 2 else 0  # type: ignore
+    sizes: Any = node.args[position]
+    resized = [
+        size if size == -1 else resized_to(node, size, widths, first + place) for place, size in enumerate(sizes)
+    ]
+    node.update_arg(position, resized)
+
+
+def resized_to(node: Node, size: int | Node, widths: Widths, axis: int) -> int | Node:
+    """Return the new size of an axis of a node; samples mixed with neurons are counted when the graph runs."""
+    share = widths.share(node, axis)
+    if share == 1:
+        return size
+    if isinstance(size, int):
+        return widths.of(node, axis)
+    with node.graph.inserting_before(node):
+        product = node.graph.call_function(operator.mul, (size, share.numerator))
+        return node.graph.call_function(operator.floordiv, (product, share.denominator))
+
+
+@resize("slice")
+def resize_slice(node: Node, widths: Widths) -> None:
+    """Where a run begins and ends, counted in what is left before it."""
+    x: Node = node.args[0]  # type: ignore[assignment]
+    axis = int(argument(node, 1, "dim", 0))
+    size = shape_of(x.meta["val"])[axis]
+    if widths.is_cut(x, axis) or widths.is_cut(node, axis):
+        for position, default in ((2, 0), (3, size)):
+            given: Any = argument(node, position, default=default)
+            place = default if given is None else min(given + size if given < 0 else given, size)
+            if position < len(node.args):
+                node.update_arg(position, widths.before(x, axis, place))

@@ -1,57 +1,111 @@
-"""Pooling, padding and means: some axes change their length, the others pass through."""
+"""Operators that reduce or mix some axes and treat every place of the others alone."""
+
+from typing import Any
+
+from torch import Tensor
 
 from shrinknet.graph.labels import Slots, varying
 from shrinknet.graph.operators import operator_name
-from shrinknet.graph.rules.base import Call, rule, shape_of
+from shrinknet.graph.rules.base import Call, rule, weighted
+from shrinknet.graph.widths import shape_of
+
+SUMS = ("mean", "sum", "var", "std", "linalg_vector_norm", "norm")
 
 
 @rule(
     "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "lp_pool2d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact2d",
+    "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d", "_upsample_bilinear2d_aa",
+    "_upsample_bicubic2d_aa",
 )  # fmt: skip
 def pooling(call: Call) -> Slots:
-    """Positions (every axis after the channels) are reduced."""
-    num_positions = int(operator_name(call.node)[-2])  # max_pool2d: 2
+    """Positions (every axis after the channels) are reduced, or drawn larger."""
+    num_positions = int(operator_name(call.node).removesuffix("_aa")[-2])  # max_pool2d: 2
     if len(call.shape) != num_positions + 2:
         call.freeze(call.slots(call.argument(0)), f"no samples axis at {call.where}")
         return ()
-    positions = set(range(2, len(call.shape)))
-    kept = _slots_free_of(call, positions)
-    return tuple(
-        slot[tuple(_first(axis in positions) for axis in range(slot.dim()))].expand(call.shape) for slot in kept
-    )
+    return call.passing(call.argument(0), set(range(2, len(call.shape))))
 
 
-@rule("mean", "sum", "amax", "amin")
-def mean(call: Call) -> Slots:
-    """The given axes are reduced (all of them when none is given)."""
-    x = call.argument(0)
-    rank = len(shape_of(x.meta["val"]))
-    reduced = {axis % rank for axis in call.argument(1) or range(rank)}
-    keepdim = call.argument(2, False)
-    slots = _slots_free_of(call, reduced)
-    picks = tuple(
-        _first(axis in reduced) if keepdim else (0 if axis in reduced else slice(None)) for axis in range(rank)
-    )
-    return tuple(slot[picks] for slot in slots)
-
-
-@rule("pad", "constant_pad_nd")
+@rule("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d")
 def padding(call: Call) -> Slots:
     """Amounts come in pairs from the last axis backwards; what is padded cannot carry neurons."""
-    rank = len(call.shape)
-    padded = {rank - 1 - place // 2 for place, amount in enumerate(call.argument(1)) if amount != 0}
-    slots = _slots_free_of(call, padded)
-    return tuple(slot[tuple(_first(axis in padded) for axis in range(rank))].expand(call.shape) for slot in slots)
+    amounts = call.argument(1)
+    return call.passing(call.argument(0), {-1 - place // 2 for place, amount in enumerate(amounts) if amount != 0})
 
 
-def _first(reduced: bool) -> slice:
-    return slice(0, 1) if reduced else slice(None)
+@rule("softmax", "log_softmax", "cumsum", "roll")
+def one_axis(call: Call) -> Slots:
+    """One axis (or a list of them) is mixed or moved; the others pass."""
+    position = 2 if operator_name(call.node) == "roll" else 1
+    given = call.argument(position, "dim", ())
+    return call.passing(call.argument(0), set(range(len(call.shape))) if given == () else set(_axes(given)))
 
 
-def _slots_free_of(call: Call, reduced: set[int]) -> Slots:
-    """Return the input's slots that do not vary on a reduced axis, and freeze the others."""
-    slots = call.slots(call.argument(0))
-    rigid = tuple(slot for slot in slots if set(varying(slot)) & reduced)
-    call.freeze(rigid, f"reduced over at {call.where}")
-    return tuple(slot for slot in slots if not set(varying(slot)) & reduced)
+@rule("amax", "amin", "argmax", "logsumexp", "prod")
+def extreme(call: Call) -> Slots:
+    """Reduced axes cannot carry neurons."""
+    return _reduced(call, *_axes_and_keepdim(call), rigid=True)
+
+
+@rule(*SUMS)
+def mean(call: Call) -> Slots:
+    """Sums over neurons read them; a mean or a variance is that of the neurons that are there."""
+    axes, keepdim = _axes_and_keepdim(call)
+    return _reduced(call, axes, keepdim, rigid=False)
+
+
+@weighted("mean")
+def weighted_mean(weights: Tensor, x: Tensor, axes: Any = None, keepdim: bool = False, **_: Any) -> Tensor:
+    """`sum(w x) / sum(w)`."""
+    axes = tuple(range(x.dim())) if axes is None else tuple(axes)
+    mean: Tensor = (weights * x).sum(axes, keepdim) / weights.expand_as(x).sum(axes, keepdim)
+    return mean
+
+
+@weighted("var")
+def weighted_var(weights: Tensor, x: Tensor, axes: Any = None, *args: Any, **options: Any) -> Tensor:
+    """`sum(w (x - mu)^2) / (sum(w) - correction)`."""
+    axes = tuple(range(x.dim())) if axes is None else tuple(axes)
+    correction, keepdim = options.get("correction", 1), options.get("keepdim", False)
+    if args:  # the older form: unbiased, keepdim
+        correction, keepdim = int(args[0]), len(args) > 1 and args[1]
+    num = weights.expand_as(x).sum(axes, keepdim=True)
+    mu = (weights * x).sum(axes, keepdim=True) / num
+    var: Tensor = (weights * (x - mu).square()).sum(axes, keepdim=True) / (num - correction)
+    return var if keepdim else var.squeeze(axes)
+
+
+@weighted("std")
+def weighted_std(weights: Tensor, x: Tensor, axes: Any = None, *args: Any, **options: Any) -> Tensor:
+    """The square root of the weighted variance."""
+    return weighted_var(weights, x, axes, *args, **options).sqrt()
+
+
+def _axes(given: Any) -> list[int]:
+    return [given] if isinstance(given, int) else list(given)
+
+
+def _axes_and_keepdim(call: Call) -> tuple[set[int], bool]:
+    """Return the reduced axes (all of them when none is given) and whether they stay with length 1."""
+    x = call.argument(0)
+    rank = len(shape_of(x.meta["val"]))
+    position = 2 if "norm" in operator_name(call.node) else 1
+    given = call.argument(position, "dim", None)
+    axes = range(rank) if given is None or given == [] else _axes(given)
+    return {axis % rank for axis in axes}, len(call.shape) == rank
+
+
+def _reduced(call: Call, axes: set[int], keepdim: bool, *, rigid: bool) -> Slots:
+    x, out = call.argument(0), []
+    for slot in call.slots(x):
+        elsewhere = set(varying(slot)) - axes
+        if elsewhere:
+            picks = ((slice(0, 1) if keepdim else 0) if axis in axes else slice(None) for axis in range(slot.dim()))
+            out.append(call.united(slot, elsewhere)[tuple(picks)])
+        elif rigid or len(varying(slot)) > 1:
+            call.freeze((slot,), f"reduced over at {call.where}")
+        else:
+            call.gate(0, *varying(slot))
+    return tuple(out)

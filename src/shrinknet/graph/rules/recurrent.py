@@ -1,0 +1,121 @@
+"""Recurrent layers, one layer and one direction a call (see graph/rewrite.py): hidden units are neurons."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.nn import functional
+
+from shrinknet.graph.labels import Slots, along
+from shrinknet.graph.operators import operator_name
+from shrinknet.graph.rules.base import Call, macs, plain, rule
+
+NUM_GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
+
+
+@rule(*NUM_GATES)
+def recurrent(call: Call) -> Slots:
+    """Unit j: row j of every gate's weights and biases, column j of the recurrent weights, its first state.
+
+    The recurrent read happens inside the operator, so it is the columns of the recurrent weights that are gated.
+    """
+    x, weights, gates = call.argument(0), call.argument(2), NUM_GATES[operator_name(call.node)]
+    states = call.argument(1) if isinstance(call.argument(1), list | tuple) else [call.argument(1)]
+    inputs, columns = call.vector_along(x, -1), call.vector_along(weights[0], 1)
+    recurrent_columns = call.vector_along(weights[1], 1)
+    for labels in (columns, recurrent_columns):
+        if labels is not None:
+            call.store.mark_read(labels)
+    if call.unite_all(inputs, columns, how="reads") is not None:
+        call.gate(0, -1)
+    rows = [call.vector_along(weight, 0) for weight in weights]
+    by_gate = [None if labels is None else labels.view(gates, -1)[gate] for labels in rows for gate in range(gates)]
+    units = call.unite_all(*by_gate, recurrent_columns, *(call.vector_along(state, -1) for state in states))
+    if units is None:
+        return ()
+    call.gate((2, 1), 1)
+    return (along(len(call.shape) - 1, units, call.shape),)
+
+
+@plain("lstm")
+def plain_lstm(
+    x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Step by step: gates i, f, g, o; `c = sigmoid(f) c + sigmoid(i) tanh(g)`, `h = sigmoid(o) tanh(c)`."""
+    h, c = (state[0] for state in states)
+
+    def step(row: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        i, f, g, o = (row + _recurrent(weights, h)).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+    outputs = []
+    for row in _rows(x, weights, rest):
+        h, c = step(row, h, c)
+        outputs.append(h)
+    return _stacked(outputs, rest), h[None], c[None]
+
+
+@plain("gru")
+def plain_gru(x: Tensor, state: Tensor, weights: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor]:
+    """Step by step: gates r, z, n; `n = tanh(x_n + r h_n)`, `h = (1 - z) n + z h`."""
+    h, outputs = state[0], []
+    for row in _rows(x, weights, rest):
+        (x_r, x_z, x_n), (h_r, h_z, h_n) = row.chunk(3, -1), _recurrent(weights, h).chunk(3, -1)
+        z = torch.sigmoid(x_z + h_z)
+        h = (1 - z) * torch.tanh(x_n + torch.sigmoid(x_r + h_r) * h_n) + z * h
+        outputs.append(h)
+    return _stacked(outputs, rest), h[None]
+
+
+@plain("rnn_tanh")
+def plain_rnn_tanh(x: Tensor, state: Tensor, weights: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor]:
+    """Step by step: `h = tanh(x + h)`."""
+    return _plain_rnn(torch.tanh, x, state, weights, rest)
+
+
+@plain("rnn_relu")
+def plain_rnn_relu(x: Tensor, state: Tensor, weights: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor]:
+    """Step by step: `h = relu(x + h)`."""
+    return _plain_rnn(torch.relu, x, state, weights, rest)
+
+
+def _plain_rnn(
+    activation: Callable[[Tensor], Tensor], x: Tensor, state: Tensor, weights: Sequence[Tensor], rest: Sequence[Any]
+) -> tuple[Tensor, Tensor]:
+    h, outputs = state[0], []
+    for row in _rows(x, weights, rest):
+        h = activation(row + _recurrent(weights, h))
+        outputs.append(h)
+    return _stacked(outputs, rest), h[None]
+
+
+def _rows(x: Tensor, weights: Sequence[Tensor], rest: Sequence[Any]) -> Sequence[Tensor]:
+    """What each step reads of the input, through its weights and bias. `rest` ends with batch_first."""
+    read = functional.linear(x, weights[0], weights[2] if rest[0] else None)
+    return read.unbind(1 if rest[-1] else 0)
+
+
+def _recurrent(weights: Sequence[Tensor], h: Tensor) -> Tensor:
+    return functional.linear(h, weights[1], weights[3] if len(weights) > 2 else None)
+
+
+def _stacked(outputs: list[Tensor], rest: Sequence[Any]) -> Tensor:
+    return torch.stack(outputs, 1 if rest[-1] else 0)
+
+
+@macs(*NUM_GATES)
+def recurrent_macs(node: Node, shape: Callable[[Node], tuple[int, ...]]) -> int:
+    """Every step takes as many as there are weights."""
+    steps = math.prod(shape(node.args[0])[:-1])  # type: ignore[arg-type]
+    return steps * sum(math.prod(shape(weight)) for weight in node.args[2][:2])  # type: ignore
+
+
+@rule("getitem")
+def output_or_state(call: Call) -> Slots:
+    """The outputs and the last states: hidden units along the last axis of each."""
+    units = call.vector_along(call.argument(0), -1)
+    return () if units is None else (along(len(call.shape) - 1, units, call.shape),)
