@@ -85,8 +85,10 @@ class Run:
 
     @cached_property
     def exported(self) -> ExportedProgram:
-        """The smaller network as an exported program: always there, runs without the user's code."""
+        """The smaller network as an exported program: always there, runs (and trains) without the user's code."""
         self.verification.raise_if_broken()
+        for name, parameter in self.task.model.named_parameters():
+            named_tensors(self.cut)[name].requires_grad_(parameter.requires_grad)
         return export_program(self.cut, self.task.example_inputs)
 
     def check_files(self) -> dict[str, Difference]:

@@ -2,7 +2,7 @@
 
 import traceback
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,11 +23,11 @@ Changes = Mapping[int, set[int]]
 """What widths became: for an old width, the new ones that it turned into."""
 
 WIDTHS = {
-    "out_features": ("weight", 0), "in_features": ("weight", 1), "num_features": ("weight", 0),
-    "num_channels": ("weight", 0), "num_parameters": ("weight", 0), "embedding_dim": ("weight", 1),
-    "hidden_size": ("weight_hh_l0", 1), "input_size": ("weight_ih_l0", 1),
+    "out_features": ("weight", 0), "in_features": ("weight", 1), "nf": ("weight", 1), "nx": ("weight", 0),
+    "num_features": ("weight", 0), "num_channels": ("weight", 0), "num_parameters": ("weight", 0),
+    "embedding_dim": ("weight", 1), "hidden_size": ("weight_hh_l0", 1), "input_size": ("weight_ih_l0", 1),
 }  # fmt: skip
-"""Which axis of which parameter the attributes of torch's own modules speak of."""
+"""Which axis of which tensor of its module an attribute of that name speaks of (nf and nx: transformers' Conv1D)."""
 
 
 def cut_module(model: nn.Module, kept: Kept, attributes: Attributes) -> nn.Module:
@@ -47,82 +47,70 @@ def cut_module(model: nn.Module, kept: Kept, attributes: Attributes) -> nn.Modul
 def new_attributes(model: nn.Module, trace: Trace, cut: GraphModule, kept: Kept) -> Attributes:
     """Return the attributes of a model's modules that hold a width, with the widths that they have in the cut graph.
 
-    Torch's own modules say which axis they speak of. In any other, an attribute is a width where it is equal to one
-    that the module's own code wrote into the graph (a size, a number of heads), or to a length of its own parameters,
-    and the cut turned that into just one other.
+    Attributes of well-known names say which axis they speak of. Any other is a width where it is equal to a number
+    that the module's own code wrote into the graph (a size, a number of heads), and the cut turned that number into
+    just one other.
     """
     written = _written_changes(trace, cut)
     attributes: Attributes = {}
     for name, module in model.named_modules():
-        lengths = _length_changes(name, module, kept)
-        if type(module).__module__.startswith("torch.nn"):
-            found = _of_torch(module, lengths, written.get(name, {}))
-        else:
-            found = dict(_guessed(module, [written.get(name, {}), _as_sets(lengths)]))
+        lengths = _lengths(name, module, kept)
+        found = {**dict(_guessed(module, written.get(name, {}))), **dict(_named(module, lengths))}
+        found |= _of_convolution(module, lengths, found.get("groups"))
         found = {attribute: value for attribute, value in found.items() if value != getattr(module, attribute)}
         if found:
             attributes[name] = found
     return attributes
 
 
-def _length_changes(name: str, module: nn.Module, kept: Kept) -> dict[tuple[str, int], tuple[int, int]]:
-    """For each axis of a module's own tensors: its length before and after."""
+Lengths = Mapping[tuple[str, int], tuple[int, int]]
+"""For each tensor of a module and each of its axes: the length before and after."""
+
+
+def _lengths(name: str, module: nn.Module, kept: Kept) -> Lengths:
     own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
-    changes = {}
+    lengths = {}
     for leaf, tensor in own.items():
         axes = kept.get(f"{name}.{leaf}" if name else leaf, {})
         for axis, length in enumerate(tensor.shape):
-            changes[leaf, axis] = (length, len(axes[axis]) if axis in axes else length)
-    return changes
+            lengths[leaf, axis] = (length, len(axes[axis]) if axis in axes else length)
+    return lengths
 
 
-def _as_sets(lengths: Mapping[tuple[str, int], tuple[int, int]]) -> Changes:
-    changes: dict[int, set[int]] = defaultdict(set)
-    for before, after in lengths.values():
-        changes[before].add(after)
-    return changes
+def _named(module: nn.Module, lengths: Lengths) -> Iterator[tuple[str, Any]]:
+    """Yield the attributes of well-known names, where they say what the tensor they speak of says."""
+    for attribute, axis in [*WIDTHS.items(), ("num_features", ("running_mean", 0))]:
+        before, after = lengths.get(axis, (None, None))
+        if after is not None and getattr(module, attribute, None) == before:
+            yield attribute, after
+    shape = tuple(lengths["weight", axis] for axis in range(len(lengths)) if ("weight", axis) in lengths)
+    if shape and getattr(module, "normalized_shape", None) == tuple(before for before, _ in shape):
+        yield "normalized_shape", tuple(after for _, after in shape)
 
 
-def _of_torch(
-    module: nn.Module, lengths: Mapping[tuple[str, int], tuple[int, int]], written: Changes
-) -> dict[str, Any]:
-    found: dict[str, Any] = dict(_guessed(module, [written]))
-    for attribute, axis in WIDTHS.items():
-        if hasattr(module, attribute) and axis in lengths:
-            found[attribute] = lengths[axis][1]
-    if hasattr(module, "num_features") and ("running_mean", 0) in lengths:
-        found["num_features"] = lengths["running_mean", 0][1]
-    if isinstance(module, nn.modules.conv._ConvNd):
-        one, other = ("in_channels", "out_channels") if module.transposed else ("out_channels", "in_channels")
-        groups = found.get("groups", module.groups)
-        found |= {"groups": groups, one: lengths["weight", 0][1], other: lengths["weight", 1][1] * groups}
-    if isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None:
-        found["normalized_shape"] = tuple(lengths["weight", axis][1] for axis in range(module.weight.dim()))
-    return found
+def _of_convolution(module: nn.Module, lengths: Lengths, groups: int | None) -> dict[str, int]:
+    """A kernel is [out, in / groups, ...], a transposed one [in, out / groups, ...]."""
+    if not isinstance(module, nn.modules.conv._ConvNd):
+        return {}
+    groups = module.groups if groups is None else groups
+    one, other = ("in_channels", "out_channels") if module.transposed else ("out_channels", "in_channels")
+    return {"groups": groups, one: lengths["weight", 0][1], other: lengths["weight", 1][1] * groups}
 
 
-def _guessed(module: nn.Module, sources: Iterable[Changes]) -> Iterator[tuple[str, Any]]:
-    """Yield the attributes whose value is a width that became one other, and that other."""
+def _guessed(module: nn.Module, changes: Changes) -> Iterator[tuple[str, Any]]:
+    """Yield the attributes whose value is a number that became just one other, and that other."""
+    only = {before: next(iter(after)) for before, after in changes.items() if len(after) == 1}
     for attribute, value in vars(module).items():
         if attribute.startswith("_"):
             continue
         if isinstance(value, tuple) and value and all(_is_width(size) for size in value):
-            sizes = tuple(_became(size, sources) or size for size in value)
-            if sizes != value:
-                yield attribute, sizes
-        elif _is_width(value) and (new := _became(value, sources)) is not None:
-            yield attribute, new
+            yield attribute, tuple(only.get(size, size) for size in value)
+        elif _is_width(value):
+            yield attribute, only.get(value, value)
 
 
 def _is_width(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _became(width: int, sources: Iterable[Changes]) -> int | None:
-    for changes in sources:
-        if width in changes:
-            return next(iter(changes[width])) if len(changes[width]) == 1 else None
-    return None
 
 
 def _written_changes(trace: Trace, cut: GraphModule) -> dict[str, Changes]:
