@@ -228,27 +228,36 @@ class GatedNetwork:
         memory for one number for each sample and neuron.
         """
         if self.program.has_samples_apart:
-            return self.by_group(self._slopes(batch))
+            return self.by_group(self._slopes(batch, apart=True))
         rows = zip(batch.inputs.split(1), batch.targets.split(1), strict=True)
-        return self.by_group(torch.cat([self._slopes(Batch(*row)) for row in rows]))
+        return self.by_group(torch.cat([self._slopes(Batch(*row), apart=False) for row in rows]))
 
-    def _slopes(self, batch: Batch) -> Float[Tensor, "batch ids"]:
-        """The slopes of one batch: every sample has gates of its own, or the one sample has all of them."""
+    def summed_gate_slopes(self, batch: Batch) -> dict[str, Float[Tensor, " neurons"]]:
+        """Return the sum of d loss_n / d gate over the samples n, by group.
+
+        Cost: one forward and one backward pass.
+        """
+        slopes = self._slopes(batch, apart=self.program.has_samples_apart)
+        return self.by_group(slopes.double().sum(0))
+
+    def _slopes(self, batch: Batch, *, apart: bool) -> Float[Tensor, "rows ids"]:
+        """The slopes of one batch: every sample has gates of its own, or all share one row of them."""
         present = torch.from_numpy(self.present).to(batch.inputs.device, self.program.dtype)
-        gates = present.expand(len(batch), -1).clone().requires_grad_()
+        gates = present.expand(len(batch) if apart else 1, -1).clone().requires_grad_()
 
         def gating(site: Site, value: Tensor) -> Tensor:
             factors, samples = gates[:, self.program.ids[site]], self.program.sample_axis(site)
             view = [1] * value.dim()
             view[site.axis] = factors.shape[1]
-            if samples is None:
+            if not apart or samples is None:
                 return factors.view(view)
             view[samples] = len(batch)
             return (factors if samples < site.axis else factors.T).reshape(view)
 
         with torch.enable_grad():
-            outputs = self.program.run(batch.inputs, gating)[self.program.output]
-            losses = checked(self.loss.of(outputs, batch.targets), len(batch), self.loss.name)
+            losses = checked(
+                self.loss.of(self.program.outputs(batch.inputs, gating), batch.targets), len(batch), self.loss.name
+            )
             (slopes,) = torch.autograd.grad(losses.sum(), gates)
         return slopes * present
 

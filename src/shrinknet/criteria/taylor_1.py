@@ -19,8 +19,7 @@ class Taylor1(Criterion):
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed slopes, turned round."""
-        slopes = network.gate_slopes(batch)
-        return {group: -slope.double().sum(0) for group, slope in slopes.items()}
+        return {group: -slopes for group, slopes in network.summed_gate_slopes(batch).items()}
 
     def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
         """Return means over samples."""

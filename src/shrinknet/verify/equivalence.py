@@ -34,43 +34,49 @@ def verify(network: GatedNetwork, cut: GraphModule, data: Data) -> Verification:
 def verify_on(network: GatedNetwork, cut: GraphModule, batches: Callable[[], Iterable[Inputs]]) -> Verification:
     """Compare the masked network with the cut graph on batches of inputs; see `verify`."""
     rows = tuple(tensor[:NUM_FLOAT64_SAMPLES] for tensor in as_tuple(next(iter(batches()))))
-    num_shapes, broke_at = check_nodes(network, cut, tuple(tensor[:EXAMPLE_BATCH] for tensor in rows))
+    double, notes = _in_double(network, rows)
+    finest, given = (network, rows) if double is None else (double, _doubled(rows))
+    num_shapes, broke_at = check_nodes(finest, cut, tuple(tensor[:EXAMPLE_BATCH] for tensor in given))
     if broke_at is not None:
-        return Verification((), num_shapes, broke_at)
+        return Verification((), num_shapes, broke_at, notes)
     differences = compare(network, cut_program(network.trace, cut, None).outputs, batches())
-    notes: tuple[str, ...] = ()
-    if network.program.precision != torch.float64:
-        in_double = cut_program(network.trace, cut, torch.float64)
-        doubled = tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in rows)
-        try:
-            differences += compare(network, in_double.outputs, [doubled], torch.float64)
-        except RuntimeError as error:
-            notes = (f"not compared in float64: the network fixes its own precision ({str(error).splitlines()[0]})",)
+    if double is not None:
+        differences += compare(double, cut_program(network.trace, cut, torch.float64).outputs, [given])
     held = all(difference.holds for difference in differences)
     return Verification(differences, num_shapes, None if held else "the outputs", notes)
 
 
-def compare(
-    network: GatedNetwork,
-    answer: Callable[[Inputs], Any],
-    inputs: Iterable[Inputs],
-    dtype: torch.dtype | None = None,
-) -> tuple[Difference, ...]:
+def _in_double(network: GatedNetwork, rows: tuple[Tensor, ...]) -> tuple[GatedNetwork | None, tuple[str, ...]]:
+    """Return the network in float64 (None where it is so already, or fixes its own precision), and what to note."""
+    if network.program.precision == torch.float64:
+        return None, ()
+    double = replace(network, program=Program(network.trace, torch.float64))
+    try:
+        with torch.no_grad():
+            double.outputs(tuple(tensor[:EXAMPLE_BATCH] for tensor in _doubled(rows)))
+    except RuntimeError as error:
+        return None, (f"not compared in float64: the network fixes its own precision ({str(error).splitlines()[0]})",)
+    return double, ()
+
+
+def _doubled(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in rows)
+
+
+def compare(network: GatedNetwork, answer: Callable[[Inputs], Any], inputs: Iterable[Inputs]) -> tuple[Difference, ...]:
     """Return the worst difference between the masked network and another answer to the same inputs, for each output.
 
     Args:
-        network: the masked network, computed in `dtype` (None: its own precision).
+        network: the masked network, in whatever precision its program has.
         answer: the other network: what it gives for some rows.
         inputs: batches of rows, in that precision.
-        dtype: float64, or None.
     """
-    masked = network if dtype is None else replace(network, program=Program(network.trace, dtype))
-    precision = masked.program.precision
-    num_outputs, num_samples = len(masked.program.outputs_of), 0
+    precision = network.program.precision
+    num_outputs, num_samples = len(network.program.outputs_of), 0
     worst, largest = torch.zeros(2, num_outputs, dtype=torch.float64)
     with torch.no_grad():
         for rows in inputs:
-            pairs = zip(all_outputs(masked.outputs(rows)), all_outputs(answer(rows)), strict=True)
+            pairs = zip(all_outputs(network.outputs(rows)), all_outputs(answer(rows)), strict=True)
             for place, (expected, given) in enumerate(pairs):
                 worst[place] = torch.maximum(worst[place], gap(expected, given))
                 largest[place] = max(float(largest[place]), largest_of(expected))
@@ -112,7 +118,7 @@ def check_nodes(network: GatedNetwork, cut: GraphModule, rows: tuple[Tensor, ...
     Returns:
         How many shapes were checked, and the first operator that differs (None when none does).
     """
-    smaller = cut_program(network.trace, cut, None)
+    smaller = cut_program(network.trace, cut, network.program.asked_dtype)
     values = network.program.run(rows, network.gating(), keep=True)
     cut_values: dict[Node, Any] = {**smaller.constants, **dict(zip(smaller.inputs, rows, strict=True))}
     counterpart = {node.name: node for node in smaller.nodes}
