@@ -153,20 +153,24 @@ def _groups(store: LabelStore, ids: Ids, members: Members) -> tuple[Group, ...]:
             owners = np.where(inside, axis_ids - bounds[group] - 1, -1)
             if birth.parameter is not None:
                 slices[group].append(Slice(birth.parameter, birth.axis, role, tuple(owners.tolist())))
-    seen: dict[str, int] = defaultdict(int)
-    groups = []
-    for position, ((birth, _), names) in enumerate(members.items()):
-        name = _group_name(birth)
+    names = _names([birth for birth, _ in members])
+    widths = [len(classes) for classes in members.values()]
+    return tuple(Group(name, widths[place], tuple(slices[place])) for place, name in enumerate(names))
+
+
+def _names(births: list[Birth]) -> list[str]:
+    """Call each group by the module that it is born in, "layer1.0.conv1"; by parameter and axis where several axes of
+    one module give birth to groups; and a second group of the same axis "layer1.0.conv1/2"."""
+    axes: dict[str, set[Birth]] = defaultdict(set)
+    for birth in births:
+        axes[str(birth.parameter).rpartition(".")[0]].add(birth)
+    names, seen = list[str](), defaultdict[str, int](int)
+    for birth in births:
+        module = str(birth.parameter).rpartition(".")[0]
+        name = module if module and len(axes[module]) == 1 else f"{birth.parameter}[{birth.axis}]"
         seen[name] += 1
-        name = name if seen[name] == 1 else f"{name}/{seen[name]}"
-        groups.append(Group(name, len(names), tuple(slices[position])))
-    return tuple(groups)
-
-
-def _group_name(birth: Birth) -> str:
-    """A group is called by the module that gives birth to it, "layer1.0.conv1"; a second one there "...conv1/2"."""
-    module, _, parameter = str(birth.parameter).rpartition(".")
-    return module if module and parameter == "weight" and birth.axis == 0 else f"{birth.parameter}[{birth.axis}]"
+        names.append(name if seen[name] == 1 else f"{name}/{seen[name]}")
+    return names
 
 
 def _frozen(store: LabelStore, components: Integers, ids: Ids, reasons: dict[int, str]) -> tuple[Frozen, ...]:

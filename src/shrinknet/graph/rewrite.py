@@ -69,10 +69,11 @@ def _drop_assertions(graph: Graph) -> None:
 
 
 def _write_sizes(graph: Graph) -> None:
-    """A reshape by the example of another tensor is one to sizes that are written down."""
-    for node in _calls(graph, "reshape_as", "view_as"):
+    """A reshape or expansion by the example of another tensor is one to sizes that are written down."""
+    for node in _calls(graph, "reshape_as", "view_as", "expand_as"):
         like: Any = node.args[1]
-        node.target, node.args = aten.reshape.default, (node.args[0], _sizes(like, before=node))
+        node.target = aten.expand.default if operator_name(node) == "expand_as" else aten.reshape.default
+        node.args = (node.args[0], _sizes(like, before=node))
 
 
 def _sizes(like: Node, before: Node) -> list[Any]:

@@ -17,7 +17,7 @@ from shrinknet.errors import BadInputError
 from shrinknet.graph.groups import Layout, Numbering, layout_of, solve
 from shrinknet.graph.labels import LabelStore, Slots, along
 from shrinknet.graph.rewrite import rewrite
-from shrinknet.graph.rules.base import Call, Site, argument_at, find_rule, first_of, is_factory, load_rules
+from shrinknet.graph.rules.base import Call, Site, argument_at, find_rule, first_of, load_rules, makes_labels
 from shrinknet.graph.widths import EXAMPLE_BATCH, Present, Widths, kept_shape, shape_of
 from shrinknet.records import Frozen, Group, Neuron
 from shrinknet.task import evaluating
@@ -200,7 +200,7 @@ def _send_labels(module: GraphModule) -> tuple[LabelStore, dict[str, Slots], lis
             for given in node.all_input_nodes:
                 for slot in slots.get(given, ()):
                     store.freeze(slot, "network output")
-        elif node.op == "call_function" and (is_factory(node) or any(map(slots.get, node.all_input_nodes))):
+        elif node.op == "call_function" and (makes_labels(node) or any(map(slots.get, node.all_input_nodes))):
             slots[node] = _apply_rule(Call(node, slots, store, sites))
     return store, {node.name: node_slots for node, node_slots in slots.items()}, sites
 

@@ -222,6 +222,11 @@ def is_factory(node: Node) -> bool:
     return operator_name(node) in FACTORIES
 
 
+def makes_labels(node: Node) -> bool:
+    """Whether an operator's result has axes whose length follows what they meet, whatever it is given."""
+    return is_factory(node) or operator_name(node) == "expand"
+
+
 def load_rules() -> None:
     """Import every file of this folder, so that its rules enter the table."""
     package = import_module("shrinknet.graph.rules")

@@ -56,7 +56,7 @@ def _freeze_rigid_axes(call: Call, x: Node, kernel: Node) -> None:
     """Positions and kernel offsets stay; labels that vary there cannot be cut."""
     for node, what in ((x, "positions"), (kernel, "kernel offsets")):
         for slot in call.slots(node):
-            if any(axis >= 2 for axis in varying(slot)):
+            if min(varying(slot), default=0) >= 2:
                 call.freeze((slot,), f"{what} of {call.where}")
 
 

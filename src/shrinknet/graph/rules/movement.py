@@ -7,17 +7,17 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from shrinknet.graph.labels import Slots, compact, varying
+from shrinknet.graph.labels import Slots, along, compact, varying
 from shrinknet.graph.operators import operator_name
 from shrinknet.graph.rules.base import Call, argument, resize, rule
 from shrinknet.graph.widths import Widths, shape_of
 
-SIZES = ("view", "_unsafe_view", "reshape", "expand", "unflatten")
+RESHAPES = ("view", "_unsafe_view", "reshape", "unflatten")
 
 
 @rule(
-    *SIZES, "flatten", "permute", "transpose", "t", "numpy_T", "mT", "squeeze", "unsqueeze", "movedim", "swapaxes",
-    "repeat", "tile", "repeat_interleave", "expand_as", "clone", "alias", "pixel_shuffle", "pixel_unshuffle",
+    *RESHAPES, "flatten", "permute", "transpose", "t", "numpy_T", "mT", "squeeze", "unsqueeze", "movedim", "swapaxes",
+    "repeat", "tile", "repeat_interleave", "clone", "alias", "pixel_shuffle", "pixel_unshuffle",
     "diagonal", "flip", "contiguous", "lift_fresh_copy",
 )  # fmt: skip
 def movement(call: Call) -> Slots:
@@ -26,6 +26,41 @@ def movement(call: Call) -> Slots:
     for slot in slots:
         call.store.say(slot)  # what a slice leaves behind is read by nobody here
     return tuple(compact(_run(call.node, slot)) for slot in slots)
+
+
+@rule("expand")
+def expand(call: Call) -> Slots:
+    """Repeats of one element get labels of their own: how many there are follows what they meet."""
+    x, fixed = call.argument(0), call.node.meta["val"].shape
+    before = (1,) * (len(fixed) - len(shape_of(x.meta["val"]))) + shape_of(x.meta["val"])
+    repeats = [axis for axis, size in enumerate(fixed) if isinstance(size, int) and size > 1 == before[axis]]
+    fresh = (along(axis, call.store.fresh(None, axis, call.shape[axis]), call.shape) for axis in repeats)
+    return (*movement(call), *fresh)
+
+
+@rule("getitem")
+def getitem(call: Call) -> Slots:
+    """One output of several: what has the shape of the first has its labels; a last state, those of its last axis."""
+    slots = call.slots(call.argument(0))
+    if all(slot.shape == call.shape for slot in slots):
+        return slots
+    units = call.vector_along(call.argument(0), -1)
+    return () if units is None else (along(len(call.shape) - 1, units, call.shape),)
+
+
+@rule("slice_scatter", "select_scatter")
+def scatter(call: Call) -> Slots:
+    """Elements of one tensor in the place of some of another's."""
+    whole, part = call.argument(0), call.argument(1)
+    is_slice, out = "slice" in operator_name(call.node), []
+    for slot in call.slots(whole):
+        partner = next((given for given in call.slots(part) if is_slice and varying(given) == varying(slot)), None)
+        if partner is None:
+            call.freeze((slot,), f"partly written over at {call.where}")
+            continue
+        call.store.say(slot)
+        out.append(compact(_run(call.node, slot, partner)))
+    return tuple(out)
 
 
 @rule("slice")
@@ -61,15 +96,15 @@ def size(call: Call) -> Slots:
     return ()
 
 
-def _run(node: Node, slot: Tensor) -> Tensor:
-    """Run the operator; those whose result may share memory, or that copy by another's shape, as a reshape."""
+def _run(node: Node, slot: Tensor, other: Tensor | None = None) -> Tensor:
+    """Run the operator on the labels of its first argument (and its second); one that only views, as a reshape."""
     name, shape = operator_name(node), shape_of(node.meta["val"])
     if name in {"view", "_unsafe_view", "contiguous", "clone", "alias", "lift_fresh_copy"}:
         return slot.reshape(shape)
-    if name == "expand_as":
-        return slot.expand(shape)
 
     def value(given: Node) -> Any:
+        if other is not None and given is node.args[1]:
+            return other
         return slot if given is node.args[0] else int(given.meta["val"].node.hint)
 
     target: Any = node.target
@@ -78,7 +113,7 @@ def _run(node: Node, slot: Tensor) -> Tensor:
     return moved if isinstance(moved, Tensor) else moved[0]
 
 
-@resize(*SIZES)
+@resize(*RESHAPES, "expand")
 def resize_sizes(node: Node, widths: Widths) -> None:
     """Sizes that the graph writes down become those of what is left."""
     position = 2 if operator_name(node) == "unflatten" else 1
@@ -102,15 +137,17 @@ def resized_to(node: Node, size: int | Node, widths: Widths, axis: int) -> int |
         return node.graph.call_function(operator.floordiv, (product, share.denominator))
 
 
-@resize("slice")
+@resize("slice", "slice_scatter")
 def resize_slice(node: Node, widths: Widths) -> None:
     """Where a run begins and ends, counted in what is left before it."""
     x: Node = node.args[0]  # type: ignore[assignment]
-    axis = int(argument(node, 1, "dim", 0))
+    first = 1 if operator_name(node) == "slice" else 2
+    axis = int(argument(node, first, "dim", 0))
     size = shape_of(x.meta["val"])[axis]
-    if widths.is_cut(x, axis) or widths.is_cut(node, axis):
-        for position, default in ((2, 0), (3, size)):
-            given: Any = argument(node, position, default=default)
-            place = default if given is None else min(given + size if given < 0 else given, size)
-            if position < len(node.args):
-                node.update_arg(position, widths.before(x, axis, place))
+    if not widths.is_cut(x, axis):
+        return
+    for position, default in ((first + 1, 0), (first + 2, size)):
+        given: Any = argument(node, position, default=default)
+        place = default if given is None else min(given + size if given < 0 else given, size)
+        if position < len(node.args):
+            node.update_arg(position, widths.before(x, axis, place))

@@ -112,10 +112,3 @@ def recurrent_macs(node: Node, shape: Callable[[Node], tuple[int, ...]]) -> int:
     """Every step takes as many as there are weights."""
     steps = math.prod(shape(node.args[0])[:-1])  # type: ignore[arg-type]
     return steps * sum(math.prod(shape(weight)) for weight in node.args[2][:2])  # type: ignore
-
-
-@rule("getitem")
-def output_or_state(call: Call) -> Slots:
-    """The outputs and the last states: hidden units along the last axis of each."""
-    units = call.vector_along(call.argument(0), -1)
-    return () if units is None else (along(len(call.shape) - 1, units, call.shape),)

@@ -1,0 +1,228 @@
+"""One row for each rule: a small network around the operator, and the neurons that must be found in it.
+
+Every row is proven (masked = cut, three times at random, in float64), and every row proves that the proof can fail: with
+the gate forgotten at any one of its sites, masked and cut networks differ.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import shrinknet as sn
+from shrinknet.gates import GatedNetwork, Program
+from shrinknet.losses import find_loss
+from shrinknet.measure.costs import costs
+from shrinknet.surgery.remove import cut_graph
+from shrinknet.verify.equivalence import verify_on
+
+
+class Around(nn.Module):
+    """Some layers, and a forward that uses them."""
+
+    def __init__(self, forward, layers: dict[str, nn.Module | nn.Parameter]) -> None:
+        super().__init__()
+        self.work = forward
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, *inputs):
+        return self.work(self, *inputs)
+
+
+@dataclass(frozen=True)
+class Row:
+    """An operator's name, a network around it, the shape of a sample (or a range of words), the widths to be found."""
+
+    operator: str
+    forward: object
+    layers: object
+    shape: tuple[int, ...]
+    widths: dict[str, int]
+    words: int = 0
+    frozen: str = ""
+
+    def build(self):
+        torch.manual_seed(0)
+        model = Around(self.forward, self.layers()).double().eval()
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                nn.init.normal_(parameter, 1, 0.3)
+        if self.words:
+            return model, torch.randint(0, self.words, (5, *self.shape))
+        return model, torch.randn(5, *self.shape, dtype=torch.float64)
+
+
+def dense(a, b, c):
+    """Two dense layers to stand around an operator on the last axis."""
+    return {"a": nn.Linear(a, b), "b": nn.Linear(b, c)}
+
+
+def conv(a, b, c):
+    """Two convolutions to stand around an operator on channels."""
+    return {"a": nn.Conv2d(a, b, 3, padding=1), "b": nn.Conv2d(b, c, 1)}
+
+
+def heads(m, x):
+    """Queries, keys and values of three heads of four."""
+    return (layer(x).unflatten(-1, (3, 4)).transpose(1, 2) for layer in (m.q, m.k, m.v))
+
+
+def attention():
+    """Layers of an attention with three heads of four."""
+    return {name: nn.Linear(6, 12) for name in "qkv"} | {"o": nn.Linear(12, 2)}
+
+
+def merged(x):
+    """Heads side by side again."""
+    return x.transpose(1, 2).flatten(2)
+
+
+ROWS = [
+    Row("linear", lambda m, x: m.b(torch.tanh(m.a(x))), lambda: dense(4, 6, 2), (4,), {"a": 6}),
+    Row("addmm", lambda m, x: m.b(torch.addmm(m.c, m.a(x), m.w)), lambda: {
+        "a": nn.Linear(4, 6), "w": nn.Parameter(torch.randn(6, 5)), "c": nn.Parameter(torch.randn(5)),
+        "b": nn.Linear(5, 2)}, (4,), {"a": 6, "c[0]": 5}),
+    Row("conv2d", lambda m, x: m.b(torch.relu(m.a(x))), lambda: conv(2, 6, 2), (2, 5, 5), {"a": 6}),
+    Row("conv2d, dilated", lambda m, x: m.b(m.a(x)), lambda: {
+        "a": nn.Conv2d(2, 6, 3, dilation=2), "b": nn.Conv2d(6, 2, 1)}, (2, 7, 7), {"a": 6}),
+    Row("conv2d, depthwise", lambda m, x: m.b(m.d(m.a(x))), lambda: conv(2, 6, 2) | {
+        "d": nn.Conv2d(6, 12, 3, groups=6), "b": nn.Conv2d(12, 2, 1)}, (2, 5, 5), {"a": 6}),
+    Row("conv2d, whole groups", lambda m, x: m.b(m.g(m.a(x))), lambda: conv(2, 12, 2) | {
+        "g": nn.Conv2d(12, 12, 3, groups=6)}, (2, 5, 5), {"a": 6}),
+    Row("conv2d, same places", lambda m, x: m.b(m.g(m.a(x))), lambda: conv(2, 12, 2) | {
+        "g": nn.Conv2d(12, 8, 3, groups=2), "b": nn.Conv2d(8, 2, 1)}, (2, 5, 5), {"a": 6, "g": 4}),
+    Row("conv1d", lambda m, x: m.b(m.a(x)), lambda: {"a": nn.Conv1d(2, 6, 3), "b": nn.Conv1d(6, 2, 1)}, (2, 5), {"a": 6}),
+    Row("conv3d", lambda m, x: m.b(m.a(x)), lambda: {
+        "a": nn.Conv3d(2, 6, 3), "b": nn.Conv3d(6, 2, 1)}, (2, 4, 4, 4), {"a": 6}),
+    Row("conv_transpose2d", lambda m, x: m.b(m.t(m.a(x))), lambda: conv(2, 6, 2) | {
+        "t": nn.ConvTranspose2d(6, 8, 2, 2), "b": nn.Conv2d(8, 2, 1)}, (2, 4, 4), {"a": 6, "t": 8}),
+    Row("conv_transpose2d, grouped", lambda m, x: m.b(m.t(m.a(x))), lambda: conv(2, 6, 2) | {
+        "t": nn.ConvTranspose2d(6, 8, 2, 2, groups=2), "b": nn.Conv2d(8, 2, 1)}, (2, 4, 4), {"a": 3, "t": 4}),
+    Row("conv_transpose1d, depthwise", lambda m, x: m.b(m.t(m.a(x))), lambda: {
+        "a": nn.Conv1d(2, 6, 3), "t": nn.ConvTranspose1d(6, 6, 2, groups=6), "b": nn.Conv1d(6, 2, 1)}, (2, 6), {"a": 6}),
+    Row("batch_norm", lambda m, x: m.b(m.n(m.a(x))), lambda: conv(2, 6, 2) | {"n": nn.BatchNorm2d(6)}, (2, 5, 5), {"a": 6}),
+    Row("batch_norm on weights", lambda m, x: functional.conv2d(m.a(x), functional.batch_norm(
+        m.w.reshape(1, 4, -1), None, None, training=True).reshape_as(m.w)), lambda: {
+        "a": nn.Conv2d(2, 6, 3), "w": nn.Parameter(torch.randn(4, 6, 3, 3))}, (2, 7, 7), {"a": 6}),
+    Row("instance_norm", lambda m, x: m.b(torch.relu(m.n(m.a(x)))), lambda: conv(2, 6, 2) | {
+        "n": nn.InstanceNorm2d(6, affine=True)}, (2, 5, 5), {"a": 6}),
+    Row("group_norm", lambda m, x: m.b(m.n(m.a(x))), lambda: conv(2, 12, 2) | {"n": nn.GroupNorm(4, 12)}, (2, 5, 5), {"a": 4}),
+    Row("group_norm, one group", lambda m, x: m.b(m.n(m.a(x))), lambda: conv(2, 6, 2) | {"n": nn.GroupNorm(1, 6)},
+        (2, 5, 5), {"a": 6}),
+    Row("layer_norm", lambda m, x: m.b(m.n(m.a(x))), lambda: dense(4, 6, 2) | {"n": nn.LayerNorm(6)}, (4,), {"a": 6}),
+    Row("layer_norm inside a head", lambda m, x: m.b(m.n(m.a(x).unflatten(-1, (3, 4))).flatten(-2)),
+        lambda: dense(5, 12, 2) | {"n": nn.LayerNorm(4)}, (5,), {"a": 3}),
+    Row("rms_norm", lambda m, x: m.b(m.n(m.a(x))), lambda: dense(4, 6, 2) | {"n": nn.RMSNorm(6)}, (4,), {"a": 6}),
+    Row("mean of squares", lambda m, x: (lambda y: m.b(y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6)))(m.a(x)),
+        lambda: dense(4, 6, 2), (4,), {"a": 6}),
+    Row("var", lambda m, x: (lambda y: m.b((y - y.mean(-1, True)) / (y.var(-1, keepdim=True) + 1).sqrt()))(m.a(x)),
+        lambda: dense(4, 6, 2), (4,), {"a": 6}),
+    Row("std", lambda m, x: (lambda y: m.b(y / (1 + y.std(-1, keepdim=True, correction=0))))(m.a(x)),
+        lambda: dense(4, 6, 2), (4,), {"a": 6}),
+    Row("sum and norm", lambda m, x: (lambda y: m.b(functional.normalize(y, dim=-1)) + y.sum(-1, keepdim=True))(m.a(x)),
+        lambda: dense(4, 6, 2), (4,), {"a": 6}),
+    Row("pools", lambda m, x: m.b(functional.adaptive_max_pool2d(functional.avg_pool2d(m.a(x), 2), 1)),
+        lambda: conv(2, 6, 2), (2, 6, 6), {"a": 6}),
+    Row("upsample and pad", lambda m, x: m.b(functional.pad(functional.interpolate(m.a(x), scale_factor=2), (1, 0))),
+        lambda: conv(2, 6, 2), (2, 4, 4), {"a": 6}),
+    Row("cat", lambda m, x: m.b(torch.cat([m.a(x), x, m.c(x)], 1)), lambda: {
+        "a": nn.Linear(4, 5), "c": nn.Linear(4, 3), "b": nn.Linear(12, 2)}, (4,), {"a": 5, "c": 3}),
+    Row("stack", lambda m, x: m.b(torch.stack([m.a(x), m.c(x)], 1)), lambda: dense(4, 6, 2) | {"c": nn.Linear(4, 6)},
+        (4,), {"a": 6}),
+    Row("split", lambda m, x: m.b(m.a(x).split([4, 3], 1)[0]) + m.c(m.a(x).split([4, 3], 1)[1]), lambda: {
+        "a": nn.Linear(4, 7), "b": nn.Linear(4, 2), "c": nn.Linear(3, 2)}, (4,), {"a": 4, "a/2": 3}),
+    Row("chunk and a gate", lambda m, x: (lambda y: m.b(y[0] * torch.sigmoid(y[1])))(m.a(x).chunk(2, -1)), lambda: {
+        "a": nn.Linear(4, 12), "b": nn.Linear(6, 2)}, (4,), {"a": 6}),
+    Row("channel shuffle", lambda m, x: m.b(m.a(x).unflatten(1, (2, 4)).transpose(1, 2).flatten(1, 2)),
+        lambda: conv(2, 8, 2), (2, 5, 5), {"a": 4}),
+    Row("pixel_shuffle", lambda m, x: m.b(functional.pixel_shuffle(m.a(x), 2)), lambda: conv(2, 12, 2) | {
+        "b": nn.Conv2d(3, 2, 1)}, (2, 3, 3), {"a": 3}),
+    Row("squeeze and excite", lambda m, x: (lambda y: m.b(y * torch.sigmoid(m.e(torch.relu(m.s(y.mean((2, 3), True)))))))(
+        m.a(x)), lambda: conv(2, 6, 2) | {"s": nn.Conv2d(6, 3, 1), "e": nn.Conv2d(3, 6, 1)}, (2, 5, 5), {"a": 6, "s": 3}),
+    Row("residual", lambda m, x: m.b(m.a(x) + m.c(torch.relu(m.a(x)))), lambda: dense(4, 6, 2) | {"c": nn.Linear(6, 6)},
+        (4,), {"a": 6}),
+    Row("tied weights", lambda m, x: m.e(x) @ m.w.T @ m.e.weight.T, lambda: {
+        "e": nn.Embedding(9, 6), "w": nn.Parameter(torch.randn(6, 6))}, (3,), {"e": 6}, words=9),
+    Row("embedding", lambda m, x: m.b(m.e(x)), lambda: {"e": nn.Embedding(9, 6), "b": nn.Linear(6, 2)}, (3,),
+        {"e": 6}, words=9),
+    Row("a positional table and a class token", lambda m, x: m.b(torch.cat([m.t.expand(x.shape[0], 1, 6), m.a(x)], 1) + m.p),
+        lambda: dense(4, 6, 2) | {"t": nn.Parameter(torch.randn(1, 1, 6)), "p": nn.Parameter(torch.randn(4, 6))},
+        (3, 4), {"t[2]": 6}),
+    Row("scaled_dot_product_attention", lambda m, x: m.o(merged(functional.scaled_dot_product_attention(*heads(m, x)))),
+        attention, (5, 6), {"q": 3}),
+    Row("one head", lambda m, x: m.o(functional.scaled_dot_product_attention(m.q(x), m.k(x), m.v(x))), attention,
+        (5, 6), {"q": 12, "v": 12}),
+    Row("attention by hand", lambda m, x: (lambda q, k, v: m.o(merged(torch.softmax(q @ k.mT / 2, -1) @ v)))(*heads(m, x)),
+        attention, (5, 6), {"q": 3}),
+    Row("einsum", lambda m, x: (lambda q, k, v: m.o(merged(torch.einsum("bhts,bhsd->bhtd", torch.softmax(
+        torch.einsum("bhtd,bhsd->bhts", q, k), -1), v))))(*heads(m, x)), attention, (5, 6), {"q": 3}),
+    Row("packed q, k, v", lambda m, x: (lambda y: m.o(merged(functional.scaled_dot_product_attention(*y.unbind(0)))))(
+        m.p(x).unflatten(-1, (3, 3, 4)).permute(2, 0, 3, 1, 4)), lambda: {"p": nn.Linear(6, 36), "o": nn.Linear(12, 2)},
+        (5, 6), {"p": 3}),
+    Row("rotary", lambda m, x: (lambda q, k, v: m.o(merged(functional.scaled_dot_product_attention(
+        q * m.c + torch.cat([-q[..., 2:], q[..., :2]], -1), k * m.c, v))))(*heads(m, x)),
+        lambda: attention() | {"c": nn.Parameter(torch.randn(5, 4))}, (5, 6), {"q": 3}),
+    Row("nn.MultiheadAttention", lambda m, x: m.b(m.h(m.a(x), m.a(x), m.a(x), need_weights=False)[0]), lambda: {
+        "a": nn.Linear(4, 12), "h": nn.MultiheadAttention(12, 3, batch_first=True), "b": nn.Linear(12, 2)}, (5, 4),
+        {"a": 12, "h": 3, "h.out_proj": 12}),
+    Row("lstm", lambda m, x: m.b(m.r(x)[0]), lambda: {"r": nn.LSTM(3, 6, batch_first=True), "b": nn.Linear(6, 2)},
+        (4, 3), {"r": 6}),
+    Row("lstm, two layers, both ways", lambda m, x: m.b(m.r(x)[0]), lambda: {
+        "r": nn.LSTM(3, 4, 2, bidirectional=True, batch_first=True), "b": nn.Linear(8, 2)}, (4, 3),
+        {f"r.weight_ih_l{k}[0]": 4 for k in ("0", "0_reverse", "1", "1_reverse")}),
+    Row("gru, last state", lambda m, x: m.b(m.r(x)[1][-1]), lambda: {"r": nn.GRU(3, 6, 2, batch_first=True),
+        "b": nn.Linear(6, 2)}, (4, 3), {"r.weight_ih_l0[0]": 6, "r.weight_ih_l1[0]": 6}),
+    Row("rnn_tanh", lambda m, x: m.b(m.r(x)[0]), lambda: {"r": nn.RNN(3, 6, batch_first=True, bias=False),
+        "b": nn.Linear(6, 2)}, (4, 3), {"r": 6}),
+    Row("rnn_relu", lambda m, x: m.b(m.r(x)[0]), lambda: {"r": nn.RNN(3, 6, nonlinearity="relu", batch_first=True),
+        "b": nn.Linear(6, 2)}, (4, 3), {"r": 6}),
+    Row("change through a view", lambda m, x: (lambda y: (y[:, 1:4].mul_(3), m.b(y))[1])(m.a(x)), lambda: dense(4, 6, 2),
+        (4,), {"a": 6}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.operator)
+def test_the_neurons_are_found_and_the_cut_is_proven(row: Row) -> None:
+    model, inputs = row.build()
+    traced = sn.trace(model, inputs)
+    assert {group.name: group.width for group in traced.groups} == row.widths
+    network = GatedNetwork(Program(traced), find_loss("squared-error"), traced.present())
+    torch.testing.assert_close(network.outputs(inputs), model(inputs), rtol=0, atol=1e-12)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        masked = replace(network, present=some_gone(traced, rng))
+        cut = cut_graph(traced, masked.present)
+        proof = verify_on(masked, cut, lambda: [inputs])
+        assert proof.broke_at is None
+        assert proof.differences[0].worst < 1e-12
+        counted = sum(parameter.numel() for parameter in cut.parameters())
+        assert counted == costs(traced, masked.present).num_parameters
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.operator)
+def test_with_a_gate_forgotten_anywhere_the_proof_fails(row: Row) -> None:
+    model, inputs = row.build()
+    traced = sn.trace(model, inputs)
+    network = GatedNetwork(Program(traced), find_loss("squared-error"), traced.present())
+    masked = replace(network, present=some_gone(traced, np.random.default_rng(1)))
+    expected = masked.outputs(inputs)
+    assert traced.sites
+    for forgotten in traced.sites:
+        outputs = network.program.outputs(
+            inputs, lambda site, value, gone=forgotten: None if site == gone else masked.factor(site, value)
+        )
+        assert float((outputs - expected).abs().max()) > 1e-6, forgotten
+
+
+def some_gone(traced, rng) -> np.ndarray:
+    """Who is present once about a third of each group is gone."""
+    present = traced.present()
+    for group in traced.groups:
+        ids = traced.ids_of(group)
+        count = min(group.width - 1, max(1, group.width // 3))
+        present[rng.choice(np.arange(ids.start, ids.stop), count, replace=False)] = False
+    return present
