@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "tests"), str(ROOT / "tests" / "unit")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("examples", "tests", "tests/unit", "benchmarks/zoo")]
 
 settings.register_profile("shrinknet", deadline=None, max_examples=12, derandomize=True,
                           suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])  # fmt: skip
