@@ -61,6 +61,8 @@ def chosen(names: list[str]) -> list[tuple[str, str]]:
 def both(key: tuple[str, str]) -> dict[str, Any]:
     """Measure one architecture, each tool in a process of its own, and say so."""
     ours, theirs = (in_process(task, key, SECONDS[task]) for task in ("ours", "rival"))
+    from rival import verdict
+
     row = {"source": key[0], "name": key[1], "ours": ours, "torch_pruning": theirs}
     print(
         f"{key[1]:40s} {'proven' if ours.get('is_proven') else 'REFUSED: ' + ours['reason'][:90]}; "
@@ -83,15 +85,6 @@ def in_process(task: str, key: tuple[str, str], seconds: int) -> dict[str, Any]:
         return {"reason": f"the process died: {(error.stderr.strip().splitlines() or ['no message'])[-1][:160]}"}
     content: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
     return content
-
-
-def verdict(theirs: dict[str, Any]) -> str:
-    """Say in a few words what became of the rival's result."""
-    if not theirs.get("runs"):
-        return f"fails ({theirs['reason']})"
-    if theirs["reason"]:
-        return theirs["reason"]
-    return "same outputs" if theirs["worst"] < 1e-4 else f"other outputs (by {theirs['worst']:.0e})"
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -165,6 +158,8 @@ parameters, layers to ignore.
 
 def table_row(row: dict[str, Any]) -> str:
     """Return one line of the table."""
+    from rival import verdict
+
     ours, theirs = row["ours"], row["torch_pruning"]
     if ours.get("is_proven"):
         cells = [

@@ -51,6 +51,16 @@ def rival(model: nn.Module, inputs: tuple[Tensor, ...], num_outputs: int) -> dic
     return result
 
 
+def verdict(theirs: dict[str, Any]) -> str:
+    """Say in a few words what became of its result."""
+    if not theirs.get("runs"):
+        kind = theirs["reason"].partition(":")[0]
+        return f"fails ({kind})"
+    if theirs["reason"]:
+        return str(theirs["reason"])
+    return "same outputs" if theirs["worst"] < 1e-4 else f"other outputs (by {theirs['worst']:.0e})"
+
+
 def _pruner(model: nn.Module, inputs: tuple[Tensor, ...], num_outputs: int) -> Any:
     import torch_pruning as tp
 

@@ -20,9 +20,9 @@ from torch.fx.node import map_arg
 
 from shrinknet.data import Batch
 from shrinknet.errors import NothingToRemoveError, UnfollowedOperatorError
+from shrinknet.graph.call import PLAIN, WEIGHTED, Site, argument_at
 from shrinknet.graph.operators import operator_name
 from shrinknet.graph.restrict import restrict
-from shrinknet.graph.rules.base import PLAIN, WEIGHTED, Site, argument_at
 from shrinknet.graph.trace import Inputs, Trace, as_tuple, trace
 from shrinknet.graph.widths import Present
 from shrinknet.losses import Loss, checked

@@ -8,7 +8,7 @@ from torch.nn import functional
 import shrinknet as sn
 from shrinknet.criteria import find_criterion
 from shrinknet.gates import gated
-from shrinknet.graph.rules.base import PLAIN, WEIGHTED, load_rules
+from shrinknet.graph.call import PLAIN, WEIGHTED, load_rules
 
 load_rules()
 aten = torch.ops.aten

@@ -180,6 +180,8 @@ ROWS = [
         "b": nn.Linear(6, 2)}, (4, 3), {"r": 6}),
     Row("rnn_relu", lambda m, x: m.b(m.r(x)[0]), lambda: {"r": nn.RNN(3, 6, nonlinearity="relu", batch_first=True),
         "b": nn.Linear(6, 2)}, (4, 3), {"r": 6}),
+    Row("glu", lambda m, x: m.b(functional.glu(m.a(x), -1)), lambda: {"a": nn.Linear(4, 12), "b": nn.Linear(6, 2)}, (4,),
+        {"a": 6}),
     Row("change through a view", lambda m, x: (lambda y: (y[:, 1:4].mul_(3), m.b(y))[1])(m.a(x)), lambda: dense(4, 6, 2),
         (4,), {"a": 6}),
 ]  # fmt: skip

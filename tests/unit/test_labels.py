@@ -6,9 +6,9 @@ from torch import nn
 
 import shrinknet as sn
 from shrinknet.gates import gated
+from shrinknet.graph import call as base
 from shrinknet.graph.groups import solve
 from shrinknet.graph.labels import LabelStore, along
-from shrinknet.graph.rules import base
 
 
 def test_whoever_meets_nothing_is_frozen() -> None:

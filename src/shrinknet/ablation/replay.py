@@ -19,8 +19,8 @@ from torch.fx import Node
 
 from shrinknet.data import Batch
 from shrinknet.gates import GatedNetwork, Program, shaped_along
+from shrinknet.graph.call import Site, is_factory
 from shrinknet.graph.operators import is_elementwise, operator_name
-from shrinknet.graph.rules.base import Site, is_factory
 from shrinknet.graph.widths import shape_of
 from shrinknet.records import Group
 

@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from shrinknet.errors import BadInputError, did_you_mean
+from shrinknet.graph.call import argument_at
 from shrinknet.graph.groups import Layout
-from shrinknet.graph.rules.base import argument_at
 from shrinknet.graph.trace import Trace
 from shrinknet.records import Frozen, Group
 

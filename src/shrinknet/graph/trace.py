@@ -14,10 +14,10 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Node
 
 from shrinknet.errors import BadInputError
+from shrinknet.graph.call import Call, Site, argument_at, find_rule, first_of, load_rules, makes_labels
 from shrinknet.graph.groups import Layout, Numbering, layout_of, solve
 from shrinknet.graph.labels import LabelStore, Slots, along
 from shrinknet.graph.rewrite import rewrite
-from shrinknet.graph.rules.base import Call, Site, argument_at, find_rule, first_of, load_rules, makes_labels
 from shrinknet.graph.widths import EXAMPLE_BATCH, Present, Widths, kept_shape, shape_of
 from shrinknet.records import Frozen, Group, Neuron
 from shrinknet.task import evaluating

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
+from shrinknet.graph.call import MACS
 from shrinknet.graph.operators import ALIASES, operator_name
-from shrinknet.graph.rules.base import MACS
 from shrinknet.graph.trace import Trace
 from shrinknet.graph.widths import Present, kept_shape
 from shrinknet.records import Costs, OperatorCosts, Reach

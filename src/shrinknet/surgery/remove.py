@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from shrinknet.graph.call import RESIZES
 from shrinknet.graph.operators import operator_name
-from shrinknet.graph.rules.base import RESIZES
 from shrinknet.graph.trace import Trace, named_tensors
 from shrinknet.graph.widths import Present
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.fx import Node
 
+from shrinknet.graph.call import Call, argument, macs, resize, rule
 from shrinknet.graph.labels import Slots, along, varying
-from shrinknet.graph.rules.base import Call, argument, macs, resize, rule
 from shrinknet.graph.widths import Widths, shape_of
 
 FORWARD = ("conv1d", "conv2d", "conv3d")

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from torch.fx import Node
 
+from shrinknet.graph.call import Call, macs, rule
 from shrinknet.graph.labels import Slots, along, varying
-from shrinknet.graph.rules.base import Call, macs, rule
 
 
 @rule("linear")

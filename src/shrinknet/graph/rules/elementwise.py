@@ -3,8 +3,8 @@
 from torch import Tensor
 from torch.fx import Node
 
+from shrinknet.graph.call import Call, rule
 from shrinknet.graph.labels import Slots, varying
-from shrinknet.graph.rules.base import Call, rule
 from shrinknet.graph.widths import shape_of
 
 

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch.fx import Node
 
+from shrinknet.graph.call import FACTORIES, Call, resize, rule
 from shrinknet.graph.labels import Slots, along
 from shrinknet.graph.operators import operator_name
-from shrinknet.graph.rules.base import FACTORIES, Call, resize, rule
 from shrinknet.graph.widths import Widths
 
 

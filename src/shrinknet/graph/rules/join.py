@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from shrinknet.graph.call import Call, rule
 from shrinknet.graph.labels import Slots, compact, varying
-from shrinknet.graph.rules.base import Call, rule
 from shrinknet.graph.widths import shape_of
 
 

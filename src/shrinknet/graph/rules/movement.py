@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from shrinknet.graph.call import Call, argument, resize, rule
 from shrinknet.graph.labels import Slots, along, compact, varying
 from shrinknet.graph.operators import operator_name
-from shrinknet.graph.rules.base import Call, argument, resize, rule
 from shrinknet.graph.widths import Widths, shape_of
 
 RESHAPES = ("view", "_unsafe_view", "reshape", "unflatten")

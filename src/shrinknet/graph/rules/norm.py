@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from shrinknet.errors import BadInputError
+from shrinknet.graph.call import Call, resize, rule, weighted
 from shrinknet.graph.labels import Slots
-from shrinknet.graph.rules.base import Call, resize, rule, weighted
 from shrinknet.graph.widths import Widths, shape_of
 
 TRAINING_ARGUMENT = 5

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from shrinknet.graph.call import Call, argument, argument_at, macs, plain, resize, rule
 from shrinknet.graph.labels import Slots, along, varying, vector
-from shrinknet.graph.rules.base import Call, argument, argument_at, macs, plain, resize, rule
 from shrinknet.graph.widths import Widths, shape_of
 
 Way = tuple[int, ...]

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional
 
+from shrinknet.graph.call import Call, macs, plain, rule
 from shrinknet.graph.labels import Slots, along
 from shrinknet.graph.operators import operator_name
-from shrinknet.graph.rules.base import Call, macs, plain, rule
 
 NUM_GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 

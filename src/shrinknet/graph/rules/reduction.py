@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import Tensor
 
+from shrinknet.graph.call import Call, rule, weighted
 from shrinknet.graph.labels import Slots, varying
 from shrinknet.graph.operators import operator_name
-from shrinknet.graph.rules.base import Call, rule, weighted
 from shrinknet.graph.widths import shape_of
 
 SUMS = ("mean", "sum", "var", "std", "linalg_vector_norm", "norm")
