@@ -1,101 +1,114 @@
-"""A real trained network on real images: MLPerf Tiny's ResNet8, as its makers trained it, on CIFAR-10."""
+"""Real trained networks on real data: MLPerf Tiny's three beside their makers' .tflite files, and ST's activity network."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
 import shrinknet as sn
 
 NUM_IMAGES = 1200
 
 
-class Block(nn.Module):
-    """Two convolutions beside a shortcut; "same" padding puts the extra row and column at the end, as in Keras."""
+@pytest.fixture
+def resnet8(real_data) -> nn.Module:
+    import trained_networks
 
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__()
-        self.stride = 1 if before == after else 2
-        self.conv1 = nn.Conv2d(before, after, 3, self.stride, padding=1 if self.stride == 1 else 0)
-        self.norm1, self.norm2 = (nn.BatchNorm2d(after, eps=0.001) for _ in range(2))
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
-        self.shortcut = nn.Identity() if before == after else nn.Conv2d(before, after, 1, 2)
-
-    def forward(self, x):
-        y = x if self.stride == 1 else functional.pad(x, (0, 1, 0, 1))
-        y = self.norm2(self.conv2(torch.relu(self.norm1(self.conv1(y)))))
-        return torch.relu(self.shortcut(x) + y)
+    return trained_networks.resnet8()
 
 
-class ResNet8(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16, eps=0.001)
-        self.blocks = nn.Sequential(Block(16, 16), Block(16, 32), Block(32, 64))
-        self.head = nn.Linear(64, 10)
-
-    def forward(self, x):
-        x = self.blocks(torch.relu(self.norm(self.stem(x))))
-        return self.head(functional.avg_pool2d(x, 8).flatten(1))
-
-
-@pytest.fixture(scope="module")
-def resnet8(request) -> nn.Module:
-    import os
-    from pathlib import Path
-
-    if "SHRINKNET_DATA" not in os.environ:
-        pytest.skip("the environment variable SHRINKNET_DATA names no folder of real data")
-    path = Path(os.environ["SHRINKNET_DATA"]) / "mlperf-tiny" / "image_classification" / "pretrainedResnet.npz"
-    arrays, model = np.load(path), ResNet8()
-    one, two, three = model.blocks
-    convs = [
-        model.stem,
-        one.conv1,
-        one.conv2,
-        two.conv1,
-        two.conv2,
-        two.shortcut,
-        three.conv1,
-        three.conv2,
-        three.shortcut,
-    ]
-    norms = [model.norm, one.norm1, one.norm2, two.norm1, two.norm2, three.norm1, three.norm2]
-    with torch.no_grad():
-        for number, conv in enumerate(convs):
-            name = f"conv2d_{number}" if number else "conv2d"
-            conv.weight.copy_(torch.from_numpy(arrays[f"{name}/kernel"].transpose(3, 2, 0, 1)))
-            conv.bias.copy_(torch.from_numpy(arrays[f"{name}/bias"]))
-        for number, norm in enumerate(norms):
-            name = f"batch_normalization_{number}" if number else "batch_normalization"
-            for ours, theirs in (
-                ("weight", "gamma"),
-                ("bias", "beta"),
-                ("running_mean", "moving_mean"),
-                ("running_var", "moving_variance"),
-            ):
-                getattr(norm, ours).copy_(torch.from_numpy(arrays[f"{name}/{theirs}"]))
-        model.head.weight.copy_(torch.from_numpy(arrays["dense/kernel"].T))
-        model.head.bias.copy_(torch.from_numpy(arrays["dense/bias"]))
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def images() -> tuple[torch.Tensor, torch.Tensor]:
-    import os
-    from pathlib import Path
-
+def pixels(real_data: Path, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Some of CIFAR-10's test images, uint8 [count, 32, 32, 3], and their classes."""
     from PIL import Image
 
-    file = np.load(Path(os.environ["SHRINKNET_DATA"]) / "cifar10" / "test.npz")
-    chosen = np.random.default_rng(0).permutation(len(file["label"]))[:NUM_IMAGES]
+    file = np.load(real_data / "cifar10" / "test.npz", allow_pickle=False)
+    chosen = np.random.default_rng(0).permutation(len(file["label"]))[:count]
     jpeg, offset = file["jpeg"], file["offset"]
-    pixels = [np.asarray(Image.open(io.BytesIO(jpeg[offset[k] : offset[k + 1]].tobytes()))) for k in chosen]
-    inputs = torch.from_numpy(np.stack(pixels).astype(np.float32)).permute(0, 3, 1, 2).contiguous()
-    return inputs, torch.from_numpy(file["label"][chosen].astype(np.int64))
+    images = [np.asarray(Image.open(io.BytesIO(jpeg[offset[k] : offset[k + 1]].tobytes()))) for k in chosen]
+    return np.stack(images), file["label"][chosen].astype(np.int64)
+
+
+@pytest.fixture
+def images(real_data) -> tuple[torch.Tensor, torch.Tensor]:
+    rows, labels = pixels(real_data, NUM_IMAGES)
+    return torch.from_numpy(rows.astype(np.float32)).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)
+
+
+def by_tflite(path: Path, rows: np.ndarray) -> np.ndarray:
+    """What the makers' file answers, row by row, by its own runtime; int8 is scaled in and out."""
+    interpreter = pytest.importorskip("ai_edge_litert.interpreter").Interpreter(str(path))
+    interpreter.allocate_tensors()
+    given, out = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    answers = []
+    for row in rows:
+        if given["dtype"] == np.int8:
+            scale, zero = given["quantization"]
+            row = np.clip(np.round(row / scale + zero), -128, 127)
+        interpreter.set_tensor(given["index"], row[None].astype(given["dtype"]))
+        interpreter.invoke()
+        answer = interpreter.get_tensor(out["index"])[0]
+        if out["dtype"] == np.int8:
+            scale, zero = out["quantization"]
+            answer = (answer.astype(np.float32) - zero) * scale
+        answers.append(answer)
+    return np.stack(answers)
+
+
+def test_the_rebuilt_resnet8_is_its_makers_file(resnet8, real_data) -> None:
+    rows = pixels(real_data, 64)[0].astype(np.float32)
+    theirs = by_tflite(real_data / "mlperf-tiny" / "image_classification" / "pretrainedResnet.tflite", rows)
+    with torch.no_grad():
+        ours = resnet8(torch.from_numpy(rows).permute(0, 3, 1, 2)).softmax(1)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_the_rebuilt_mobilenet_is_its_makers_file_but_for_int8(real_data) -> None:
+    from PIL import Image
+    from trained_networks import mobilenet
+
+    large = [np.asarray(Image.fromarray(image).resize((96, 96))) for image in pixels(real_data, 64)[0]]
+    rows = np.stack(large).astype(np.float32) / 255
+    theirs = by_tflite(real_data / "mlperf-tiny" / "visual_wake_words" / "vww_96_int8.tflite", rows)
+    with torch.no_grad():
+        ours = mobilenet()(torch.from_numpy(rows).permute(0, 3, 1, 2)).softmax(1).numpy()
+    assert (ours.argmax(1) == theirs.argmax(1)).mean() >= 0.95
+    assert np.corrcoef(ours[:, 1], theirs[:, 1])[0, 1] > 0.95
+
+
+def test_the_rebuilt_autoencoder_is_its_makers_file_but_for_int8(real_data) -> None:
+    from trained_networks import trained_autoencoder
+
+    folder = real_data / "mlperf-tiny" / "anomaly_detection"
+    sound = np.fromfile(folder / "normal_id_01_00000000_hist_librosa.bin", np.float32).reshape(200, 128)
+    rows = np.stack([sound[start : start + 5].ravel() for start in range(0, 196, 4)])
+    theirs = by_tflite(folder / "ad01_int8.tflite", rows)
+    with torch.no_grad():
+        ours = trained_autoencoder()(torch.from_numpy(rows)).numpy()
+    assert np.abs(ours - theirs).mean() < 0.5 * np.abs(ours - rows).mean()
+    assert np.corrcoef(ours.ravel(), theirs.ravel())[0, 1] > 0.99
+
+
+def test_the_activity_network_knows_its_recordings_and_half_of_it_still_does(real_data) -> None:
+    from trained_networks import activity
+
+    file = np.load(real_data / "sensor" / "stm32_har.npz", allow_pickle=False)
+    rows, labels = [], []
+    for begin, end, label in zip(file["offset"], file["offset"][1:], file["label"], strict=False):
+        windows = file["acc_mg"][begin:end][: (end - begin) // 26 * 26].reshape(-1, 26, 3)
+        rows.append(windows.transpose(0, 2, 1) / np.float32(4000))
+        labels += [int(label)] * len(windows)
+    inputs, targets = torch.from_numpy(np.concatenate(rows)), torch.tensor(labels)
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(0))
+    parts = [(inputs[part], targets[part]) for part in order.split(len(order) // 3)[:3]]
+    task = sn.Task(activity(), "cross-entropy", *parts)
+    run = sn.prune(task, "taylor-2", goals=[sn.RemovedFraction(0.5)], step=4)
+    assert run.test.accuracy_before > 0.97
+    assert run.test.accuracy_after > 0.9
+    assert run.verification.holds
+    assert run.model.dense1.in_features == 22 * run.model.conv2.out_channels
 
 
 def test_every_channel_of_resnet8_can_go_but_the_outputs(resnet8) -> None:

@@ -1,17 +1,22 @@
 """Bytes announced = bytes on disk; counts agree with a count by hand."""
 
+import pytest
 import torch
+from architectures import SMALL
 from hypothesis import given
 from hypothesis import strategies as st
 from networks import Drawn, networks
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 import shrinknet as sn
 from shrinknet.export.exported_program import safetensors_bytes
 from shrinknet.gates import gated
 from shrinknet.graph.trace import named_tensors
-from shrinknet.measure.costs import costs
+from shrinknet.measure.costs import costs, operator_costs
 from shrinknet.surgery.remove import cut_graph
+from shrinknet.verify.equivalence import cut_program
 
 
 @given(networks, st.data())
@@ -39,6 +44,52 @@ def test_costs_agree_with_a_count_by_hand() -> None:
     smaller = costs(network.trace, network.without(network.groups[0].neurons[:6]).present)
     assert smaller.num_parameters == 2 * 27 + 2 * 2 + (2 * 9 + 2) + (2 * 16 * 10 + 10)
     assert smaller.macs == 16 * 2 * 27 + 16 * 2 * 9 + 2 * 16 * 10
+
+
+@pytest.mark.parametrize("architecture", SMALL, ids=lambda one: one.name)
+def test_every_operators_costs_are_those_of_the_cut_network_as_it_runs(architecture) -> None:
+    """MACs beside torch's own counter (and a count by hand for recurrent layers, which it does not know)."""
+    model, inputs = architecture.build()
+    trace = sn.trace(model, inputs)
+    present = trace.present()
+    for group in trace.groups:
+        ids = trace.ids_of(group)
+        present[ids.start : ids.start + group.width // 3] = False
+    for kept in (trace.present(), present):
+        cut = cut_graph(trace, kept)
+        program, rows = cut_program(trace, cut, None), operator_costs(trace, kept)
+        two_samples = tuple(
+            tensor[:2] for tensor in inputs
+        )  # of one alone, torch makes vector products it cannot count
+        with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            program.run(two_samples, None)
+        with torch.no_grad():
+            values = program.run(tuple(tensor[:1] for tensor in inputs), None, keep=True)
+        real = {
+            node.name: value.numel() * value.element_size()
+            for node, value in values.items()
+            if node.op == "call_function" and isinstance(value, torch.Tensor)
+        }
+        assert {row.name: row.activation_bytes for row in rows if row.name in real} == {
+            row.name: real[row.name] for row in rows if row.name in real
+        }
+        tensors = named_tensors(cut)
+        read = {id(tensors[str(node.target)]) for node in cut.graph.nodes if str(node.target) in tensors}
+        assert sum(row.num_parameters for row in rows) == sum(
+            parameter.numel() for parameter in cut.parameters() if id(parameter) in read
+        )
+        recurrent = [row for row in rows if row.operator in {"lstm", "gru", "rnn_tanh"}]
+        by_hand = sum(
+            steps * weight.numel()
+            for node in cut.graph.nodes
+            if node.name in {row.name for row in recurrent}
+            for steps in [values[next(n for n in program.nodes if n.name == node.name)][0].shape[1]]
+            for weight in [cut.get_parameter(str(given.target)) for given in node.args[2][:2]]
+        )
+        if not recurrent:
+            assert sum(row.macs for row in rows) * 2 == counter.get_total_flops() // 2
+        else:
+            assert sum(row.macs for row in recurrent) == by_hand
 
 
 def test_shared_weights_are_counted_and_stored_once() -> None:

@@ -13,7 +13,7 @@ import shrinknet as sn
 from shrinknet.gates import gated
 from shrinknet.pipeline import Until
 from shrinknet.records import removed_by
-from shrinknet.selection.rank import clipped, ranked, takeable
+from shrinknet.selection.rank import Limits, clipped, ranked, takeable
 from shrinknet.types import Scores
 
 
@@ -88,6 +88,57 @@ def test_the_last_neuron_of_a_group_is_passed_over() -> None:
     _, network = two_groups()
     order = [(sn.Neuron("2", i), 0.0) for i in range(3)] + [(sn.Neuron("0", i), 1.0) for i in range(4)]
     assert [str(neuron) for neuron, _ in takeable(network, order, 4)] == ["2[0]", "2[1]", "0[0]", "0[1]"]
+
+
+def wide_task() -> sn.Task:
+    """A convolution of 22 channels, each read in 4 places, and a dense layer of 20 units."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 22, 2), nn.ReLU(), nn.Flatten(), nn.Linear(22 * 4, 20), nn.ReLU(), nn.Linear(20, 3)
+    )
+    return sn.Task(model, "cross-entropy", (torch.randn(12, 1, 3, 3), torch.arange(12) % 3))
+
+
+def test_a_block_goes_when_its_last_members_turn_comes() -> None:
+    _, network = two_groups()
+    order = [(sn.Neuron("0", i), float(i)) for i in range(4)] + [(sn.Neuron("2", i), 9.0) for i in range(3)]
+    order = [order[4], *order[:2], *order[5:], *order[2:4]]
+    taken = takeable(network, order, 1, Limits(multiple_of=2))
+    assert [str(neuron) for neuron, _ in taken] == ["2[0]"], "3 -> 2 is a block of one"
+    assert [str(neuron) for neuron, _ in takeable(network, order[1:], 2, Limits(2))] == ["0[0]", "0[1]"]
+    assert [str(neuron) for neuron, _ in takeable(network, order, 9, Limits(min_neurons=3))] == ["0[0]"]
+
+
+def test_a_neuron_of_several_elements_keeps_every_axis_at_a_multiple() -> None:
+    network = gated(wide_task())
+    conv, dense = network.groups
+    assert (Limits(8).block(conv, 22), Limits(8).block(conv, 16), Limits(8).block(conv, 8)) == (6, 8, 0)
+    assert (Limits(4).block(dense, 20), Limits(4, 17).block(dense, 20), Limits(4, 13).block(dense, 20)) == (4, 0, 4)
+
+
+@pytest.mark.parametrize("method", ["reranking", "single-ranking"])
+def test_widths_stay_multiples_in_the_run_and_in_its_whole_family(method: str) -> None:
+    run = sn.prune(wide_task(), "taylor-1", method, [sn.RemovedNeurons(9)], multiple_of=8, min_neurons=8)
+    assert run.is_met
+    assert len(run.plan.removed) >= 9, "blocks: at least as many as asked for"
+    for step in run.history[1:]:
+        assert step.removed
+    family = [run, *(run.at(sn.RemovedNeurons(count)) for count in (1, 12, 20, 26))]
+    for member in family:
+        widths = {group.name: len(member.network.alive(group)) for group in member.network.groups}
+        assert all(width in {22, 20} or width % 8 == 0 for width in widths.values()), widths
+        assert min(widths.values()) >= 8
+    end = sn.prune(wide_task(), "taylor-1", method, multiple_of=8, min_neurons=9)
+    assert end.reason == "nothing more can go with multiple_of=8, min_neurons=9"
+    assert {group.name: len(end.network.alive(group)) for group in end.network.groups} == {"0": 16, "3": 16}
+
+
+@pytest.mark.parametrize("wrong", [0, -8, 2.5, True])
+def test_limits_are_whole_numbers(wrong: object) -> None:
+    for argument in ("multiple_of", "min_neurons"):
+        with pytest.raises(
+            sn.BadInputError, match=rf"^{argument} must be a whole number of at least 1\. Got {wrong!r}\."
+        ):
+            sn.prune(wide_task(), **{argument: wrong})
 
 
 def test_clipping_sets_steep_scores_to_the_threshold() -> None:
