@@ -21,7 +21,7 @@ def rival(model: nn.Module, inputs: tuple[Tensor, ...], num_outputs: int) -> dic
     before = sum(parameter.numel() for parameter in model.parameters())
     try:
         started = time.perf_counter()
-        pruner = _pruner(model, inputs, num_outputs)
+        pruner = pruner_of(model, inputs, num_outputs)
         traced = time.perf_counter()
         pruner.step()
         result |= {"trace_seconds": traced - started, "cut_seconds": time.perf_counter() - traced}
@@ -61,7 +61,8 @@ def verdict(theirs: dict[str, Any]) -> str:
     return "same outputs" if theirs["worst"] < 1e-4 else f"other outputs (by {theirs['worst']:.0e})"
 
 
-def _pruner(model: nn.Module, inputs: tuple[Tensor, ...], num_outputs: int) -> Any:
+def pruner_of(model: nn.Module, inputs: tuple[Tensor, ...], num_outputs: int) -> Any:
+    """Return its pruner: magnitude, 30 %, the classifier ignored."""
     import torch_pruning as tp
 
     last = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d) and m.weight.shape[0] == num_outputs]
@@ -82,7 +83,7 @@ def _masked_outputs(original: nn.Module, inputs: tuple[Tensor, ...], num_outputs
     model, masked = copy.deepcopy(original), copy.deepcopy(original)
     names, left = {module: name for name, module in model.named_modules()}, dict[str, list[int]]()
     comparable = True
-    for group in _pruner(model, inputs, num_outputs).step(interactive=True):
+    for group in pruner_of(model, inputs, num_outputs).step(interactive=True):
         comparable = _mask(masked, names, left, group, tp) and comparable
         group.prune()
     with torch.no_grad():

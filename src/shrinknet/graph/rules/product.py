@@ -17,6 +17,9 @@ from shrinknet.graph.widths import Widths, shape_of
 
 Way = tuple[int, ...]
 
+POSITIONS = "τσ"
+"""The letters of attention's queries and keys: masks and the softmax over keys count them, so that they stay."""
+
 
 @rule("matmul", "mm", "bmm", "einsum", "scaled_dot_product_attention")
 def product(call: Call) -> Slots:
@@ -35,10 +38,12 @@ def product(call: Call) -> Slots:
         labels = call.unite_all(*_of_one_length(vectors))
         if labels is None:
             continue
-        if letter in out:
+        if letter in POSITIONS:
+            call.freeze((labels,), f"positions of {call.where}")
+        elif letter in out:
             slots.append(along(out.index(letter), labels, call.shape))
         else:
-            _mix(call, [(ways[place], letters[place].index(letter)) for place in places], letter)
+            _mix(call, [(ways[place], letters[place].index(letter)) for place in places])
     return tuple(slots)
 
 
@@ -54,7 +59,7 @@ def axes_of(node: Node) -> tuple[list[Way], list[str], str]:
         mask = [3] if isinstance(argument(node, 3, "attn_mask"), Node) else []
         if mask and len(node.args) < 4:
             return [], [], ""
-        operands, last = [0, 1, 2, *mask], ["td", "sd", "se", "ts"]
+        operands, last = [0, 1, 2, *mask], ["τd", "σd", "σe", "τσ"]
     else:
         operands, last = [0, 1], ["nk", "km" if _rank(node, (1,)) > 1 else "k"]
     ranks = [_rank(node, (place,)) for place in operands]
@@ -104,14 +109,12 @@ def _of_one_length(vectors: list[Tensor | None]) -> list[Tensor | None]:
     return [None if labels is None else labels.repeat_interleave(longest // len(labels)) for labels in vectors]
 
 
-def _mix(call: Call, places: list[tuple[Way, int]], letter: str) -> None:
+def _mix(call: Call, places: list[tuple[Way, int]]) -> None:
     nodes = [argument_at(call.node.args, way) for way, _ in places]
     for node, (_, axis) in zip(nodes, places, strict=True):
         labels = call.vector_along(node, axis)
         if node.op == "get_attr" and labels is not None:
             call.store.mark_read(labels)
-        if labels is not None and letter == "s":
-            call.freeze((labels,), f"positions of {call.where}")
     call.gate(places[0][0], places[0][1])
 
 
