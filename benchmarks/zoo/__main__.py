@@ -147,8 +147,8 @@ parameters, layers to ignore. Seconds are of a busy machine; a trace holds an ex
 slower). [benchmarks/tracing.py](../benchmarks/tracing.py) times one network properly.
 """
     columns = (
-        "from", "architecture", "proven", "groups", "neurons", "in reach", "removed", "worst", "first export s", "trace s",
-        "cut s", "Torch-Pruning", "removed", "trace + step s",
+        "from", "architecture", "proven", "groups", "neurons", "in reach", "removed", "worst", "first export s",
+        "trace s", "cut s", "Torch-Pruning", "removed", "trace + step s",
     )  # fmt: skip
     rules = " | ".join("---" if place in {0, 1, 2, 11} else "---:" for place in range(len(columns)))
     lines = [text, f"| {' | '.join(columns)} |", f"| {rules} |"]

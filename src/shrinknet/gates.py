@@ -50,7 +50,7 @@ class Program:
         constants = [node for node in trace.nodes if node.op == "get_attr"]
         self.constants = {node: _as_dtype(attrgetter(str(node.target))(trace.module), dtype) for node in constants}
         self.inputs = tuple(node for node in trace.nodes if node.op == "placeholder")
-        self.outputs_of = tuple(next(node for node in trace.nodes if node.op == "output").all_input_nodes)
+        self.outputs_of = _returned(next(node for node in trace.nodes if node.op == "output"))
         last_reader = {given: node for node in self.nodes for given in node.all_input_nodes}
         self.dead_after: dict[Node, list[Node]] = {}
         for given, node in last_reader.items():
@@ -163,6 +163,13 @@ class Program:
             for sites in self.sites.values()
             for site in sites
         }
+
+
+def _returned(output: Node) -> tuple[Node, ...]:
+    """Every tensor that the network returns, in its order; one returned twice stands there twice."""
+    found: list[Node] = []
+    map_arg(output.args, found.append)
+    return tuple(node for node in found if isinstance(node.meta.get("val"), Tensor))
 
 
 def _with_argument(args: Sequence[Any], way: tuple[int, ...], value: Any) -> list[Any]:

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.gates import gated
+from shrinknet.gates import gate, gated
+from shrinknet.losses import find_loss
 from shrinknet.records import Difference, Verification
 from shrinknet.surgery.remove import cut_graph
-from shrinknet.verify.equivalence import compare, verify
+from shrinknet.verify.equivalence import compare, verify, verify_on
 
 
 @pytest.fixture
@@ -64,3 +65,37 @@ def test_other_values_are_found_at_their_operator(task) -> None:
     assert (
         verify(masked, graph, task.calibration).broke_at == "linear (in '0'): other values than in the masked network"
     )
+
+
+class Two(nn.Module):
+    """Two inputs, and three outputs, one of them twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(4, 6), nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x, y):
+        hidden = torch.relu(self.one(x)) + self.two(y)
+        out = self.three(hidden)
+        return {"first": out, "rest": (out.softmax(1), out)}
+
+
+def test_every_output_of_several_inputs_is_compared_by_itself() -> None:
+    model, inputs = Two(), (torch.randn(5, 4), torch.randn(5, 3))
+    traced = sn.trace(model, inputs)
+    assert [(group.name, group.width) for group in traced.groups] == [("one", 6)]
+    network = gate(traced, find_loss("squared-error"))
+    masked = network.without([sn.Neuron("one", 2), sn.Neuron("one", 5)])
+    graph = cut_graph(traced, masked.present)
+    proof = verify_on(masked, graph, lambda: [inputs])
+    assert proof.holds
+    assert [(d.precision, d.output) for d in proof.differences] == [
+        (precision, f"output {place}") for precision in ("float32", "float64") for place in range(3)
+    ]
+
+    def second_is_off(rows):
+        first, second, third = masked.outputs(rows)
+        return first, second + 0.5, third
+
+    worst = [difference.worst for difference in compare(masked, second_is_off, [inputs])]
+    assert worst == [0, pytest.approx(0.5, rel=1e-5), 0]

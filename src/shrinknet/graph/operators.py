@@ -32,8 +32,13 @@ def is_elementwise(node: Node) -> bool:
     return torch.Tag.pointwise in getattr(node.target, "tags", ()) or operator_name(node) in ELEMENTWISE
 
 
+def module_of(node: Node) -> str:
+    """Return the name of the user's module that an operator stands in: "layer1.0" (the root: "")."""
+    names = [name for name, _ in (node.meta.get("nn_module_stack") or {}).values()]
+    return next((name for name in reversed(names) if not name.startswith("_empty_nn_module_stack")), "")
+
+
 def describe(node: Node) -> str:
     """Return an operator's name and the user's module it stands in: "conv2d (in 'layer1.0')"."""
-    stack = node.meta.get("nn_module_stack") or {}
-    path = next(reversed(stack.values()))[0] if stack else ""
-    return f"{operator_name(node)} (in {path!r})" if path else operator_name(node)
+    module = module_of(node)
+    return f"{operator_name(node)} (in {module!r})" if module else operator_name(node)

@@ -2,6 +2,7 @@
 
 import inspect
 import operator
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def export_program(model: nn.Module, example_inputs: Inputs) -> ExportedProgram:
     """
     rows = tuple(tensor[:EXAMPLE_BATCH] for tensor in as_tuple(example_inputs))
     try:
-        with evaluating(model), torch.no_grad(), _without_stack_traces():
+        with evaluating(model), torch.no_grad(), _quiet():
             batch = Dim("batch", min=1)
             return torch.export.export(model, rows, dynamic_shapes=_free_batch(model, rows, batch))
     except Exception as error:  # torch.export raises dozens of types, torch's internal ones among them
@@ -141,12 +142,15 @@ def export_program(model: nn.Module, example_inputs: Inputs) -> ExportedProgram:
 
 
 @contextmanager
-def _without_stack_traces() -> Iterator[None]:
-    """Do not look up a line of source for each node: that takes a quarter of an export, and nothing here reads it."""
+def _quiet() -> Iterator[None]:
+    """Look up no line of source for each node (that takes a quarter of an export, and nothing here reads it), and leave
+    out a warning that every recurrent layer of torch's own causes."""
     before = fx.config.do_not_emit_stack_traces
     fx.config.do_not_emit_stack_traces = True
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"The tensor attributes? .*_flat_weights", UserWarning)
+            yield
     finally:
         fx.config.do_not_emit_stack_traces = before
 

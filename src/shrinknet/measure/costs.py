@@ -11,7 +11,7 @@ from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
 from shrinknet.graph.call import MACS
-from shrinknet.graph.operators import ALIASES, operator_name
+from shrinknet.graph.operators import ALIASES, module_of, operator_name
 from shrinknet.graph.trace import Trace
 from shrinknet.graph.widths import Present, kept_shape
 from shrinknet.records import Costs, OperatorCosts, Reach
@@ -68,10 +68,10 @@ def operator_costs(trace: Trace, present: Present) -> tuple[OperatorCosts, ...]:
         counted |= fresh.keys()
         values = [value for value in tree_leaves(node.meta.get("val")) if isinstance(value, Tensor)]
         size = values[0].element_size() * math.prod(trace.shape(node, present)) if len(values) == 1 else 0
-        stack = node.meta.get("nn_module_stack") or {}
-        module = next(reversed(stack.values()))[0] if stack else ""
         rows.append(
-            OperatorCosts(node.name, operator_name(node), module, num_parameters, macs_of(node, trace, present), size)
+            OperatorCosts(
+                node.name, operator_name(node), module_of(node), num_parameters, macs_of(node, trace, present), size
+            )
         )
     return tuple(rows)
 

@@ -11,7 +11,7 @@ from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
 from shrinknet.errors import FixedWidthError
-from shrinknet.graph.operators import operator_name
+from shrinknet.graph.operators import module_of, operator_name
 from shrinknet.graph.trace import Trace
 from shrinknet.surgery.remove import Kept, cut_copy
 from shrinknet.task import evaluating
@@ -118,13 +118,11 @@ def _written_changes(trace: Trace, cut: GraphModule) -> dict[str, Changes]:
     changed: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     after = {node.name: node for node in cut.graph.nodes}
     for node in trace.nodes:
-        stack = node.meta.get("nn_module_stack") or {}
-        if node.op != "call_function" or not stack:
+        if node.op != "call_function":
             continue
-        module = next(reversed(stack.values()))[0]
         for old, new in zip(_numbers(node), _numbers(after[node.name]), strict=True):
             if old != new and isinstance(old, int) and isinstance(new, int):
-                changed[module][old].add(new)
+                changed[module_of(node)][old].add(new)
     return {module: dict(widths) for module, widths in changed.items()}
 
 
