@@ -9,10 +9,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from references.derivatives import mean_loss_at
 from torch import nn
 from torch.nn import functional
 
 import shrinknet as sn
+from shrinknet.criteria import find_criterion
+from shrinknet.data import Batch
 from shrinknet.gates import GatedNetwork, Program
 from shrinknet.losses import find_loss
 from shrinknet.measure.costs import costs
@@ -228,3 +231,22 @@ def some_gone(traced, rng) -> np.ndarray:
         count = min(group.width - 1, max(1, group.width // 3))
         present[rng.choice(np.arange(ids.start, ids.stop), count, replace=False)] = False
     return present
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.operator)
+def test_ablation_and_slopes_through_it_are_those_of_whole_forward_passes(row: Row) -> None:
+    model, inputs = row.build()
+    network = GatedNetwork(Program(trace := sn.trace(model, inputs)), find_loss("squared-error"), trace.present())
+    batch = Batch(inputs, torch.zeros_like(model(inputs)))
+    network = network.without([group.neurons[0] for group in network.groups if group.width > 2])
+    scores = {name: find_criterion(name).score(network, [batch]) for name in ("ablation", "taylor-1", "taylor-2")}
+    step = 1e-4
+    for group in network.groups:
+        neuron = sn.Neuron(group.name, group.width - 1)
+        at = {gate: float(mean_loss_at(network, batch, neuron, gate)) for gate in (0.0, 1 - step, 1.0, 1 + step)}
+        slope = (at[1 + step] - at[1 - step]) / (2 * step)
+        curvature = (at[1 + step] - 2 * at[1.0] + at[1 - step]) / step**2
+        size = max(1.0, abs(at[1.0]))
+        assert scores["ablation"][neuron] == pytest.approx(at[0.0] - at[1.0], abs=1e-11 * size)
+        assert scores["taylor-1"][neuron] == pytest.approx(-slope, abs=1e-4 * size)
+        assert scores["taylor-2"][neuron] == pytest.approx(-slope + curvature / 2, abs=1e-3 * size)

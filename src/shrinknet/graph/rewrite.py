@@ -69,7 +69,10 @@ def _drop_assertions(graph: Graph) -> None:
 
 
 def _write_sizes(graph: Graph) -> None:
-    """A reshape or expansion by the example of another tensor is one to sizes that are written down."""
+    """A view is a reshape, which asks nothing of strides; one by another tensor's example is one to written sizes."""
+    for node in _calls(graph, "view", "_unsafe_view"):
+        if node.target in {aten.view.default, aten._unsafe_view.default}:
+            node.target = aten.reshape.default
     for node in _calls(graph, "reshape_as", "view_as", "expand_as"):
         like: Any = node.args[1]
         node.target = aten.expand.default if operator_name(node) == "expand_as" else aten.reshape.default

@@ -12,7 +12,7 @@ from shrinknet.graph.labels import Slots, along, compact, varying
 from shrinknet.graph.operators import operator_name
 from shrinknet.graph.widths import Widths, shape_of
 
-RESHAPES = ("view", "_unsafe_view", "reshape", "unflatten")
+RESHAPES = ("reshape", "unflatten")
 
 
 @rule(
@@ -99,7 +99,7 @@ def size(call: Call) -> Slots:
 def _run(node: Node, slot: Tensor, other: Tensor | None = None) -> Tensor:
     """Run the operator on the labels of its first argument (and its second); one that only views, as a reshape."""
     name, shape = operator_name(node), shape_of(node.meta["val"])
-    if name in {"view", "_unsafe_view", "contiguous", "clone", "alias", "lift_fresh_copy"}:
+    if name in {"contiguous", "clone", "alias", "lift_fresh_copy"}:
         return slot.reshape(shape)
 
     def value(given: Node) -> Any:
