@@ -52,7 +52,7 @@ def table() -> str:
     return "\n".join([*rows, "", *wrapped(note), "", *zoo()]) + "\n"
 
 
-SHOWN = ("resnet18", "LSTM tagger", "GRU tagger, 2 layers", "channel shuffle", "LeNet (view(-1, 400))", "BERT")
+SHOWN = ("LSTM tagger", "GRU tagger, 2 layers", "channel shuffle", "LeNet (view(-1, 400))", "BERT")
 
 
 def zoo() -> list[str]:
