@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import architectures
 import pytest
 import torch
 from architectures import ALL
@@ -90,7 +91,7 @@ def _in_a_new_process(name: str, folder: Path, inputs: torch.Tensor) -> torch.Te
 
     save_file({"inputs": inputs}, folder / "inputs.safetensors")
     script = NEW_PROCESS.format(
-        paths=sys.path[:8], name=name, run=str(folder / "first"),
+        paths=[str(Path(architectures.__file__).parent)], name=name, run=str(folder / "first"),
         weights=str(folder / "first" / "model.safetensors"), inputs=str(folder / "inputs.safetensors"),
         out=str(folder / "outputs.safetensors"),
     )  # fmt: skip
