@@ -79,6 +79,12 @@ def attention():
     return {name: nn.Linear(6, 12) for name in "qkv"} | {"o": nn.Linear(12, 2)}
 
 
+def without_autocast(work):
+    """What linear attention and rotary embeddings do to keep their precision."""
+    with torch.autocast("cpu", enabled=False):
+        return work().double()
+
+
 def merged(x):
     """Heads side by side again."""
     return x.transpose(1, 2).flatten(2)
@@ -185,6 +191,8 @@ ROWS = [
         "b": nn.Linear(6, 2)}, (4, 3), {"r": 6}),
     Row("glu", lambda m, x: m.b(functional.glu(m.a(x), -1)), lambda: {"a": nn.Linear(4, 12), "b": nn.Linear(6, 2)}, (4,),
         {"a": 6}),
+    Row("a region without autocast", lambda m, x: m.b(without_autocast(lambda: torch.relu(m.a(x)))),
+        lambda: dense(4, 6, 2), (4,), {"a": 6}),
     Row("change through a view", lambda m, x: (lambda y: (y[:, 1:4].mul_(3), m.b(y))[1])(m.a(x)), lambda: dense(4, 6, 2),
         (4,), {"a": 6}),
 ]  # fmt: skip

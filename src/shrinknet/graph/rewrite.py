@@ -26,6 +26,7 @@ def rewrite(module: GraphModule) -> None:
         UnfollowedOperatorError: a tensor is changed in place in a way that cannot be followed.
     """
     for rule in (
+        _inline_regions,
         _drop_assertions,
         _make_out_of_place,
         _write_sizes,
@@ -60,6 +61,29 @@ def fake_mode_of(graph: Graph) -> Any:
     """Return the mode in which the graph was traced: values without storage, sizes that may be symbols."""
     values = (node.meta.get("val") for node in graph.nodes)
     return next(value.fake_mode for value in values if isinstance(value, FakeTensor))
+
+
+def _inline_regions(graph: Graph) -> None:
+    """A region that only turns autocast or gradients off is just its operators."""
+    for node in _calls(graph, "wrap_with_autocast", "wrap_with_set_grad_enabled"):
+        place = 4 if operator_name(node) == "wrap_with_autocast" else 1
+        region: Any = getattr(graph.owning_module, node.args[place].target)  # type: ignore[union-attr, arg-type]
+        is_on = place == 4 and node.args[2]
+        if is_on or any(inner.op == "get_attr" for inner in region.graph.nodes):
+            continue
+        known: dict[Node, Any] = {}
+        given = iter(node.args[place + 1 :])
+        with graph.inserting_before(node):
+            for inner in region.graph.nodes:
+                if inner.op == "placeholder":
+                    known[inner] = next(given)
+                elif inner.op == "call_function":
+                    known[inner] = graph.node_copy(inner, known.__getitem__)
+        results: Any = map_arg(next(n for n in region.graph.nodes if n.op == "output").args[0], known.__getitem__)
+        for user in list(node.users):
+            user.replace_all_uses_with(results[user.args[1]])
+            graph.erase_node(user)
+        graph.erase_node(node)
 
 
 def _drop_assertions(graph: Graph) -> None:
