@@ -11,11 +11,12 @@ from torch import nn
 
 from shrinknet.errors import ShrinknetError
 from shrinknet.export.exported_program import safetensors_bytes
-from shrinknet.gates import GatedNetwork, Program
+from shrinknet.gates import GatedNetwork
 from shrinknet.graph.operators import operator_name
 from shrinknet.graph.trace import Trace, export_program, named_tensors, trace
 from shrinknet.losses import find_loss
 from shrinknet.measure.costs import costs, reach
+from shrinknet.program import Program
 from shrinknet.surgery.remove import cut_graph
 from shrinknet.verify.equivalence import all_outputs, gap, largest_of, verify_on
 

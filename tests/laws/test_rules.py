@@ -16,9 +16,10 @@ from torch.nn import functional
 import shrinknet as sn
 from shrinknet.criteria import find_criterion
 from shrinknet.data import Batch
-from shrinknet.gates import GatedNetwork, Program
+from shrinknet.gates import GatedNetwork
 from shrinknet.losses import find_loss
 from shrinknet.measure.costs import costs
+from shrinknet.program import Program
 from shrinknet.surgery.remove import cut_graph
 from shrinknet.verify.equivalence import verify_on
 

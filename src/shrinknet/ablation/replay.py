@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.fx import Node
 
 from shrinknet.data import Batch
-from shrinknet.gates import GatedNetwork, Program, shaped_along
+from shrinknet.gates import GatedNetwork, shaped_along
 from shrinknet.graph.call import Site, argument, is_factory
 from shrinknet.graph.operators import is_elementwise, operator_name
 from shrinknet.graph.widths import shape_of
+from shrinknet.program import Program
 from shrinknet.records import Group
 
 GROUPS_ARGUMENT = 6

@@ -10,9 +10,10 @@ from torch.fx.node import map_arg
 from shrinknet.criteria.base import Criterion, Statistics, mean_over_samples
 from shrinknet.data import Batch
 from shrinknet.errors import UnfollowedOperatorError
-from shrinknet.gates import GatedNetwork, Program
+from shrinknet.gates import GatedNetwork
 from shrinknet.graph.operators import describe, is_elementwise, operator_name
 from shrinknet.losses import Loss
+from shrinknet.program import Program
 
 Pair = tuple[Tensor, Tensor]
 """dL_n/dv and the diagonal of d2L_n/dv2, for each sample n and element of a value v."""

@@ -10,10 +10,11 @@ from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
 from shrinknet.data import Data
-from shrinknet.gates import GatedNetwork, Program, tolerance
+from shrinknet.gates import GatedNetwork, tolerance
 from shrinknet.graph.operators import describe
 from shrinknet.graph.trace import Inputs, Trace, as_tuple
 from shrinknet.graph.widths import EXAMPLE_BATCH
+from shrinknet.program import Program
 from shrinknet.records import Difference, Verification
 
 NUM_FLOAT64_SAMPLES = 256
