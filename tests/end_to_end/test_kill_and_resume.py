@@ -37,10 +37,12 @@ def facts(out: Path) -> list[dict[str, str]]:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize(("method", "step"), [("reranking", "1"), ("reranking", "3"), ("single-ranking", "2")])
-def test_killed_and_resumed_is_never_killed(folder, tmp_path, method: str, step: str) -> None:
+@pytest.mark.parametrize(("method", "step", "multiple"), [
+    ("reranking", "1", "1"), ("reranking", "3", "1"), ("single-ranking", "2", "1"), ("reranking", "1", "4"),
+])  # fmt: skip
+def test_killed_and_resumed_is_never_killed(folder, tmp_path, method: str, step: str, multiple: str) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    options = (method, "--step", step)
+    options = (method, "--step", step, "--multiple-of", multiple)
     undisturbed = command(folder, whole, *options)
     assert undisturbed.wait(120) == 0, undisturbed.communicate()[1]
     kill_after(command(folder, broken, *options), broken / "history.csv", 4)
@@ -48,7 +50,7 @@ def test_killed_and_resumed_is_never_killed(folder, tmp_path, method: str, step:
     assert facts(whole)[: len(written)] == written, "what is written before the kill is what would have been written"
     assert not (broken / "model.pt2").exists()
     kill_after(command(folder, broken, *options, "--resume"), broken / "history.csv", 14)
-    if step != "1":  # a step of which only some rows were written
+    if (step, multiple) != ("1", "1"):  # a step of which only some rows were written
         lines = (broken / "history.csv").read_text().splitlines(keepends=True)
         (broken / "history.csv").write_text("".join(lines[:-1]))
     with open(broken / "history.csv", "a") as file:

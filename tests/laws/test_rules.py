@@ -86,6 +86,13 @@ def without_autocast(work):
         return work().double()
 
 
+def mask_like(x):
+    """Zeros made beside x, some of them overwritten: their values follow nobody's gate."""
+    mask = x.new_zeros(4, 2)
+    mask[:-2, :-1] = 1
+    return mask + 0.5
+
+
 def merged(x):
     """Heads side by side again."""
     return x.transpose(1, 2).flatten(2)
@@ -194,6 +201,10 @@ ROWS = [
         {"a": 6}),
     Row("a region without autocast", lambda m, x: m.b(without_autocast(lambda: torch.relu(m.a(x)))),
         lambda: dense(4, 6, 2), (4,), {"a": 6}),
+    Row("rows of a table that nobody reads", lambda m, x: m.b(m.a(x) + m.p[:4]),
+        lambda: dense(4, 6, 2) | {"p": nn.Parameter(torch.randn(9, 6))}, (4, 4), {"a": 6}),
+    Row("a mask written in place", lambda m, x: (lambda y: m.b(y) * mask_like(y))(m.a(x)), lambda: dense(4, 6, 2), (4, 4),
+        {"a": 6}),
     Row("change through a view", lambda m, x: (lambda y: (y[:, 1:4].mul_(3), m.b(y))[1])(m.a(x)), lambda: dense(4, 6, 2),
         (4,), {"a": 6}),
 ]  # fmt: skip

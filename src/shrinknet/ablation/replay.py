@@ -19,14 +19,12 @@ from torch.fx import Node
 
 from shrinknet.data import Batch
 from shrinknet.gates import GatedNetwork, shaped_along
-from shrinknet.graph.call import Site, argument, is_factory
+from shrinknet.graph.call import Site, is_factory
 from shrinknet.graph.operators import is_elementwise, operator_name
+from shrinknet.graph.rules.conv import num_groups
 from shrinknet.graph.widths import shape_of
 from shrinknet.program import Program
 from shrinknet.records import Group
-
-GROUPS_ARGUMENT = 6
-"""Where a convolution says how many groups of channels it keeps apart; only one group is a change of low rank."""
 
 CHUNK_ELEMENTS = 2**20
 """Elements of the largest value replayed at once: a few megabytes, which bounds memory and stays in the caches."""
@@ -60,7 +58,7 @@ class Route:
             for site in self.sites
             if not any(given in self.downstream for given in nodes[site.node].all_input_nodes)
             and operator_name(nodes[site.node]) in CONTRIBUTIONS
-            and argument(nodes[site.node], GROUPS_ARGUMENT, "groups", 1) == 1
+            and num_groups(nodes[site.node]) == 1
         }
 
     @cached_property

@@ -203,7 +203,7 @@ def _table(table: dict[str, Any], what: str) -> Callable[..., Callable[[Entry], 
 rule = _table(RULES, "rules")
 """`@rule("linear")`: what these operators do to neurons, a function of a `Call`."""
 resize = _table(RESIZES, "resizes")
-"""`@resize("view")`: rewrite the widths in a node's arguments, a function of the node and the new `Widths`."""
+"""`@resize("reshape")`: rewrite the widths in a node's arguments, a function of the node and the new `Widths`."""
 weighted = _table(WEIGHTED, "weighted forms")
 """`@weighted("layer_norm")`: the operator with a factor on each neuron, a function of the factors and its arguments."""
 plain = _table(PLAIN, "plain forms")
@@ -228,7 +228,7 @@ def makes_labels(node: Node) -> bool:
 
 
 def load_rules() -> None:
-    """Import every file of this folder, so that its rules enter the table."""
+    """Import every file of graph/rules, so that its rules enter the tables."""
     package = import_module("shrinknet.graph.rules")
     for module in iter_modules(package.__path__):
         import_module(f"{package.__name__}.{module.name}")

@@ -25,7 +25,7 @@ def rewrite(module: GraphModule) -> None:
     Raises:
         UnfollowedOperatorError: a tensor is changed in place in a way that cannot be followed.
     """
-    for rule in (
+    for step in (
         _inline_regions,
         _drop_assertions,
         _make_out_of_place,
@@ -34,7 +34,7 @@ def rewrite(module: GraphModule) -> None:
         _slice_pieces,
         _separate_recurrent_layers,
     ):
-        rule(module.graph)
+        step(module.graph)
         module.graph.eliminate_dead_code()
     module.recompile()
 

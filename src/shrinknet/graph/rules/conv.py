@@ -48,7 +48,7 @@ def _convolve(call: Call, writes: int, reads: int) -> Slots:
 
 
 def num_groups(node: Node) -> int:
-    """Return how many groups of channels a convolution keeps apart."""
+    """Return how many groups of channels a convolution keeps apart (1 for any operator without them)."""
     return int(argument(node, GROUPS_ARGUMENT, "groups", 1))
 
 

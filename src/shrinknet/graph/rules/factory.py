@@ -14,6 +14,8 @@ from shrinknet.graph.widths import Widths
 @rule(*FACTORIES)
 def factory(call: Call) -> Slots:
     """Each axis of fixed length gets labels of its own."""
+    for slot in (slot for node in call.tensors for slot in call.slots(node)):
+        call.store.say(slot)  # of the tensor that it is made beside, only the type is read
     fixed = [axis for axis, size in enumerate(call.node.meta["val"].shape) if isinstance(size, int) and size > 1]
     return tuple(along(axis, call.store.fresh(None, axis, call.shape[axis]), call.shape) for axis in fixed)
 

@@ -11,15 +11,10 @@ from shrinknet.graph.widths import shape_of
 
 @rule("cat")
 def cat(call: Call) -> Slots:
-    """Along the joined axis labels stand one behind another; along the others they meet."""
+    """Along the joined axis labels stand one behind another; along the others they meet, and every part has some."""
     parts: list[Node] = [node for node in call.argument(0) if shape_of(node.meta["val"]) != (0,)]
-    return _joined(call, parts, call.argument(1, "dim", 0) % len(call.shape))
-
-
-def _joined(call: Call, parts: list[Node], axis: int) -> Slots:
-    """The slots that vary along the joined axis become one; those that do not must come with every part."""
-    ahead = [_slot_with(call, node, {axis}) for node in parts]
-    joined = []
+    axis, joined = call.argument(1, "dim", 0) % len(call.shape), list[Tensor]()
+    ahead = [call.slot_along(node, axis) for node in parts]
     if any(slot is not None for slot in ahead):
         whole = [_or_none(slot, node) for slot, node in zip(ahead, parts, strict=True)]
         joined.append(compact(torch.cat(whole, axis)))
@@ -33,10 +28,6 @@ def _joined(call: Call, parts: list[Node], axis: int) -> Slots:
             call.unite(first, partner.narrow(axis, 0, 1))  # type: ignore[union-attr]
         joined.append(first.expand(call.shape))
     return tuple(joined)
-
-
-def _slot_with(call: Call, node: Node, axes: set[int]) -> Tensor | None:
-    return next((slot for slot in call.slots(node) if axes & set(varying(slot))), None)
 
 
 def _or_none(slot: Tensor | None, node: Node) -> Tensor:

@@ -34,11 +34,8 @@ def index(call: Call) -> Slots:
     for slot in call.slots(x):
         free = set(varying(slot)) - indexed
         if free:
-            out.append(compact(_indexed(call.united(slot, free), first)))
+            moved: Tensor = torch.ops.aten.index.Tensor(call.united(slot, free), first)
+            out.append(compact(moved))
         else:
             call.freeze((slot,), f"rows are looked up at {call.where}")
     return tuple(out)
-
-
-def _indexed(slot: Tensor, picks: list[Tensor | None]) -> Tensor:
-    return torch.ops.aten.index.Tensor(slot, picks)  # type: ignore[no-any-return]

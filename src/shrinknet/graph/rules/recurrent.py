@@ -45,16 +45,11 @@ def plain_lstm(
     x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Step by step: gates i, f, g, o; `c = sigmoid(f) c + sigmoid(i) tanh(g)`, `h = sigmoid(o) tanh(c)`."""
-    h, c = (state[0] for state in states)
-
-    def step(row: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    (h, c), outputs = (state[0] for state in states), []
+    for row in _rows(x, weights, rest):
         i, f, g, o = (row + _recurrent(weights, h)).chunk(4, -1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
-
-    outputs = []
-    for row in _rows(x, weights, rest):
-        h, c = step(row, h, c)
+        h = torch.sigmoid(o) * torch.tanh(c)
         outputs.append(h)
     return _stacked(outputs, rest), h[None], c[None]
 
