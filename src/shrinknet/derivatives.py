@@ -20,7 +20,7 @@ def slope_and_curvature(
     """
     gates = _ones(replay, candidates).requires_grad_()
     with torch.enable_grad():
-        losses = replay.losses(group, candidates, gates).double().sum()
+        losses = replay.losses(group, candidates, gates, plain=True).double().sum()
         (slope,) = torch.autograd.grad(losses, gates, create_graph=True)
         if not slope.requires_grad:  # the loss is linear in the gates
             return slope.detach(), torch.zeros_like(slope)
@@ -40,7 +40,7 @@ def slope_and_gauss_newton(
     """
     gates = _ones(replay, candidates)
     outputs, along, *_ = torch.func.jvp(
-        lambda gates: replay.outputs(group, candidates, gates), (gates,), (torch.ones_like(gates),)
+        lambda gates: replay.outputs(group, candidates, gates, plain=True), (gates,), (torch.ones_like(gates),)
     )
     steps = torch.zeros_like(gates, requires_grad=True)
     with torch.enable_grad():

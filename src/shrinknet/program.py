@@ -70,14 +70,21 @@ class Program:
         outputs = tuple(values[node] for node in self.outputs_of)
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def call(self, node: Node, values: Mapping[Node, Any], gating: Gating | None, *, plain: bool = False) -> Any:
+    def call(
+        self,
+        node: Node,
+        values: Mapping[Node, Any],
+        gating: Gating | None,
+        *,
+        plain: bool = False,
+        target: Callable[..., Any] | None = None,
+    ) -> Any:
         """Run one node on the values of its arguments, each gated where it reads neurons.
 
-        `plain` asks for operators that vmap and second derivatives follow.
+        `plain` asks for operators that vmap and second derivatives follow; `target` is another form of the operator.
         """
-        args: list[Any] = [self._given(argument, values) for argument in node.args]
-        kwargs = {name: self._given(argument, values) for name, argument in node.kwargs.items()}
-        target: Callable[..., Any] = node.target  # type: ignore[assignment]
+        args, kwargs = self.arguments(node, values)
+        target = target or node.target  # type: ignore[assignment]
         if plain:
             target = PLAIN.get(operator_name(node), target)
         weights: Tensor | None = None
@@ -92,6 +99,11 @@ class Program:
             else:
                 args = _with_argument(args, site.argument, value * factors)
         return target(*args, **kwargs)
+
+    def arguments(self, node: Node, values: Mapping[Node, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return the values of a node's arguments, before any gate."""
+        args = [self._given(argument, values) for argument in node.args]
+        return args, {name: self._given(argument, values) for name, argument in node.kwargs.items()}
 
     def _given(self, argument: Any, values: Mapping[Node, Any]) -> Any:
         """The value of an argument; a precision that the graph writes down is raised to the one asked for."""

@@ -35,4 +35,5 @@ def rise_without(replay: Replay, group: Group, candidates: Tensor) -> Tensor:
     """Return the rise of the summed loss when each candidate is switched off."""
     network = replay.network
     gone = torch.zeros(len(candidates), dtype=network.program.dtype, device=replay.batch.inputs.device)
-    return replay.losses(group, candidates, gone).sum(1, dtype=torch.float64) - replay.loss_before
+    rises = replay.losses(group, candidates, gone) - replay.losses_before
+    return rises.sum(1, dtype=torch.float64)

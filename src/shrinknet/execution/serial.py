@@ -13,4 +13,5 @@ def ordered_map(function: Callable[[Item], Result], items: Iterable[Item]) -> It
     >>> list(ordered_map(len, ["a", "bb"]))
     [1, 2]
     """
-    return map(function, items)
+    for item in items:  # not `map`, which ends in silence where the function raises StopIteration
+        yield function(item)

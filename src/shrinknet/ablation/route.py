@@ -1,0 +1,199 @@
+"""Routes: how a change of one group's gates travels through the graph."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from shrinknet.ablation.low_rank import CHANGES
+from shrinknet.graph.call import WEIGHTED, Site, is_factory
+from shrinknet.graph.operators import ALIASES, is_elementwise, operator_name
+from shrinknet.graph.rules.conv import num_groups
+from shrinknet.graph.widths import shape_of
+from shrinknet.program import Program
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a change of one group's gates travels: the reading sites and the nodes downstream of them."""
+
+    program: Program
+    neurons: range
+    sites: frozenset[Site]
+
+    @cached_property
+    def downstream(self) -> tuple[Node, ...]:
+        """The nodes whose value depends on the group's gates, in the order in which they run."""
+        reading = {site.node for site in self.sites}
+        found: dict[Node, None] = {}
+        for node in self.program.nodes:
+            depends = not is_factory(node) and any(given in found for given in node.all_input_nodes)
+            if node.name in reading or depends:
+                found[node] = None
+        return tuple(found)
+
+    @cached_property
+    def entrances(self) -> dict[Node, Site]:
+        """The readers whose input does not depend on the group's gates: there the change is of low rank."""
+        nodes, behind = {node.name: node for node in self.downstream}, set(self.downstream)
+        return {
+            nodes[site.node]: site
+            for site in self.sites
+            if behind.isdisjoint(nodes[site.node].all_input_nodes)
+            and operator_name(nodes[site.node]) in CHANGES
+            and num_groups(nodes[site.node]) == 1
+        }
+
+    @cached_property
+    def replayed(self) -> tuple[Node, ...]:
+        """The nodes that are run again: those behind the entrances."""
+        return tuple(node for node in self.downstream if node not in self.entrances)
+
+    @cached_property
+    def beside(self) -> tuple[Node, ...]:
+        """The values that do not depend on the gates and that replayed nodes read, other than constants."""
+        given = dict.fromkeys(given for node in self.replayed for given in node.all_input_nodes)
+        inside = {*self.downstream, *self.program.constants}
+        return tuple(node for node in given if node not in inside)
+
+    @cached_property
+    def last_reader(self) -> dict[Node, list[Node]]:
+        """For each replayed node, the values of the route that nothing reads after it."""
+        readers = {given: node for node in self.replayed for given in node.all_input_nodes}
+        dead: dict[Node, list[Node]] = {}
+        for given, node in readers.items():
+            if given in self.downstream and given is not self.program.output:
+                dead.setdefault(node, []).append(given)
+        return dead
+
+    @cached_property
+    def in_place(self) -> dict[Node, Any]:
+        """The replayed element-wise nodes whose first argument nothing else reads, with the operator that overwrites it.
+
+        A pass over memory that the caches do not hold costs as much as the arithmetic of a small convolution.
+        """
+        found: dict[Node, Any] = {}
+        for node in self.replayed:
+            operator = _in_place_form(node)
+            if operator is None:
+                continue
+            if self._is_ours_after(node, node.args[0]) and _looks_alike(node, node.args[0]):
+                found[node] = operator
+            elif _is_sum(node) and self._is_ours_after(node, node.args[1]) and _looks_alike(node, node.args[1]):
+                found[node] = _onto_the_second
+        return found
+
+    @cached_property
+    def gated_in_place(self) -> frozenset[Node]:
+        """The replayed readers of the group's neurons whose input can be multiplied by its gates where it lies."""
+        return frozenset(
+            node
+            for node in self.replayed
+            if len(sites := self.program.sites.get(node.name, [])) == 1
+            and sites[0] in self.sites
+            and operator_name(node) not in WEIGHTED
+            and self._is_ours_after(node, self.program.source(sites[0]))
+        )
+
+    def _is_ours_after(self, node: Node, given: Any) -> bool:
+        """Whether a value was made by this route, in memory of its own, and is read by nothing after that node."""
+        return given in self.last_reader.get(node, ()) and operator_name(given) not in ALIASES
+
+    @cached_property
+    def places(self) -> dict[Site, tuple[Tensor, Tensor]]:
+        """For each site and neuron, where the neuron is read (padded to one length), and 1 there, 0 for padding."""
+        return {site: _places(self.program.ids[site], self.neurons) for site in self.sites}
+
+    @cached_property
+    def has_lanes(self) -> bool:
+        """Whether candidates can be folded into the samples: every value has one axis that counts just these."""
+        depend, beside = ([_first(node) for node in nodes] for nodes in (self.downstream, self.beside))
+        sizes = [value for value in beside if isinstance(value, torch.SymInt)]
+        tensors = [value for value in (*depend, *beside) if isinstance(value, Tensor)]
+        return (
+            all(map(self._counts_samples_alone, tensors))
+            and all(has_samples(value) for value in depend if isinstance(value, Tensor))
+            and all((size.node.expr / self._samples.node.expr).is_number for size in sizes)
+            and all(self._reads_samples(node) for node in self.replayed)
+        )
+
+    def _reads_samples(self, node: Node) -> bool:
+        """Whether what a node reads of the group has an axis of samples (the columns of recurrent weights have not)."""
+        sites = self.sites.intersection(self.program.sites.get(node.name, ()))
+        return all(has_samples(self.program.source(site).meta["val"]) for site in sites)
+
+    @property
+    def _samples(self) -> torch.SymInt:
+        return self.program.input.meta["val"].shape[0]  # type: ignore[no-any-return]
+
+    def _counts_samples_alone(self, value: Tensor) -> bool:
+        return [str(size) for size in value.shape if isinstance(size, torch.SymInt)] in ([], [str(self._samples)])
+
+    @cached_property
+    def elements_per_sample(self) -> int:
+        """The size of the largest value that a replay holds, for one sample and one candidate."""
+        behind = (shape_of(node.meta["val"]) for node in self.downstream if isinstance(node.meta["val"], Tensor))
+        read = ((shape_of(self.program.source(site).meta["val"]), site) for site in self.entrances.values())
+        return max(
+            [
+                *(math.prod(shape[1:]) for shape in behind),
+                *(math.prod(shape[1:]) // shape[site.axis] * self.places[site][0].shape[1] for shape, site in read),
+                1,
+            ]
+        )
+
+
+@lru_cache(maxsize=1024)
+def route(program: Program, group_ids: range) -> Route:
+    """Return the route of the group with these neuron ids (found once for each program)."""
+    sites = [
+        site for site, ids in program.ids.items() if bool(((ids >= group_ids.start) & (ids < group_ids.stop)).any())
+    ]
+    return Route(program, group_ids, frozenset(sites))
+
+
+def samples_axis(value: Tensor) -> int:
+    """Return the axis of a traced value that counts the samples."""
+    return next(axis for axis, size in enumerate(value.shape) if isinstance(size, torch.SymInt))
+
+
+def has_samples(value: Tensor) -> bool:
+    """Whether a traced value has an axis that counts samples."""
+    return any(isinstance(size, torch.SymInt) for size in value.shape)
+
+
+def _in_place_form(node: Node) -> Any:
+    """The overload of a node's element-wise operator that writes into its first argument, if there is one."""
+    overload = getattr(node.target, "_overloadname", "")
+    packet = getattr(torch.ops.aten, f"{operator_name(node)}_", None) if is_elementwise(node) else None
+    return getattr(packet, overload, None)
+
+
+def _is_sum(node: Node) -> bool:
+    return operator_name(node) == "add" and not node.kwargs and isinstance(node.args[1], Node)
+
+
+def _onto_the_second(one: Tensor, other: Tensor) -> Tensor:
+    return other.add_(one)
+
+
+def _looks_alike(one: Node, other: Node) -> bool:
+    values = one.meta["val"], other.meta["val"]
+    return values[0].shape == values[1].shape and values[0].dtype == values[1].dtype
+
+
+def _first(node: Node) -> Any:
+    """A node's traced value, or the first of them where there are several."""
+    value = node.meta["val"]
+    return value[0] if isinstance(value, tuple | list) else value
+
+
+def _places(ids_at_site: Tensor, neurons: range) -> tuple[Tensor, Tensor]:
+    found = ids_at_site[None, :] == torch.tensor(list(neurons), device=ids_at_site.device)[:, None]
+    width = int(found.sum(1).max())
+    places = torch.argsort(found.to(torch.int8), dim=1, descending=True, stable=True)[:, :width]
+    return places, found.gather(1, places)
