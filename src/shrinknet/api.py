@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from shrinknet.ablation.replay import samples_at_once
 from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.errors import BadInputError, RunFolderError
 from shrinknet.execution.progress import Progress, Silence, num_batches, told
@@ -13,17 +14,16 @@ from shrinknet.gates import GatedNetwork, gated
 from shrinknet.graph.restrict import globs
 from shrinknet.pipeline import Until, first_step, measure, room_left, steps
 from shrinknet.records import Measures, Neuron, Plan, Step, removed_by
+from shrinknet.resources import DEFAULT_MEMORY, SHARE_OF_ONE_PASS, Resources
 from shrinknet.run import Run, finish, write_end, write_start
 from shrinknet.runs import RunFolder
 from shrinknet.selection.methods import Choose, Scorer, find_method
 from shrinknet.selection.rank import Limits, Ranked, clipped, ranked, takeable
 from shrinknet.stopping.goals import Goal
 from shrinknet.stopping.guards import Guard
+from shrinknet.stopping.units import parse_bytes
 from shrinknet.task import Task
 from shrinknet.types import Scores
-
-KEPT_BYTES = 2**28
-"""The most memory for the values of one batch: batches are cut down to it."""
 
 CLIPS = ("none", "mean", "median")
 
@@ -36,6 +36,8 @@ def rank(
     keep: str | Sequence[str] = (),
     only: str | Sequence[str] = (),
     seed: int = 0,
+    memory: int | str = DEFAULT_MEMORY,
+    compile: bool = False,
     progress: Progress | None = None,
 ) -> list[tuple[Neuron, float]]:
     """Score every neuron that can be removed; lowest first: that one is the cheapest to lose.
@@ -47,6 +49,8 @@ def rank(
         keep: name globs of groups to leave whole.
         only: name globs of the only groups to look at.
         seed: for the criterion "random".
+        memory: how much scoring may use beside the model and the data, such as "2 GiB".
+        compile: compile the loop over the last hidden layer's neurons (seconds once; it pays where scoring takes minutes).
         progress: who is told how far the ranking is.
 
     Returns:
@@ -62,14 +66,23 @@ def rank(
     >>> [neuron.group for neuron, score in rank(task)]
     ['0', '0', '0']
     """
-    network = gated(task, keep, only)
+    network = gated(task, keep, only, Resources(parse_bytes("memory", memory), compiles=compile))
     task = _in_memory(task, network)
     return ranked(network, _scorer(task, find_criterion(criterion, seed), clip, progress or Silence())(network))
 
 
 def _in_memory(task: Task, network: GatedNetwork) -> Task:
     """The same task in batches small enough that one batch's values stay within bounds."""
-    return task.in_batches_of(max(1, KEPT_BYTES // network.program.bytes_per_sample))
+    needed, allowed = network.program.bytes_per_sample, network.program.resources.pass_bytes
+    if needed > allowed:
+        least = needed * SHARE_OF_ONE_PASS
+        raise BadInputError(
+            "memory",
+            f"enough for one sample's pass through this network, {least:,} bytes",
+            f"{network.program.resources.memory:,} bytes",
+            "Allow more, or look at fewer positions of each sample.",
+        )
+    return task.in_batches_of(min(allowed // needed, samples_at_once(network)))
 
 
 def _scorer(task: Task, criterion: Criterion, clip: str, progress: Progress) -> Scorer:
@@ -98,6 +111,8 @@ def prune(
     min_neurons: int = 1,
     whole_curve: bool = False,
     seed: int = 0,
+    memory: int | str = DEFAULT_MEMORY,
+    compile: bool = False,
     out: str | Path | None = None,
     resume: bool = False,
     config: dict[str, Any] | None = None,
@@ -112,7 +127,7 @@ def prune(
         goals: the run ends once all are reached; without one it goes on until one neuron of each group is left.
         guards: a step that breaks one is undone, and the run ends.
         step: how many neurons go for each ranking.
-        clip, keep, only, seed: see `rank`.
+        clip, keep, only, seed, memory, compile: see `rank`.
         multiple_of: widths stay multiples of this (8: SIMD); neurons then go in blocks, at least as many as asked for.
         min_neurons: every group keeps at least so many neurons.
         whole_curve: go on to the end for the whole trade-off curve; the model is still the one that reaches the goals.
@@ -143,7 +158,8 @@ def prune(
         progress or Silence(),
         Limits(multiple_of, min_neurons),
     )
-    choose_from, network = find_method(method), gated(task, keep, only)
+    resources = Resources(parse_bytes("memory", memory), keeps_passes=True, compiles=compile)
+    choose_from, network = find_method(method), gated(task, keep, only, resources)
     task = _in_memory(task, network)
     choose = _remembered(choose_from(network, _scorer(task, criterion, clip, progress)))
     start = first_step(task, network)

@@ -1,7 +1,7 @@
 """A data role: rows of inputs and targets that come in batches, always the same, always in the same order."""
 
 from collections.abc import Iterator, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -34,14 +34,25 @@ class Data:
     device: torch.device
     dtype: torch.dtype
     loader: DataLoader[tuple[Tensor, Tensor]] | None = None
+    _in_memory: list[Batch] = field(default_factory=list, init=False, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(cast(Sized, self.dataset))
 
     def batches(self) -> Iterator[Batch]:
         """Yield the rows in their order, `batch_size` at a time; shuffling loaders are read unshuffled."""
+        if self._in_memory:
+            yield from self._in_memory
+            return
+        is_in_memory, batches = isinstance(self.dataset, TensorDataset), list[Batch]()
         for inputs, targets in self._raw_batches():
-            yield Batch(self._moved(inputs), self._moved(_as_targets(targets)))
+            batch = Batch(self._moved(inputs), self._moved(_as_targets(targets)))
+            is_in_memory = is_in_memory and batch.inputs is inputs
+            if is_in_memory:
+                batches.append(batch)
+            yield batch
+        if is_in_memory and not self._in_memory:  # the same tensors each time, by which kept passes know them
+            self._in_memory.extend(batches)
 
     def checked_batches(self) -> Iterator[Batch]:
         """Yield the same batches, each looked through for NaN and infinity (one look is enough: a task takes it).

@@ -1,5 +1,7 @@
 """Slopes and curvature of the loss in a gate, exact, for many neurons at once."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -7,10 +9,20 @@ from torch import Tensor
 from shrinknet.ablation.replay import Replay
 from shrinknet.records import Group
 
+Pair = tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]
+"""For each candidate dE/dg and d2E/dg2 at g = 1, E summed over the samples of the batch."""
 
-def slope_and_curvature(
-    replay: Replay, group: Group, candidates: Int[Tensor, " candidates"]
-) -> tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]:
+
+def in_chunks(
+    derivatives: Callable[[Replay, Group, Tensor], Pair], replay: Replay, group: Group, candidates: Tensor
+) -> Pair:
+    """Take derivatives for as many candidates at a time as a replay holds."""
+    pairs = [derivatives(replay, group, chunk) for chunk in replay.chunks(group, candidates)]
+    slopes, curvatures = zip(*pairs, strict=True)
+    return torch.cat(slopes), torch.cat(curvatures)
+
+
+def slope_and_curvature(replay: Replay, group: Group, candidates: Int[Tensor, " candidates"]) -> Pair:
     """Return dE/dg and d2E/dg2 at g = 1 for each candidate, E summed over the samples of the batch.
 
     Each candidate is a function of its own gate only, so two backward passes through the replay give the second
@@ -28,9 +40,7 @@ def slope_and_curvature(
     return slope.detach(), curvature
 
 
-def slope_and_gauss_newton(
-    replay: Replay, group: Group, candidates: Int[Tensor, " candidates"]
-) -> tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]:
+def slope_and_gauss_newton(replay: Replay, group: Group, candidates: Int[Tensor, " candidates"]) -> Pair:
     """Return dE/dg and the Gauss-Newton part J^T H J of d2E/dg2 at g = 1, summed over the samples.
 
     J = d outputs / dg comes from one forward-mode pass; H is the Hessian of the loss in the outputs, met along J

@@ -6,7 +6,7 @@ Statistics over neurons take the gates as weights instead (`weighted` in graph/c
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,10 @@ from shrinknet.graph.restrict import restrict
 from shrinknet.graph.trace import Inputs, Trace, trace
 from shrinknet.graph.widths import Present
 from shrinknet.losses import Loss, checked
+from shrinknet.passes import Passes, Values
 from shrinknet.program import Gating, Program
 from shrinknet.records import Group, Neuron
+from shrinknet.resources import Resources
 from shrinknet.task import Task, evaluating
 
 
@@ -30,12 +32,18 @@ from shrinknet.task import Task, evaluating
 class GatedNetwork:
     """A traced network with a gate on every neuron, and the loss it is judged by.
 
-    `present` says which gates are 1; `without` gives another network, it changes nothing.
+    `present` says which gates are 1; `without` gives another network, it changes nothing. All networks that come of
+    one share its `passes`.
     """
 
     program: Program
     loss: Loss
     present: Present
+    passes: Passes = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.passes is None:
+            object.__setattr__(self, "passes", Passes(self.program, self.program.resources.kept_bytes))
 
     @property
     def trace(self) -> Trace:
@@ -59,6 +67,14 @@ class GatedNetwork:
     def outputs(self, inputs: Inputs) -> Any:
         """Return the output of the masked network, or a tuple of all outputs where there are several."""
         return self.program.outputs(inputs, self.gating())
+
+    def kept_values(self, inputs: Tensor) -> Values:
+        """Return the value of every node of the program that passes are kept of (see `Passes`)."""
+        return self.passes.values(inputs, self.present, self.gating())
+
+    def kept_outputs(self, inputs: Tensor) -> Tensor:
+        """Return the output of the masked network up to rounding, from a kept pass where there is one."""
+        return self.passes.outputs(inputs, self.present, self.gating())
 
     def losses(self, batch: Batch) -> Float[Tensor, " batch"]:
         """Return the loss of each sample."""
@@ -153,12 +169,17 @@ def shaped_along(vector: Tensor, axis: int, rank: int) -> Tensor:
     return vector.view(shape)
 
 
-def gate(traced: Trace, loss: Loss) -> GatedNetwork:
+def gate(traced: Trace, loss: Loss, resources: Resources | None = None) -> GatedNetwork:
     """Put a gate, at 1, on every neuron of a traced network."""
-    return GatedNetwork(Program(traced), loss, traced.present())
+    return GatedNetwork(Program(traced, resources=resources), loss, traced.present())
 
 
-def gated(task: Task, keep: str | Sequence[str] = (), only: str | Sequence[str] = ()) -> GatedNetwork:
+def gated(
+    task: Task,
+    keep: str | Sequence[str] = (),
+    only: str | Sequence[str] = (),
+    resources: Resources | None = None,
+) -> GatedNetwork:
     """Trace a task's network and put a gate on every neuron that can be removed.
 
     Raises:
@@ -173,7 +194,7 @@ def gated(task: Task, keep: str | Sequence[str] = (), only: str | Sequence[str] 
             "model must be a network with neurons that can be removed. Got one where every neuron is frozen "
             f"({'; '.join(reasons[:4]) or 'no parameters'}). See 'shrinknet inspect'."
         )
-    network = gate(traced, task.loss)
+    network = gate(traced, task.loss, resources)
     _check_traced(task, network)
     return network
 

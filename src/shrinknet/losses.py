@@ -74,7 +74,48 @@ class Loss:
         return self.of(outputs.flatten(0, 1), repeated).view(num_candidates, num_samples)
 
 
+def cross_entropy_across(
+    outputs: Float[Tensor, "... outputs batch"], targets: Float[Tensor, "outputs batch"]
+) -> Tensor:
+    """Return `cross_entropy` of outputs that lie along the last axis but one, samples last.
+
+    >>> cross_entropy_across(torch.zeros(4, 1), torch.eye(4)[:, :1])
+    tensor([1.3863])
+    """
+    shifted = outputs - outputs.amax(-2, keepdim=True)
+    return shifted.exp().sum(-2).log() * targets.sum(0) - (shifted * targets).sum(-2)
+
+
+def squared_error_across(
+    outputs: Float[Tensor, "... outputs batch"], targets: Float[Tensor, "outputs batch"]
+) -> Tensor:
+    """Return `squared_error` of outputs that lie along the last axis but one, samples last.
+
+    >>> squared_error_across(torch.tensor([[0.5], [0.0]]), torch.tensor([[1.0], [0.0]]))
+    tensor([0.1250])
+    """
+    away = outputs - targets
+    return (away * away).sum(-2) / 2
+
+
+def targets_across(targets: Shaped[Tensor, "batch ..."], outputs: Float[Tensor, "batch outputs"]) -> Tensor:
+    """Return classes one-hot, or targets of the outputs' shape, samples last.
+
+    >>> targets_across(torch.tensor([1]), torch.zeros(1, 3))
+    tensor([[0.],
+            [1.],
+            [0.]])
+    """
+    if not targets.is_floating_point():
+        targets = functional.one_hot(targets, outputs.shape[1])
+    return targets.to(outputs.dtype).view(outputs.shape).T.contiguous()
+
+
 LOSSES: dict[str, PerSample] = {"cross-entropy": cross_entropy, "squared-error": squared_error}
+
+
+ACROSS: dict[PerSample, PerSample] = {cross_entropy: cross_entropy_across, squared_error: squared_error_across}
+"""The built-in losses for outputs [..., outputs, batch] and targets [outputs, batch]."""
 
 
 def find_loss(loss: str | PerSample | Loss) -> Loss:

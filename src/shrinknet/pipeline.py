@@ -23,8 +23,8 @@ def measure(task: Task, network: GatedNetwork) -> Measures:
 
     Cost: one pass over the calibration data and one over the validation data.
     """
-    calibration = evaluate(network.outputs, task.loss, task.calibration)
-    validation = None if task.validation is None else evaluate(network.outputs, task.loss, task.validation)
+    calibration = evaluate(network.kept_outputs, task.loss, task.calibration)
+    validation = None if task.validation is None else evaluate(network.kept_outputs, task.loss, task.validation)
     return Measures(
         calibration_loss=calibration.loss,
         validation_loss=validation.loss if validation else None,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.fx.node import map_arg
 from shrinknet.graph.call import PLAIN, WEIGHTED, Site, argument_at
 from shrinknet.graph.operators import operator_name
 from shrinknet.graph.trace import Inputs, Trace, as_tuple
+from shrinknet.resources import Resources
 
 Gating = Callable[[Site, Tensor], Tensor | None]
 """Given a site and the value read there, the factors on its neurons, shaped to multiply it; None for all ones."""
@@ -26,10 +27,11 @@ class Program:
     Args:
         trace: the graph, its tensors and the sites where neurons are read.
         dtype: compute in this precision instead of the network's own.
+        resources: what scoring may use.
     """
 
-    def __init__(self, trace: Trace, dtype: torch.dtype | None = None) -> None:
-        self.trace, self.asked_dtype = trace, dtype
+    def __init__(self, trace: Trace, dtype: torch.dtype | None = None, resources: Resources | None = None) -> None:
+        self.trace, self.asked_dtype, self.resources = trace, dtype, resources or Resources()
         self.nodes = [node for node in trace.nodes if node.op == "call_function"]
         self.sites: dict[str, list[Site]] = {}
         for site in trace.sites:
@@ -84,7 +86,7 @@ class Program:
         `plain` asks for operators that vmap and second derivatives follow; `target` is another form of the operator.
         """
         args, kwargs = self.arguments(node, values)
-        target = target or node.target  # type: ignore[assignment]
+        target = target or cast(Callable[..., Any], node.target)
         if plain:
             target = PLAIN.get(operator_name(node), target)
         weights: Tensor | None = None

@@ -34,7 +34,7 @@ def dense_change(
         changed = torch.addcmul(flat, read, rows)
     else:
         changed = torch.baddbmm(flat.expand(len(places), *flat.shape), read, rows)
-    return changed.unflatten(1, out.shape[:-1])
+    return changed.unflatten(1, out.shape[:-1])  # type: ignore[no-any-return]
 
 
 def convolution_change(
@@ -57,7 +57,7 @@ def convolution_change(
     change = operator(read, kernels.flatten(0, 1), None, *args[3:6], groups=num_candidates)
     change = change.unflatten(1, (num_candidates, -1)).movedim(1, 0)
     if plain:
-        return change + out
+        return change + out  # type: ignore[no-any-return]
     like_out = out.new_empty_strided((num_candidates, *out.shape), (out.numel(), *out.stride()))
     return torch.add(change, out, out=like_out)
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.fx import Node
 
-from shrinknet.ablation.folding import folded
+from shrinknet.ablation.closed_form import LastLayer, closed_form
 from shrinknet.ablation.low_rank import CHANGES
 from shrinknet.ablation.route import Route, has_samples, route, samples_axis
 from shrinknet.data import Batch
@@ -28,6 +28,10 @@ CHUNK_ELEMENTS = 2**20
 """Elements of the largest value replayed at once: a few megabytes, which bounds memory and stays in the caches."""
 
 
+LEAST_SAMPLES = 4
+"""Fewer samples at once would leave a forward pass with too little to do for each weight that it reads."""
+
+
 @lru_cache(maxsize=1)
 def keep_freed_memory() -> None:
     """Make the C library keep the memory of freed chunks for the next ones.
@@ -37,6 +41,14 @@ def keep_freed_memory() -> None:
     raises that threshold for the process.
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)
+
+
+def samples_at_once(network: GatedNetwork) -> int:
+    """Return how many samples a batch should have for a replay: one lane of them fills the caches, and no more."""
+    largest = max(
+        route(network.passes.program, network.trace.ids_of(group)).elements_per_sample for group in network.groups
+    )
+    return max(LEAST_SAMPLES, CHUNK_ELEMENTS // largest)
 
 
 class Replay:
@@ -51,21 +63,36 @@ class Replay:
 
     def __init__(self, network: GatedNetwork, batch: Batch) -> None:
         keep_freed_memory()
-        self.network, self.batch, self.program = network, batch, folded(network.program)
-        self.values = self.program.run(batch.inputs, network.gating(), keep=True)
+        self.network, self.batch, self.program = network, batch, network.passes.program
+        self.values = network.kept_values(batch.inputs)
         self._beside: dict[tuple[Node, int], Any] = {}
+        self._last_layers: dict[str, LastLayer | None] = {}
 
     @cached_property
     def losses_before(self) -> Float[Tensor, " batch"]:
         """The loss of each sample as the network is now."""
         return self.network.loss.of(self.values[self.program.output], self.batch.targets)
 
-    def chunks(self, group: Group) -> Iterator[Int[Tensor, " candidates"]]:
-        """Yield the indices of the group's neurons that are still there, as many at a time as memory allows."""
-        alive = torch.from_numpy(self.network.alive(group))
+    def chunks(self, group: Group, candidates: Int[Tensor, " candidates"]) -> Iterator[Int[Tensor, " some"]]:
+        """Yield candidates, as many at a time as a replay holds."""
         size = self._route(group).elements_per_sample * len(self.batch)
         self._beside.clear()  # another group stands beside other values
-        yield from alive.split(max(1, CHUNK_ELEMENTS // size)) if len(alive) else ()
+        yield from candidates.split(max(1, CHUNK_ELEMENTS // size)) if len(candidates) else ()
+
+    def rises(self, group: Group, candidates: Int[Tensor, " candidates"]) -> Float[Tensor, "candidates batch"]:
+        """Return the rise of each sample's loss when each candidate is switched off."""
+        if (last_layer := self._last_layer(group)) is not None:
+            return last_layer.rises(candidates)
+        gone = torch.zeros(len(candidates), dtype=self.program.dtype, device=self.batch.inputs.device)
+        chunks = self.chunks(group, candidates)
+        rises = [self.losses(group, chunk, gone[: len(chunk)]) - self.losses_before for chunk in chunks]
+        return torch.cat(rises) if rises else gone[:, None].expand(-1, len(self.batch))
+
+    def summed_rises(self, group: Group, candidates: Int[Tensor, " candidates"]) -> Float[Tensor, " candidates"]:
+        """Return the rise of the batch's summed loss when each candidate is switched off."""
+        if (last_layer := self._last_layer(group)) is not None:
+            return last_layer.summed_rises(candidates, compiled=self.program.resources.compiles)
+        return self.rises(group, candidates).sum(1, dtype=torch.float64)
 
     def losses(
         self,
@@ -100,6 +127,16 @@ class Replay:
         if path.has_lanes:
             return self._in_lanes(path, entered, neurons, gates, plain)
         return torch.vmap(lambda *change: self._one(path, *change))(entered, neurons, gates)
+
+    def _last_layer(self, group: Group) -> LastLayer | None:
+        """What the closed form needs, where there is one for that group."""
+        if group.name not in self._last_layers:
+            path = self._route(group)
+            tail = closed_form(path, self.network.loss)
+            self._last_layers[group.name] = (
+                None if tail is None else LastLayer(path, tail, self.values, self.batch.targets, self.network.loss)
+            )
+        return self._last_layers[group.name]
 
     def _route(self, group: Group) -> Route:
         return route(self.program, self.network.trace.ids_of(group))

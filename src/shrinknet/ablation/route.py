@@ -72,7 +72,7 @@ class Route:
 
     @cached_property
     def in_place(self) -> dict[Node, Any]:
-        """The replayed element-wise nodes whose first argument nothing else reads, with the operator that overwrites it.
+        """The replayed element-wise nodes whose argument nothing else reads, with the operator that overwrites it.
 
         A pass over memory that the caches do not hold costs as much as the arithmetic of a small convolution.
         """
@@ -181,9 +181,9 @@ def _onto_the_second(one: Tensor, other: Tensor) -> Tensor:
     return other.add_(one)
 
 
-def _looks_alike(one: Node, other: Node) -> bool:
-    values = one.meta["val"], other.meta["val"]
-    return values[0].shape == values[1].shape and values[0].dtype == values[1].dtype
+def _looks_alike(one: Node, other: Any) -> bool:
+    ours, given = one.meta["val"], other.meta["val"]
+    return bool(ours.shape == given.shape and ours.dtype == given.dtype)
 
 
 def _first(node: Node) -> Any:

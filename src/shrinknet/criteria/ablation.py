@@ -1,6 +1,5 @@
 """Ablation: the brute-force criterion, the oracle for all others."""
 
-import torch
 from torch import Tensor
 
 from shrinknet.ablation.replay import Replay
@@ -33,7 +32,4 @@ class Ablation(Criterion):
 
 def rise_without(replay: Replay, group: Group, candidates: Tensor) -> Tensor:
     """Return the rise of the summed loss when each candidate is switched off."""
-    network = replay.network
-    gone = torch.zeros(len(candidates), dtype=network.program.dtype, device=replay.batch.inputs.device)
-    rises = replay.losses(group, candidates, gone) - replay.losses_before
-    return rises.sum(1, dtype=torch.float64)
+    return replay.summed_rises(group, candidates)

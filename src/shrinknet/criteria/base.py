@@ -64,13 +64,14 @@ Estimate = Callable[[Replay, Group, Tensor], Tensor]
 
 
 def over_candidates(network: GatedNetwork, batch: Batch, estimate: Estimate) -> Statistics:
-    """Run an estimate over every neuron that is still there, chunk by chunk; neurons already gone get 0."""
+    """Run an estimate over every neuron that is still there; neurons already gone get 0."""
     replay = Replay(network, batch)
     totals = {}
     for group in network.groups:
         total = torch.zeros(group.width, dtype=torch.float64, device=batch.inputs.device)
-        for candidates in replay.chunks(group):
-            total[candidates.to(total.device)] = estimate(replay, group, candidates).double()
+        alive = torch.from_numpy(network.alive(group)).to(total.device)
+        if len(alive):
+            total[alive] = estimate(replay, group, alive).double()
         totals[group.name] = total
     return totals
 

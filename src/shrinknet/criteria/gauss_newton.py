@@ -5,7 +5,7 @@ from torch import Tensor
 from shrinknet.ablation.replay import Replay
 from shrinknet.criteria.base import Criterion, Statistics, mean_over_samples, over_candidates
 from shrinknet.data import Batch
-from shrinknet.derivatives import slope_and_gauss_newton
+from shrinknet.derivatives import in_chunks, slope_and_gauss_newton
 from shrinknet.gates import GatedNetwork
 from shrinknet.records import Group
 
@@ -33,5 +33,5 @@ class GaussNewton(Criterion):
 
 def gauss_newton_at_zero(replay: Replay, group: Group, candidates: Tensor) -> Tensor:
     """Return the rise of the summed loss that slope and Gauss-Newton curvature predict at gate 0."""
-    slope, curvature = slope_and_gauss_newton(replay, group, candidates)
+    slope, curvature = in_chunks(slope_and_gauss_newton, replay, group, candidates)
     return -slope.double() + curvature.double() / 2

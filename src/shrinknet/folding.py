@@ -4,7 +4,6 @@ Only replays use it: they run the same few layers thousands of times, so that a 
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -27,9 +26,11 @@ class FoldedProgram(Program):
     """
 
     def __init__(self, program: Program) -> None:
-        super().__init__(program.trace, program.asked_dtype)
+        super().__init__(program.trace, program.asked_dtype, program.resources)
         self.norms = {node: given for node in self.nodes if (given := self._folds_into(node)) is not None}
-        kernels = {given: self._folded(given, node) for node, given in self.norms.items()}
+        kernels: dict[Node, tuple[Tensor, Tensor | None]] = {
+            given: self._folded(given, node) for node, given in self.norms.items()
+        }
         for node in self.nodes:
             if operator_name(node) in CONVOLUTIONS and node not in kernels and self._is_constant(node):
                 kernels[node] = self._kernel_and_bias(node)
@@ -74,12 +75,11 @@ class FoldedProgram(Program):
 
     def _folded(self, convolution: Node, norm: Node) -> tuple[Tensor, Tensor]:
         kernel, bias = self._kernel_and_bias(convolution)
-        weight, shift, mean, variance = (
-            None if given is None else self.constants[given].double()
-            for given in (self._norm(norm, name) for name in NORM_ARGUMENTS[:4])
-        )
-        scale = torch.rsqrt(variance + self._norm(norm, "eps")) * (1.0 if weight is None else weight)
-        moved = scale * ((0.0 if bias is None else bias.double()) - mean) + (0.0 if shift is None else shift)
+        given = {name: self._norm(norm, name) for name in NORM_ARGUMENTS[:4]}
+        by_name = {name: self.constants[node].double() for name, node in given.items() if node is not None}
+        scale = torch.rsqrt(by_name["running_var"] + self._norm(norm, "eps")) * by_name.get("weight", 1.0)
+        centred = (0.0 if bias is None else bias.double()) - by_name["running_mean"]
+        moved = scale * centred + by_name.get("bias", 0.0)
         along_out = (-1, *[1] * (kernel.dim() - 1))
         return (kernel.double() * scale.view(along_out)).to(kernel.dtype), moved.to(kernel.dtype)
 
@@ -89,7 +89,6 @@ def _as_the_cpu_likes(kernel: Tensor) -> Tensor:
     return kernel.contiguous(memory_format=torch.channels_last) if is_for_images else kernel
 
 
-@lru_cache(maxsize=16)
 def folded(program: Program) -> Program:
     """Return the faster form of a program; the program itself where it has no convolution."""
     has_any = any(operator_name(node) in CONVOLUTIONS for node in program.nodes)
