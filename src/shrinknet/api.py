@@ -50,7 +50,7 @@ def rank(
         only: name globs of the only groups to look at.
         seed: for the criterion "random".
         memory: how much scoring may use beside the model and the data, such as "2 GiB".
-        compile: compile the loop over the last hidden layer's neurons (seconds once; it pays where scoring takes minutes).
+        compile: compile the loop over the last hidden layer's neurons (seconds once; it pays after minutes).
         progress: who is told how far the ranking is.
 
     Returns:

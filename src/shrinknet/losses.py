@@ -94,8 +94,7 @@ def squared_error_across(
     >>> squared_error_across(torch.tensor([[0.5], [0.0]]), torch.tensor([[1.0], [0.0]]))
     tensor([0.1250])
     """
-    away = outputs - targets
-    return (away * away).sum(-2) / 2
+    return (outputs - targets).square_().sum(-2) / 2
 
 
 def targets_across(targets: Shaped[Tensor, "batch ..."], outputs: Float[Tensor, "batch outputs"]) -> Tensor:

@@ -14,8 +14,12 @@ from torch.fx.node import map_arg
 
 from shrinknet.graph.call import PLAIN, WEIGHTED, Site, argument_at
 from shrinknet.graph.operators import operator_name
+from shrinknet.graph.rules.conv import num_groups
 from shrinknet.graph.trace import Inputs, Trace, as_tuple
 from shrinknet.resources import Resources
+
+PRODUCTS = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
+"""Operators that read a value as a product with a weight whose axis 1 runs over the value's neurons."""
 
 Gating = Callable[[Site, Tensor], Tensor | None]
 """Given a site and the value read there, the factors on its neurons, shaped to multiply it; None for all ones."""
@@ -98,9 +102,15 @@ class Program:
             if (form := WEIGHTED.get(operator_name(node))) is not None:
                 weights = factors if weights is None else weights * factors
                 target = partial(form, weights)
+            elif self._is_product(node, site) and _is_along(factors, site.axis, value.dim()):
+                args[1] = args[1] * factors.view(1, -1, *[1] * (args[1].dim() - 2))  # far smaller than what is read
             else:
                 args = _with_argument(args, site.argument, value * factors)
         return target(*args, **kwargs)
+
+    def _is_product(self, node: Node, site: Site) -> bool:
+        """Whether what is read there is multiplied by a weight [out, in, ...] along the gated axis."""
+        return site.argument == (0,) and operator_name(node) in PRODUCTS and num_groups(node) == 1
 
     def arguments(self, node: Node, values: Mapping[Node, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return the values of a node's arguments, before any gate."""
@@ -183,3 +193,8 @@ def _with_argument(args: Sequence[Any], way: tuple[int, ...], value: Any) -> lis
 def _as_dtype(value: Any, dtype: torch.dtype | None) -> Any:
     is_floating = isinstance(value, Tensor) and value.is_floating_point()
     return value.to(dtype) if dtype is not None and is_floating else value
+
+
+def _is_along(factors: Tensor, axis: int, rank: int) -> bool:
+    """Whether factors of that rank differ along one axis only."""
+    return factors.dim() == rank and factors.numel() == factors.shape[axis]

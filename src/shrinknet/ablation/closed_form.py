@@ -6,7 +6,7 @@ With z the last dense layer's outputs, o_k the neuron's output and w_k its colum
 lie along the last axis here: that is the long one, and what is summed (the outputs of one sample) is not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.fx import Node
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from shrinknet.ablation.route import Route
 from shrinknet.graph.operators import is_elementwise, operator_name
@@ -23,17 +24,20 @@ from shrinknet.losses import ACROSS, Loss, targets_across
 CHUNK_ELEMENTS = 2**20
 """Candidates x outputs x samples at once, where nothing is fused: what the caches hold."""
 
+FUSED_ELEMENTS = 2**22
+"""The same for the compiled loop, which may write some of it to memory between two passes over the outputs."""
+
 
 @dataclass(frozen=True)
 class Tail:
     """The element-wise operators between the last dense layer and the outputs."""
 
-    nodes: tuple[Node, ...]
+    steps: tuple[tuple[Callable[..., Tensor], tuple[Any, ...], tuple[tuple[str, Any], ...]], ...]
 
     def __call__(self, value: Tensor) -> Tensor:
         """Run them on values laid out in any order."""
-        for node in self.nodes:
-            value = node.target(value, *node.args[1:], **node.kwargs)  # type: ignore[operator]
+        for operator, args, kwargs in self.steps:
+            value = operator(value, *args, **dict(kwargs))
         return value
 
 
@@ -54,7 +58,9 @@ def closed_form(route: Route, loss: Loss) -> Tail | None:
         if not is_elementwise(node) or node.all_input_nodes != [last] or node.args[0] is not last:
             return None
         last = node
-    return Tail(route.replayed) if last is route.program.output else None
+    if last is not route.program.output:
+        return None
+    return Tail(tuple((node.target, tuple(node.args[1:]), tuple(node.kwargs.items())) for node in route.replayed))  # type: ignore[misc]
 
 
 class LastLayer:
@@ -69,21 +75,13 @@ class LastLayer:
     """
 
     def __init__(self, route: Route, tail: Tail, values: dict[Node, Any], targets: Tensor, loss: Loss) -> None:
-        ((self.reader, site),) = route.entrances.items()
-        self.tail, self.values = tail, values
-        self.columns = route.places[site][0][:, 0]
-        self.across = ACROSS[loss.of]
-        self.targets = targets_across(targets, values[self.reader])
-
-    @cached_property
-    def outputs(self) -> Float[Tensor, "outputs batch"]:
-        """What the last dense layer gave."""
-        return self.values[self.reader].T.contiguous()  # type: ignore[no-any-return]
-
-    @cached_property
-    def read(self) -> Float[Tensor, "width batch"]:
-        """What it read."""
-        return self.values[self.reader.args[0]].T.contiguous()  # type: ignore[index, no-any-return]
+        ((reader, site),) = route.entrances.items()
+        outputs = values[reader]
+        self.tail, self.across = tail, ACROSS[loss.of]
+        self.columns, self.weights = route.places[site][0][:, 0], values[reader.args[1]]  # type: ignore[index]
+        self.read = _samples_last(values[reader.args[0]])  # type: ignore[index]
+        self.outputs = _samples_last(outputs)
+        self.targets = _kept(targets, lambda given: targets_across(given, outputs))
 
     @cached_property
     def before(self) -> Float[Tensor, " batch"]:
@@ -92,27 +90,26 @@ class LastLayer:
 
     def rises(self, candidates: Tensor) -> Float[Tensor, "candidates batch"]:
         """Return the rise of each sample's loss without each candidate."""
-        size = max(1, CHUNK_ELEMENTS // self.outputs.numel())
-        parts = [_rises(self.tail, self.across, *given) for given in map(self._given, candidates.split(size))]
-        return torch.cat(parts)
+        return torch.cat([_rises(self.tail, self.across, *given) for given in self._chunks(candidates, CHUNK_ELEMENTS)])
 
     def summed_rises(self, candidates: Tensor, *, compiled: bool) -> Float[Tensor, " candidates"]:
         """Return the rise of the summed loss without each candidate, in one fused loop where that is asked for."""
         if compiled:
-            return fused(self.tail, self.across)(*self._given(candidates))
+            work = fused(self.tail, self.across)
+            return torch.cat([work(*given) for given in self._chunks(candidates, FUSED_ELEMENTS)])
         return self.rises(candidates).sum(1, dtype=torch.float64)
 
-    def _given(self, candidates: Tensor) -> tuple[Tensor, ...]:
-        columns = self.columns[candidates]
-        weights = self.values[self.reader.args[1]].T[columns]  # type: ignore[index]
-        return self.outputs, self.read[columns], weights, self.targets, self.before
+    def _chunks(self, candidates: Tensor, elements: int) -> Iterator[tuple[Tensor, ...]]:
+        for some in candidates.split(max(1, elements // self.outputs.numel())):
+            yield self.outputs, self.read, self.weights, self.columns[some], self.targets, self.before
 
 
 def _rises(
-    tail: Tail, across: Callable[..., Tensor], outputs: Tensor, read: Tensor, weights: Tensor, targets: Tensor,
-    before: Tensor,
+    tail: Tail, across: Callable[..., Tensor], outputs: Tensor, read: Tensor, weights: Tensor, columns: Tensor,
+    targets: Tensor, before: Tensor,
 ) -> Tensor:  # fmt: skip
-    moved = torch.addcmul(outputs, read[:, None, :], weights[:, :, None], value=-1)
+    """`L(tail(z - o_k w_k^T)) - L(tail(z))` for each sample and each k among the columns."""
+    moved = torch.addcmul(outputs, read[columns][:, None, :], weights.T[columns][:, :, None], value=-1)
     return across(tail(moved), targets) - before
 
 
@@ -124,3 +121,17 @@ def fused(tail: Tail, across: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return _rises(tail, across, *given).sum(1, dtype=torch.float64)
 
     return torch.compile(summed, dynamic=True)
+
+
+_PREPARED = WeakTensorKeyDictionary()
+"""Values laid out anew, as long as the values themselves are kept: a ranking changes few of them."""
+
+
+def _samples_last(value: Tensor) -> Tensor:
+    return _kept(value, lambda given: given.T.contiguous())
+
+
+def _kept(given: Tensor, prepare: Callable[[Tensor], Tensor]) -> Tensor:
+    if given not in _PREPARED:
+        _PREPARED[given] = prepare(given)
+    return _PREPARED[given]  # type: ignore[no-any-return]
