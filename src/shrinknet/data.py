@@ -1,12 +1,13 @@
 """A data role: rows of inputs and targets that come in batches, always the same, always in the same order."""
 
 from collections.abc import Iterator, Sized
-from dataclasses import dataclass, field
-from typing import cast
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 
 from shrinknet.errors import BadInputError
 
@@ -75,6 +76,22 @@ class Data:
                 f"rows that cannot be read so ({type(error).__name__}: {error})",
                 "Return (inputs, targets) from the dataset.",
             ) from error
+
+    def permuted(self, seed: int) -> "Data":
+        """Return the same rows in an order drawn from a seed."""
+        order = torch.from_numpy(np.random.default_rng(seed).permutation(len(self)))
+        return self._with(self.dataset, order)
+
+    def rows(self, start: int, stop: int) -> "Data":
+        """Return some rows that follow one another."""
+        return self._with(self.dataset, torch.arange(start, stop))
+
+    def _with(self, dataset: Dataset[tuple[Tensor, Tensor]], rows: Tensor) -> "Data":
+        if isinstance(dataset, TensorDataset):
+            chosen: Dataset[Any] = TensorDataset(*(tensor[rows] for tensor in dataset.tensors))
+        else:
+            chosen = Subset(dataset, rows.tolist())
+        return replace(self, dataset=chosen)
 
     def _raw_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         if isinstance(self.dataset, TensorDataset):

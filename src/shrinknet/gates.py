@@ -126,7 +126,9 @@ class GatedNetwork:
 
         with torch.enable_grad():
             losses = checked(
-                self.loss.of(self.program.outputs(batch.inputs, gating), batch.targets), len(batch), self.loss.name
+                self.loss.of(self.passes.program.outputs(batch.inputs, gating), batch.targets),
+                len(batch),
+                self.loss.name,
             )
             (slopes,) = torch.autograd.grad(losses.sum(), gates)
         return slopes * present

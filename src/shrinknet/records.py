@@ -32,6 +32,35 @@ class Slice:
 
 
 @dataclass(frozen=True, slots=True)
+class Contender:
+    """A neuron in a race: its score so far lies within `half_width` of the one that all samples would give."""
+
+    neuron: Neuron
+    score: float
+    half_width: float
+    num_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class RaceResult:
+    """Who won a race: all contenders, the `num_wanted` winners first, each part in the order of its scores."""
+
+    contenders: tuple[Contender, ...]
+    num_wanted: int
+    num_samples: int
+
+    @property
+    def share_of_work(self) -> float:
+        """Which part was looked at of what an exact ranking looks at: every neuron on every sample."""
+        return sum(c.num_samples for c in self.contenders) / (len(self.contenders) * self.num_samples)
+
+    @property
+    def num_settled(self) -> int:
+        """How many of the winners needed all samples to be told from the others."""
+        return sum(c.num_samples == self.num_samples for c in self.contenders[: self.num_wanted])
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     """Neurons of one width, with every parameter slice that shrinks with them."""
 
