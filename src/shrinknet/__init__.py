@@ -1,6 +1,6 @@
 """shrinknet removes whole neurons from a trained network, in the order that costs the least, to fit a budget."""
 
-from shrinknet.api import prune, rank
+from shrinknet.api import prune, race, rank
 from shrinknet.criteria import Criterion, criterion_names
 from shrinknet.errors import (
     BadInputError,
@@ -12,8 +12,9 @@ from shrinknet.errors import (
     VerificationError,
 )
 from shrinknet.graph.trace import Trace, trace
-from shrinknet.records import Costs, Frozen, Group, Measures, Neuron, Plan, Slice, Step, Verification
+from shrinknet.records import Costs, Frozen, Group, Measures, Neuron, Plan, RaceResult, Slice, Step, Verification
 from shrinknet.run import Run
+from shrinknet.scoring import Scoring
 from shrinknet.stopping.goals import FlashBytes, Goal, Macs, NumParameters, RemovedFraction, RemovedNeurons
 from shrinknet.stopping.guards import AccuracyDrop, Guard, LossRise, WorstClassRecall
 from shrinknet.surgery.apply_plan import apply_plan
@@ -38,11 +39,13 @@ __all__ = [
     "NothingToRemoveError",
     "NumParameters",
     "Plan",
+    "RaceResult",
     "RemovedFraction",
     "RemovedNeurons",
     "Run",
     "RunFolderError",
     "Scores",
+    "Scoring",
     "ShrinknetError",
     "Slice",
     "Step",
@@ -55,6 +58,7 @@ __all__ = [
     "apply_plan",
     "criterion_names",
     "prune",
+    "race",
     "rank",
     "trace",
 ]

@@ -1,4 +1,4 @@
-"""What users call: `rank` and `prune`."""
+"""What users call: `rank`, `race` and `prune`."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from shrinknet.ablation.racing import parts_of
 from shrinknet.ablation.replay import samples_at_once
 from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.errors import BadInputError, RunFolderError
@@ -13,17 +14,19 @@ from shrinknet.execution.progress import Progress, Silence, num_batches, told
 from shrinknet.gates import GatedNetwork, gated
 from shrinknet.graph.restrict import globs
 from shrinknet.pipeline import Until, first_step, measure, room_left, steps
-from shrinknet.records import Measures, Neuron, Plan, Step, removed_by
-from shrinknet.resources import DEFAULT_MEMORY, SHARE_OF_ONE_PASS, Resources
+from shrinknet.records import Measures, Neuron, Plan, RaceResult, Step, removed_by
 from shrinknet.run import Run, finish, write_end, write_start
 from shrinknet.runs import RunFolder
+from shrinknet.scoring import SHARE_OF_ONE_PASS, Scoring
 from shrinknet.selection.methods import Choose, Scorer, find_method
-from shrinknet.selection.rank import Limits, Ranked, clipped, ranked, takeable
+from shrinknet.selection.racing import racing
+from shrinknet.selection.rank import Choice, Limits, clipped, ranked, takeable
 from shrinknet.stopping.goals import Goal
 from shrinknet.stopping.guards import Guard
-from shrinknet.stopping.units import parse_bytes
 from shrinknet.task import Task
 from shrinknet.types import Scores
+
+DEFAULT_CONFIDENCE = 0.99
 
 CLIPS = ("none", "mean", "median")
 
@@ -36,8 +39,7 @@ def rank(
     keep: str | Sequence[str] = (),
     only: str | Sequence[str] = (),
     seed: int = 0,
-    memory: int | str = DEFAULT_MEMORY,
-    compile: bool = False,
+    scoring: Scoring | None = None,
     progress: Progress | None = None,
 ) -> list[tuple[Neuron, float]]:
     """Score every neuron that can be removed; lowest first: that one is the cheapest to lose.
@@ -49,8 +51,7 @@ def rank(
         keep: name globs of groups to leave whole.
         only: name globs of the only groups to look at.
         seed: for the criterion "random".
-        memory: how much scoring may use beside the model and the data, such as "2 GiB".
-        compile: compile the loop over the last hidden layer's neurons (seconds once; it pays after minutes).
+        scoring: how much memory scoring may use, and who does it.
         progress: who is told how far the ranking is.
 
     Returns:
@@ -66,20 +67,82 @@ def rank(
     >>> [neuron.group for neuron, score in rank(task)]
     ['0', '0', '0']
     """
-    network = gated(task, keep, only, Resources(parse_bytes("memory", memory), compiles=compile))
+    scoring = scoring or Scoring()
+    if scoring.confidence is not None or scoring.screen is not None:
+        do = "Ask for the first few with race()."
+        raise BadInputError("scoring", "one without confidence and screen, for an order of all neurons", scoring, do)
+    network = gated(task, keep, only, scoring)
     task = _in_memory(task, network)
     return ranked(network, _scorer(task, find_criterion(criterion, seed), clip, progress or Silence())(network))
 
 
+def race(
+    task: Task,
+    first: int = 1,
+    *,
+    keep: str | Sequence[str] = (),
+    only: str | Sequence[str] = (),
+    seed: int = 0,
+    scoring: Scoring | None = None,
+) -> RaceResult:
+    """Find the few neurons that cost the least to lose, by ablation, without ablating every neuron on every sample.
+
+    Args:
+        task: network, loss and data; scores see only the calibration data.
+        first: how many neurons are wanted.
+        keep, only: see `rank`.
+        seed: the order in which samples are drawn.
+        scoring: `confidence` (0.99 where it is left out along with `screen`) and `screen`.
+
+    Returns:
+        The contenders, the wanted ones first, each with the interval of its score and the samples it took.
+
+    Raises:
+        BadInputError: an argument cannot be used. NothingToRemoveError: every neuron is frozen.
+
+    Cost: one forward and one backward pass, and for each neuron a replay of the samples that it took.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> task = Task(model, "cross-entropy", (torch.randn(200, 4), torch.arange(200) % 2))
+    >>> len(race(task, 2).contenders)
+    8
+    """
+    scoring = scoring or Scoring()
+    if scoring.confidence is None and scoring.screen is None:
+        scoring = replace(scoring, confidence=DEFAULT_CONFIDENCE)
+    network = gated(task, keep, only, scoring)
+    if isinstance(first, bool) or not isinstance(first, int) or not 1 <= first < network.trace.num_neurons:
+        allowed = f"a whole number from 1 to {network.trace.num_neurons - 1}, one less than there are neurons"
+        raise BadInputError("first", allowed, repr(first), "For an order of all neurons use rank().")
+    task = _in_memory(task, network)
+    choice = _racing(task, find_criterion("ablation"), Limits(), seed, scoring, Silence())(network, first)
+    assert choice.race is not None
+    return choice.race
+
+
+def _racing(
+    task: Task, criterion: Criterion, limits: Limits, seed: int, scoring: Scoring, progress: Progress
+) -> Choose:
+    if criterion.name != "ablation":
+        allowed = "left out unless the criterion is ablation"
+        raise BadInputError("confidence and screen", allowed, repr(criterion.name), "Use --criterion ablation.")
+    estimate = None if scoring.screen is None else _scorer(task, find_criterion("taylor-2"), "none", progress)
+    parts = [task.calibration] if scoring.confidence is None else parts_of(task.calibration, seed)
+    score = _scorer(task, criterion, "none", progress)
+    return racing(score, estimate, parts, scoring.confidence or 1.0, scoring.screen, limits)
+
+
 def _in_memory(task: Task, network: GatedNetwork) -> Task:
     """The same task in batches small enough that one batch's values stay within bounds."""
-    needed, allowed = network.program.bytes_per_sample, network.program.resources.pass_bytes
+    needed, allowed = network.program.bytes_per_sample, network.program.scoring.pass_bytes
     if needed > allowed:
         least = needed * SHARE_OF_ONE_PASS
         raise BadInputError(
             "memory",
             f"enough for one sample's pass through this network, {least:,} bytes",
-            f"{network.program.resources.memory:,} bytes",
+            f"{network.program.scoring.memory:,} bytes",
             "Allow more, or look at fewer positions of each sample.",
         )
     return task.in_batches_of(min(allowed // needed, samples_at_once(network)))
@@ -111,8 +174,7 @@ def prune(
     min_neurons: int = 1,
     whole_curve: bool = False,
     seed: int = 0,
-    memory: int | str = DEFAULT_MEMORY,
-    compile: bool = False,
+    scoring: Scoring | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     config: dict[str, Any] | None = None,
@@ -127,10 +189,11 @@ def prune(
         goals: the run ends once all are reached; without one it goes on until one neuron of each group is left.
         guards: a step that breaks one is undone, and the run ends.
         step: how many neurons go for each ranking.
-        clip, keep, only, seed, memory, compile: see `rank`.
+        clip, keep, only, seed: see `rank`.
         multiple_of: widths stay multiples of this (8: SIMD); neurons then go in blocks, at least as many as asked for.
         min_neurons: every group keeps at least so many neurons.
         whole_curve: go on to the end for the whole trade-off curve; the model is still the one that reaches the goals.
+        scoring: how much memory scoring may use, who does it, and whether it races for the next neurons.
         out: a new folder for the run; history is written as it happens, so that a kill loses one step.
         resume: go on with the run in that folder; it ends in the same bits as if it had never stopped.
         config: what to write beside the options about where model and data came from.
@@ -158,10 +221,16 @@ def prune(
         progress or Silence(),
         Limits(multiple_of, min_neurons),
     )
-    resources = Resources(parse_bytes("memory", memory), keeps_passes=True, compiles=compile)
-    choose_from, network = find_method(method), gated(task, keep, only, resources)
+    scoring = replace(scoring or Scoring(), keeps_passes=True)
+    choose_from, network = find_method(method), gated(task, keep, only, scoring)
     task = _in_memory(task, network)
-    choose = _remembered(choose_from(network, _scorer(task, criterion, clip, progress)))
+    if scoring.confidence is None and scoring.screen is None:
+        choose = _remembered(choose_from(network, _scorer(task, criterion, clip, progress)))
+    elif method != "reranking" or clip != "none":
+        given = f"method {method!r}, clip {clip!r}"
+        raise BadInputError("confidence and screen", "used with reranking and no clip", given, "Leave them out.")
+    else:
+        choose = _remembered(_racing(task, criterion, limits, seed, scoring, progress))
     start = first_step(task, network)
     for guard in guards:
         guard.check(start.measures)
@@ -169,7 +238,9 @@ def prune(
         "criterion": criterion.name, "method": method, "goals": list(map(str, goals)), "guards": list(map(str, guards)),
         "step": step, "clip": clip, "keep": globs(keep), "only": globs(only),
         "multiple_of": multiple_of, "min_neurons": min_neurons, "whole_curve": whole_curve, "seed": seed,
-        "loss": task.loss.name, "batch_size": task.batch_size, **(config or {}),
+        "loss": task.loss.name, "batch_size": task.batch_size,
+        **{name: getattr(scoring, name) for name in ("memory", "confidence", "screen", "compile", "tf32")},
+        **(config or {}),
     }  # fmt: skip
     folder = None if out is None else RunFolder.create(out, options, resume=resume)
     if folder is not None:
@@ -188,15 +259,17 @@ def _check_all(argument: str, given: object, kind: type) -> None:
 
 def _remembered(choose: Choose) -> Choose:
     """Choose again for the same network without scoring again."""
-    last: dict[bytes, Ranked] = {}
+    last: dict[tuple[bytes, int | None], Choice] = {}
 
-    def remembered(network: GatedNetwork) -> Ranked:
-        key = network.present.tobytes()
-        if key not in last:
-            ranking = choose(network)
-            last.clear()
-            last[key] = ranking
-        return last[key]
+    def remembered(network: GatedNetwork, count: int) -> Choice:
+        gates = network.present.tobytes()
+        for key in ((gates, None), (gates, count)):  # an order of all neurons serves any count
+            if key in last:
+                return last[key]
+        choice = choose(network, count)
+        last.clear()
+        last[gates, None if choice.race is None else count] = choice
+        return choice
 
     return remembered
 
@@ -259,7 +332,7 @@ def _conclude(
     reason = search.reason if chosen is None else "reached the goal: " + " and ".join(map(str, goals))
     removed = removed_by(history)
     final = network.without(removed)
-    remaining = takeable(final, choose(final), len(final.present), limits)
+    remaining = takeable(final, choose(final, len(final.present)).order, len(final.present), limits)
     order = Plan(removed, tuple(neuron for neuron, _ in remaining))
     plan = order.first(len(removed_by(itertools.takewhile(lambda s: s.number <= end.number, history))))
     masked = network.without(plan.removed)

@@ -26,7 +26,7 @@ class FoldedProgram(Program):
     """
 
     def __init__(self, program: Program) -> None:
-        super().__init__(program.trace, program.asked_dtype, program.resources)
+        super().__init__(program.trace, program.asked_dtype, program.scoring)
         self.norms = {node: given for node in self.nodes if (given := self._folds_into(node)) is not None}
         kernels: dict[Node, tuple[Tensor, Tensor | None]] = {
             given: self._folded(given, node) for node, given in self.norms.items()

@@ -24,7 +24,7 @@ from shrinknet.losses import Loss, checked
 from shrinknet.passes import Passes, Values
 from shrinknet.program import Gating, Program
 from shrinknet.records import Group, Neuron
-from shrinknet.resources import Resources
+from shrinknet.scoring import Scoring
 from shrinknet.task import Task, evaluating
 
 
@@ -43,7 +43,7 @@ class GatedNetwork:
 
     def __post_init__(self) -> None:
         if self.passes is None:
-            object.__setattr__(self, "passes", Passes(self.program, self.program.resources.kept_bytes))
+            object.__setattr__(self, "passes", Passes(self.program, self.program.scoring.kept_bytes))
 
     @property
     def trace(self) -> Trace:
@@ -171,16 +171,16 @@ def shaped_along(vector: Tensor, axis: int, rank: int) -> Tensor:
     return vector.view(shape)
 
 
-def gate(traced: Trace, loss: Loss, resources: Resources | None = None) -> GatedNetwork:
+def gate(traced: Trace, loss: Loss, scoring: Scoring | None = None) -> GatedNetwork:
     """Put a gate, at 1, on every neuron of a traced network."""
-    return GatedNetwork(Program(traced, resources=resources), loss, traced.present())
+    return GatedNetwork(Program(traced, scoring=scoring), loss, traced.present())
 
 
 def gated(
     task: Task,
     keep: str | Sequence[str] = (),
     only: str | Sequence[str] = (),
-    resources: Resources | None = None,
+    scoring: Scoring | None = None,
 ) -> GatedNetwork:
     """Trace a task's network and put a gate on every neuron that can be removed.
 
@@ -196,7 +196,7 @@ def gated(
             "model must be a network with neurons that can be removed. Got one where every neuron is frozen "
             f"({'; '.join(reasons[:4]) or 'no parameters'}). See 'shrinknet inspect'."
         )
-    network = gate(traced, task.loss, resources)
+    network = gate(traced, task.loss, scoring)
     _check_traced(task, network)
     return network
 

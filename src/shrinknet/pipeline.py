@@ -65,13 +65,16 @@ def steps(
         started = time.perf_counter()
         room = limit(last.measures)
         count = num_per_step if room is None else min(num_per_step, room)
-        taken = takeable(network, choose(network), count, limits) if count > 0 else []
+        if count <= 0:
+            return
+        choice = choose(network, count)
+        taken = takeable(network, choice.order, count, limits)
         if not taken:
             return
         removed, scores = zip(*taken, strict=True)
         network = network.without(removed)
         measures = measure(task, network)
-        last = Step(last.number + 1, removed, scores, measures, time.perf_counter() - started)
+        last = Step(last.number + 1, removed, scores, measures, time.perf_counter() - started, choice.race)
         yield last
 
 

@@ -16,7 +16,7 @@ from shrinknet.graph.call import PLAIN, WEIGHTED, Site, argument_at
 from shrinknet.graph.operators import operator_name
 from shrinknet.graph.rules.conv import num_groups
 from shrinknet.graph.trace import Inputs, Trace, as_tuple
-from shrinknet.resources import Resources
+from shrinknet.scoring import Scoring
 
 PRODUCTS = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
 """Operators that read a value as a product with a weight whose axis 1 runs over the value's neurons."""
@@ -31,11 +31,11 @@ class Program:
     Args:
         trace: the graph, its tensors and the sites where neurons are read.
         dtype: compute in this precision instead of the network's own.
-        resources: what scoring may use.
+        scoring: what scoring may use.
     """
 
-    def __init__(self, trace: Trace, dtype: torch.dtype | None = None, resources: Resources | None = None) -> None:
-        self.trace, self.asked_dtype, self.resources = trace, dtype, resources or Resources()
+    def __init__(self, trace: Trace, dtype: torch.dtype | None = None, scoring: Scoring | None = None) -> None:
+        self.trace, self.asked_dtype, self.scoring = trace, dtype, scoring or Scoring()
         self.nodes = [node for node in trace.nodes if node.op == "call_function"]
         self.sites: dict[str, list[Site]] = {}
         for site in trace.sites:

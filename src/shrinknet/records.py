@@ -43,16 +43,23 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class RaceResult:
-    """Who won a race: all contenders, the `num_wanted` winners first, each part in the order of its scores."""
+    """Who won a race: all contenders, the `num_wanted` winners first, each part in the order of its scores.
+
+    Where a cheap estimate kept `num_screened_out` neurons out of the race, `agreement` is its rank correlation with
+    the scores of those that took part: what is known of the risk that a winner was kept out.
+    """
 
     contenders: tuple[Contender, ...]
     num_wanted: int
     num_samples: int
+    num_screened_out: int = 0
+    agreement: float | None = None
 
     @property
     def share_of_work(self) -> float:
         """Which part was looked at of what an exact ranking looks at: every neuron on every sample."""
-        return sum(c.num_samples for c in self.contenders) / (len(self.contenders) * self.num_samples)
+        all_of_it = (len(self.contenders) + self.num_screened_out) * self.num_samples
+        return sum(c.num_samples for c in self.contenders) / all_of_it
 
     @property
     def num_settled(self) -> int:
@@ -136,7 +143,7 @@ class Measures:
 class Step:
     """One step of a run: the neurons it removed, their scores, and the network as it is after the step.
 
-    Step 0 removes nothing: it is the untouched network.
+    Step 0 removes nothing: it is the untouched network. `race` says how the neurons were found, where it was by a race.
     """
 
     number: int
@@ -144,6 +151,7 @@ class Step:
     scores: tuple[float, ...]
     measures: Measures
     seconds: float
+    race: RaceResult | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from shrinknet.records import (
     Measures,
     Neuron,
     Plan,
+    RaceResult,
     Slice,
     Step,
     Verification,
@@ -34,6 +35,10 @@ from shrinknet.records import (
 COLUMNS = (
     "step", "group", "neuron", "score", "calibration_loss", "validation_loss", "validation_accuracy", "num_neurons",
     "num_parameters", "flash_bytes", "peak_ram_bytes", "macs", "seconds",
+)  # fmt: skip
+RACE_COLUMNS = (
+    "step", "group", "neuron", "score", "half_width", "samples", "all_samples", "share_of_work", "num_contenders",
+    "num_screened_out", "agreement",
 )  # fmt: skip
 SCHEMA = 1
 
@@ -141,15 +146,28 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def append(self, step: Step) -> None:
-        """Add a step to the history, in one synced write."""
-        path = self.path / "history.csv"
-        text = _csv(_rows(step))
+        """Add a step to the history, in one synced write; how its neurons were found, if by a race, before it."""
+        if step.race is not None:
+            self._grow("racing.csv", RACE_COLUMNS, [list(row.values()) for row in race_rows(step.race, step.number)])
+        self._grow("history.csv", COLUMNS, _rows(step))
+
+    def _grow(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        path = self.path / name
+        text = _csv(rows)
         if not path.exists():
-            text = _csv([COLUMNS]) + text
+            text = _csv([columns]) + text
         with open(path, "ab") as file:
             file.write(text.encode())
             file.flush()
             os.fsync(file.fileno())
+
+    def races(self) -> list[dict[str, str]]:
+        """Return the rows of `racing.csv`: one for each neuron that won a race; none where there was no race."""
+        path = self.path / "racing.csv"
+        if not path.exists():
+            return []
+        text = path.read_text()
+        return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
 
     def history(self) -> list[Step]:
         """Return the steps written so far, a torn last line left out.
@@ -173,6 +191,9 @@ class RunFolder:
         """Replace the history by these steps."""
         rows = [row for step in steps for row in _rows(step)]
         self.write("history.csv", _csv([COLUMNS, *rows]).encode())
+        if races := self.races():
+            kept = [list(row.values()) for row in races if int(row["step"]) <= steps[-1].number]
+            self.write("racing.csv", _csv([RACE_COLUMNS, *kept]).encode())
 
     def write_plan(
         self,
@@ -283,6 +304,17 @@ def _rows(step: Step) -> list[tuple[object, ...]]:
         (step.number, neuron.group, neuron.index, repr(score), *figures)
         for neuron, score in zip(step.removed, step.scores, strict=True)
     ]
+
+
+def race_rows(race: RaceResult, step: int = 1) -> list[dict[str, str]]:
+    """Return one row for each neuron that won, as `racing.csv` has them."""
+    agreement = "" if race.agreement is None else repr(race.agreement)
+    figures = (race.num_samples, repr(race.share_of_work), len(race.contenders), race.num_screened_out, agreement)
+    rows = [
+        (step, one.neuron.group, one.neuron.index, repr(one.score), repr(one.half_width), one.num_samples, *figures)
+        for one in race.contenders[: race.num_wanted]
+    ]
+    return [dict(zip(RACE_COLUMNS, map(str, row), strict=True)) for row in rows]
 
 
 def _steps(rows: list[dict[str, str]]) -> list[Step]:

@@ -91,7 +91,7 @@ class Replay:
     def summed_rises(self, group: Group, candidates: Int[Tensor, " candidates"]) -> Float[Tensor, " candidates"]:
         """Return the rise of the batch's summed loss when each candidate is switched off."""
         if (last_layer := self._last_layer(group)) is not None:
-            return last_layer.summed_rises(candidates, compiled=self.program.resources.compiles)
+            return last_layer.summed_rises(candidates, compiled=self.program.scoring.compile)
         return self.rises(group, candidates).sum(1, dtype=torch.float64)
 
     def losses(

@@ -13,8 +13,8 @@ from shrinknet.loading.models import load_model
 from shrinknet.loading.named import find_named, is_import_path
 from shrinknet.losses import PerSample
 from shrinknet.stopping.goals import FlashBytes, Goal, Macs, NumParameters, RemovedFraction, RemovedNeurons
-from shrinknet.stopping.units import parse_bytes, parse_count, parse_fraction
 from shrinknet.task import DEFAULT_BATCH_SIZE, Task
+from shrinknet.units import parse_bytes, parse_count, parse_fraction
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2 file, or package.module:factory.")]
 Weights = Annotated[str | None, typer.Option(help="A .safetensors file for the factory's network.")]
@@ -25,6 +25,14 @@ DataPath = Annotated[
 ]
 LossName = Annotated[str, typer.Option("--loss", help="cross-entropy, squared-error, or package.module:function.")]
 CriterionName = Annotated[str, typer.Option("--criterion", help="How neurons are scored.")]
+Memory = Annotated[str, typer.Option(help="What scoring may use beside model and data, such as 2GiB.")]
+Confidence = Annotated[float | None, typer.Option(help="Race for the next neurons, as sure as this, such as 0.99.")]
+Screen = Annotated[int | None, typer.Option(help="Ablate only so many neurons, the cheapest by taylor-2.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the last hidden layer's loop: pays after minutes.")]
+Tf32 = Annotated[bool, typer.Option("--tf32", help="Let a GPU round products to 19 bits.")]
+Executor = Annotated[str, typer.Option(help="serial, processes, or ray.")]
+Workers = Annotated[int | None, typer.Option(help="How many workers; one for each core where left out.")]
+Address = Annotated[str | None, typer.Option(help="The Ray cluster, such as auto; one on this machine where left out.")]
 Clip = Annotated[str, typer.Option(help="none, mean or median: tame steep second-order estimates.")]
 Keep = Annotated[list[str] | None, typer.Option(help="A glob of groups to leave whole (may be repeated).")]
 Only = Annotated[list[str] | None, typer.Option(help="A glob of the only groups to touch (may be repeated).")]

@@ -10,16 +10,21 @@ import typer
 from shrinknet.api import prune
 from shrinknet.cli import console
 from shrinknet.cli.options import (
+    Address,
     BatchSize,
     Clip,
+    Compile,
+    Confidence,
     CriterionName,
     DataPath,
     ExampleInput,
+    Executor,
     Flash,
     Json,
     Keep,
     LossName,
     MacsBudget,
+    Memory,
     MinNeurons,
     Model,
     MultipleOf,
@@ -27,17 +32,21 @@ from shrinknet.cli.options import (
     Out,
     Parameters,
     Remove,
+    Screen,
     Seed,
+    Tf32,
     TrustPickle,
     Weights,
+    Workers,
     make_goals,
     make_task,
 )  # fmt: skip
 from shrinknet.report import summary
 from shrinknet.run import Run
+from shrinknet.scoring import Scoring
 from shrinknet.stopping.guards import AccuracyDrop, Guard, LossRise, WorstClassRecall
-from shrinknet.stopping.units import parse_fraction
 from shrinknet.task import DEFAULT_BATCH_SIZE
+from shrinknet.units import parse_fraction
 
 
 def command(
@@ -63,6 +72,14 @@ def command(
     multiple_of: MultipleOf = 1,
     min_neurons: MinNeurons = 1,
     whole_curve: Annotated[bool, typer.Option("--whole-curve", help="Go on to the end for the whole curve.")] = False,
+    memory: Memory = "2GiB",
+    confidence: Confidence = None,
+    screen: Screen = None,
+    compile: Compile = False,
+    tf32: Tf32 = False,
+    executor: Executor = "serial",
+    workers: Workers = None,
+    address: Address = None,
     seed: Seed = 0,
     batch_size: BatchSize = DEFAULT_BATCH_SIZE,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -81,11 +98,12 @@ def command(
         "model": _source(model), "weights": _source(weights), "data": _source(data), "loss": loss,
         "model_sha256": _hash(model), "weights_sha256": _hash(weights), "data_sha256": _hash(data),
     }  # fmt: skip
+    scoring = Scoring(memory, confidence, screen, compile, tf32, executor, workers, address)
     with console.Bar("pruning") as bar:
         run = prune(
             task, criterion, method, goals, guards, step=step, clip=clip, keep=keep or (), only=only or (),
-            multiple_of=multiple_of, min_neurons=min_neurons, whole_curve=whole_curve, seed=seed, out=out,
-            resume=resume, config=sources, progress=bar,
+            multiple_of=multiple_of, min_neurons=min_neurons, whole_curve=whole_curve, seed=seed, scoring=scoring,
+            out=out, resume=resume, config=sources, progress=bar,
         )  # fmt: skip
     finish(run, out, json)
 
@@ -103,6 +121,8 @@ def finish(run: Run, out: Path, as_json: bool) -> None:
     else:
         console.table("", ("", "before", "after"), summary.rows(start, end, run.test))
         console.out.print(summary.proof_line(run.verification))
+    if run.folder is not None and (line := summary.race_line(run.folder.races())):
+        console.talk.print(line)
     console.talk.print(f"Run: {out} (page: {out / 'report' / 'index.html'})")
     if run.is_met:
         console.talk.print(run.last_line())

@@ -30,6 +30,7 @@ class Chapter:
     end: dict[str, Any]
     verification: Verification
     num_removed_by_group: dict[str, int]
+    races: list[dict[str, str]]
     widths: str
     order: str
 
@@ -48,6 +49,11 @@ class Chapter:
     def proof(self) -> str:
         """The proof, in one line."""
         return summary.proof_line(self.verification)
+
+    @property
+    def race_line(self) -> str:
+        """What races saved, in one line."""
+        return summary.race_line(self.races)
 
     @property
     def largest_scores(self) -> list[Step]:
@@ -114,6 +120,7 @@ def _chapter(folder: RunFolder, name: str) -> Chapter:
         end=folder.read_json("summary.json"),
         verification=folder.verification(),
         num_removed_by_group=gone,
+        races=folder.races(),
         widths=figures.as_html(figures.widths(groups, plan.removed)),
         order=figures.as_html(figures.order(groups, history)),
     )

@@ -1,5 +1,7 @@
 """A run in a few lines of text: before, after, and why it stopped."""
 
+from collections.abc import Mapping, Sequence
+
 from shrinknet.records import Measures, TestResult, Verification
 
 
@@ -43,6 +45,33 @@ def last_line(start: Measures, end: Measures, test: TestResult | None, reason: s
         f"{bytes_text(start.costs.flash_bytes)} -> {bytes_text(end.costs.flash_bytes)} of flash{accuracy}; "
         f"stopped: {reason}."
     )
+
+
+def race_line(rows: Sequence[Mapping[str, str]]) -> str:
+    """Return what races saved, in one line; nothing where there was none.
+
+    >>> row = {"step": "1", "samples": "50", "all_samples": "100", "share_of_work": "0.25", "num_screened_out": "0",
+    ...        "num_contenders": "8", "agreement": "", "half_width": "0.01"}
+    >>> race_line([row])
+    'Races looked at 25.00 % of what exact rankings look at; 0 of 1 choices were settled by all of the data.'
+    """
+    if not rows:
+        return ""
+    by_step = {row["step"]: row for row in rows}
+    share = sum(float(row["share_of_work"]) for row in by_step.values()) / len(by_step)
+    settled = len({row["step"] for row in rows if row["samples"] == row["all_samples"]})
+    text = (
+        f"Races looked at {percent(share)} of what exact rankings look at; {settled} of {len(by_step)} choices were "
+        f"settled by all of the data."
+    )
+    if any(row["agreement"] for row in by_step.values()):
+        worst = min(float(row["agreement"]) for row in by_step.values() if row["agreement"])
+        most = max(int(row["num_screened_out"]) for row in rows)
+        text += (
+            f" Neurons that taylor-2 did not put first were never ablated ({most:,} at most); among those that were, "
+            f"its rank correlation with ablation was {worst:.2f} at least."
+        )
+    return text
 
 
 def proof_line(verification: Verification) -> str:

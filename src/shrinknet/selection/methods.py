@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from shrinknet.errors import BadInputError, did_you_mean
 from shrinknet.gates import GatedNetwork
-from shrinknet.selection.rank import Ranked
+from shrinknet.selection.rank import Choice
 from shrinknet.selection.reranking import reranking
 from shrinknet.selection.single_ranking import single_ranking
 from shrinknet.types import Scores
 
 Scorer = Callable[[GatedNetwork], Scores]
-Choose = Callable[[GatedNetwork], Ranked]
+Choose = Callable[[GatedNetwork, int], Choice]
 Method = Callable[[GatedNetwork, Scorer], Choose]
 
 METHODS: dict[str, Method] = {"single-ranking": single_ranking, "reranking": reranking}

@@ -8,10 +8,21 @@ import numpy as np
 
 from shrinknet.errors import BadInputError
 from shrinknet.gates import GatedNetwork
-from shrinknet.records import Group, Neuron
+from shrinknet.records import Group, Neuron, RaceResult
 from shrinknet.types import Scores
 
 Ranked = list[tuple[Neuron, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The order in which neurons should go, and the race that it comes from, if it does.
+
+    After a race only the first of the order are sure, as many as were asked for.
+    """
+
+    order: Ranked
+    race: RaceResult | None = None
 
 
 def ranked(network: GatedNetwork, scores: Scores) -> Ranked:

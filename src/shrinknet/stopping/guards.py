@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from shrinknet.errors import BadInputError
 from shrinknet.records import Measures
-from shrinknet.stopping.units import parse_fraction
+from shrinknet.units import parse_fraction
 
 
 @runtime_checkable

@@ -1,0 +1,79 @@
+"""How scoring is done: what it may use, and what it may leave out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shrinknet.errors import BadInputError, did_you_mean
+from shrinknet.units import parse_bytes
+
+DEFAULT_MEMORY = 2 * 2**30
+
+SHARE_OF_ONE_PASS = 8
+"""A batch is cut down until the values of its forward pass take at most this part of the memory."""
+
+EXECUTORS = ("serial", "processes", "ray")
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How scoring is done: what it may use, and what it may leave out.
+
+    Args:
+        memory: bytes (or text such as "2 GiB") for the values of forward passes and of the candidates that are
+            replayed from them, beside the model and the data.
+        confidence: race for the neurons that go next, and decide with this confidence before all data are seen
+            (`ablation` only); None scores every neuron on all of the data.
+        screen: ablate only so many neurons, the cheapest by `taylor-2` (`ablation` only); None ablates all.
+        compile: compile the loop over the last hidden layer's neurons. It takes seconds once, and pays after minutes.
+        tf32: let a GPU round products to 19 bits.
+        executor: "serial", "processes" (on this machine) or "ray" (on a cluster).
+        workers: how many workers there are; None takes one for each core.
+        address: where the Ray cluster is; None starts one on this machine.
+        keeps_passes: keep forward passes from one ranking to the next (a single ranking has no use for that).
+
+    Raises:
+        BadInputError: one of them cannot be used.
+
+    >>> Scoring(memory="1 GiB").memory
+    1073741824
+    """
+
+    memory: int | str = DEFAULT_MEMORY
+    confidence: float | None = None
+    screen: int | None = None
+    compile: bool = False
+    tf32: bool = False
+    executor: str = "serial"
+    workers: int | None = None
+    address: str | None = None
+    keeps_passes: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "memory", parse_bytes("memory", self.memory))
+        if self.confidence is not None and not (_is_number(self.confidence) and 0.5 <= self.confidence < 1):
+            allowed = "a number of at least 0.5 and below 1"
+            raise BadInputError("confidence", allowed, repr(self.confidence), "Leave it out to use all of the data.")
+        for argument, value in (("screen", self.screen), ("workers", self.workers)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise BadInputError(argument, "a whole number of at least 1", repr(value), "Leave it out.")
+        if self.executor not in EXECUTORS:
+            do = did_you_mean(str(self.executor), EXECUTORS)
+            raise BadInputError("executor", "serial, processes or ray", repr(self.executor), do)
+        if self.address is not None and self.executor != "ray":
+            raise BadInputError(
+                "address", "left out unless the executor is ray", repr(self.address), "Say executor='ray'."
+            )
+
+    @property
+    def kept_bytes(self) -> int:
+        """How much of the memory is for passes that are kept."""
+        return int(self.memory) // 2 if self.keeps_passes else 0
+
+    @property
+    def pass_bytes(self) -> int:
+        """How much of the memory one batch's values may take."""
+        return int(self.memory) // SHARE_OF_ONE_PASS
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
