@@ -115,15 +115,7 @@ class GatedNetwork:
         present = torch.from_numpy(self.present).to(batch.inputs.device, self.program.dtype)
         gates = present.expand(len(batch) if apart else 1, -1).clone().requires_grad_()
 
-        def gating(site: Site, value: Tensor) -> Tensor:
-            factors, samples = gates[:, self.program.ids[site]], self.program.sample_axis(site)
-            view = [1] * value.dim()
-            view[site.axis] = factors.shape[1]
-            if not apart or samples is None:
-                return factors.view(view)
-            view[samples] = len(batch)
-            return (factors if samples < site.axis else factors.T).reshape(view)
-
+        gating = self.gating_by_sample(gates)
         with torch.enable_grad():
             losses = checked(
                 self.loss.of(self.passes.program.outputs(batch.inputs, gating), batch.targets),
@@ -132,6 +124,21 @@ class GatedNetwork:
             )
             (slopes,) = torch.autograd.grad(losses.sum(), gates)
         return slopes * present
+
+    def gating_by_sample(self, gates: Float[Tensor, "rows ids"]) -> Gating:
+        """Return the factors that some gates are: a row for each sample, or one row for all of them."""
+
+        def gating(site: Site, value: Tensor) -> Tensor:
+            factors = gates[:, self.program.ids[site]]
+            samples = self.program.sample_axis(site) if len(gates) > 1 else None
+            view = [1] * value.dim()
+            view[site.axis] = factors.shape[1]
+            if samples is None:
+                return factors.view(view)
+            view[samples] = len(gates)
+            return (factors if samples < site.axis else factors.T).reshape(view)
+
+        return gating
 
     def readings(self, inputs: Tensor) -> dict[Site, Tensor]:
         """Return the value that each site reads, after its gate."""

@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from shrinknet.ablation.low_rank import CHANGES
 from shrinknet.graph.call import WEIGHTED, Site, is_factory
-from shrinknet.graph.operators import ALIASES, is_elementwise, operator_name
+from shrinknet.graph.operators import ALIASES, is_elementwise, is_linear_in_pieces, operator_name
 from shrinknet.graph.rules.conv import num_groups
 from shrinknet.graph.widths import shape_of
 from shrinknet.program import Program
@@ -132,6 +132,38 @@ class Route:
 
     def _counts_samples_alone(self, value: Tensor) -> bool:
         return [str(size) for size in value.shape if isinstance(size, torch.SymInt)] in ([], [str(self._samples)])
+
+    @cached_property
+    def bend(self) -> Node | None:
+        """The value up to which the outputs are a piecewise linear function of the group's gates, each once.
+
+        Everything behind it depends on the gates through this one value. None where there is no such value: an
+        operator before it is curved, or a neuron is read again behind its own readers.
+        """
+        straight, curved, bends = set[Node](), set[Node](), set[Node]()
+        readers = {site.node for site in self.sites}
+        for node in self.downstream:
+            given = {one for one in node.all_input_nodes if one in straight}
+            is_behind_a_bend = not curved.isdisjoint(node.all_input_nodes)
+            if node.name in readers:
+                if given or is_behind_a_bend or not self._reads_in_a_line(node):
+                    return None
+                straight.add(node)
+            elif not is_behind_a_bend and is_linear_in_pieces(node, straight):
+                straight.add(node)
+            else:
+                curved.add(node)
+                bends |= given
+        if not curved:
+            return self.program.output
+        return bends.pop() if len(bends) == 1 and self.program.output in curved else None
+
+    def _reads_in_a_line(self, node: Node) -> bool:
+        """Whether a reader of the group is a piecewise linear function of the gates that it multiplies."""
+        sites = [site for site in self.program.sites[node.name] if site in self.sites]
+        sources = {self.program.source(site) for site in sites}
+        has_samples = all(self.program.sample_axis(site) is not None for site in sites)
+        return operator_name(node) not in WEIGHTED and has_samples and is_linear_in_pieces(node, sources)
 
     @cached_property
     def elements_per_sample(self) -> int:

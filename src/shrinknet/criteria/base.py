@@ -63,11 +63,13 @@ Estimate = Callable[[Replay, Group, Tensor], Tensor]
 """Given a replay, a group and candidate indices: one figure for each candidate, summed over the batch's samples."""
 
 
-def over_candidates(network: GatedNetwork, batch: Batch, estimate: Estimate) -> Statistics:
-    """Run an estimate over every neuron that is still there; neurons already gone get 0."""
+def over_candidates(
+    network: GatedNetwork, batch: Batch, estimate: Estimate, groups: Iterable[Group] | None = None
+) -> Statistics:
+    """Run an estimate over every neuron of some groups that is still there; neurons already gone get 0."""
     replay = Replay(network, batch)
     totals = {}
-    for group in network.groups:
+    for group in network.groups if groups is None else groups:
         total = torch.zeros(group.width, dtype=torch.float64, device=batch.inputs.device)
         alive = torch.from_numpy(network.alive(group)).to(total.device)
         if len(alive):

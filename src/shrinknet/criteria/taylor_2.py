@@ -1,13 +1,21 @@
 """Second-order Taylor with the exact second derivative in the gate."""
 
+import math
+
 from torch import Tensor
+from torch.fx import Node
 
 from shrinknet.ablation.replay import Replay
+from shrinknet.ablation.route import route
 from shrinknet.criteria.base import Criterion, Statistics, mean_over_samples, over_candidates
 from shrinknet.data import Batch
-from shrinknet.derivatives import in_chunks, slope_and_curvature
+from shrinknet.derivatives import curvatures_by_output, in_chunks, slope_and_curvature
 from shrinknet.gates import GatedNetwork
+from shrinknet.graph.widths import shape_of
 from shrinknet.records import Group
+
+REPLAYS = 5
+"""What two derivatives cost, in replays: more elements than this for each neuron, and replays are the cheaper way."""
 
 
 class Taylor2(Criterion):
@@ -17,14 +25,27 @@ class Taylor2(Criterion):
     network (Sharma, Wolfe, Raj 2017, second order, without the diagonal approximation of its appendix). It equals
     `ablation` where the loss is quadratic in the gate.
 
-    Cost: one forward pass and about five replays of what lies downstream; memory for one chunk of candidates.
+    Where the outputs (or a value just before them) are a piecewise linear function of a gate, as they are behind ReLU
+    and max pooling, the second derivative is `J^T H J`, and all such neurons take one backward pass for each element
+    of that value together. The others (smooth activations, residual streams that are read again) are differentiated
+    twice through their replay, as exactly.
+
+    Cost: one forward pass; C + 1 backward passes for the first kind, C the number of outputs; about five replays of
+    what lies downstream for each neuron of the second. Memory for one chunk of candidates.
     """
 
     name = "taylor-2"
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed estimates over the batch."""
-        return over_candidates(network, batch, parabola_at_zero)
+        bends = {group: _bend(network, group) for group in network.groups}
+        replayed = [group for group, bend in bends.items() if bend is None]
+        found = over_candidates(network, batch, parabola_at_zero, replayed) if replayed else {}
+        for bend in dict.fromkeys(bend for bend in bends.values() if bend is not None):
+            slopes, curvatures = curvatures_by_output(network, batch, bend)
+            estimates = network.by_group(-slopes + curvatures / 2)
+            found |= {group.name: estimates[group.name] for group, its in bends.items() if its is bend}
+        return {group.name: found[group.name] for group in network.groups}
 
     def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
         """Return means over samples."""
@@ -35,3 +56,12 @@ def parabola_at_zero(replay: Replay, group: Group, candidates: Tensor) -> Tensor
     """Return the rise of the summed loss that each candidate's parabola predicts at gate 0."""
     slope, curvature = in_chunks(slope_and_curvature, replay, group, candidates)
     return -slope.double() + curvature.double() / 2
+
+
+def _bend(network: GatedNetwork, group: Group) -> Node | None:
+    """The value that stands between the group and the loss, if one is narrow enough to take its elements one by one."""
+    program = network.passes.program
+    bend = route(program, network.trace.ids_of(group)).bend
+    if bend is None or math.prod(shape_of(bend.meta["val"])[1:]) > network.trace.num_neurons * REPLAYS:
+        return None
+    return bend

@@ -1,6 +1,7 @@
 """What a node of the graph is, in words."""
 
 import operator
+from collections.abc import Set
 
 import torch
 from torch.fx import Node
@@ -18,6 +19,48 @@ ALIASES = frozenset({
     "contiguous", "to", "slice", "select", "alias", "diagonal",
 })  # fmt: skip
 """Operators whose output shares its input's memory, or may (dropout does in eval mode)."""
+
+
+LINEAR = ALIASES | frozenset({
+    "add", "sub", "rsub", "neg", "cat", "getitem", "sum", "mean", "pad", "constant_pad_nd", "reflection_pad1d",
+    "reflection_pad2d", "replication_pad1d", "replication_pad2d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "roll", "cumsum", "slice_scatter",
+    "select_scatter", "index", "index_select", "upsample_nearest2d", "upsample_bilinear2d", "pixel_shuffle",
+    "pixel_unshuffle", "clone", "repeat", "tile", "flip", "lift_fresh_copy",
+})  # fmt: skip
+"""Operators that are linear (plus a constant) in all values that they are given, taken together."""
+
+LINEAR_IN_EACH = frozenset({
+    "mul", "linear", "addmm", "mm", "bmm", "matmul", "conv1d", "conv2d", "conv3d", "conv_transpose1d",
+    "conv_transpose2d", "conv_transpose3d",
+})  # fmt: skip
+"""Operators that are linear in each value that they are given, the others held fast."""
+
+LINEAR_IN_FIRST = frozenset({"div", "batch_norm"})
+"""Operators that are linear in the first value that they are given, in their plain form."""
+
+TRAINING_ARGUMENT = 5
+
+PIECEWISE_LINEAR = frozenset({
+    "relu", "relu6", "leaky_relu", "hardtanh", "hardsigmoid", "clamp", "clamp_min", "clamp_max", "threshold", "abs",
+    "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "amax", "amin", "maximum", "minimum",
+})  # fmt: skip
+"""Operators that are linear in pieces: their second derivative is 0 wherever it is anything."""
+
+
+def is_linear_in_pieces(node: Node, given: Set[Node]) -> bool:
+    """Whether a node's value is a piecewise linear function of some values that it is given, the others held fast.
+
+    A second derivative then comes from nowhere but what follows. What is not known to be so is said not to be.
+    """
+    name, arguments = operator_name(node), [one for one in node.all_input_nodes if one in given]
+    if name in LINEAR or name in PIECEWISE_LINEAR:
+        return True
+    if name in LINEAR_IN_EACH:
+        return len(arguments) == 1 and sum(one in given for one in node.args) == 1
+    is_plain = not node.kwargs and (name != "batch_norm" or not node.args[TRAINING_ARGUMENT])
+    return name in LINEAR_IN_FIRST and is_plain and arguments == [node.args[0]]
 
 
 def operator_name(node: Node) -> str:
