@@ -126,14 +126,19 @@ class GatedNetwork:
         return slopes * present
 
     def gating_by_sample(self, gates: Float[Tensor, "rows ids"]) -> Gating:
-        """Return the factors that some gates are: a row for each sample, or one row for all of them."""
+        """Return the factors that some gates are: a row for each sample, or one row for all of them.
+
+        Sites without an axis of samples keep the gates of this network where each sample has a row of its own.
+        """
 
         def gating(site: Site, value: Tensor) -> Tensor:
+            samples = self.program.sample_axis(site)
+            if samples is None and len(gates) > 1:
+                return self.factor(site, value)
             factors = gates[:, self.program.ids[site]]
-            samples = self.program.sample_axis(site) if len(gates) > 1 else None
             view = [1] * value.dim()
             view[site.axis] = factors.shape[1]
-            if samples is None:
+            if len(gates) == 1 or samples is None:
                 return factors.view(view)
             view[samples] = len(gates)
             return (factors if samples < site.axis else factors.T).reshape(view)
