@@ -1,7 +1,8 @@
 """What users call: `rank`, `race` and `prune`."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from shrinknet.errors import BadInputError, RunFolderError
 from shrinknet.execution.progress import Progress, Silence, num_batches, told
 from shrinknet.gates import GatedNetwork, gated
 from shrinknet.graph.restrict import globs
+from shrinknet.jobs import Workers
 from shrinknet.pipeline import Until, first_step, measure, room_left, steps
 from shrinknet.records import Measures, Neuron, Plan, RaceResult, Step, removed_by
 from shrinknet.run import Run, finish, write_end, write_start
@@ -40,6 +42,7 @@ def rank(
     only: str | Sequence[str] = (),
     seed: int = 0,
     scoring: Scoring | None = None,
+    shards: str | Path | None = None,
     progress: Progress | None = None,
 ) -> list[tuple[Neuron, float]]:
     """Score every neuron that can be removed; lowest first: that one is the cheapest to lose.
@@ -52,6 +55,7 @@ def rank(
         only: name globs of the only groups to look at.
         seed: for the criterion "random".
         scoring: how much memory scoring may use, and who does it.
+        shards: a folder where workers' results are kept until all are there: after a kill, the same call goes on.
         progress: who is told how far the ranking is.
 
     Returns:
@@ -73,7 +77,9 @@ def rank(
         raise BadInputError("scoring", "one without confidence and screen, for an order of all neurons", scoring, do)
     network = gated(task, keep, only, scoring)
     task = _in_memory(task, network)
-    return ranked(network, _scorer(task, find_criterion(criterion, seed), clip, progress or Silence())(network))
+    rule, told = find_criterion(criterion, seed), progress or Silence()
+    with _scored_by(task, scoring, rule, clip, globs(keep), globs(only), shards, told) as score:
+        return ranked(network, score(network))
 
 
 def race(
@@ -149,14 +155,35 @@ def _in_memory(task: Task, network: GatedNetwork) -> Task:
 
 
 def _scorer(task: Task, criterion: Criterion, clip: str, progress: Progress) -> Scorer:
-    if clip not in CLIPS:
-        raise BadInputError("clip", "one of none, mean, median", repr(clip), "Leave it out for none.")
+    _check_clip(clip)
     total = num_batches(task.calibration, task.calibration.batch_size)
 
     def score(network: GatedNetwork) -> Scores:
         return clipped(network, criterion.score(network, told(task.calibration.batches(), total, progress)), clip)
 
     return score
+
+
+def _check_clip(clip: str) -> None:
+    if clip not in CLIPS:
+        raise BadInputError("clip", "one of none, mean, median", repr(clip), "Leave it out for none.")
+
+
+@contextmanager
+def _scored_by(
+    task: Task, scoring: Scoring, criterion: Criterion, clip: str, keep: Sequence[str], only: Sequence[str],
+    shards: str | Path | None, progress: Progress,
+) -> Iterator[Scorer]:  # fmt: skip
+    """Scores by this process, or by workers that are let go in the end."""
+    if scoring.executor == "serial":
+        yield _scorer(task, criterion, clip, progress)
+        return
+    _check_clip(clip)
+    workers = Workers(task, scoring, keep, only, criterion, None if shards is None else Path(shards))
+    try:
+        yield lambda network: clipped(network, workers.score(network, progress.ranking), clip)
+    finally:
+        workers.close()
 
 
 def prune(
@@ -222,15 +249,9 @@ def prune(
         Limits(multiple_of, min_neurons),
     )
     scoring = replace(scoring or Scoring(), keeps_passes=True)
-    choose_from, network = find_method(method), gated(task, keep, only, scoring)
+    find_method(method)
+    network = gated(task, keep, only, scoring)
     task = _in_memory(task, network)
-    if scoring.confidence is None and scoring.screen is None:
-        choose = _remembered(choose_from(network, _scorer(task, criterion, clip, progress)))
-    elif method != "reranking" or clip != "none":
-        given = f"method {method!r}, clip {clip!r}"
-        raise BadInputError("confidence and screen", "used with reranking and no clip", given, "Leave them out.")
-    else:
-        choose = _remembered(_racing(task, criterion, limits, seed, scoring, progress))
     start = first_step(task, network)
     for guard in guards:
         guard.check(start.measures)
@@ -246,8 +267,25 @@ def prune(
     if folder is not None:
         write_start(folder, task, network.trace)
     limit, until = room_left(goals, start.measures), () if whole_curve else goals
-    history, search = _search(task, network, choose, step, limit, limits, start, until, guards, folder, progress)
-    return _conclude(task, network, choose, limits, history, search, goals, options, folder)
+    shards = None if folder is None else folder.path / "shards"
+    with _scored_by(task, scoring, criterion, clip, globs(keep), globs(only), shards, progress) as score:
+        choose = _remembered(_choose(task, network, score, criterion, method, clip, limits, seed, scoring, progress))
+        history, search = _search(task, network, choose, step, limit, limits, start, until, guards, folder, progress)
+        return _conclude(task, network, choose, limits, history, search, goals, options, folder)
+
+
+def _choose(
+    task: Task, network: GatedNetwork, score: Scorer, criterion: Criterion, method: str, clip: str, limits: Limits,
+    seed: int, scoring: Scoring, progress: Progress,
+) -> Choose:  # fmt: skip
+    """How the next neurons are found: by a ranking, or by a race."""
+    choose_from = find_method(method)
+    if scoring.confidence is None and scoring.screen is None:
+        return choose_from(network, score)
+    if method != "reranking" or clip != "none":
+        given = f"method {method!r}, clip {clip!r}"
+        raise BadInputError("confidence and screen", "used with reranking and no clip", given, "Leave them out.")
+    return _racing(task, criterion, limits, seed, scoring, progress)
 
 
 def _check_all(argument: str, given: object, kind: type) -> None:

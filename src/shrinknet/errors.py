@@ -40,6 +40,10 @@ class RunFolderError(ShrinknetError):
     """A run folder holds something else than the caller expects."""
 
 
+class WorkerError(ShrinknetError):
+    """Workers died again and again; what they finished is kept."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "Did you mean 'x'?" for the closest known name, or the list of what there is.
 

@@ -27,7 +27,8 @@ class Scoring:
         compile: compile the loop over the last hidden layer's neurons. It takes seconds once, and pays after minutes.
         tf32: let a GPU round products to 19 bits.
         executor: "serial", "processes" (on this machine) or "ray" (on a cluster).
-        workers: how many workers there are; None takes one for each core.
+        workers: how many workers there are; None takes one for each core. Their number changes no bit.
+        threads: how many threads each worker uses; their number may change the last bits.
         address: where the Ray cluster is; None starts one on this machine.
         keeps_passes: keep forward passes from one ranking to the next (a single ranking has no use for that).
 
@@ -45,6 +46,7 @@ class Scoring:
     tf32: bool = False
     executor: str = "serial"
     workers: int | None = None
+    threads: int = 1
     address: str | None = None
     keeps_passes: bool = False
 
@@ -53,12 +55,15 @@ class Scoring:
         if self.confidence is not None and not (_is_number(self.confidence) and 0.5 <= self.confidence < 1):
             allowed = "a number of at least 0.5 and below 1"
             raise BadInputError("confidence", allowed, repr(self.confidence), "Leave it out to use all of the data.")
-        for argument, value in (("screen", self.screen), ("workers", self.workers)):
+        for argument, value in (("screen", self.screen), ("workers", self.workers), ("threads", self.threads)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise BadInputError(argument, "a whole number of at least 1", repr(value), "Leave it out.")
         if self.executor not in EXECUTORS:
             do = did_you_mean(str(self.executor), EXECUTORS)
             raise BadInputError("executor", "serial, processes or ray", repr(self.executor), do)
+        if self.executor != "serial" and (self.confidence is not None or self.screen is not None):
+            allowed = "serial where neurons race or are screened: one race has too little work for many workers"
+            raise BadInputError("executor", allowed, repr(self.executor), "Leave it out.")
         if self.address is not None and self.executor != "ray":
             raise BadInputError(
                 "address", "left out unless the executor is ray", repr(self.address), "Say executor='ray'."

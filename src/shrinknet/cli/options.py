@@ -32,6 +32,7 @@ Compile = Annotated[bool, typer.Option("--compile", help="Compile the last hidde
 Tf32 = Annotated[bool, typer.Option("--tf32", help="Let a GPU round products to 19 bits.")]
 Executor = Annotated[str, typer.Option(help="serial, processes, or ray.")]
 Workers = Annotated[int | None, typer.Option(help="How many workers; one for each core where left out.")]
+Threads = Annotated[int, typer.Option(help="How many threads each worker uses.")]
 Address = Annotated[str | None, typer.Option(help="The Ray cluster, such as auto; one on this machine where left out.")]
 Clip = Annotated[str, typer.Option(help="none, mean or median: tame steep second-order estimates.")]
 Keep = Annotated[list[str] | None, typer.Option(help="A glob of groups to leave whole (may be repeated).")]

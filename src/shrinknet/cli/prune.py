@@ -35,6 +35,7 @@ from shrinknet.cli.options import (
     Screen,
     Seed,
     Tf32,
+    Threads,
     TrustPickle,
     Weights,
     Workers,
@@ -79,6 +80,7 @@ def command(
     tf32: Tf32 = False,
     executor: Executor = "serial",
     workers: Workers = None,
+    threads: Threads = 1,
     address: Address = None,
     seed: Seed = 0,
     batch_size: BatchSize = DEFAULT_BATCH_SIZE,
@@ -98,7 +100,7 @@ def command(
         "model": _source(model), "weights": _source(weights), "data": _source(data), "loss": loss,
         "model_sha256": _hash(model), "weights_sha256": _hash(weights), "data_sha256": _hash(data),
     }  # fmt: skip
-    scoring = Scoring(memory, confidence, screen, compile, tf32, executor, workers, address)
+    scoring = Scoring(memory, confidence, screen, compile, tf32, executor, workers, threads, address)
     with console.Bar("pruning") as bar:
         run = prune(
             task, criterion, method, goals, guards, step=step, clip=clip, keep=keep or (), only=only or (),

@@ -28,6 +28,7 @@ from shrinknet.cli.options import (
     Screen,
     Seed,
     Tf32,
+    Threads,
     TrustPickle,
     Weights,
     Workers,
@@ -59,6 +60,7 @@ def command(
     tf32: Tf32 = False,
     executor: Executor = "serial",
     workers: Workers = None,
+    threads: Threads = 1,
     address: Address = None,
     seed: Seed = 0,
     batch_size: BatchSize = DEFAULT_BATCH_SIZE,
@@ -69,13 +71,15 @@ def command(
     """Score every neuron that can be removed, lowest first: rank,group,neuron,score."""
     unit = find_criterion(criterion).unit
     task = make_task(model, weights, example_input, data, loss, seed, batch_size, trust_pickle)
-    scoring = Scoring(memory, confidence, screen, compile, tf32, executor, workers, address)
+    scoring = Scoring(memory, confidence, screen, compile, tf32, executor, workers, threads, address)
     line = ""
     with console.Bar(criterion) as bar:
         if first is None:
+            shards = None if out is None else out.with_name(f"{out.name}.shards")
             order = rank(
-                task, criterion, clip=clip, keep=keep or (), only=only or (), seed=seed, scoring=scoring, progress=bar
-            )
+                task, criterion, clip=clip, keep=keep or (), only=only or (), seed=seed, scoring=scoring,
+                shards=shards, progress=bar,
+            )  # fmt: skip
         else:
             _check_race(criterion, clip)
             result = race(task, first, keep=keep or (), only=only or (), seed=seed, scoring=scoring)

@@ -1,5 +1,7 @@
 """Ablation: the brute-force criterion, the oracle for all others."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from shrinknet.ablation.replay import Replay
@@ -20,10 +22,15 @@ class Ablation(Criterion):
     """
 
     name = "ablation"
+    splits_by_group = True
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed rise of the loss over the batch."""
-        return over_candidates(network, batch, rise_without)
+        return self.observe_groups(network, batch, network.groups)
+
+    def observe_groups(self, network: GatedNetwork, batch: Batch, groups: Sequence[Group]) -> Statistics:
+        """Return the same for some groups."""
+        return over_candidates(network, batch, rise_without, groups)
 
     def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
         """Return means over samples."""

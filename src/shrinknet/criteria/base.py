@@ -1,7 +1,7 @@
 """What a criterion is: it sums first and concludes last (design 4.3)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib import import_module
 from pkgutil import iter_modules
@@ -26,11 +26,13 @@ class Criterion(ABC):
     """A rule that scores every neuron of a network.
 
     A subclass gives a `name`, a `unit` ("loss" when the score estimates the rise of the mean loss), and the two
-    halves `observe` and `conclude`. Batches, shards and resuming are then one loop that it knows nothing about.
+    halves `observe` and `conclude`. Batches, shards and resuming are then one loop that it knows nothing about. One
+    that looks at neurons one by one may say `splits_by_group` and write `observe_groups`: workers then share a batch.
     """
 
     name: ClassVar[str]
     unit: ClassVar[str] = "loss"
+    splits_by_group: ClassVar[bool] = False
 
     @abstractmethod
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
@@ -51,12 +53,26 @@ class Criterion(ABC):
         num_samples = 0
         for size, observed in ordered_map(partial(self._observe_sized, network), batches):
             num_samples += size
-            sums = {name: sums[name] + value if sums else value for name, value in observed.items()}
+            add(observed, sums)
+        return self.concluded(sums, num_samples)
+
+    def observe_groups(self, network: GatedNetwork, batch: Batch, groups: Sequence[Group]) -> Statistics:
+        """Return the statistics of one batch; of some groups alone where the criterion `splits_by_group`."""
+        return self.observe(network, batch)
+
+    def concluded(self, sums: Statistics, num_samples: int) -> Scores:
+        """Return the scores that the sums over all samples give."""
         return as_scores(self.conclude(sums, num_samples), self.unit)
 
     def _observe_sized(self, network: GatedNetwork, batch: Batch) -> tuple[int, Statistics]:
         with torch.no_grad():
             return len(batch), self.observe(network, batch)
+
+
+def add(observed: Statistics, sums: Statistics) -> None:
+    """Add statistics to sums."""
+    for name, value in observed.items():
+        sums[name] = sums[name] + value if name in sums else value
 
 
 Estimate = Callable[[Replay, Group, Tensor], Tensor]

@@ -1,5 +1,7 @@
 """Second-order Taylor with the Gauss-Newton part of the second derivative."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from shrinknet.ablation.replay import Replay
@@ -21,10 +23,15 @@ class GaussNewton(Criterion):
     """
 
     name = "gauss-newton"
+    splits_by_group = True
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed estimates over the batch."""
-        return over_candidates(network, batch, gauss_newton_at_zero)
+        return self.observe_groups(network, batch, network.groups)
+
+    def observe_groups(self, network: GatedNetwork, batch: Batch, groups: Sequence[Group]) -> Statistics:
+        """Return the same for some groups."""
+        return over_candidates(network, batch, gauss_newton_at_zero, groups)
 
     def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
         """Return means over samples."""

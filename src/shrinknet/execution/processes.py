@@ -1,0 +1,110 @@
+"""Workers on this machine, each a process of its own."""
+
+import multiprocessing
+import os
+import pickle
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import torch
+
+from shrinknet.errors import BadInputError, WorkerError
+from shrinknet.execution.shards import Job, Result
+
+MOST_DEATHS = 3
+"""So many times in a row may workers die with nothing finished in between."""
+
+
+class Processes:
+    """A pool of processes; one that dies is replaced, and its shard done again.
+
+    Args:
+        job: what the workers do.
+        workers: how many there are.
+        threads: how many threads each uses. It is the same for any number of workers, since threads change bits.
+    """
+
+    def __init__(self, job: Job, workers: int, threads: int) -> None:
+        self.job, self.workers, self.threads = job, workers, threads
+        self._pool: ProcessPoolExecutor | None = None
+        try:
+            self._pickled = pickle.dumps(job)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise unimportable(error) from error
+
+    def results(self, shards: Mapping[int, Any]) -> Iterator[tuple[int, Result]]:
+        """Yield the number and the result of each shard as it is finished."""
+        left, num_deaths = dict(shards), 0
+        while left:
+            try:
+                for number, result in self._run(left):
+                    del left[number]
+                    num_deaths = 0
+                    yield number, result
+            except BrokenProcessPool as error:
+                self.close()
+                num_deaths += 1
+                if num_deaths == MOST_DEATHS:
+                    raise WorkerError(
+                        f"workers must live to finish a shard. Got {num_deaths} deaths with none finished. Look for "
+                        f"'out of memory' in the system's log; give less --memory, or fewer --workers."
+                    ) from error
+
+    def _run(self, shards: Mapping[int, Any]) -> Iterator[tuple[int, Result]]:
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")  # a forked process must not use threads, nor a GPU
+            self._pool = ProcessPoolExecutor(self.workers, context, _begin, (self._pickled, self.threads))
+        futures: dict[Future[Result], int] = {self._pool.submit(_run, shard): n for n, shard in shards.items()}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except (ImportError, AttributeError) as error:
+            raise unimportable(error) from error
+
+    def close(self) -> None:
+        """Let the workers go."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+
+def unimportable(error: BaseException) -> BadInputError:
+    """Return the sentence for a worker that lacks the user's code."""
+    return BadInputError(
+        "executor",
+        "one whose workers can import what the run uses (a loss or criterion of your own)",
+        f"{type(error).__name__}: {error}",
+        "Install that package where the workers are, or put its folder into PYTHONPATH.",
+    )
+
+
+_PICKLED = b""
+_JOB: Job | None = None
+_STATE: Any = None
+
+
+def _begin(pickled: bytes, threads: int) -> None:
+    global _PICKLED
+    torch.set_num_threads(threads)
+    threading.Thread(target=_leave_with_the_driver, daemon=True).start()
+    _PICKLED = pickled
+
+
+def _leave_with_the_driver() -> None:
+    """A worker whose driver was killed would wait for ever."""
+    driver = multiprocessing.parent_process()
+    if driver is not None:
+        driver.join()
+        os._exit(1)
+
+
+def _run(shard: Any) -> Result:
+    """Run one shard; an error in setting up comes back as itself, not as a broken pool."""
+    global _JOB, _STATE
+    if _JOB is None:
+        _JOB = pickle.loads(_PICKLED)  # noqa: S301  (what the driver, our own parent, handed over)
+        _STATE = _JOB.set_up()
+    return _JOB.run(_STATE, shard)

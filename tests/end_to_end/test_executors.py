@@ -1,0 +1,214 @@
+"""Many workers give the bits of one; a worker or a driver that is killed changes nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import shrinknet as sn
+
+NUM_SHARDS = 2 * 34  # groups x batches
+
+FACTORY = """
+from torch import nn
+
+def build():
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU(),
+        nn.Conv2d(24, 24, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(1536, 10),
+    )
+"""
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+    torch.manual_seed(0)
+    (tmp_path / "nets_of_workers.py").write_text(FACTORY)
+    np.savez(tmp_path / "data.npz", inputs=torch.randn(1700, 64).numpy(), targets=(torch.arange(1700) % 10).numpy())
+    return tmp_path
+
+
+def ranking(place: Path, out: str, *more: str) -> subprocess.Popen:
+    """Type the command; everything computes with one thread."""
+    words = [sys.executable, "-m", "shrinknet", "rank", "nets_of_workers:build", "--data", "data.npz", "--out", out,
+             "--batch-size", "30", *more]  # fmt: skip
+    torch.manual_seed(0)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+    return subprocess.Popen(words, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def weights(place: Path) -> None:
+    """Give the factory's network fixed weights."""
+    from safetensors.torch import save_file
+
+    sys.path.insert(0, str(place))
+    try:
+        import nets_of_workers
+
+        model = nets_of_workers.build()
+        save_file(model.state_dict(), place / "weights.safetensors")
+    finally:
+        sys.path.remove(str(place))
+        sys.modules.pop("nets_of_workers", None)
+
+
+@pytest.fixture
+def serial(place) -> str:
+    weights(place)
+    process = ranking(place, "serial.csv", "--weights", "weights.safetensors")
+    assert process.wait(120) == 0, process.communicate()[1]
+    return (place / "serial.csv").read_text()
+
+
+def workers_of(driver: int, word: str) -> list[int]:
+    """The workers that a driver has started, directly or through Ray."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                ancestors = _ancestors(int(entry.name))
+            except OSError:
+                continue
+            if word in line and driver in ancestors:
+                found.append(int(entry.name))
+    return found
+
+
+def _ancestors(pid: int) -> list[int]:
+    found = []
+    while pid > 1:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        found.append(pid)
+    return found
+
+
+def wait_for_shards(place: Path, out: str, count: int, process: subprocess.Popen) -> None:
+    """Wait until so many shards are finished, and not yet all."""
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if len(list((place / f"{out}.shards").rglob("*.npz"))) >= count:
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"never that far: {process.communicate()[1]}")
+
+
+WORDS = {"processes": "spawn_main", "ray": "ray::_Worker"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["processes", "ray"])
+def test_a_worker_killed_half_way_changes_no_bit(place, serial: str, executor: str) -> None:
+    pytest.importorskip("ray") if executor == "ray" else None
+    options = ("--weights", "weights.safetensors", "--executor", executor, "--workers", "2")
+    process = ranking(place, "killed.csv", *options)
+    wait_for_shards(place, "killed.csv", NUM_SHARDS // 4, process)
+    victims = workers_of(process.pid, WORDS[executor])
+    assert victims, "there are workers"
+    os.kill(victims[0], signal.SIGKILL)
+    assert process.wait(240) == 0, process.communicate()[1]
+    assert (place / "killed.csv").read_text() == serial
+    assert not list(place.glob("*.shards/*")), "finished results are gone once the ranking is written"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["processes", "ray"])
+def test_a_driver_killed_and_started_again_goes_on_from_finished_shards(place, serial: str, executor: str) -> None:
+    pytest.importorskip("ray") if executor == "ray" else None
+    options = ("--weights", "weights.safetensors", "--executor", executor, "--workers", "2")
+    process = ranking(place, "broken.csv", *options)
+    wait_for_shards(place, "broken.csv", NUM_SHARDS // 4, process)
+    workers = workers_of(process.pid, WORDS[executor])
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = len(list((place / "broken.csv.shards").rglob("*.npz")))
+    assert NUM_SHARDS // 4 <= kept < NUM_SHARDS
+    again = ranking(place, "broken.csv", *options)
+    _, talk = again.communicate(timeout=240)
+    assert again.returncode == 0, talk
+    assert f"Going on: {kept} of {NUM_SHARDS} shards were finished before." in talk
+    assert (place / "broken.csv").read_text() == serial
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers), "workers leave with their driver"
+
+
+@pytest.mark.slow
+def test_the_number_of_workers_changes_no_bit_and_no_criterion_minds() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 7), nn.Tanh(), nn.Linear(7, 3))
+    task = sn.Task(model, "cross-entropy", (torch.randn(40, 6), torch.arange(40) % 3), batch_size=7)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for criterion in ("ablation", "taylor-2"):
+            alone = sn.rank(task, criterion)
+            counts = (1, 2, 4) if criterion == "ablation" else (3,)
+            for workers in counts:
+                scoring = sn.Scoring(executor="processes", workers=workers)
+                assert sn.rank(task, criterion, scoring=scoring) == alone, (criterion, workers)
+        run, by_two = (
+            sn.prune(task, goals=[sn.RemovedNeurons(6)], scoring=scoring)
+            for scoring in (None, sn.Scoring(executor="processes", workers=2))
+        )
+        assert [step.scores for step in run.history] == [step.scores for step in by_two.history]
+    finally:
+        torch.set_num_threads(before)
+
+
+def task_of(loss="cross-entropy") -> sn.Task:
+    return sn.Task(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), loss,
+                   (torch.randn(20, 4), torch.arange(20) % 2))  # fmt: skip
+
+
+def test_a_worker_without_the_users_code_is_one_sentence(monkeypatch, tmp_path) -> None:
+    ghost = types.ModuleType("ghost_of_a_module")
+    exec("def loss(outputs, targets):\n    return outputs.square().sum(1)\n", ghost.__dict__)
+    monkeypatch.setitem(sys.modules, "ghost_of_a_module", ghost)
+    with pytest.raises(sn.BadInputError, match=r"^executor must be one whose workers can import .*ghost_of_a_module"):
+        sn.rank(task_of(ghost.loss), scoring=sn.Scoring(executor="processes", workers=1))
+
+
+@pytest.mark.slow
+def test_a_ray_address_that_does_not_answer_is_one_sentence() -> None:
+    pytest.importorskip("ray")
+    code = (
+        "import shrinknet as sn, torch\n"
+        "from torch import nn\n"
+        "task = sn.Task(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), 'cross-entropy',"
+        " (torch.randn(20, 4), torch.arange(20) % 2))\n"
+        "try:\n"
+        "    sn.rank(task, scoring=sn.Scoring(executor='ray', address='127.0.0.1:9'))\n"
+        "except sn.BadInputError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("address must be that of a Ray cluster that answers. Got '127.0.0.1:9'"), done
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"executor": "threads"}, r"^executor must be serial, processes or ray\. Got 'threads'"),
+    ({"workers": 0}, r"^workers must be a whole number of at least 1\. Got 0"),
+    ({"confidence": 1.0}, r"^confidence must be a number of at least 0.5 and below 1\. Got 1.0"),
+    ({"screen": True}, r"^screen must be a whole number of at least 1\. Got True"),
+    ({"address": "auto"}, r"^address must be left out unless the executor is ray\. Got 'auto'"),
+    ({"memory": "much"}, r"^memory must be a number of bytes such as 64KiB\. Got 'much'"),
+    ({"executor": "ray", "confidence": 0.9}, r"^executor must be serial where neurons race"),
+])  # fmt: skip
+def test_what_cannot_be_used_is_one_sentence(options: dict, words: str) -> None:
+    with pytest.raises(sn.BadInputError, match=words):
+        sn.Scoring(**options)
+
+
+def test_too_little_memory_is_one_sentence() -> None:
+    with pytest.raises(sn.BadInputError, match=r"^memory must be enough for one sample's pass .* Got 64 bytes"):
+        sn.rank(task_of(), scoring=sn.Scoring(memory=64))
