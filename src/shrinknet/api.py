@@ -76,7 +76,7 @@ def rank(
         do = "Ask for the first few with race()."
         raise BadInputError("scoring", "one without confidence and screen, for an order of all neurons", scoring, do)
     network = gated(task, keep, only, scoring)
-    task = _in_memory(task, network)
+    task = in_memory(task, network)
     rule, told = find_criterion(criterion, seed), progress or Silence()
     with _scored_by(task, scoring, rule, clip, globs(keep), globs(only), shards, told) as score:
         return ranked(network, score(network))
@@ -122,7 +122,7 @@ def race(
     if isinstance(first, bool) or not isinstance(first, int) or not 1 <= first < network.trace.num_neurons:
         allowed = f"a whole number from 1 to {network.trace.num_neurons - 1}, one less than there are neurons"
         raise BadInputError("first", allowed, repr(first), "For an order of all neurons use rank().")
-    task = _in_memory(task, network)
+    task = in_memory(task, network)
     choice = _racing(task, find_criterion("ablation"), Limits(), seed, scoring, Silence())(network, first)
     assert choice.race is not None
     return choice.race
@@ -140,7 +140,7 @@ def _racing(
     return racing(score, estimate, parts, scoring.confidence or 1.0, scoring.screen, limits)
 
 
-def _in_memory(task: Task, network: GatedNetwork) -> Task:
+def in_memory(task: Task, network: GatedNetwork) -> Task:
     """The same task in batches small enough that one batch's values stay within bounds."""
     needed, allowed = network.program.bytes_per_sample, network.program.scoring.pass_bytes
     if needed > allowed:
@@ -251,7 +251,7 @@ def prune(
     scoring = replace(scoring or Scoring(), keeps_passes=True)
     find_method(method)
     network = gated(task, keep, only, scoring)
-    task = _in_memory(task, network)
+    task = in_memory(task, network)
     start = first_step(task, network)
     for guard in guards:
         guard.check(start.measures)

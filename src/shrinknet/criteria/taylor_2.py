@@ -38,7 +38,7 @@ class Taylor2(Criterion):
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed estimates over the batch."""
-        bends = {group: _bend(network, group) for group in network.groups}
+        bends = {group: bend_of(network, group) for group in network.groups}
         replayed = [group for group, bend in bends.items() if bend is None]
         found = over_candidates(network, batch, parabola_at_zero, replayed) if replayed else {}
         for bend in dict.fromkeys(bend for bend in bends.values() if bend is not None):
@@ -58,7 +58,7 @@ def parabola_at_zero(replay: Replay, group: Group, candidates: Tensor) -> Tensor
     return -slope.double() + curvature.double() / 2
 
 
-def _bend(network: GatedNetwork, group: Group) -> Node | None:
+def bend_of(network: GatedNetwork, group: Group) -> Node | None:
     """The value that stands between the group and the loss, if one is narrow enough to take its elements one by one."""
     program = network.passes.program
     bend = route(program, network.trace.ids_of(group)).bend

@@ -1,0 +1,226 @@
+"""What a ranking will cost before it is begun: operations and bytes from the graph, time from two rates of a machine.
+
+The model: a replay multiplies what the operators behind a neuron's readers multiply, and moves each of their outputs
+through memory once on the way out and once on the way in. Time is operations over one rate plus bytes over another.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from shrinknet.ablation.closed_form import closed_form
+from shrinknet.ablation.replay import CHUNK_ELEMENTS, samples_at_once
+from shrinknet.ablation.route import Route, route
+from shrinknet.criteria.taylor_2 import REPLAYS, bend_of
+from shrinknet.errors import BadInputError
+from shrinknet.gates import GatedNetwork
+from shrinknet.graph.operators import ALIASES, operator_name
+from shrinknet.graph.widths import shape_of
+from shrinknet.measure.costs import macs_of
+from shrinknet.records import Group
+
+BACKWARD = 2
+"""A backward pass multiplies twice what the forward pass does: once for the inputs, once for the weights or gates."""
+
+CURVED = frozenset({"sigmoid", "tanh", "gelu", "silu", "exp", "softmax", "log_softmax", "softplus", "elu", "mish"})
+"""Operators whose arithmetic, not their traffic, takes the time: counted as so many bytes more."""
+
+CURVED_WEIGHT = 3
+LOSS_PASSES = 6
+"""How often a loss reads or writes the outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Multiply-accumulate operations, and bytes moved to and from memory."""
+
+    macs: float = 0.0
+    bytes: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.macs + other.macs, self.bytes + other.bytes)
+
+    def times(self, factor: float) -> "Work":
+        """Return so many times as much."""
+        return Work(self.macs * factor, self.bytes * factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a machine does in a second."""
+
+    macs: float
+    bytes: float
+
+    def seconds(self, work: Work) -> float:
+        """Return how long some work takes."""
+        return work.macs / self.macs + work.bytes / self.bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What some scoring will cost."""
+
+    work: Work
+    held_bytes: int
+    seconds: float
+    plain_loop_seconds: float
+
+
+def forward_work(network: GatedNetwork) -> Work:
+    """Return the work of a forward pass over one sample."""
+    return _work_of(network, network.passes.program.nodes)
+
+
+def replay_work(network: GatedNetwork, group: Group) -> Work:
+    """Return the work of replaying one sample without one neuron of a group."""
+    program, present = network.passes.program, network.present
+    path = route(program, network.trace.ids_of(group))
+    if closed_form(path, network.loss) is not None:
+        return _last_layer_work(network, path)
+    readers = Work()
+    for node, site in path.entrances.items():
+        width = shape_of(program.source(site).meta["val"])[site.axis]
+        share = path.places[site][0].shape[1] / width
+        readers += Work(macs_of(node, network.trace, present) * share, 3 * _bytes_of(node))
+    return readers + _work_of(network, path.replayed) + _loss_work(network)
+
+
+def ranking_work(network: GatedNetwork, criterion: str, num_samples: int) -> Work:
+    """Return the work of scoring every neuron that is still there.
+
+    Raises:
+        BadInputError: the model does not know the criterion.
+    """
+    forward = forward_work(network)
+    back_and_forth = forward.times(1 + BACKWARD)
+    alive = {group: len(network.alive(group)) for group in network.groups}
+    replays = {group: replay_work(network, group).times(count) for group, count in alive.items()}
+    all_replays = sum(replays.values(), Work())
+    by_name: dict[str, Callable[[], Work]] = {
+        "ablation": lambda: forward + all_replays,
+        "gauss-newton": lambda: forward + all_replays.times(3),
+        "taylor-1": lambda: back_and_forth,
+        "empirical-fisher": lambda: back_and_forth,
+        "taylor-2": lambda: _taylor_2_work(network, replays),
+        "activation": lambda: forward,
+        "magnitude": Work,
+        "random": Work,
+    }
+    if criterion not in by_name:
+        allowed = f"one that the cost model knows ({', '.join(by_name)})"
+        raise BadInputError("criterion", allowed, repr(criterion), "Time it on a part of the data instead.")
+    return by_name[criterion]().times(num_samples)
+
+
+def run_work(network: GatedNetwork, criterion: str, num_samples: int, num_removals: int) -> Work:
+    """Return the work of removing so many neurons one by one, ranked again after each (Algorithm 2).
+
+    What is there falls in a straight line from all to what is left; passes are kept, so that a ranking begins with a
+    replay of what the last removal changed: one replay of one neuron.
+    """
+    ranking = ranking_work(network, criterion, num_samples)
+    total = network.trace.num_neurons
+    mean_share = 1 - (num_removals - 1) / (2 * total)
+    return ranking.times(num_removals * mean_share)
+
+
+def measured_rates(network: GatedNetwork) -> Rates:
+    """Measure this machine's two rates: of memory, and of products in this network's own forward pass.
+
+    Cost: about a second.
+    """
+    program, num_samples = network.passes.program, samples_at_once(network)
+    one, other = torch.rand(2, CHUNK_ELEMENTS // 4)
+    bytes_per_second = 3 * one.nbytes / _fastest(lambda: torch.add(one, other, out=one))
+    inputs = _like(program.input, num_samples)
+    with torch.no_grad():
+        seconds = _fastest(lambda: program.outputs(inputs, network.gating())) / num_samples
+    work = forward_work(network)
+    left = max(seconds - work.bytes / bytes_per_second, seconds / 4)
+    return Rates(work.macs / left if work.macs else math.inf, bytes_per_second)
+
+
+def forecast(
+    network: GatedNetwork, criterion: str, num_samples: int, rates: Rates, *, workers: int = 1, removals: int = 0
+) -> Forecast:
+    """Say what scoring will cost: one ranking, or a run of so many removals.
+
+    Workers share it evenly; what they cannot share (starting, and sending the samples) is left out.
+    """
+    work = (
+        run_work(network, criterion, num_samples, removals)
+        if removals
+        else ranking_work(network, criterion, num_samples)
+    )
+    whole = replace(network, present=network.trace.present())
+    num_passes = (
+        network.trace.num_neurons * max(1, removals) * (1 - max(0, removals - 1) / (2 * network.trace.num_neurons))
+    )
+    loop = rates.seconds(forward_work(whole).times(num_samples * num_passes))
+    held = network.program.bytes_per_sample * min(num_samples, samples_at_once(network)) + 8 * 4 * CHUNK_ELEMENTS
+    return Forecast(work, held, rates.seconds(work) / workers, loop)
+
+
+def _work_of(network: GatedNetwork, nodes: object) -> Work:
+    found = Work()
+    norms = getattr(network.passes.program, "norms", {})
+    for node in nodes:  # type: ignore[attr-defined]
+        if node in norms or operator_name(node) in ALIASES:
+            continue
+        weight = CURVED_WEIGHT if operator_name(node) in CURVED else 1
+        found += Work(macs_of(node, network.trace, network.present), 2 * weight * _bytes_of(node))
+    return found
+
+
+def _last_layer_work(network: GatedNetwork, path: Route) -> Work:
+    """One product and one sum for each output, then what follows, element by element."""
+    ((reader, _),) = path.entrances.items()
+    return Work(0, 3 * _bytes_of(reader)) + _work_of(network, path.replayed) + _loss_work(network)
+
+
+def _loss_work(network: GatedNetwork) -> Work:
+    return Work(0, LOSS_PASSES * _bytes_of(network.passes.program.output))
+
+
+def _taylor_2_work(network: GatedNetwork, replays: dict[Group, Work]) -> Work:
+    """A backward pass for each element of what stands between neurons and loss; replays for the others."""
+    forward, bends = forward_work(network), {group: bend_of(network, group) for group in network.groups}
+    work = sum((replays[group].times(REPLAYS + 3) for group, bend in bends.items() if bend is None), forward)
+    for bend in {bend for bend in bends.values() if bend is not None}:
+        elements = math.prod(shape_of(bend.meta["val"])[1:])
+        work += forward.times(1 + BACKWARD * (elements + 1))
+    return work
+
+
+def _bytes_of(node: Node) -> int:
+    """The bytes of a node's value for one sample."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return 0
+    sizes = [int(size) for size in shape_of(value)]
+    samples = any(isinstance(size, torch.SymInt) for size in value.shape)
+    return math.prod(sizes) // (2 if samples else 1) * value.element_size()
+
+
+def _like(node: Node, num_samples: int) -> Tensor:
+    """Numbers of the shape and kind of an input."""
+    value = node.meta["val"]
+    shape = (num_samples, *shape_of(value)[1:])
+    return torch.rand(shape, dtype=value.dtype) if value.is_floating_point() else torch.zeros(shape, dtype=value.dtype)
+
+
+def _fastest(work: Callable[[], object], least_seconds: float = 0.3) -> float:
+    """The time of one call: the median of as many as take that long."""
+    work()
+    times: list[float] = []
+    while sum(times) < least_seconds or len(times) < 5:
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return sorted(times)[len(times) // 2]
