@@ -3,9 +3,9 @@
     python benchmarks/ablation/algorithm_2.py
 
 `rankings` is what the algorithm is: rank, remove the first, rank again. `prune` is the whole of `sn.prune`, which also
-measures loss, accuracy and costs after each step, cuts and proves. The plain loop runs the whole masked network once for
-each neuron that is left; it is timed on a sample of its forward passes, which all cost the same, and multiplied by how
-many there are (the paper's own way would take a minute here).
+measures loss, accuracy and costs after each step, cuts and proves. The plain loop runs the whole masked network once
+for each neuron that is left; it is timed on a sample of its forward passes, which all cost the same, and multiplied by
+how many there are (the paper's own way would take a minute here).
 """
 
 import sys

@@ -2,11 +2,12 @@
 
     python benchmarks/ablation/growth.py     # writes results/growth.json and docs/growth.png
 
-Dense networks 64-...-10 with tanh, random numbers. The plain loop is one masked forward pass for each neuron: one pass is
-timed in turns with our ranking and multiplied. Each axis runs over two orders of magnitude, the others held at 128
+Dense networks 64-...-10 with tanh, random numbers. The plain loop is one masked forward pass for each neuron: one pass
+is timed in turns with our ranking and multiplied. Each axis runs over two orders of magnitude, the others held at 128
 neurons in each of 2 layers and 2,000 samples.
 """
 
+import itertools
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -47,7 +48,7 @@ def main() -> None:
 def point(width: int, num_samples: int, depth: int) -> dict[str, float]:
     """Time one network."""
     widths = [64, *[width] * depth]
-    hidden = [part for below, above in zip(widths, widths[1:], strict=False)
+    hidden = [part for below, above in itertools.pairwise(widths)
               for part in (nn.Linear(below, above), nn.Tanh())]  # fmt: skip
     model = nn.Sequential(*hidden, nn.Linear(width, 10)).eval()
     inputs, targets = torch.randn(num_samples, 64), torch.randint(0, 10, (num_samples,))

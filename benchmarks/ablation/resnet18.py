@@ -19,7 +19,11 @@ from shrinknet.cost_model import forward_work, replay_work
 from shrinknet.criteria import find_criterion
 from shrinknet.gates import gated
 
-NUM_IMAGES, ROUNDS, GROUPS = 64, 3, ("layer1.1.conv1", "layer2.1.conv1", "layer3.1.conv1", "layer4.0.conv1", "layer4.1.conv1")
+NUM_IMAGES, ROUNDS, GROUPS = (
+    64,
+    3,
+    ("layer1.1.conv1", "layer2.1.conv1", "layer3.1.conv1", "layer4.0.conv1", "layer4.1.conv1"),
+)
 
 
 def main() -> None:

@@ -76,7 +76,7 @@ class Task:
 
     @property
     def example_inputs(self) -> Tensor:
-        """Two rows of calibration inputs: what the network is traced with. They hold no other row, nor do saved files."""
+        """Two rows of calibration inputs: what the network is traced with, and no other row in their memory."""
         inputs = next(self.calibration.batches()).inputs
         return inputs[[0, min(1, len(inputs) - 1)]]
 

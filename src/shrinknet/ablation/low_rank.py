@@ -27,7 +27,7 @@ def dense_change(
 ) -> Float[Tensor, "candidates ..."]:
     """`out + sum over c's places of factor x[:, place] W[:, place]^T`, a matrix of low rank for each c."""
     x, weight = args[:2]
-    read = x.flatten(0, -2).index_select(1, places.flatten()).unflatten(1, places.shape).movedim(1, 0)
+    read = x.flatten(0, -2).index_select(1, places.flatten()).unflatten(1, places.shape).movedim(1, 0).contiguous()
     rows = weight.T[places] * factors[..., None].to(weight.dtype)
     flat = out.flatten(0, -2)
     if places.shape[1] == 1:

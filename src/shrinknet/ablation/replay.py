@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.fx import Node
 
-from shrinknet.ablation.closed_form import LastLayer, closed_form
+from shrinknet.ablation.closed_form import LastLayers, closed_form
 from shrinknet.ablation.low_rank import CHANGES
 from shrinknet.ablation.route import Route, has_samples, route, samples_axis
 from shrinknet.data import Batch
@@ -66,7 +66,7 @@ class Replay:
         self.network, self.batch, self.program = network, batch, network.passes.program
         self.values = network.kept_values(batch.inputs)
         self._beside: dict[tuple[Node, int], Any] = {}
-        self._last_layers: dict[str, LastLayer | None] = {}
+        self._last_layers: dict[str, LastLayers | None] = {}
 
     @cached_property
     def losses_before(self) -> Float[Tensor, " batch"]:
@@ -128,13 +128,13 @@ class Replay:
             return self._in_lanes(path, entered, neurons, gates, plain)
         return torch.vmap(lambda *change: self._one(path, *change))(entered, neurons, gates)
 
-    def _last_layer(self, group: Group) -> LastLayer | None:
+    def _last_layer(self, group: Group) -> LastLayers | None:
         """What the closed form needs, where there is one for that group."""
         if group.name not in self._last_layers:
             path = self._route(group)
             tail = closed_form(path, self.network.loss)
             self._last_layers[group.name] = (
-                None if tail is None else LastLayer(path, tail, self.values, self.batch.targets, self.network.loss)
+                None if tail is None else LastLayers(self.network, path, tail, self.values, self.batch.targets)
             )
         return self._last_layers[group.name]
 
