@@ -5,7 +5,8 @@
 Rivals: the plain loop (mask one neuron, run the whole network on all images, for each of the 100), the same loop
 compiled, and Captum's LayerFeatureAblation on the loss. Ours is timed in two states: `first` begins with nothing but
 the network (a forward pass included), `again` with the forward pass of an earlier ranking, as every ranking of
-Algorithm 2 but the first does; compiled and not. All scores must agree before anything is timed. Random weights, random images.
+Algorithm 2 but the first does; compiled and not. All scores must agree before anything is timed. Random weights,
+random images.
 """
 
 import torch

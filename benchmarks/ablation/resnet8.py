@@ -2,11 +2,11 @@
 
     SHRINKNET_DATA=... python benchmarks/ablation/resnet8.py
 
-Rivals: the plain loop (mask one channel where it is read, run the whole network on all images, for each of the 224), at
-three batch sizes, since it is fastest at a small one; the same loop compiled; Captum's LayerFeatureAblation on the loss.
-A pass of theirs costs the same for every channel: each is timed on 8 channels, in turns with ours, and multiplied.
-For taylor-2 the rival is what it needs at least: a forward and a backward pass for each of the 10 outputs. For taylor-1,
-Torch-Pruning's importance class: one forward and backward pass, and its own group importances.
+Rivals: the plain loop (mask one channel where it is read, run the whole network on all images, for each of the 224),
+at three batch sizes, since it is fastest at a small one; the same loop compiled; Captum's LayerFeatureAblation on the
+loss. A pass of theirs costs the same for every channel: each is timed on 8 channels, in turns with ours, and
+multiplied. For taylor-2 the rival is what it needs at least: a forward and a backward pass for each of the 10 outputs.
+For taylor-1, Torch-Pruning's importance class: one forward and backward pass, and its own group importances.
 """
 
 import torch
