@@ -123,7 +123,8 @@ def race(
         allowed = f"a whole number from 1 to {network.trace.num_neurons - 1}, one less than there are neurons"
         raise BadInputError("first", allowed, repr(first), "For an order of all neurons use rank().")
     task = in_memory(task, network)
-    choice = _racing(task, find_criterion("ablation"), Limits(), seed, scoring, Silence())(network, first)
+    with scoring.arithmetic():
+        choice = _racing(task, find_criterion("ablation"), Limits(), seed, scoring, Silence())(network, first)
     assert choice.race is not None
     return choice.race
 
@@ -176,7 +177,8 @@ def _scored_by(
 ) -> Iterator[Scorer]:  # fmt: skip
     """Scores by this process, or by workers that are let go in the end."""
     if scoring.executor == "serial":
-        yield _scorer(task, criterion, clip, progress)
+        with scoring.arithmetic():
+            yield _scorer(task, criterion, clip, progress)
         return
     _check_clip(clip)
     workers = Workers(task, scoring, keep, only, criterion, None if shards is None else Path(shards))

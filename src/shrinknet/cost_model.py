@@ -17,6 +17,7 @@ from shrinknet.ablation.closed_form import closed_form
 from shrinknet.ablation.replay import CHUNK_ELEMENTS, samples_at_once
 from shrinknet.ablation.route import Route, route
 from shrinknet.criteria.taylor_2 import REPLAYS, bend_of
+from shrinknet.derivatives import elements_of
 from shrinknet.errors import BadInputError
 from shrinknet.gates import GatedNetwork
 from shrinknet.graph.operators import ALIASES, operator_name
@@ -25,10 +26,14 @@ from shrinknet.measure.costs import macs_of
 from shrinknet.records import Group
 
 BACKWARD = 2
-"""A backward pass multiplies twice what the forward pass does: once for the inputs, once for the weights or gates."""
+"""A backward pass to the gates takes twice the time of the same operators' forward pass: as many products, slower ones,
+and one more pass over memory for the gates."""
 
 CURVED = {"sigmoid": 2, "tanh": 16, "gelu": 8, "silu": 3, "exp": 5, "softmax": 5, "log_softmax": 5, "softplus": 8}
 """Operators whose arithmetic, not their traffic, takes the time: as many times the bytes, measured on one processor."""
+
+NUM_VALUES = 12
+"""A replay goes from one value to the next, so that memory is measured over so many: more than the caches hold."""
 
 LOSS_PASSES = 6
 """How often a loss reads or writes the outputs."""
@@ -97,7 +102,7 @@ def ranking_work(network: GatedNetwork, criterion: str, num_samples: int) -> Wor
         BadInputError: the model does not know the criterion.
     """
     forward = forward_work(network)
-    back_and_forth = forward.times(1 + BACKWARD)
+    back_and_forth = forward + _behind_gates(network).times(BACKWARD)
     alive = {group: len(network.alive(group)) for group in network.groups}
     replays = {group: replay_work(network, group).times(count) for group, count in alive.items()}
     all_replays = sum(replays.values(), Work())
@@ -135,14 +140,13 @@ def measured_rates(network: GatedNetwork) -> Rates:
     Cost: about a second.
     """
     program, num_samples = network.passes.program, samples_at_once(network)
-    one, other = torch.rand(2, CHUNK_ELEMENTS)
-    bytes_per_second = 3 * one.nbytes / _fastest(lambda: torch.add(one, other, out=one))
+    values = torch.rand(NUM_VALUES, CHUNK_ELEMENTS).unbind()
+    bytes_per_second = 3 * NUM_VALUES * values[0].nbytes / _fastest(lambda: _add_in_a_round(values))
     inputs = _like(program.input, num_samples)
     with torch.no_grad():
         seconds = _fastest(lambda: program.outputs(inputs, network.gating())) / num_samples
     work = forward_work(network)
-    left = max(seconds - work.bytes / bytes_per_second, seconds / 4)
-    return Rates(work.macs / left if work.macs else math.inf, bytes_per_second)
+    return Rates(work.macs / seconds if work.macs else math.inf, bytes_per_second)
 
 
 def forecast(
@@ -166,6 +170,12 @@ def forecast(
     return Forecast(work, held, rates.seconds(work) / workers, loop)
 
 
+def _add_in_a_round(values: tuple[Tensor, ...]) -> None:
+    made = list(values)
+    for place in range(len(made)):
+        made[place] = torch.add(made[place - 1], made[place - 2])
+
+
 def _work_of(network: GatedNetwork, nodes: object) -> Work:
     found = Work()
     norms = getattr(network.passes.program, "norms", {})
@@ -175,6 +185,22 @@ def _work_of(network: GatedNetwork, nodes: object) -> Work:
         weight = CURVED.get(operator_name(node), 1)
         found += Work(macs_of(node, network.trace, network.present), 2 * weight * _bytes_of(node))
     return found
+
+
+def _behind_gates(network: GatedNetwork, end: Node | None = None) -> Work:
+    """The work of the forward pass from the readers of neurons on, as far as a value depends on it."""
+    program = network.passes.program
+    needed, nodes = {end or program.output}, list[Node]()
+    for node in reversed(program.nodes):
+        if node in needed:
+            needed |= set(node.all_input_nodes)
+            nodes.append(node)
+    behind, found = set[Node](), list[Node]()
+    for node in reversed(nodes):
+        if node.name in program.sites or not behind.isdisjoint(node.all_input_nodes):
+            behind.add(node)
+            found.append(node)
+    return _work_of(network, found)
 
 
 def _last_layer_work(network: GatedNetwork, path: Route) -> Work:
@@ -192,8 +218,8 @@ def _taylor_2_work(network: GatedNetwork, replays: dict[Group, Work]) -> Work:
     forward, bends = forward_work(network), {group: bend_of(network, group) for group in network.groups}
     work = sum((replays[group].times(REPLAYS + 3) for group, bend in bends.items() if bend is None), forward)
     for bend in {bend for bend in bends.values() if bend is not None}:
-        elements = math.prod(shape_of(bend.meta["val"])[1:])
-        work += forward.times(1 + BACKWARD * (elements + 1))
+        work += forward + _behind_gates(network, bend).times(BACKWARD * elements_of(bend))
+        work += Work(elements_of(bend) ** 2 * network.trace.num_neurons, 0)
     return work
 
 

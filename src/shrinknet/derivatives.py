@@ -1,5 +1,6 @@
 """Slopes and curvature of the loss in a gate, exact, for many neurons at once."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,7 @@ from torch.fx import Node
 from shrinknet.ablation.replay import Replay
 from shrinknet.data import Batch
 from shrinknet.gates import GatedNetwork
+from shrinknet.graph.widths import shape_of
 from shrinknet.passes import Values
 from shrinknet.records import Group
 
@@ -73,29 +75,39 @@ def curvatures_by_output(
     """Return dE/dg and d2E/dg2 at g = 1 of every neuron whose gate moves a value v in pieces of straight lines.
 
     With J = dv/dg and H the Hessian of the loss in v, both of one sample, `d2E/dg2 = sum over samples of J^T H J`: v
-    has no second derivative of its own (Sharma, Wolfe, Raj 2017, second order, cross terms included). H is written as
-    `sum_r l_r u_r u_r^T`, so that each direction u_r takes one vector-Jacobian product for all neurons at once.
+    has no second derivative of its own (Sharma, Wolfe, Raj 2017, second order, cross terms included). Each element of v
+    takes one vector-Jacobian product for all neurons at once.
 
-    Cost: one forward pass, a backward pass for each element of v (one of them for the slope), and as many through what
-    lies behind it alone; memory for one number for each sample and neuron.
+    Cost: one forward pass, a backward pass for each element of v, and as many through what lies behind it alone; memory
+    for `elements x (elements + neurons)` numbers for each sample: samples are taken as many at a time as that allows.
     """
+    size = 8 * elements_of(bend) * (elements_of(bend) + len(network.present))
+    rows = max(1, network.program.scoring.pass_bytes // size)
+    if rows < len(batch):
+        parts = [Batch(*part) for part in zip(batch.inputs.split(rows), batch.targets.split(rows), strict=True)]
+        slopes, curvatures = zip(*(curvatures_by_output(network, part, bend) for part in parts), strict=True)
+        return sum(slopes), sum(curvatures)
     program, present = network.passes.program, torch.from_numpy(network.present).to(batch.inputs.device)
     slope, hessian = _in_value(network, bend, network.kept_values(batch.inputs), batch.targets)
-    weights, directions = torch.linalg.eigh(hessian)
     gates = present.to(program.dtype).expand(len(batch), -1).clone().requires_grad_()
     with torch.enable_grad():
         value = program.run(batch.inputs, network.gating_by_sample(gates), keep=True)[bend].flatten(1)
+        jacobian = _by_element(value, gates)
+    jacobian = (jacobian * present).to(hessian.dtype)
+    curvature = torch.einsum("nck,nck->k", jacobian, hessian @ jacobian)
+    return torch.einsum("nc,nck->k", slope.to(hessian.dtype), jacobian), curvature
 
-    def along(direction: Tensor) -> Tensor:
-        (products,) = torch.autograd.grad(value, gates, direction.to(value.dtype), retain_graph=True)
-        return products.double()
 
-    curvature = torch.zeros(len(present), dtype=torch.float64, device=gates.device)
-    least = float(weights.abs().max()) * torch.finfo(torch.float64).eps
-    for weight, direction in zip(weights.unbind(1), directions.unbind(2), strict=True):
-        if float(weight.abs().max()) > least:  # softmax is blind to a shift of all outputs
-            curvature += weight @ along(direction).square()
-    return along(slope).sum(0) * present, curvature * present
+def _by_element(value: Tensor, given: Tensor) -> Float[Tensor, "batch elements inputs"]:
+    """The derivatives of each element of a value [batch, elements] in what its own sample was given."""
+    ones = torch.eye(value.shape[1], dtype=value.dtype, device=value.device)
+    rows = [torch.autograd.grad(value, given, one.expand_as(value), retain_graph=True)[0].flatten(1) for one in ones]
+    return torch.stack(rows, 1)
+
+
+def elements_of(node: Node) -> int:
+    """Return how many elements a node's value has for each sample."""
+    return math.prod(shape_of(node.meta["val"])[1:])
 
 
 def _in_value(network: GatedNetwork, bend: Node, values: Values, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,8 +127,8 @@ def _in_value(network: GatedNetwork, bend: Node, values: Values, targets: Tensor
         slopes = slope.flatten(1)
         if not slopes.requires_grad:
             return slopes.detach(), slopes.new_zeros(*slopes.shape, slopes.shape[1]).double()
-        rows = [torch.autograd.grad(one.sum(), start, retain_graph=True)[0].flatten(1) for one in slopes.unbind(1)]
-    return slopes.detach(), torch.stack(rows, 1).double()
+        hessian = _by_element(slopes, start)
+    return slopes.detach(), hessian.double()
 
 
 def _ones(replay: Replay, candidates: Tensor) -> Tensor:

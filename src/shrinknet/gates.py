@@ -135,7 +135,7 @@ class GatedNetwork:
             samples = self.program.sample_axis(site)
             if samples is None and len(gates) > 1:
                 return self.factor(site, value)
-            factors = gates[:, self.program.ids[site]]
+            factors = self.program.gates_at(site, gates)
             view = [1] * value.dim()
             view[site.axis] = factors.shape[1]
             if len(gates) == 1 or samples is None:

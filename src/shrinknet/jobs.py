@@ -120,7 +120,7 @@ class ScoringJob:
         present, number, group = shard
         network = replace(state.network, present=present)
         groups = [one for one in network.groups if group in (None, one.name)]
-        with torch.no_grad():
+        with torch.no_grad(), self.scoring.arithmetic():
             observed = self.criterion.observe_groups(network, self._batch(state, number), groups)
         return {name: value.detach().double().cpu().numpy() for name, value in observed.items()}
 

@@ -1,7 +1,11 @@
 """How scoring is done: what it may use, and what it may leave out."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from shrinknet.errors import BadInputError, did_you_mean
 from shrinknet.units import parse_bytes
@@ -68,6 +72,21 @@ class Scoring:
             raise BadInputError(
                 "address", "left out unless the executor is ray", repr(self.address), "Say executor='ray'."
             )
+
+    @contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """Compute products in whole 32-bit precision (or TF32, where that is asked for), then put back what was set."""
+        backends: Any = torch.backends
+        on_gpu = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
+        places = [*on_gpu, backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
+        before = [place.fp32_precision for place in places]
+        try:
+            for place in places:
+                place.fp32_precision = "tf32" if self.tf32 and place in on_gpu else "ieee"
+            yield
+        finally:
+            for place, precision in zip(places, before, strict=True):
+                place.fp32_precision = precision
 
     @property
     def kept_bytes(self) -> int:

@@ -1,7 +1,5 @@
 """Second-order Taylor with the exact second derivative in the gate."""
 
-import math
-
 from torch import Tensor
 from torch.fx import Node
 
@@ -9,9 +7,8 @@ from shrinknet.ablation.replay import Replay
 from shrinknet.ablation.route import route
 from shrinknet.criteria.base import Criterion, Statistics, mean_over_samples, over_candidates
 from shrinknet.data import Batch
-from shrinknet.derivatives import curvatures_by_output, in_chunks, slope_and_curvature
+from shrinknet.derivatives import curvatures_by_output, elements_of, in_chunks, slope_and_curvature
 from shrinknet.gates import GatedNetwork
-from shrinknet.graph.widths import shape_of
 from shrinknet.records import Group
 
 REPLAYS = 5
@@ -62,6 +59,7 @@ def bend_of(network: GatedNetwork, group: Group) -> Node | None:
     """The value that stands between the group and the loss, if one is narrow enough to take its elements one by one."""
     program = network.passes.program
     bend = route(program, network.trace.ids_of(group)).bend
-    if bend is None or math.prod(shape_of(bend.meta["val"])[1:]) > network.trace.num_neurons * REPLAYS:
+    if bend is None:
         return None
-    return bend
+    is_narrow = elements_of(bend) <= network.trace.num_neurons * REPLAYS
+    return bend if is_narrow and 8 * elements_of(bend) ** 2 <= network.program.scoring.pass_bytes else None

@@ -1,0 +1,175 @@
+"""`shrinknet bench`: how fast neurons are ablated here, and what a ranking or a run would cost."""
+
+import time
+from collections.abc import Callable
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from shrinknet.api import in_memory
+from shrinknet.cli import console
+from shrinknet.cli.options import (
+    Compile,
+    CriterionName,
+    ExampleInput,
+    Json,
+    Keep,
+    LossName,
+    Memory,
+    Model,
+    Only,
+    Seed,
+    TrustPickle,
+    Weights,
+    task_of,
+)
+from shrinknet.cost_model import Forecast, Rates, forecast, forward_work, measured_rates
+from shrinknet.criteria import find_criterion
+from shrinknet.errors import BadInputError
+from shrinknet.gates import GatedNetwork, gated
+from shrinknet.loading.models import load_model
+from shrinknet.report.summary import bytes_text
+from shrinknet.scoring import Scoring
+from shrinknet.task import DEFAULT_BATCH_SIZE, Task
+
+PASSES_TIMED = 8
+
+
+def command(
+    model: Model,
+    weights: Weights = None,
+    example_input: ExampleInput = None,
+    loss: LossName = "cross-entropy",
+    criterion: CriterionName = "ablation",
+    samples: Annotated[int, typer.Option(help="How many samples.")] = 256,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it would cost, without doing it.")] = False,
+    workers: Annotated[int, typer.Option(help="With --plan: shared by so many workers like this machine.")] = 1,
+    remove: Annotated[int, typer.Option(help="With --plan: a whole run that removes so many neurons.")] = 0,
+    memory: Memory = "2GiB",
+    compile: Compile = False,
+    keep: Keep = None,
+    only: Only = None,
+    seed: Seed = 0,
+    trust_pickle: TrustPickle = False,
+    json: Json = False,
+) -> None:
+    """Time a ranking of every neuron on random samples, beside the plain loop; or only plan one (--plan)."""
+    for option, value, least in (("--samples", samples, 2), ("--workers", workers, 1), ("--remove", remove, 0)):
+        if value < least:
+            raise BadInputError(option, f"a whole number of at least {least}", value, "Leave it out.")
+    loaded = load_model(model, weights, example_input, trust_pickle=trust_pickle)
+    if loaded.example_inputs is None:
+        do = "Write the shape of one sample, such as 1x28x28."
+        raise BadInputError("--example-input", "given with a factory", "nothing", do)
+    rows = 2 if plan else samples
+    task = _random_task(loaded.model, loaded.example_inputs, rows, loss, seed)
+    network = gated(task, keep or (), only or (), Scoring(memory, compile=compile))
+    if remove >= network.trace.num_neurons:
+        allowed = f"below {network.trace.num_neurons}, the number of neurons"
+        raise BadInputError("--remove", allowed, remove, "Remove fewer.")
+    rates = measured_rates(network)
+    cost = forecast(network, criterion, samples, rates, workers=workers, removals=remove)
+    facts = _planned(network, rates, cost, samples, workers, remove)
+    last = f"About {_seconds(cost.seconds)} with {workers} worker{'s' * (workers > 1)} like this machine."
+    if not plan:
+        facts |= _measured(task, network, criterion)
+        last = (
+            f"{facts['neurons_per_second']:,.1f} neurons per second: {network.trace.num_neurons:,} in the time of "
+            f"{facts['over_a_forward_pass']:.2f} forward passes; the plain loop takes "
+            f"{facts['plain_loop_over_ours']:.1f} times as long. Forecast: {facts['forecast_over_measured']:.2f} "
+            f"of the time measured."
+        )
+    if json:
+        console.print_json(facts)
+    else:
+        console.table(
+            "", ("", "value"), [(name.replace("_", " "), _text(name, value)) for name, value in facts.items()]
+        )
+    console.talk.print(last)
+
+
+def _random_task(model: torch.nn.Module, example: Tensor, samples: int, loss: str, seed: int) -> Task:
+    """Random samples of the example's shape, with targets that suit the loss."""
+    torch.manual_seed(seed)
+    shape = (samples, *example.shape[1:])
+    inputs = torch.rand(shape).to(example.dtype) if example.is_floating_point() else example[:1].expand(shape).clone()
+    with torch.no_grad():
+        outputs = model.eval()(example[:2] if len(example) > 1 else example.expand(2, *example.shape[1:]))
+    if loss == "squared-error":
+        targets = torch.rand(samples, *outputs.shape[1:]).to(outputs.dtype)
+    else:
+        targets = torch.randint(0, outputs.shape[1], (samples, *outputs.shape[2:]))
+    return task_of(model, {"calibration": (inputs, targets)}, loss, DEFAULT_BATCH_SIZE)
+
+
+def _planned(
+    network: GatedNetwork, rates: Rates, cost: Forecast, samples: int, workers: int, removals: int
+) -> dict[str, float]:
+    return {
+        "neurons": network.trace.num_neurons,
+        "samples": samples,
+        "removals": removals,
+        "workers": workers,
+        "multiply_accumulates": cost.work.macs,
+        "bytes_moved": cost.work.bytes,
+        "bytes_held": cost.held_bytes,
+        "macs_per_second_here": rates.macs,
+        "bytes_per_second_here": rates.bytes,
+        "forecast_seconds": cost.seconds,
+        "forecast_seconds_of_the_plain_loop": cost.plain_loop_seconds / workers,
+        "forecast_in_forward_passes": rates.seconds(cost.work) / rates.seconds(forward_work(network).times(samples)),
+    }
+
+
+def _measured(task: Task, network: GatedNetwork, criterion: str) -> dict[str, float]:
+    """Time a ranking, and a few of the plain loop's passes, each of which costs the same."""
+    own, rule = in_memory(task, network), find_criterion(criterion)
+    with torch.no_grad():
+        forward = min(_timed(lambda: _plain_passes(task, 1)) for _ in range(3))
+        loop = _timed(lambda: _plain_passes(task, PASSES_TIMED)) / PASSES_TIMED * network.trace.num_neurons
+    _timed(lambda: rule.score(network, own.calibration.batches()))
+    seconds = min(_timed(lambda: rule.score(network, own.calibration.batches())) for _ in range(3))
+    rates = measured_rates(network)
+    expected = forecast(network, criterion, len(task.calibration), rates).seconds
+    return {
+        "seconds": seconds,
+        "neurons_per_second": network.trace.num_neurons / seconds,
+        "seconds_of_a_forward_pass": forward,
+        "over_a_forward_pass": seconds / forward,
+        "plain_loop_over_ours": loop / seconds,
+        "forecast_over_measured": expected / seconds,
+    }
+
+
+def _plain_passes(task: Task, count: int) -> None:
+    for _ in range(count):
+        for batch in task.calibration.batches():
+            task.loss.of(task.model(batch.inputs), batch.targets)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _text(name: str, value: float) -> str:
+    if "bytes" in name:
+        return bytes_text(int(value)) + ("/s" if "second" in name else "")
+    if "seconds" in name:
+        return _seconds(value)
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def _seconds(seconds: float) -> str:
+    """Return a time as people say it.
+
+    >>> _seconds(0.002), _seconds(90), _seconds(7200)
+    ('2.0 ms', '1.5 min', '2.0 h')
+    """
+    for limit, factor, unit in ((1, 1000.0, "ms"), (60, 1.0, "s"), (3600, 1 / 60, "min"), (86400, 1 / 3600, "h")):
+        if seconds < limit:
+            return f"{seconds * factor:.1f} {unit}"
+    return f"{seconds / 86400:.1f} days"

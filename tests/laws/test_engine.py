@@ -1,0 +1,300 @@
+"""Laws of the exact engine: every shortcut equals its slow, obvious twin."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from architectures import SMALL
+from hypothesis import given
+from hypothesis import strategies as st
+from networks import Drawn, networks
+from references.derivatives import mean_loss_at
+from torch import nn
+
+import shrinknet as sn
+from shrinknet.ablation.closed_form import closed_form
+from shrinknet.ablation.racing import Rises, half_width, parts_of, race
+from shrinknet.ablation.replay import Replay
+from shrinknet.ablation.route import route
+from shrinknet.criteria import find_criterion
+from shrinknet.data import Batch
+from shrinknet.folding import FoldedProgram, folded
+from shrinknet.gates import GatedNetwork, gated
+from shrinknet.graph.trace import as_tuple
+from shrinknet.losses import ACROSS, find_loss, targets_across
+from shrinknet.program import Program
+
+
+def task_of(model: nn.Module, loss="cross-entropy", num_samples=12, shape=(6,), **options) -> sn.Task:
+    inputs = torch.randn(num_samples, *shape, dtype=next(model.parameters()).dtype)
+    return sn.Task(model, loss, (inputs, torch.arange(num_samples) % 3), **options)
+
+
+@pytest.mark.parametrize("architecture", SMALL, ids=lambda one: one.name)
+def test_ablation_agrees_with_whole_forward_passes_on_the_small_zoo(architecture) -> None:
+    """Engine and slow twin in float64, to 1e-10 of the largest rise: one neuron of each group, all of small groups."""
+    model, inputs = architecture.build()
+    model = model.double()
+    rows = tuple(one.double() if one.is_floating_point() else one for one in as_tuple(inputs))
+    traced = sn.trace(model, rows)
+    network = GatedNetwork(
+        Program(traced, torch.float64),
+        find_loss(lambda outputs, targets: outputs.flatten(1).square().mean(1)),
+        traced.present(),
+    )
+    if len(rows) > 1 or len(network.program.outputs_of) > 1:
+        pytest.skip("a task takes one tensor and gives one")
+    batch = Batch(rows[0], torch.zeros(len(rows[0])))
+    with torch.no_grad():
+        scores = find_criterion("ablation").score(network, [batch])
+        whole = network.losses(batch).mean()
+        for group in network.groups:
+            for index in {0, group.width // 2, group.width - 1}:
+                neuron = sn.Neuron(group.name, index)
+                slow = network.without([neuron]).losses(batch).mean() - whole
+                assert scores[neuron] == pytest.approx(float(slow), rel=1e-10, abs=1e-10 * float(whole.abs()))
+
+
+@given(networks, st.data())
+def test_kept_passes_have_the_bits_of_new_ones(drawn: Drawn, data) -> None:
+    """However the gates went to and fro, a pass that was brought up to date is one that was run anew."""
+    task = drawn.task()
+    network = gated(task, scoring=sn.Scoring(keeps_passes=True))
+    (batch,) = task.calibration.batches()
+    neurons = [neuron for group in network.groups for neuron in group.neurons[1:]]
+    for _ in range(4):
+        masked = network.without(data.draw(st.lists(st.sampled_from(neurons), unique=True, max_size=3)))
+        fresh = gated(task).without([n for n in neurons if not masked.present[network.trace.ids_of(next(
+            g for g in network.groups if g.name == n.group)).start + n.index]])  # fmt: skip
+        kept, new = masked.kept_values(batch.inputs), fresh.kept_values(batch.inputs)
+        pairs = zip(kept.items(), new.items(), strict=True)
+        assert all(torch.equal(a, b) for (_, a), (_, b) in pairs if isinstance(a, torch.Tensor))
+    assert network.passes.free < network.program.scoring.kept_bytes, "something was kept"
+
+
+def test_passes_are_kept_within_the_memory_and_no_further() -> None:
+    task = task_of(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), num_samples=40, batch_size=10)
+    network = gated(task, scoring=sn.Scoring(memory=2 * 1100, keeps_passes=True))
+    for batch in task.calibration.batches():
+        network.kept_values(batch.inputs)
+    assert len(network.passes._kept) == 1, (
+        "each pass of 10 samples takes 40 x (6 + 5 + 5 + 3) = 760 bytes; 1100 are there"
+    )
+
+
+def test_a_folded_norm_is_the_norm() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 3, 3),
+                          nn.BatchNorm2d(3, affine=False), nn.Flatten(), nn.Linear(48, 3)).double()  # fmt: skip
+    for norm in (model[1], model[4]):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    nn.init.normal_(model[1].weight)
+    model.eval()
+    inputs = torch.randn(5, 2, 8, 8).double()
+    program = Program(sn.trace(model, inputs))
+    fast = folded(program)
+    assert isinstance(fast, FoldedProgram)
+    assert len(fast.norms) == 2
+    torch.testing.assert_close(fast.outputs(inputs), model(inputs), rtol=0, atol=1e-13)
+
+
+def test_a_norm_whose_convolution_is_read_elsewhere_is_not_folded() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm, self.head = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Linear(16, 3)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return self.head((self.norm(y) + y).flatten(1))
+
+    model = Twice().double().eval()
+    model.norm.running_mean.normal_()
+    inputs = torch.randn(5, 2, 4, 4).double()
+    fast = folded(Program(sn.trace(model, inputs)))
+    assert not fast.norms
+    torch.testing.assert_close(fast.outputs(inputs), model(inputs), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "squared-error"])
+@pytest.mark.parametrize("classes", [True, False])
+def test_a_loss_with_samples_last_is_the_loss(loss: str, classes: bool) -> None:
+    outputs = torch.randn(4, 7, 3, dtype=torch.float64)  # candidates, samples, outputs
+    targets = torch.arange(7) % 3 if classes else torch.rand(7, 3, dtype=torch.float64)
+    plain = find_loss(loss).of
+    across = ACROSS[plain](outputs.transpose(1, 2), targets_across(targets, outputs[0]))
+    torch.testing.assert_close(across, plain(outputs, targets), rtol=0, atol=1e-14)
+
+
+DENSE = {
+    "last hidden layer": lambda: nn.Sequential(nn.Linear(6, 9), nn.Sigmoid(), nn.Linear(9, 3), nn.Sigmoid()),
+    "three dense layers": lambda: nn.Sequential(
+        nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 7, bias=False), nn.ReLU(), nn.Linear(7, 3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "squared-error"])
+@pytest.mark.parametrize("name", DENSE)
+def test_the_closed_form_is_the_loss_of_the_masked_network(name: str, loss: str) -> None:
+    """Also once neurons are gone on either side, when only what is left of a layer is computed."""
+    model = DENSE[name]().double()
+    task = task_of(model, loss)
+    network = gated(task)
+    (batch,) = task.calibration.batches()
+    gone = [neuron for group in network.groups for neuron in group.neurons[1:4]]
+    for masked in (network, network.without(gone)):
+        program = masked.passes.program
+        for group in masked.groups:
+            assert closed_form(route(program, masked.trace.ids_of(group)), masked.loss) is not None
+            alive = torch.from_numpy(masked.alive(group))
+            rises = Replay(masked, batch).summed_rises(group, alive) / len(batch)
+            before = float(mean_loss_at(masked, batch, group.neurons[0], 1.0))
+            for index, rise in zip(alive.tolist(), rises.tolist(), strict=True):
+                slow = float(mean_loss_at(masked, batch, sn.Neuron(group.name, index), 0.0)) - before
+                assert rise == pytest.approx(slow, rel=1e-10, abs=1e-13)
+
+
+@pytest.mark.slow
+def test_the_compiled_loop_gives_the_same(tmp_path) -> None:
+    """In a process of its own: what checks shapes here cannot be compiled."""
+    code = """
+import torch
+from torch import nn
+import shrinknet as sn
+torch.manual_seed(0)
+for loss, last in (("cross-entropy", nn.Identity()), ("squared-error", nn.Sigmoid())):
+    model = nn.Sequential(nn.Linear(6, 9), nn.Sigmoid(), nn.Linear(9, 3), last).double()
+    task = sn.Task(model, loss, (torch.randn(12, 6).double(), torch.arange(12) % 3), batch_size=5)
+    pairs = zip(sn.rank(task), sn.rank(task, scoring=sn.Scoring(compile=True)), strict=True)
+    assert all(one == other and abs(a - b) < 1e-13 for (one, a), (other, b) in pairs)
+print("the same")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, timeout=240)
+    assert done.stdout == "the same\n", done.stderr[-2000:]
+
+
+def test_what_is_not_dense_to_the_end_has_no_closed_form() -> None:
+    for model in (nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.LayerNorm(5), nn.Linear(5, 3)),
+                  nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3), nn.Softmax(1))):  # fmt: skip
+        network = gated(task_of(model, "squared-error"))
+        (group,) = network.groups
+        assert closed_form(route(network.passes.program, network.trace.ids_of(group)), network.loss) is None
+
+
+def test_second_order_goes_straight_to_the_outputs_only_where_gates_move_them_in_lines() -> None:
+    """A residual stream is read again behind its own readers; a sigmoid bends what comes before the loss."""
+
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.head = nn.Linear(6, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            x = torch.relu(self.one(x))
+            return self.head(x + torch.relu(self.two(x)))
+
+    def bends(model: nn.Module) -> dict[str, str | None]:
+        network = gated(task_of(model, "squared-error"))
+        found = {g.name: route(network.passes.program, network.trace.ids_of(g)).bend for g in network.groups}
+        return {name: None if bend is None else bend.name for name, bend in found.items()}
+
+    assert bends(Residual()) == {"one": None}
+    assert bends(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))) == {
+        "0": "linear_2", "2": "linear_2"}  # fmt: skip
+    assert bends(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3), nn.Sigmoid())) == {
+        "0": "linear_1", "2": "linear_2"}  # fmt: skip
+
+
+def test_an_exact_race_is_the_ranking() -> None:
+    task = task_of(nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3)).double(), num_samples=150)
+    network, exact = gated(task), sn.rank(task)
+    neurons = list(network.groups[0].neurons)
+    result = race(network, [task.calibration], neurons, 4, 1.0)
+    assert [one.neuron for one in result.contenders[:4]] == [neuron for neuron, _ in exact[:4]]
+    assert {one.num_samples for one in result.contenders} == {150}
+    assert result.share_of_work == 1.0
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_race_finds_those_that_all_of_the_data_name(seed: int) -> None:
+    """Neurons far apart are told apart early; those that tie are settled by all of the data, by group and index."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
+    with torch.no_grad():
+        model[2].weight[:, :4] *= 0.02  # four that hardly count
+        model[2].weight[:, 4:6] = 0  # two that tie at 0
+    task = task_of(model, num_samples=600)
+    network = gated(task)
+    neurons = list(network.groups[0].neurons)
+    exact = race(network, [task.calibration], neurons, 6, 1.0)
+    result = race(network, parts_of(task.calibration, seed), neurons, 6, 0.99)
+    assert {c.neuron.index for c in result.contenders[:6]} == {c.neuron.index for c in exact.contenders[:6]}
+    assert result.share_of_work < 0.9
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
+    """Skewed rises, 200 of 2000 drawn 400 times: a one-sided tail of 5 % is missed on either side about so often."""
+    generator = np.random.default_rng(0)
+    foreseen = generator.exponential(size=2000)
+    rises = 0.7 * foreseen + 0.3 * generator.normal(size=2000)
+    outside = 0
+    for _ in range(400):
+        order = generator.permutation(2000)
+        seen = Rises(rises[order][:200], foreseen[order])
+        mean, residuals = seen.regressed()
+        deviation = float(np.sqrt(residuals @ residuals / 197))
+        outside += abs(mean - rises.mean()) > half_width(deviation, 200, 2000, 0.05)
+    assert 0.06 < outside / 400 < 0.15
+
+
+def test_regression_narrows_the_interval_and_ends_at_the_mean() -> None:
+    foreseen = np.arange(10.0)
+    rises = 2 * foreseen + 1
+    mean, residuals = Rises(rises[:4], foreseen).regressed()
+    assert mean == pytest.approx(rises.mean())
+    assert np.abs(residuals).max() < 1e-12
+    assert Rises(rises, foreseen).regressed()[0] == rises.mean()
+
+
+def test_races_and_screens_take_the_same_way_as_exact_rankings(tmp_path) -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+    task = task_of(model, num_samples=400)
+    goals = [sn.RemovedNeurons(8)]
+    exact = sn.prune(task, goals=goals)
+    raced = sn.prune(task, goals=goals, scoring=sn.Scoring(confidence=0.99), out=tmp_path / "raced")
+    screened = sn.prune(task, goals=goals, scoring=sn.Scoring(screen=9), out=tmp_path / "screened")
+    assert raced.plan.removed == exact.plan.removed == screened.plan.removed
+    rows = raced.folder.races()
+    assert [int(row["step"]) for row in rows] == list(range(1, 9))
+    assert all(float(row["share_of_work"]) <= 1 for row in rows)
+    rows = screened.folder.races()
+    assert next(int(row["num_screened_out"]) for row in rows) == 7
+    assert all(-1 <= float(row["agreement"]) <= 1 for row in rows)
+    assert "Races looked at" in (tmp_path / "raced" / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"criterion": "taylor-1"}, r"^confidence and screen must be left out unless the criterion is ablation"),
+    ({"method": "single-ranking"}, r"^confidence and screen must be used with reranking and no clip"),
+])  # fmt: skip
+def test_a_race_is_for_ablation_and_reranking(options: dict, words: str) -> None:
+    task = task_of(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
+    with pytest.raises(sn.BadInputError, match=words):
+        sn.prune(task, scoring=sn.Scoring(confidence=0.9), **options)
+
+
+def test_race_wants_fewer_than_all() -> None:
+    task = task_of(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
+    with pytest.raises(sn.BadInputError, match=r"^first must be a whole number from 1 to 4, .* Got 5"):
+        sn.race(task, 5)
+    with pytest.raises(sn.BadInputError, match=r"^scoring must be one without confidence and screen"):
+        sn.rank(task, scoring=sn.Scoring(screen=3))
+
+
+def test_example_inputs_hold_two_rows_and_no_more() -> None:
+    """A saved network must not carry the calibration data with it."""
+    task = task_of(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), num_samples=100)
+    assert task.example_inputs.untyped_storage().nbytes() == 2 * 6 * 4
