@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 2
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,zoo]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,zoo,ray]'
 	touch $@
 
 demo: $(VENV)/installed

@@ -79,6 +79,7 @@ def draw(curves: dict[str, list[dict[str, float]]]) -> None:
         for one in points:
             panel.annotate(f"{one['ratio']:.0f}x", (one["at"], one["ours"]), textcoords="offset points",
                            xytext=(0, -14), ha="center", fontsize=8)  # fmt: skip
+        panel.margins(0.1)
         panel.set_xlabel(axis)
         panel.grid(True, which="major", alpha=0.3)
     panels[0].set_ylabel("seconds for one exact ranking")

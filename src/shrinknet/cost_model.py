@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from shrinknet.ablation.closed_form import closed_form
-from shrinknet.ablation.replay import CHUNK_ELEMENTS, samples_at_once
+from shrinknet.ablation.replay import CHUNK_ELEMENTS, keep_freed_memory, samples_at_once
 from shrinknet.ablation.route import Route, route
 from shrinknet.criteria.taylor_2 import REPLAYS, bend_of
 from shrinknet.derivatives import elements_of
@@ -139,6 +139,7 @@ def measured_rates(network: GatedNetwork) -> Rates:
 
     Cost: about a second.
     """
+    keep_freed_memory()
     program, num_samples = network.passes.program, samples_at_once(network)
     values = torch.rand(NUM_VALUES, CHUNK_ELEMENTS).unbind()
     bytes_per_second = 3 * NUM_VALUES * values[0].nbytes / _fastest(lambda: _add_in_a_round(values))

@@ -298,3 +298,36 @@ def test_example_inputs_hold_two_rows_and_no_more() -> None:
     """A saved network must not carry the calibration data with it."""
     task = task_of(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), num_samples=100)
     assert task.example_inputs.untyped_storage().nbytes() == 2 * 6 * 4
+
+
+class Looking(find_criterion("activation").__class__):
+    """A criterion that looks at how products are computed while it scores."""
+
+    seen: tuple[str, ...] = ()
+
+    def observe(self, network, batch):
+        backends = torch.backends
+        Looking.seen = (backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision,
+                        backends.mkldnn.matmul.fp32_precision)  # fmt: skip
+        return super().observe(network, batch)
+
+
+@pytest.mark.parametrize(("tf32", "inside"), [(False, ("ieee",) * 3), (True, ("tf32", "tf32", "ieee"))])
+def test_products_are_whole_while_scoring_and_as_they_were_afterwards(tf32: bool, inside: tuple[str, ...]) -> None:
+    before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+    task = task_of(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
+    sn.rank(task, Looking(), scoring=sn.Scoring(tf32=tf32))
+    assert Looking.seen == inside
+    assert (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision) == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("criterion", ["ablation", "taylor-1", "taylor-2", "gauss-newton"])
+def test_a_gpu_gives_the_scores_of_the_cpu(criterion: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.ReLU(),
+                          nn.Flatten(), nn.Linear(80, 7), nn.Tanh(), nn.Linear(7, 3)).double()  # fmt: skip
+    inputs, targets = torch.randn(20, 2, 8, 8).double(), torch.arange(20) % 3
+    on_cpu = dict(sn.rank(sn.Task(model, "cross-entropy", (inputs, targets)), criterion))
+    on_gpu = dict(sn.rank(sn.Task(model.cuda(), "cross-entropy", (inputs, targets)), criterion))
+    assert on_gpu == pytest.approx(on_cpu, rel=1e-10, abs=1e-12)

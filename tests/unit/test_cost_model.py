@@ -1,0 +1,52 @@
+"""The cost model counts what is run, by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+import shrinknet as sn
+from shrinknet.cost_model import Rates, Work, forecast, forward_work, ranking_work, replay_work, run_work
+from shrinknet.gates import GatedNetwork, gated
+
+
+def network_of(model: nn.Module, shape: tuple[int, ...]) -> GatedNetwork:
+    return gated(sn.Task(model, "cross-entropy", (torch.randn(4, *shape), torch.arange(4) % 2)))
+
+
+def test_a_forward_pass_and_a_replay_are_counted_by_hand() -> None:
+    network = network_of(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(20, 2)),
+                         (1, 6, 6))  # fmt: skip
+    first, second, last = 3 * 9 * 16, 5 * 3 * 9 * 4, 20 * 2
+    assert forward_work(network).macs == first + second + last
+    by_name = {group.name: replay_work(network, group).macs for group in network.groups}
+    assert by_name == {"0": second / 3 + last, "2": last / 5}, "a reader is changed by one channel's share of it"
+
+
+def test_behind_the_last_hidden_layer_nothing_is_multiplied() -> None:
+    network = network_of(nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 2)), (6,))
+    assert replay_work(network, network.groups[0]).macs == 0
+
+
+def test_a_ranking_is_a_pass_and_its_replays_and_a_run_is_fewer_and_fewer() -> None:
+    network = network_of(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), (6,))
+    replays = sum((replay_work(network, group).times(group.width) for group in network.groups), Work())
+    whole = ranking_work(network, "ablation", 10)
+    assert whole.macs == 10 * (forward_work(network).macs + replays.macs)
+    assert run_work(network, "ablation", 10, 1).macs == whole.macs
+    assert run_work(network, "ablation", 10, 5).macs == pytest.approx(5 * whole.macs * (1 - 4 / 14))
+    assert ranking_work(network, "random", 10) == Work()
+
+
+def test_time_is_work_over_rates_shared_by_workers() -> None:
+    network = network_of(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)), (6,))
+    rates = Rates(macs=100.0, bytes=1000.0)
+    one, two = (forecast(network, "ablation", 10, rates, workers=workers) for workers in (1, 2))
+    assert one.seconds == one.work.macs / 100 + one.work.bytes / 1000
+    assert two.seconds == one.seconds / 2
+    assert one.plain_loop_seconds == pytest.approx(4 * 10 * rates.seconds(forward_work(network)))
+
+
+def test_a_criterion_that_the_model_does_not_know_is_one_sentence() -> None:
+    network = network_of(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)), (6,))
+    with pytest.raises(sn.BadInputError, match=r"^criterion must be one that the cost model knows"):
+        ranking_work(network, "taylor-2-diagonal", 10)
