@@ -75,18 +75,14 @@ class Scoring:
 
     @contextmanager
     def arithmetic(self) -> Iterator[None]:
-        """Compute products in whole 32-bit precision (or TF32, where that is asked for), then put back what was set."""
-        backends: Any = torch.backends
-        on_gpu = [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn]
-        places = [*on_gpu, backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn]
-        before = [place.fp32_precision for place in places]
+        """Let a GPU compute products in whole 32-bit precision (or TF32, if asked for), then put back what was set."""
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        before = matmul.allow_tf32, cudnn.allow_tf32
         try:
-            for place in places:
-                place.fp32_precision = "tf32" if self.tf32 and place in on_gpu else "ieee"
+            matmul.allow_tf32 = cudnn.allow_tf32 = self.tf32
             yield
         finally:
-            for place, precision in zip(places, before, strict=True):
-                place.fp32_precision = precision
+            matmul.allow_tf32, cudnn.allow_tf32 = before
 
     @property
     def kept_bytes(self) -> int:

@@ -303,22 +303,20 @@ def test_example_inputs_hold_two_rows_and_no_more() -> None:
 class Looking(find_criterion("activation").__class__):
     """A criterion that looks at how products are computed while it scores."""
 
-    seen: tuple[str, ...] = ()
+    seen: tuple[bool, ...] = ()
 
     def observe(self, network, batch):
-        backends = torch.backends
-        Looking.seen = (backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision,
-                        backends.mkldnn.matmul.fp32_precision)  # fmt: skip
+        Looking.seen = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
         return super().observe(network, batch)
 
 
-@pytest.mark.parametrize(("tf32", "inside"), [(False, ("ieee",) * 3), (True, ("tf32", "tf32", "ieee"))])
-def test_products_are_whole_while_scoring_and_as_they_were_afterwards(tf32: bool, inside: tuple[str, ...]) -> None:
-    before = torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
+@pytest.mark.parametrize("tf32", [False, True])
+def test_products_are_whole_while_scoring_and_as_they_were_afterwards(tf32: bool) -> None:
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     task = task_of(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
     sn.rank(task, Looking(), scoring=sn.Scoring(tf32=tf32))
-    assert Looking.seen == inside
-    assert (torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision) == before
+    assert Looking.seen == (tf32, tf32)
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == before
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -32,7 +32,7 @@ from shrinknet.gates import GatedNetwork, gated
 from shrinknet.loading.models import load_model
 from shrinknet.report.summary import bytes_text
 from shrinknet.scoring import Scoring
-from shrinknet.task import DEFAULT_BATCH_SIZE, Task
+from shrinknet.task import DEFAULT_BATCH_SIZE, Task, evaluating
 
 PASSES_TIMED = 8
 
@@ -95,8 +95,8 @@ def _random_task(model: torch.nn.Module, example: Tensor, samples: int, loss: st
     torch.manual_seed(seed)
     shape = (samples, *example.shape[1:])
     inputs = torch.rand(shape).to(example.dtype) if example.is_floating_point() else example[:1].expand(shape).clone()
-    with torch.no_grad():
-        outputs = model.eval()(example[:2] if len(example) > 1 else example.expand(2, *example.shape[1:]))
+    with torch.no_grad(), evaluating(model):
+        outputs = model(example[:2] if len(example) > 1 else example.expand(2, *example.shape[1:]))
     if loss == "squared-error":
         targets = torch.rand(samples, *outputs.shape[1:]).to(outputs.dtype)
     else:
@@ -106,7 +106,7 @@ def _random_task(model: torch.nn.Module, example: Tensor, samples: int, loss: st
 
 def _planned(
     network: GatedNetwork, rates: Rates, cost: Forecast, samples: int, workers: int, removals: int
-) -> dict[str, float]:
+) -> dict[str, int | float]:
     return {
         "neurons": network.trace.num_neurons,
         "samples": samples,
@@ -123,10 +123,10 @@ def _planned(
     }
 
 
-def _measured(task: Task, network: GatedNetwork, criterion: str) -> dict[str, float]:
+def _measured(task: Task, network: GatedNetwork, criterion: str) -> dict[str, int | float]:
     """Time a ranking, and a few of the plain loop's passes, each of which costs the same."""
     own, rule = in_memory(task, network), find_criterion(criterion)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(task.model):
         forward = min(_timed(lambda: _plain_passes(task, 1)) for _ in range(3))
         loop = _timed(lambda: _plain_passes(task, PASSES_TIMED)) / PASSES_TIMED * network.trace.num_neurons
     _timed(lambda: rule.score(network, own.calibration.batches()))
@@ -155,7 +155,7 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _text(name: str, value: float) -> str:
+def _text(name: str, value: int | float) -> str:
     if "bytes" in name:
         return bytes_text(int(value)) + ("/s" if "second" in name else "")
     if "seconds" in name:
@@ -163,7 +163,7 @@ def _text(name: str, value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
-def _seconds(seconds: float) -> str:
+def _seconds(seconds: int | float) -> str:
     """Return a time as people say it.
 
     >>> _seconds(0.002), _seconds(90), _seconds(7200)
