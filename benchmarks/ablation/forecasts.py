@@ -7,13 +7,14 @@ The larger networks are not run: ResNet-50 is traced, and the transformer is cou
 of products measured on a layer of its own width.
 """
 
+import json
 import math
 from pathlib import Path
 
 import jinja2
 import torch
 from cifar import images
-from rounds import SEED, in_turns, once, write
+from rounds import RESULTS, SEED, in_turns, once, write
 from torch import nn
 
 import shrinknet as sn
@@ -116,7 +117,8 @@ def page(rows: list[dict], large: list[dict]) -> str:
     text = (Path(__file__).parent / "cost-model.md.jinja").read_text()
     facts = runs.environment()
     return environment.from_string(text).render(
-        rows=rows, large=large, inside=sum(abs(one["forecast_over_measured"] - 1) <= 0.25 for one in rows),
+        rows=rows, large=large, growth=json.loads((RESULTS / "growth.json").read_text())["curves"],
+        inside=sum(abs(one["forecast_over_measured"] - 1) <= 0.25 for one in rows),
         layers=LAYERS, hidden=HIDDEN, inner=INNER, tokens=TOKENS, sequences=SEQUENCES, vocabulary=VOCABULARY,
         weights_gib=4 * (LAYERS * (4 * HIDDEN**2 + 3 * HIDDEN * INNER) + 2 * HIDDEN * VOCABULARY) / 2**30,
         machine=f"seed {SEED}, torch {facts['packages']['torch']}, {torch.get_num_threads()} threads, "

@@ -1,6 +1,7 @@
 """What users call: `rank`, `race` and `prune`."""
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shrinknet.ablation.racing import parts_of
-from shrinknet.ablation.replay import samples_at_once
+from shrinknet.ablation.replay import chunks_text, samples_at_once
 from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.errors import BadInputError, RunFolderError
 from shrinknet.execution.progress import Progress, Silence, num_batches, told
@@ -27,6 +28,8 @@ from shrinknet.stopping.goals import Goal
 from shrinknet.stopping.guards import Guard
 from shrinknet.task import Task
 from shrinknet.types import Scores
+
+log = logging.getLogger(__name__)
 
 DEFAULT_CONFIDENCE = 0.99
 
@@ -152,7 +155,9 @@ def in_memory(task: Task, network: GatedNetwork) -> Task:
             f"{network.program.scoring.memory:,} bytes",
             "Allow more, or look at fewer positions of each sample.",
         )
-    return task.in_batches_of(min(allowed // needed, samples_at_once(network)))
+    smaller = task.in_batches_of(min(allowed // needed, samples_at_once(network)))
+    log.info("%s", chunks_text(network, smaller.calibration.batch_size))
+    return smaller
 
 
 def _scorer(task: Task, criterion: Criterion, clip: str, progress: Progress) -> Scorer:

@@ -28,6 +28,9 @@ CHUNK_ELEMENTS = 2**20
 """Elements of the largest value replayed at once: a few megabytes, which bounds memory and stays in the caches."""
 
 
+MOST_SHOWN = 8
+"""How many groups are named in one line."""
+
 LEAST_SAMPLES = 4
 """Fewer samples at once would leave a forward pass with too little to do for each weight that it reads."""
 
@@ -49,6 +52,18 @@ def samples_at_once(network: GatedNetwork) -> int:
         route(network.passes.program, network.trace.ids_of(group)).elements_per_sample for group in network.groups
     )
     return max(LEAST_SAMPLES, CHUNK_ELEMENTS // largest)
+
+
+def chunks_text(network: GatedNetwork, num_samples: int) -> str:
+    """Say how scoring is cut up: samples in a batch, and for each group how many candidates are replayed at once."""
+    parts = []
+    for group in network.groups:
+        path = route(network.passes.program, network.trace.ids_of(group))
+        at_once = min(group.width, max(1, CHUNK_ELEMENTS // (path.elements_per_sample * num_samples)))
+        parts.append(f"{at_once} of {group.width} in {group.name!r}")
+    shown = ", ".join(parts[:MOST_SHOWN]) + (f" and {len(parts) - MOST_SHOWN} groups more" * (len(parts) > MOST_SHOWN))
+    allowed = int(network.program.scoring.memory) / 2**20
+    return f"Memory for scoring {allowed:,.0f} MiB: batches of {num_samples:,} samples; candidates at once: {shown}."
 
 
 class Replay:

@@ -26,6 +26,7 @@ for name, verb in {
 def main() -> None:
     """Run the command line: exit status 0 done, 1 not met or not proven, 2 bad input, 130 interrupted."""
     logging.getLogger("shrinknet").handlers = [logging.StreamHandler(sys.stderr)]
+    logging.getLogger("shrinknet").setLevel(logging.INFO)
     logging.getLogger("torch").setLevel(logging.CRITICAL)  # torch logs tracebacks of errors that we put in a sentence
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch|copyreg")
     try:
