@@ -5,6 +5,7 @@ import io
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -72,6 +73,8 @@ class Finished:
     def clear(self) -> None:
         """Delete all: the ranking is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):  # somebody else's files lie there too
+            self.folder.parent.rmdir()
 
 
 def in_order(
