@@ -62,8 +62,8 @@ def speed() -> list[str]:
     ]  # fmt: skip
     facts = results["last_layer"]["environment"]
     note = (
-        f"The loop runs the masked network once for each neuron, at its best batch size. A race finds ResNet8's next 8 "
-        f"channels for 1/{races[0]['times_less_work']:.1f} of the work on 1,000 images, 1/"
+        f"The loop runs the masked network once for each neuron, ResNet8's at its best batch size. Races find its "
+        f"next 8 channels for 1/{races[0]['times_less_work']:.1f} of the work on 1,000 images, 1/"
         f"{races[1]['times_less_work']:.1f} on 5,000: the exact 8 for {races[0]['same_set_as_exact']} and "
         f"{races[1]['same_set_as_exact']} of 100 seeds. Two processes take 1/"
         f"{results['workers']['one_over_two']:.2f} of one's time. Seed 0, torch "

@@ -6,7 +6,7 @@ through memory once on the way out and once on the way in. Time is operations ov
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,7 +20,7 @@ from shrinknet.criteria.taylor_2 import REPLAYS, bend_of
 from shrinknet.derivatives import elements_of
 from shrinknet.errors import BadInputError
 from shrinknet.gates import GatedNetwork
-from shrinknet.graph.operators import ALIASES, operator_name
+from shrinknet.graph.operators import operator_name
 from shrinknet.graph.widths import shape_of
 from shrinknet.measure.costs import macs_of
 from shrinknet.records import Group
@@ -179,11 +179,10 @@ def _add_in_a_round(values: tuple[Tensor, ...]) -> None:
         made[place] = torch.add(made[place - 1], made[place - 2])
 
 
-def _work_of(network: GatedNetwork, nodes: object) -> Work:
+def _work_of(network: GatedNetwork, nodes: Iterable[Node]) -> Work:
     found = Work()
-    norms = getattr(network.passes.program, "norms", {})
-    for node in nodes:  # type: ignore[attr-defined]
-        if node in norms or operator_name(node) in ALIASES:
+    for node in nodes:
+        if network.passes.program.shares_memory(node):
             continue
         weight = CURVED.get(operator_name(node), 1)
         found += Work(macs_of(node, network.trace, network.present), 2 * weight * _bytes_of(node))

@@ -42,6 +42,10 @@ class FoldedProgram(Program):
             return values[self.norms[node]]
         return super().call(node, values, gating, **forms)
 
+    def shares_memory(self, node: Node) -> bool:
+        """Whether a node's value may lie in the memory of the value before it; a folded norm's is that value."""
+        return node in self.norms or super().shares_memory(node)
+
     def arguments(self, node: Node, values: Mapping[Node, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return a node's arguments, with the folded kernel and bias where it is a convolution."""
         args, kwargs = super().arguments(node, values)

@@ -13,7 +13,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from shrinknet.graph.call import PLAIN, WEIGHTED, Site, argument_at
-from shrinknet.graph.operators import operator_name
+from shrinknet.graph.operators import ALIASES, operator_name
 from shrinknet.graph.rules.conv import num_groups
 from shrinknet.graph.trace import Inputs, Trace, as_tuple
 from shrinknet.scoring import Scoring
@@ -107,6 +107,10 @@ class Program:
             else:
                 args = _with_argument(args, site.argument, value * factors)
         return target(*args, **kwargs)
+
+    def shares_memory(self, node: Node) -> bool:
+        """Whether a node's value may lie in the memory of the value before it."""
+        return operator_name(node) in ALIASES
 
     def _is_product(self, node: Node, site: Site) -> bool:
         """Whether what is read there is multiplied by a weight [out, in, ...] along the gated axis."""

@@ -170,12 +170,20 @@ def task_of(loss="cross-entropy") -> sn.Task:
                    (torch.randn(20, 4), torch.arange(20) % 2))  # fmt: skip
 
 
-def test_a_worker_without_the_users_code_is_one_sentence(monkeypatch, tmp_path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["processes", "ray"])
+def test_a_worker_without_the_users_code_is_one_sentence(monkeypatch, executor: str) -> None:
+    pytest.importorskip("ray") if executor == "ray" else None
     ghost = types.ModuleType("ghost_of_a_module")
     exec("def loss(outputs, targets):\n    return outputs.square().sum(1)\n", ghost.__dict__)
     monkeypatch.setitem(sys.modules, "ghost_of_a_module", ghost)
-    with pytest.raises(sn.BadInputError, match=r"^executor must be one whose workers can import .*ghost_of_a_module"):
-        sn.rank(task_of(ghost.loss), scoring=sn.Scoring(executor="processes", workers=1))
+    words = r"^executor must be one whose workers can import [^\n]*No module named 'ghost_of_a_module'[^\n]*$"
+    try:
+        with pytest.raises(sn.BadInputError, match=words):
+            sn.rank(task_of(ghost.loss), scoring=sn.Scoring(executor=executor, workers=1))
+    finally:
+        if executor == "ray":
+            sys.modules["ray"].shutdown()
 
 
 @pytest.mark.slow

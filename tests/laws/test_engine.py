@@ -175,6 +175,31 @@ print("the same")
     assert done.stdout == "the same\n", done.stderr[-2000:]
 
 
+class Viewed(nn.Module):
+    """A view that is read after an operator which could overwrite what it is a view of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.head, self.tail = nn.Linear(6, 5), nn.Linear(5, 4), nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.two(torch.tanh(self.one(x)))
+        view = x.reshape(-1, 2, 2)
+        return self.tail(torch.relu(x)) + self.head(view.flatten(1))
+
+
+def test_nothing_is_overwritten_that_a_view_still_shows() -> None:
+    task = task_of(Viewed().double(), lambda outputs, targets: outputs.square().mean(1))
+    network = gated(task)
+    (batch,) = task.calibration.batches()
+    assert all(route(network.passes.program, network.trace.ids_of(group)).has_lanes for group in network.groups)
+    with torch.no_grad():
+        scores, whole = find_criterion("ablation").score(network, [batch]), network.losses(batch).mean()
+        for neuron in (neuron for group in network.groups for neuron in group.neurons):
+            slow = float(network.without([neuron]).losses(batch).mean() - whole)
+            assert scores[neuron] == pytest.approx(slow, rel=1e-10, abs=1e-13)
+
+
 def test_what_is_not_dense_to_the_end_has_no_closed_form() -> None:
     for model in (nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.LayerNorm(5), nn.Linear(5, 3)),
                   nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3), nn.Softmax(1))):  # fmt: skip

@@ -107,7 +107,7 @@ class LastLayers:
         self.read = _samples_last(values[reader.args[0]])  # type: ignore[index]
         self.outputs = _rows(_samples_last(values[reader]), alive[0])
         outputs = values[route.program.output]
-        self.targets = _kept(targets, lambda given: targets_across(given, outputs))
+        self.targets = _kept(targets, lambda given: targets_across(given, outputs), (outputs.shape[1], outputs.dtype))
 
     @cached_property
     def before(self) -> Float[Tensor, " batch"]:
@@ -185,7 +185,9 @@ def _samples_last(value: Tensor) -> Tensor:
     return _kept(value, lambda given: given.T.contiguous())
 
 
-def _kept(given: Tensor, prepare: Callable[[Tensor], Tensor]) -> Tensor:
-    if given not in _PREPARED:
-        _PREPARED[given] = prepare(given)
-    return _PREPARED[given]  # type: ignore[no-any-return]
+def _kept(given: Tensor, prepare: Callable[[Tensor], Tensor], kind: object = None) -> Tensor:
+    """What was prepared of a tensor, for one kind of use."""
+    prepared = _PREPARED.setdefault(given, {})
+    if kind not in prepared:
+        prepared[kind] = prepare(given)
+    return prepared[kind]  # type: ignore[no-any-return]

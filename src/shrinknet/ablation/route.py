@@ -100,8 +100,25 @@ class Route:
         )
 
     def _is_ours_after(self, node: Node, given: Any) -> bool:
-        """Whether a value was made by this route, in memory of its own, and is read by nothing after that node."""
-        return given in self.last_reader.get(node, ()) and operator_name(given) not in ALIASES
+        """Whether a value fills memory that this route made, and nothing reads it or a view of it after that node."""
+        owner = self._owners.get(given)
+        return owner is not None and self._last_reads.get(owner) is node and operator_name(given) not in ALIASES
+
+    @cached_property
+    def _owners(self) -> dict[Node, Node]:
+        """For each value of the route, the one whose memory it may lie in."""
+        owners: dict[Node, Node] = {}
+        for node in self.downstream:
+            shares = self.program.shares_memory(node) and node.args[0] in owners
+            owners[node] = owners[node.args[0]] if shares else node  # type: ignore[index]
+        return owners
+
+    @cached_property
+    def _last_reads(self) -> dict[Node, Node]:
+        """For each value that owns its memory, the last replayed node that reads it or a view of it."""
+        owners = self._owners
+        last = {owners[given]: node for node in self.replayed for given in node.all_input_nodes if given in owners}
+        return {owner: node for owner, node in last.items() if owner is not owners[self.program.output]}
 
     @cached_property
     def places(self) -> dict[Site, tuple[Tensor, Tensor]]:

@@ -16,7 +16,7 @@ ELEMENTWISE = frozenset({
 ALIASES = frozenset({
     "view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "mT", "squeeze",
     "unsqueeze", "expand", "expand_as", "movedim", "swapaxes", "dropout", "feature_dropout", "alpha_dropout", "detach",
-    "contiguous", "to", "slice", "select", "alias", "diagonal",
+    "contiguous", "to", "type_as", "slice", "select", "alias", "diagonal",
 })  # fmt: skip
 """Operators whose output shares its input's memory, or may (dropout does in eval mode)."""
 

@@ -40,8 +40,9 @@ def racing(
         estimates: dict[Neuron, float] = {}
         if estimate is not None and screen is not None and count < len(candidates):
             estimates = dict(ranked(network, estimate(network)))
-            cheapest = sorted(candidates, key=estimates.__getitem__)[: max(screen, count + 1)]
-            candidates, num_out = [one for one in candidates if one in set(cheapest)], len(candidates) - len(cheapest)
+            cheapest = set(sorted(candidates, key=estimates.__getitem__)[: max(screen, count + 1)])
+            num_out = len(candidates) - len(cheapest)
+            candidates = [one for one in candidates if one in cheapest]
         if count < len(candidates):
             result = race(network, parts, candidates, count, confidence)
             if estimates:
