@@ -1,8 +1,7 @@
 """What users call: `rank`, `race` and `prune`."""
 
-import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,21 +10,25 @@ from typing import Any
 from shrinknet.ablation.racing import parts_of
 from shrinknet.ablation.replay import chunks_text, samples_at_once
 from shrinknet.criteria import Criterion, find_criterion
-from shrinknet.errors import BadInputError, RunFolderError
+from shrinknet.errors import BadInputError
 from shrinknet.execution.progress import Progress, Silence, num_batches, told
+from shrinknet.export.artefact import WEIGHTS, Artefact, check_quantize
 from shrinknet.gates import GatedNetwork, gated
 from shrinknet.graph.restrict import globs
 from shrinknet.jobs import Workers
-from shrinknet.pipeline import Until, first_step, measure, room_left, steps
-from shrinknet.records import Measures, Neuron, Plan, RaceResult, Step, removed_by
-from shrinknet.run import Run, finish, write_end, write_start
+from shrinknet.pipeline import first_step
+from shrinknet.records import Neuron, RaceResult
+from shrinknet.run import Run, write_start
 from shrinknet.runs import RunFolder
 from shrinknet.scoring import SHARE_OF_ONE_PASS, Scoring
+from shrinknet.search import Search
 from shrinknet.selection.methods import Choose, Scorer, find_method
+from shrinknet.selection.price import by_neuron, by_units, check_price
 from shrinknet.selection.racing import racing
-from shrinknet.selection.rank import Choice, Limits, clipped, ranked, takeable
+from shrinknet.selection.rank import Choice, Limits, clipped, ranked
 from shrinknet.stopping.goals import Goal
 from shrinknet.stopping.guards import Guard
+from shrinknet.surgery.compensate import Compensation, check_kind
 from shrinknet.task import Task
 from shrinknet.types import Scores
 
@@ -207,6 +210,11 @@ def prune(
     multiple_of: int = 1,
     min_neurons: int = 1,
     whole_curve: bool = False,
+    artefact: str = WEIGHTS,
+    quantize: str = "none",
+    price: str = "neuron",
+    compensate: str = "none",
+    max_latency: float | None = None,
     seed: int = 0,
     scoring: Scoring | None = None,
     out: str | Path | None = None,
@@ -227,6 +235,11 @@ def prune(
         multiple_of: widths stay multiples of this (8: SIMD); neurons then go in blocks, at least as many as asked for.
         min_neurons: every group keeps at least so many neurons.
         whole_curve: go on to the end for the whole trade-off curve; the model is still the one that reaches the goals.
+        artefact: the file that ships, on which flash and RAM are counted: "weights", "executorch", "onnx", "cortex-m".
+        quantize: "int8" quantizes that file after pruning; budgets are then those of the quantized file.
+        price: what the loss is weighed against: each "neuron", or the "parameters", "flash", "ram", "macs" it frees.
+        compensate: how readers make up for what is gone: "none", "mean", "least-squares", "newton".
+        max_latency: the most milliseconds that one sample may take by the artefact's runtime on this machine.
         scoring: how much memory scoring may use, who does it, and whether it races for the next neurons.
         out: a new folder for the run; history is written as it happens, so that a kill loses one step.
         resume: go on with the run in that folder; it ends in the same bits as if it had never stopped.
@@ -236,8 +249,10 @@ def prune(
     Raises:
         BadInputError: an argument cannot be used. NothingToRemoveError: every neuron is frozen.
         RunFolderError: `out` holds something else. VerificationError: the proof fails; no model is written.
+        ExportError: the artefact cannot be made of this network, or does not compute what torch computes.
 
-    Cost: for each step one scoring, one pass over calibration and validation data.
+    Cost: for each step one scoring, one pass over calibration and validation data. A budget of bytes makes the
+    untouched network's artefact first, and the smaller one's at the end: again for each miss of the forecast.
 
     >>> import torch
     >>> from shrinknet.stopping.goals import RemovedNeurons
@@ -257,28 +272,57 @@ def prune(
     )
     scoring = replace(scoring or Scoring(), keeps_passes=True)
     find_method(method)
+    check_price(price)
+    check_kind(compensate)
+    check_quantize(artefact, quantize)
+    if compensate != "none" and scoring.executor != "serial":
+        raise BadInputError("--compensate", "none where workers score", repr(compensate), "Use --executor serial.")
     network = gated(task, keep, only, scoring)
     task = in_memory(task, network)
-    start = first_step(task, network)
+    ships = Artefact(task, network.trace, artefact, quantize)
+    ships.check(goals, max_latency)
+    start = first_step(task, network, ships.costs)
     for guard in guards:
         guard.check(start.measures)
     options = {
         "criterion": criterion.name, "method": method, "goals": list(map(str, goals)), "guards": list(map(str, guards)),
         "step": step, "clip": clip, "keep": globs(keep), "only": globs(only),
         "multiple_of": multiple_of, "min_neurons": min_neurons, "whole_curve": whole_curve, "seed": seed,
-        "loss": task.loss.name, "batch_size": task.batch_size,
+        "artefact": artefact, "quantize": quantize, "price": price, "compensate": compensate,
+        "max_latency": max_latency, "loss": task.loss.name, "batch_size": task.batch_size,
         **{name: getattr(scoring, name) for name in ("memory", "confidence", "screen", "compile", "tf32")},
         **(config or {}),
     }  # fmt: skip
     folder = None if out is None else RunFolder.create(out, options, resume=resume)
     if folder is not None:
         write_start(folder, task, network.trace)
-    limit, until = room_left(goals, start.measures), () if whole_curve else goals
     shards = None if folder is None else folder.path / "shards"
     with _scored_by(task, scoring, criterion, clip, globs(keep), globs(only), shards, progress) as score:
-        choose = _remembered(_choose(task, network, score, criterion, method, clip, limits, seed, scoring, progress))
-        history, search = _search(task, network, choose, step, limit, limits, start, until, guards, folder, progress)
-        return _conclude(task, network, choose, limits, history, search, goals, options, folder)
+        compensation = None if compensate == "none" else Compensation(compensate, task, network)
+        if compensation is not None and criterion.name == "ablation":
+            score = _with_compensation(score, compensation)
+        choose = _choose(task, network, score, criterion, method, clip, limits, seed, scoring, progress)
+        units = by_neuron if price == "neuron" else by_units(ships.freed(price))
+        search = Search(
+            task,
+            network,
+            _remembered(choose),
+            step,
+            limits,
+            start,
+            guards,
+            units,
+            ships,
+            compensation,
+            folder,
+            progress,
+        )
+        return search.run(goals, whole_curve, max_latency, options)
+
+
+def _with_compensation(score: Scorer, compensation: Compensation) -> Scorer:
+    """The true rise once the readers have made up for each neuron."""
+    return lambda network: score(compensation.scoring(network))
 
 
 def _choose(
@@ -317,73 +361,3 @@ def _remembered(choose: Choose) -> Choose:
         return choice
 
     return remembered
-
-
-def _search(
-    task: Task, network: GatedNetwork, choose: Choose, step: int, limit: Callable[[Measures], int | None],
-    limits: Limits, start: Step, goals: Sequence[Goal], guards: Sequence[Guard], folder: RunFolder | None,
-    progress: Progress,
-) -> tuple[list[Step], Until]:  # fmt: skip
-    """Take steps until the end, each written as it happens."""
-    history = [start] if folder is None else _resumed(folder, start, step if limits.multiple_of == 1 else None)
-    here, last = network.without(removed_by(history)), history[-1]
-    no_more = "one neuron is left in each group" if limits == Limits() else f"nothing more can go with {limits}"
-    search = Until(steps(task, here, choose, step, last, limit, limits), start, goals, guards, last, no_more)
-    for taken in search:
-        history.append(taken)
-        if folder is not None:
-            folder.append(taken)  # killed here, it resumes here
-        progress.step(taken, _fraction(goals, start.measures, taken.measures, network))
-    return history, search
-
-
-def _resumed(folder: RunFolder, start: Step, step: int | None) -> list[Step]:
-    """Return the steps of an earlier, unfinished run; a last step that may not be whole is done again.
-
-    `step` is the number of neurons of a whole step; None where that varies.
-    """
-    history = folder.history()
-    if len(history) > 1 and (step is None or len(history[-1].removed) < step):
-        history.pop()
-    if not history:
-        history = [start]
-    elif history[0].measures.calibration_loss != start.measures.calibration_loss:
-        raise RunFolderError(
-            f"--resume must come with the model and data that the run began with. Got a start loss of "
-            f"{start.measures.calibration_loss!r}, the run in {str(folder.path)!r} has "
-            f"{history[0].measures.calibration_loss!r}. Use the same ones."
-        )
-    folder.keep_history(history)
-    return [start, *history[1:]]
-
-
-def _fraction(goals: Sequence[Goal], start: Measures, now: Measures, network: GatedNetwork) -> float:
-    if goals:
-        return min(goal.progress(start, now) for goal in goals)
-    removable = start.costs.num_neurons - len(network.groups)
-    return (start.costs.num_neurons - now.costs.num_neurons) / max(1, removable)
-
-
-def _conclude(
-    task: Task, network: GatedNetwork, choose: Choose, limits: Limits, history: list[Step], search: Until,
-    goals: Sequence[Goal], options: dict[str, Any], folder: RunFolder | None,
-) -> Run:  # fmt: skip
-    """Pick the step that is handed back, order what is left, cut, prove, write."""
-    start = history[0].measures
-    reached = (s for s in history if goals and all(goal.reached(start, s.measures) for goal in goals))
-    chosen = next(reached, None)
-    is_met = chosen is not None or (not goals and search.is_met)
-    end = chosen or history[-1]
-    reason = search.reason if chosen is None else "reached the goal: " + " and ".join(map(str, goals))
-    removed = removed_by(history)
-    final = network.without(removed)
-    remaining = takeable(final, choose(final, len(final.present)).order, len(final.present), limits)
-    order = Plan(removed, tuple(neuron for neuron, _ in remaining))
-    plan = order.first(len(removed_by(itertools.takewhile(lambda s: s.number <= end.number, history))))
-    masked = network.without(plan.removed)
-    run = finish(task, masked, tuple(history), plan, measure(task, masked), reason, is_met, options)
-    if folder is not None:
-        run = replace(run, folder=folder)
-        write_end(folder, run)
-    run.verification.raise_if_broken()
-    return run

@@ -36,6 +36,10 @@ class VerificationError(ShrinknetError):
     """The cut network does not compute what the masked network computed."""
 
 
+class ExportError(ShrinknetError):
+    """An exporter cannot take the network, or its file does not compute what the network computes."""
+
+
 class RunFolderError(ShrinknetError):
     """A run folder holds something else than the caller expects."""
 

@@ -1,9 +1,10 @@
-"""A program that computes the same faster: batch norms folded into convolutions, kernels stored as the CPU likes them.
+"""A program that computes the same faster: batch norms in the layers before them, kernels as the CPU likes them.
 
-Only replays use it: they run the same few layers thousands of times, so that a pass over memory saved counts.
+Replays use it: they run the same few layers thousands of times, so that a pass over memory saved counts. So do
+artefacts, which hold no more than they need.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,19 +16,21 @@ from shrinknet.graph.operators import operator_name
 from shrinknet.program import Gating, Program
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
+DENSE = "linear"
 NORM_ARGUMENTS = ("weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
 
 
 class FoldedProgram(Program):
-    """A program in which a batch norm after a convolution is part of that convolution's kernel and bias.
+    """A program in which a batch norm after a convolution or dense layer is part of that layer's weights and bias.
 
     With s = weight / sqrt(var + eps): `norm(conv(x, K, b)) = conv(x, s K, s (b - mean) + bias)`, equal up to rounding.
     On a CPU, 32-bit kernels for images are kept with their channels last, which convolutions hand on to their outputs.
     """
 
     def __init__(self, program: Program) -> None:
-        super().__init__(program.trace, program.asked_dtype, program.scoring)
+        super().__init__(program.trace, program.asked_dtype, program.scoring, program.tensors)
         self.norms = {node: given for node in self.nodes if (given := self._folds_into(node)) is not None}
+        self._norm_of = {given: norm for norm, given in self.norms.items()}
         kernels: dict[Node, tuple[Tensor, Tensor | None]] = {
             given: self._folded(given, node) for node, given in self.norms.items()
         }
@@ -41,6 +44,10 @@ class FoldedProgram(Program):
         if node in self.norms:
             return values[self.norms[node]]
         return super().call(node, values, gating, **forms)
+
+    def given(self, node: Node) -> Sequence[Node]:
+        """Return the nodes whose values a node's value is a function of; for a folded layer its norm's too."""
+        return [*node.all_input_nodes, *(self._norm_of[node].all_input_nodes[1:] if node in self._norm_of else ())]
 
     def shares_memory(self, node: Node) -> bool:
         """Whether a node's value may lie in the memory of the value before it; a folded norm's is that value."""
@@ -60,7 +67,8 @@ class FoldedProgram(Program):
             return None
         given = argument(node, 0, "input")
         is_alone = len(given.users) == 1 and given not in self.outputs_of
-        if operator_name(given) not in CONVOLUTIONS or not is_alone or not self._is_constant(given):
+        is_dense = operator_name(given) == DENSE and given.meta["val"].dim() == 2  # the norm runs along its outputs
+        if not (is_dense or operator_name(given) in CONVOLUTIONS) or not is_alone or not self._is_constant(given):
             return None
         read = [self._norm(node, name) for name in NORM_ARGUMENTS[:4]]
         is_constant = read[3] is not None and all(one is None or one in self.constants for one in read)

@@ -5,7 +5,7 @@ neurons of its group: a dense layer, a convolution. That is exact for every acti
 Statistics over neurons take the gates as weights instead (`weighted` in graph/call.py).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,6 +40,7 @@ class GatedNetwork:
     loss: Loss
     present: Present
     passes: Passes = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
+    unsaid: Mapping[Site, Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.passes is None:
@@ -63,6 +64,28 @@ class GatedNetwork:
     def without(self, neurons: Iterable[Neuron]) -> "GatedNetwork":
         """Return the network with these neurons switched off as well."""
         return replace(self, present=self.present & self.trace.present(tuple(neurons)))
+
+    def with_present(self, present: Present) -> "GatedNetwork":
+        """Return the network with just these gates at 1."""
+        return replace(self, present=present)
+
+    def unsaid_at(self, site: Site, value: Tensor) -> Tensor:
+        """Return what a reader loses with each element that it reads: the element, or what the others do not say of it.
+
+        Where `unsaid` holds a matrix R [elements, elements] for the site, a reader that makes up for a lost element by
+        least squares loses only x R, the part of it that the others and a constant cannot tell (the last row of R).
+        """
+        if site not in self.unsaid:
+            return value
+        matrix = self.unsaid[site].to(value.dtype)
+        left = torch.tensordot(value, matrix[:-1], ([site.axis], [0])).movedim(-1, site.axis)
+        return left + shaped_along(matrix[-1], site.axis, value.dim())  # type: ignore[no-any-return]
+
+    def refit(self, tensors: Mapping[str, Tensor]) -> "GatedNetwork":
+        """Return the network with other values for some of its tensors."""
+        given = self.program
+        program = Program(given.trace, given.asked_dtype, given.scoring, {**given.tensors, **tensors})
+        return replace(self, program=program, passes=self.passes.moved_to(program), unsaid={})
 
     def outputs(self, inputs: Inputs) -> Any:
         """Return the output of the masked network, or a tuple of all outputs where there are several."""

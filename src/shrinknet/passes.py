@@ -30,6 +30,12 @@ class Passes:
         self.free, self._given = memory, program
         self._kept: dict[int, tuple[Tensor, Present, Values]] = {}
 
+    def moved_to(self, program: Program) -> "Passes":
+        """Return the passes of a program that differs in some of its constants; what was kept goes along."""
+        moved = Passes(program, self.free)
+        moved._kept, self._kept = self._kept, {}
+        return moved
+
     @cached_property
     def program(self) -> Program:
         """The program whose values are kept."""
@@ -60,14 +66,16 @@ class Passes:
 
     def _brought_up_to_date(self, values: Values, before: Present, present: Present, gating: Gating | None) -> Values:
         changed = np.flatnonzero(before != present)
-        if not len(changed):
+        constants = self.program.constants
+        behind = {node for node, value in constants.items() if value is not values[node]}
+        if not len(changed) and not behind:
             return values
         ids = torch.from_numpy(changed)
-        values, behind = dict(values), set[Node]()
+        values = {**values, **constants}
         for node in self.program.nodes:
             sites = self.program.sites.get(node.name, ())
             reads = any(bool(torch.isin(self.program.ids[site].cpu(), ids).any()) for site in sites)
-            if reads or not behind.isdisjoint(node.all_input_nodes):
+            if reads or not behind.isdisjoint(self.program.given(node)):
                 values[node] = self.program.call(node, values, gating)
                 behind.add(node)
         return values

@@ -8,18 +8,20 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from shrinknet.gates import GatedNetwork
-from shrinknet.measure.costs import costs
+from shrinknet.measure.costs import CostsOf, costs
 from shrinknet.measure.evaluation import evaluate
 from shrinknet.records import Measures, Step
 from shrinknet.selection.methods import Choose
+from shrinknet.selection.price import Price, by_neuron
 from shrinknet.selection.rank import Limits, takeable
 from shrinknet.stopping.goals import Goal
 from shrinknet.stopping.guards import Guard
+from shrinknet.surgery.compensate import Compensation
 from shrinknet.task import Task
 
 
-def measure(task: Task, network: GatedNetwork) -> Measures:
-    """Measure a masked network: losses, accuracy, recalls and what it will cost once cut.
+def measure(task: Task, network: GatedNetwork, costs_of: CostsOf = costs) -> Measures:
+    """Measure a masked network: losses, accuracy, recalls and what it will cost once cut, by `costs_of`.
 
     Cost: one pass over the calibration data and one over the validation data.
     """
@@ -30,14 +32,14 @@ def measure(task: Task, network: GatedNetwork) -> Measures:
         validation_loss=validation.loss if validation else None,
         validation_accuracy=validation.accuracy if validation else None,
         validation_recalls=validation.recalls if validation else None,
-        costs=costs(network.trace, network.present),
+        costs=costs_of(network.trace, network.present),
     )
 
 
-def first_step(task: Task, network: GatedNetwork) -> Step:
+def first_step(task: Task, network: GatedNetwork, costs_of: CostsOf = costs) -> Step:
     """Return step 0: the untouched network."""
     started = time.perf_counter()
-    measures = measure(task, network)
+    measures = measure(task, network, costs_of)
     return Step(0, (), (), measures, time.perf_counter() - started)
 
 
@@ -49,6 +51,9 @@ def steps(
     last: Step,
     limit: Callable[[Measures], int | None],
     limits: Limits,
+    costs_of: CostsOf = costs,
+    price: Price = by_neuron,
+    compensation: Compensation | None = None,
 ) -> Iterator[Step]:
     """Yield one step after another until no more can go.
 
@@ -60,6 +65,9 @@ def steps(
         last: the step that came before.
         limit: how many may go at most, given what was measured last (None: no limit).
         limits: what every group keeps.
+        costs_of: what a network costs.
+        price: how much of what is scarce a neuron of each group frees.
+        compensation: how the readers of what is gone make up for it.
     """
     while True:
         started = time.perf_counter()
@@ -68,13 +76,17 @@ def steps(
         if count <= 0:
             return
         choice = choose(network, count)
-        taken = takeable(network, choice.order, count, limits)
+        taken = takeable(network, choice.order, count, limits, price(network, limits))
         if not taken:
             return
         removed, scores = zip(*taken, strict=True)
         network = network.without(removed)
-        measures = measure(task, network)
-        last = Step(last.number + 1, removed, scores, measures, time.perf_counter() - started, choice.race)
+        bare = None
+        if compensation is not None:
+            network = compensation.refit(network, removed)
+            bare = measure(task, compensation.bare.with_present(network.present), costs_of)
+        measures = measure(task, network, costs_of)
+        last = Step(last.number + 1, removed, scores, measures, time.perf_counter() - started, choice.race, bare)
         yield last
 
 

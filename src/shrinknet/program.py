@@ -32,16 +32,24 @@ class Program:
         trace: the graph, its tensors and the sites where neurons are read.
         dtype: compute in this precision instead of the network's own.
         scoring: what scoring may use.
+        tensors: values that stand in for the network's own, by name: weights that were refit.
     """
 
-    def __init__(self, trace: Trace, dtype: torch.dtype | None = None, scoring: Scoring | None = None) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        dtype: torch.dtype | None = None,
+        scoring: Scoring | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.trace, self.asked_dtype, self.scoring = trace, dtype, scoring or Scoring()
+        self.tensors = dict(tensors or {})
         self.nodes = [node for node in trace.nodes if node.op == "call_function"]
         self.sites: dict[str, list[Site]] = {}
         for site in trace.sites:
             self.sites.setdefault(site.node, []).append(site)
         constants = [node for node in trace.nodes if node.op == "get_attr"]
-        self.constants = {node: _as_dtype(attrgetter(str(node.target))(trace.module), dtype) for node in constants}
+        self.constants = {node: _as_dtype(self._own(str(node.target)), dtype) for node in constants}
         self.inputs = tuple(node for node in trace.nodes if node.op == "placeholder")
         self.outputs_of = _returned(next(node for node in trace.nodes if node.op == "output"))
         last_reader = {given: node for node in self.nodes for given in node.all_input_nodes}
@@ -49,6 +57,9 @@ class Program:
         for given, node in last_reader.items():
             if given not in self.constants and given not in self.outputs_of:
                 self.dead_after.setdefault(node, []).append(given)
+
+    def _own(self, name: str) -> Any:
+        return self.tensors[name] if name in self.tensors else attrgetter(name)(self.trace.module)
 
     @property
     def input(self) -> Node:
@@ -107,6 +118,10 @@ class Program:
             else:
                 args = _with_argument(args, site.argument, value * factors)
         return target(*args, **kwargs)
+
+    def given(self, node: Node) -> Sequence[Node]:
+        """Return the nodes whose values a node's value is a function of."""
+        return node.all_input_nodes
 
     def shares_memory(self, node: Node) -> bool:
         """Whether a node's value may lie in the memory of the value before it."""

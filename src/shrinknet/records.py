@@ -1,6 +1,6 @@
 """Frozen facts about a run. No torch here: the report reads them on a machine that has none."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from shrinknet.errors import VerificationError
@@ -144,6 +144,7 @@ class Step:
     """One step of a run: the neurons it removed, their scores, and the network as it is after the step.
 
     Step 0 removes nothing: it is the untouched network. `race` says how the neurons were found, where it was by a race.
+    `bare` measures the same removals without compensation, where there is one.
     """
 
     number: int
@@ -152,6 +153,7 @@ class Step:
     measures: Measures
     seconds: float
     race: RaceResult | None = None
+    bare: Measures | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +216,54 @@ class TestResult:
     accuracy_before: float | None
     accuracy_after: float | None
     num_samples: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorFacts:
+    """What goes in or out of an artefact."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How long one sample took on one machine: the median of `rounds`, and the middle half of them."""
+
+    median_ms: float
+    quarter_ms: float
+    three_quarters_ms: float
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is known of an artefact: written beside it, and everything in it measured on it but the forecasts.
+
+    `difference` is its worst difference from `compared_with` on real inputs; loss and accuracy are its own, on as many
+    samples. `arena_bytes` is what the runtime's planner asks for (None: it plans none).
+    """
+
+    kind: str
+    quantize: str
+    file: str
+    num_bytes: int
+    sha256: str
+    arena_bytes: int | None
+    forecast_bytes: int
+    forecast_arena_bytes: int | None
+    inputs: tuple[TensorFacts, ...]
+    outputs: tuple[TensorFacts, ...]
+    difference: Difference
+    compared_with: str
+    loss: float
+    accuracy: float | None
+    num_samples: int
+    ran_by_its_runtime: bool
+    versions: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+    latency: Latency | None = None
 
 
 def removed_by(steps: Iterable[Step]) -> tuple[Neuron, ...]:

@@ -1,7 +1,7 @@
 """What a run gives back: the smaller network, its proof, its history, its files, and its whole family."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,23 +13,53 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from shrinknet.errors import RunFolderError
+from shrinknet.export.artefact import WEIGHTS, Artefact
 from shrinknet.export.exported_program import pt2_bytes, safetensors_bytes
 from shrinknet.gates import GatedNetwork, gated, tolerance
 from shrinknet.graph.trace import Trace, export_program, named_tensors
 from shrinknet.loading.models import fill, load_model
-from shrinknet.measure.costs import costs
 from shrinknet.measure.evaluation import evaluate
 from shrinknet.pipeline import measure
-from shrinknet.records import Difference, Measures, Neuron, Plan, Step, TestResult, Verification, removed_by
+from shrinknet.program import Program
+from shrinknet.records import (
+    Costs,
+    Difference,
+    Manifest,
+    Measures,
+    Neuron,
+    Plan,
+    Step,
+    TestResult,
+    Verification,
+    removed_by,
+)
 from shrinknet.report import summary
 from shrinknet.report.page import write_page
 from shrinknet.runs import RunFolder, environment
 from shrinknet.selection.rank import Limits
-from shrinknet.stopping.goals import Goal
+from shrinknet.stopping.goals import Goal, RemovedNeurons
+from shrinknet.surgery.compensate import masked_after
 from shrinknet.surgery.own_module import Attributes, check_own_module, cut_module, new_attributes
 from shrinknet.surgery.remove import cut_graph, kept_indices
 from shrinknet.task import Task
 from shrinknet.verify.equivalence import compare, cut_program, verify
+
+LATENCY_ROUNDS = 200
+"""One sample is run so many times for its latency."""
+
+PARTS_WHEN_SLOW = 20
+"""Where a sample takes too long, this part of the neurons that are left goes before it is measured again."""
+
+MOST_NAMED = 4
+"""How many of the values that hold the memory a sentence names."""
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """The bytes of an artefact, and what was measured on them."""
+
+    content: bytes
+    manifest: Manifest
 
 
 @dataclass(frozen=True)
@@ -59,7 +89,60 @@ class Run:
     verification: Verification
     test: TestResult | None
     options: Mapping[str, Any]
+    ships: Artefact
+    shipped: Shipped | None = None
     folder: RunFolder | None = None
+
+    @property
+    def artefact(self) -> Manifest | None:
+        """What was measured on the file that ships; None where that is the weights file."""
+        return None if self.shipped is None else self.shipped.manifest
+
+    @property
+    def measured(self) -> Costs:
+        """What the network costs, measured on the artefact where there is one."""
+        found, forecast = self.artefact, self.measures.costs
+        if found is None:
+            return forecast
+        ram = forecast.peak_ram_bytes if found.arena_bytes is None else found.arena_bytes
+        return replace(forecast, flash_bytes=found.num_bytes, peak_ram_bytes=ram)
+
+    def missed(self, goals: Sequence[Goal], max_latency: float | None) -> list[Goal]:
+        """Return the goals to go on with: each as it is where the measured artefact meets it, else a harder one."""
+        wanted = [goal.tightened(self.measures.costs, self.measured) for goal in goals]
+        if self._is_slow(max_latency):
+            kept = len(self.network.trace.present()) - 1 - len(self.plan.removed)
+            wanted.append(RemovedNeurons(len(self.plan.removed) + max(1, kept // PARTS_WHEN_SLOW)))
+        return wanted
+
+    def _is_slow(self, max_latency: float | None) -> bool:
+        found = None if self.artefact is None else self.artefact.latency
+        return max_latency is not None and found is not None and found.median_ms > max_latency
+
+    def judged(self, goals: Sequence[Goal], max_latency: float | None) -> "Run":
+        """Return the run as the measurements judge it: what holds the memory where a budget cannot be met."""
+        start = self.history[0].measures
+        by_measure = replace(self.measures, costs=self.measured)
+        unmet = [goal for goal in goals if not goal.reached(start, by_measure)]
+        if not unmet and not self._is_slow(max_latency):
+            return self
+        said = [f"{goal} not met: {self.measured_text(goal)}" for goal in unmet]
+        if self._is_slow(max_latency):
+            assert self.artefact is not None
+            assert self.artefact.latency is not None
+            said.append(f"a sample takes {self.artefact.latency.median_ms:.3g} ms, at most {max_latency:g} allowed")
+        return replace(self, is_met=False, reason="; ".join([*said, self.reason]))
+
+    def measured_text(self, goal: Goal) -> str:
+        """Return what a goal's cost is now; for RAM which values are there when most bytes are."""
+        cost = getattr(goal, "cost", "")
+        if not cost:
+            return f"{len(self.plan.removed)} neurons removed"
+        text = f"it is {getattr(self.measured, cost):,}"
+        if cost == "peak_ram_bytes":
+            largest = self.ships.at_peak(self.network.present)[:MOST_NAMED]
+            text += ", held by " + ", ".join(f"{name!r} ({size:,})" for name, size in largest)
+        return text
 
     @cached_property
     def model(self) -> nn.Module:
@@ -71,6 +154,9 @@ class Run:
         self.verification.raise_if_broken()
         kept = kept_indices(self.network.trace, self.network.present)
         smaller = cut_module(self.task.model, kept, self.attributes)
+        refit, ours = named_tensors(self.cut), named_tensors(smaller)
+        for name in self.network.program.tensors.keys() & ours.keys():
+            ours[name].data.copy_(refit[name])
         inputs = next(self.task.calibration.batches()).inputs
         with torch.no_grad():
             expected = cut_program(self.network.trace, self.cut, None).outputs(inputs)
@@ -122,20 +208,41 @@ class Run:
         Cost: no scoring; a few passes over the data to measure and prove the one network.
         """
         start = self.history[0].measures
-        whole = self.network.trace.present
         order = self.plan.removed + self.plan.remaining
         counts = self._allowed_counts(order)
         place = bisect_left(counts[:-1], True, key=lambda k: goal.reached(start, self._costs_after(order[:k])))
         count = counts[place]
-        network = replace(self.network, present=whole(order[:count]))
+        network = masked_after(self.task, self._untouched, self.portions_of(self.history, order[:count]), self._kind)
         is_met = goal.reached(start, self._costs_after(order[:count]))
         reason = f"reached the goal: {goal}" if is_met else f"{goal} cannot be reached; this is the smallest there is"
         unscored = count - len(removed_by(self.history))
         if unscored > 0:
             reason += f" ({unscored} of its removals follow the last ranking; --whole-curve ranks again for each)"
-        measures = measure(self.task, network)
+        measures = measure(self.task, network, self.ships.costs)
         plan = self.plan.first(count)
-        return finish(self.task, network, self.history, plan, measures, reason, is_met, self.options)
+        run = finish(self.task, network, self.history, plan, measures, reason, is_met, self.options, self.ships)
+        (harder,) = run.missed([goal], None)
+        if harder != goal and run.is_met and count < counts[-1]:
+            return self.at(harder).judged([goal], None)
+        return run.judged([goal], None)
+
+    @property
+    def _kind(self) -> str:
+        return str(self.options.get("compensate", "none"))
+
+    @property
+    def _untouched(self) -> GatedNetwork:
+        trace = self.network.trace
+        return GatedNetwork(Program(trace, scoring=self.network.program.scoring), self.task.loss, trace.present())
+
+    @staticmethod
+    def portions_of(history: Sequence[Step], order: Sequence[Neuron]) -> list[Sequence[Neuron]]:
+        """Return the first neurons of an order in the portions that the steps took; what follows goes at once."""
+        portions, rest = list[Sequence[Neuron]](), order
+        for step in history:
+            portions.append(rest[: len(step.removed)])
+            rest = rest[len(step.removed) :]
+        return [*portions, rest]
 
     def _allowed_counts(self, order: tuple[Neuron, ...]) -> list[int]:
         """How many may go of the order: where removals come in blocks, only whole ones."""
@@ -156,7 +263,7 @@ class Run:
     def _costs_after(self, removed: tuple[Neuron, ...]) -> Measures:
         """The costs after some removals; the losses, which no goal looks at, are those of the start."""
         trace = self.network.trace
-        return replace(self.history[0].measures, costs=costs(trace, trace.present(removed)))
+        return replace(self.history[0].measures, costs=self.ships.costs(trace, trace.present(removed)))
 
     def summary(self) -> str:
         """Return before and after in a few lines, the proof, and why the run stopped."""
@@ -190,13 +297,17 @@ class Run:
 
 def finish(
     task: Task, network: GatedNetwork, history: tuple[Step, ...], plan: Plan, measures: Measures, reason: str,
-    is_met: bool, options: Mapping[str, Any],
+    is_met: bool, options: Mapping[str, Any], ships: Artefact,
 ) -> Run:  # fmt: skip
-    """Cut once, and prove it on the data held furthest from the scores."""
-    cut = cut_graph(network.trace, network.present)
+    """Cut once, prove it on the data held furthest from the scores, and make the file that ships."""
+    cut = cut_graph(network.trace, network.present, network.program.tensors)
     proof = verify(network, cut, task.test or task.validation or task.calibration)
     test = _test(task, network) if task.test is not None and proof.holds else None
-    return Run(task, network, cut, history, plan, measures, reason, is_met, proof, test, options)
+    run = Run(task, network, cut, history, plan, measures, reason, is_met, proof, test, options, ships)
+    if ships.kind == WEIGHTS or not proof.holds:
+        return run
+    rounds = LATENCY_ROUNDS if options.get("max_latency") is not None else 0
+    return replace(run, shipped=Shipped(*ships.ship(cut, measures.costs, rounds=rounds)))
 
 
 def reopened(folder: RunFolder, task: Task) -> Run:
@@ -215,17 +326,28 @@ def reopened(folder: RunFolder, task: Task) -> Run:
     history, plan, end = tuple(folder.history()), folder.plan(), folder.read_json("summary.json")
     if not history:
         raise RunFolderError(f"RUN must have a history. Got {str(folder.path)!r}, which has none. Make the run again.")
-    masked = network.without(plan.removed)
+    ships = Artefact(task, network.trace, config.get("artefact", WEIGHTS), config.get("quantize", "none"))
+    portions = Run.portions_of(history, plan.removed)
+    masked = masked_after(task, network, portions, config.get("compensate", "none"))
     options = {key: value for key, value in config.items() if key != "schema"}
-    run = finish(task, masked, history, plan, measure(task, masked), end["reason"], end["is_met"], options)
+    measures = measure(task, masked, ships.costs)
+    run = finish(task, masked, history, plan, measures, end["reason"], end["is_met"], options, ships)
     return replace(run, folder=folder)
 
 
 def _test(task: Task, network: GatedNetwork) -> TestResult:
     assert task.test is not None
-    whole = replace(network, present=network.trace.present())
+    whole = GatedNetwork(Program(network.trace), network.loss, network.trace.present())
     before, after = (evaluate(one.outputs, task.loss, task.test) for one in (whole, network))
     return TestResult(before.loss, after.loss, before.accuracy, after.accuracy, after.num_samples)
+
+
+def write_artefact(folder: RunFolder, shipped: Shipped) -> str:
+    """Write an artefact with its manifest beside it, and return its path in the folder."""
+    name = f"artefacts/{shipped.manifest.file}"
+    folder.write(name, shipped.content)
+    folder.write_json(f"{name}.json", shipped.manifest)
+    return name
 
 
 def write_start(folder: RunFolder, task: Task, traced: Trace) -> None:
@@ -244,6 +366,8 @@ def write_end(folder: RunFolder, run: Run) -> None:
     folder.write_plan(run.plan, kept_indices(run.network.trace, run.network.present), run.attributes)
     folder.write("model.pt2", pt2_bytes(run.exported))
     folder.write("model.safetensors", safetensors_bytes(named_tensors(run.cut)))
+    if run.shipped is not None:
+        write_artefact(folder, run.shipped)
     folder.write_json("summary.json", {
         "before": run.history[0].measures, "after": run.measures, "test": run.test, "reason": run.reason,
         "is_met": run.is_met, "num_removed": len(run.plan.removed),

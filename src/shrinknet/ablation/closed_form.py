@@ -104,7 +104,8 @@ class LastLayers:
         alive = [*(_alive(network, node) for node in dense[1:]), None]
         self.weights = _rows(values[dense[0].args[1]], alive[0])  # type: ignore[index]
         self.layers = tuple(_layers(values, dense[1:], alive))
-        self.read = _samples_last(values[reader.args[0]])  # type: ignore[index]
+        read = values[reader.args[0]]  # type: ignore[index]
+        self.read = _samples_last(network.unsaid_at(site, read))
         self.outputs = _rows(_samples_last(values[reader]), alive[0])
         outputs = values[route.program.output]
         self.targets = _kept(targets, lambda given: targets_across(given, outputs), (outputs.shape[1], outputs.dtype))

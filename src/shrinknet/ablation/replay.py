@@ -162,6 +162,7 @@ class Replay:
         """What a reader gives for each candidate: its cached output, changed by the candidate's contribution."""
         places, real = (table[candidates] for table in path.places[site])
         args, _ = self.program.arguments(node, self.values)
+        args[0] = self.network.unsaid_at(site, args[0])
         change = CHANGES[operator_name(node)]
         return change(node.target, args, self.values[node], places, real * (gates - 1)[:, None], plain=plain)
 

@@ -1,14 +1,37 @@
 """The exported form of a network: `.pt2` and `.safetensors`, as bytes that a run folder can replace whole."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from safetensors.torch import save
 from torch import Tensor
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 
+from shrinknet.export.base import Built, Exporter
+from shrinknet.export.plain import Answer, Plain, by_torch
+from shrinknet.export.quiet import quiet
 from shrinknet.measure.costs import stored
+
+
+class Pt2(Exporter):
+    """A `.pt2` file of torch, batch norms folded; a run folder's `model.pt2` keeps them."""
+
+    name = "pt2"
+    suffix = ".pt2"
+    extra = "dev"
+    packages = ()
+
+    def build(self, network: Plain, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:
+        """Export with a free batch size."""
+        rows = (inputs.detach().cpu().contiguous(),)
+        with quiet():
+            program = torch.export.export(network.module, rows, dynamic_shapes=({0: Dim("batch", min=1)},))
+        return Built(pt2_bytes(program), by_torch(network.module))
+
+    def answer(self, content: bytes) -> Answer:
+        """Open the file by `torch.export.load`: we made these bytes ourselves a moment ago."""
+        return by_torch(torch.export.load(io.BytesIO(content)).module())
 
 
 def pt2_bytes(program: ExportedProgram) -> bytes:

@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from shrinknet.graph.operators import ALIASES, module_of, operator_name
 from shrinknet.graph.trace import Trace
 from shrinknet.graph.widths import Present, kept_shape
 from shrinknet.records import Costs, OperatorCosts, Reach
+
+CostsOf = Callable[[Trace, Present], Costs]
+"""What a network costs once only some neurons are present."""
 
 
 def costs(trace: Trace, present: Present) -> Costs:

@@ -1,7 +1,8 @@
 """Rank: the one order that everything else follows."""
 
+import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,29 +74,66 @@ class Limits:
 
 
 def takeable(
-    network: GatedNetwork, order: Iterable[tuple[Neuron, float]], count: int, limits: Limits | None = None
+    network: GatedNetwork,
+    order: Iterable[tuple[Neuron, float]],
+    count: int,
+    limits: Limits | None = None,
+    prices: Mapping[str, float] | None = None,
 ) -> Ranked:
-    """Return the first neurons of an order that can go, `count` of them, while the limits hold.
+    """Return the neurons that go next, `count` of them, while the limits hold.
 
-    A block of several neurons goes when its last member's turn comes; with blocks, at least `count` go.
+    Of each group the next block (one neuron, unless widths stay multiples) is the first of the order. The block goes
+    whose scores rise least for each unit that it frees; ties by the order. With blocks, at least `count` go.
+
+    Args:
+        network: the masked network.
+        order: its neurons with their scores, lowest first.
+        count: how many go.
+        limits: what every group keeps.
+        prices: for each group, the units that one of its neurons frees; every neuron counts the same where left out.
     """
-    limits = limits or Limits()
+    limits, prices = limits or Limits(), prices or {}
     groups = {group.name: group for group in network.groups}
     alive = {group.name: len(network.alive(group)) for group in network.groups}
-    blocks = {name: limits.block(group, alive[name]) for name, group in groups.items()}
-    waiting: dict[str, Ranked] = {name: [] for name in groups}
+    queues: dict[str, list[tuple[int, Neuron, float]]] = {name: [] for name in groups}
+    for place, (neuron, score) in enumerate(order):
+        queues[neuron.group].append((place, neuron, score))
+    starts = dict.fromkeys(groups, 0)
+    waiting: list[tuple[float, int, str, int]] = []
+
+    def offer(name: str) -> None:
+        block, start = limits.block(groups[name], alive[name]), starts[name]
+        some = queues[name][start : start + block]
+        if block and len(some) == block:
+            total = sum(score for _, _, score in some)
+            key = for_each_unit(total, block * prices.get(name, 1.0))
+            heapq.heappush(waiting, (key, some[-1][0], name, block))
+
+    for name in groups:
+        offer(name)
     taken: Ranked = []
-    for neuron, score in order:
-        if len(taken) >= count:
-            break
-        name, block = neuron.group, waiting[neuron.group]
-        block.append((neuron, score))
-        if 0 < blocks[name] == len(block):
-            taken += block
-            block.clear()
-            alive[name] -= blocks[name]
-            blocks[name] = limits.block(groups[name], alive[name])
+    while waiting and len(taken) < count:
+        _, _, name, block = heapq.heappop(waiting)
+        taken += [(neuron, score) for _, neuron, score in queues[name][starts[name] : starts[name] + block]]
+        starts[name] += block
+        alive[name] -= block
+        offer(name)
     return taken
+
+
+def for_each_unit(rise: float, units: float) -> float:
+    """Return what decides between removals: the rise of the loss for each unit freed; a fall counts once for each unit.
+
+    What frees nothing goes last of all that raises the loss; NaN behind everything.
+
+    >>> for_each_unit(0.2, 4), for_each_unit(-0.2, 4), for_each_unit(0.2, 0)
+    (0.05, -0.8, inf)
+    """
+    if math.isnan(rise):
+        return math.inf
+    if rise <= 0:
+        return rise * units
+    return rise / units if units > 0 else math.inf
 
 
 def clipped(network: GatedNetwork, scores: Scores, how: str) -> Scores:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from shrinknet.errors import BadInputError
-from shrinknet.records import Measures
+from shrinknet.records import Costs, Measures
 from shrinknet.units import parse_bytes, parse_count, parse_fraction
 
 
@@ -20,6 +20,9 @@ class Goal(Protocol):
 
     def neurons_left(self, start: Measures, now: Measures) -> int | None:
         """How many more neurons may go at most, where the goal counts neurons: exactly k go."""
+
+    def tightened(self, forecast: Costs, measured: Costs) -> "Goal":
+        """The goal that the forecast must reach for the measurement to reach this one; itself where it does."""
 
     def __str__(self) -> str:
         """The goal in words."""
@@ -56,6 +59,10 @@ class RemovedNeurons:
         """The share of them that is gone."""
         return 1 - (self.neurons_left(start, now) or 0) / max(1, self.count)
 
+    def tightened(self, forecast: Costs, measured: Costs) -> Goal:
+        """Neurons are counted, not forecast."""
+        return self
+
     def __str__(self) -> str:
         return f"{self.count} neurons removed"
 
@@ -88,6 +95,10 @@ class RemovedFraction:
         """The share of them that is gone."""
         return self._count(start).progress(start, now)
 
+    def tightened(self, forecast: Costs, measured: Costs) -> Goal:
+        """Neurons are counted, not forecast."""
+        return self
+
     def __str__(self) -> str:
         return f"{100 * self.fraction:g} % of the neurons removed"
 
@@ -113,12 +124,20 @@ class _CostBudget:
         first, here = getattr(start.costs, self.cost), getattr(now.costs, self.cost)
         return 1.0 if first <= self.budget else min(1.0, (first - here) / (first - self.budget))
 
+    def tightened(self, forecast: Costs, measured: Costs) -> Goal:
+        """Return the goal that the forecast must reach for the measurement to reach this one; itself where it does."""
+        missed = getattr(measured, self.cost) - self.budget
+        if missed <= 0:
+            return self
+        reached = min(self.budget, getattr(forecast, self.cost))
+        return type(self)(max(0, reached - missed))  # type: ignore[call-arg]
+
     def __str__(self) -> str:
         return f"at most {self.budget:,} {self.unit}"
 
 
 class FlashBytes(_CostBudget):
-    """The weights file is at most that many bytes long.
+    """The file that ships is at most that many bytes long: the weights file, or the artefact that the run is for.
 
     >>> str(FlashBytes("32 KiB"))
     'at most 32,768 bytes of flash'
@@ -126,6 +145,17 @@ class FlashBytes(_CostBudget):
 
     def __init__(self, budget: int | str) -> None:
         super().__init__("flash_bytes", parse_bytes("FlashBytes", budget), "bytes of flash")
+
+
+class PeakRamBytes(_CostBudget):
+    """The arena that the runtime's memory planner asks for is at most that many bytes long, at batch 1.
+
+    >>> str(PeakRamBytes("4 KiB"))
+    'at most 4,096 bytes of RAM'
+    """
+
+    def __init__(self, budget: int | str) -> None:
+        super().__init__("peak_ram_bytes", parse_bytes("PeakRamBytes", budget), "bytes of RAM")
 
 
 class NumParameters(_CostBudget):

@@ -35,12 +35,13 @@ def kept_indices(trace: Trace, present: Present) -> Kept:
     return kept
 
 
-def cut_graph(trace: Trace, present: Present) -> GraphModule:
+def cut_graph(trace: Trace, present: Present, tensors: Mapping[str, Tensor] | None = None) -> GraphModule:
     """Return a new graph module without the removed neurons; the trace is not touched.
 
-    Tensors are sliced, and the sizes that the graph writes down (views, channel groups) become those of what is left.
+    `tensors` stand in for the network's own, by name: weights that were refit. Tensors are sliced, and the sizes that
+    the graph writes down (views, channel groups) become those of what is left.
     """
-    module = cut_copy(trace.module, kept_indices(trace, present))
+    module = cut_copy(trace.module, kept_indices(trace, present), tensors)
     widths = trace.widths(present)
     for node in list(module.graph.nodes):
         if node.op == "call_function" and operator_name(node) in RESIZES:
@@ -49,14 +50,23 @@ def cut_graph(trace: Trace, present: Present) -> GraphModule:
     return module
 
 
-def cut_copy(module: Module, kept: Kept) -> Module:
-    """Return a copy of a module with every cut tensor replaced by what is kept of it; shared tensors stay shared."""
-    tensors, memo = named_tensors(module), dict[int, Any]()
-    for name in kept.keys() & tensors.keys():
-        memo.setdefault(id(tensors[name]), _sliced(tensors[name], kept[name]))
+def cut_copy(module: Module, kept: Kept, tensors: Mapping[str, Tensor] | None = None) -> Module:
+    """Return a copy of a module with every cut tensor replaced by what is kept of it; shared tensors stay shared.
+
+    `tensors` stand in for the module's own, by name.
+    """
+    own, memo = named_tensors(module), dict[int, Any]()
+    others = {name: _in_place_of(own[name], tensor) for name, tensor in (tensors or {}).items() if name in own}
+    for name in (kept.keys() | others.keys()) & own.keys():
+        memo.setdefault(id(own[name]), _sliced(others.get(name, own[name]), kept.get(name, {})))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own pytree, copied by torch's own graph module
         return copy.deepcopy(module, memo)
+
+
+def _in_place_of(own: Tensor, other: Tensor) -> Tensor:
+    value = other.detach().to(own)
+    return nn.Parameter(value, own.requires_grad) if isinstance(own, nn.Parameter) else value
 
 
 def _sliced(tensor: Tensor, axes: Mapping[int, tuple[int, ...]]) -> Tensor:

@@ -51,7 +51,9 @@ def _in_double(network: GatedNetwork, rows: tuple[Tensor, ...]) -> tuple[GatedNe
     """Return the network in float64 (None where it is so already, or fixes its own precision), and what to note."""
     if network.program.precision == torch.float64:
         return None, ()
-    double = GatedNetwork(Program(network.trace, torch.float64), network.loss, network.present)
+    double = GatedNetwork(
+        Program(network.trace, torch.float64, tensors=network.program.tensors), network.loss, network.present
+    )
     try:
         with torch.no_grad():
             double.outputs(tuple(tensor[:EXAMPLE_BATCH] for tensor in _doubled(rows)))

@@ -1,0 +1,234 @@
+"""The artefact that ships: what it will cost, forecast from the plan, and what it does cost, measured on the file."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from shrinknet.errors import BadInputError, ExportError
+from shrinknet.export.base import Built, Exporter, find_exporter
+from shrinknet.export.plain import Answer, Plain
+from shrinknet.gates import tolerance
+from shrinknet.graph.trace import Trace, named_tensors
+from shrinknet.graph.widths import Present, kept_shape
+from shrinknet.measure.costs import costs
+from shrinknet.measure.evaluation import Evaluation, evaluate
+from shrinknet.records import Costs, Difference, Latency, Manifest, TensorFacts
+from shrinknet.surgery.remove import cut_graph
+from shrinknet.task import Task
+from shrinknet.verify.equivalence import gap, largest_of
+
+WEIGHTS = "weights"
+"""The artefact that needs no exporter: the `.safetensors` file."""
+
+STEPS_OF_INT8 = 16
+"""How many of the 256 output steps a runtime's int8 may be away from torch's: each layer rounds in its own way."""
+
+LEAST_CHECKED = 64
+"""Every file is compared with torch on at least so many rows (all, where there are fewer)."""
+
+CALIBRATION_ROWS = 1024
+"""A quantizer looks at no more rows than these."""
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """What ships: a kind of file, its quantization, and the untouched network as such a file.
+
+    Attributes:
+        task, trace: the network.
+        kind: the name of an exporter, or "weights".
+        quantize: "none" or "int8".
+    """
+
+    task: Task
+    trace: Trace
+    kind: str = WEIGHTS
+    quantize: str = "none"
+
+    @cached_property
+    def exporter(self) -> Exporter:
+        """The exporter of that kind."""
+        return find_exporter(self.kind, self.quantize)
+
+    @cached_property
+    def _whole(self) -> tuple[Plain, Built]:
+        plain = Plain.of(self.trace, cut_graph(self.trace, self.trace.present()))
+        return plain, self._built(plain)
+
+    @property
+    def plans_ram(self) -> bool:
+        """Whether an arena is known, so that RAM can be budgeted."""
+        return self.kind != WEIGHTS and self._whole[1].arena is not None
+
+    def costs(self, trace: Trace, present: Present) -> Costs:
+        """Return what a network will cost: as `costs`, with the file's length and the planner's arena forecast.
+
+        Flash is what the untouched network's file holds beside its tensors, and the tensors that are left. RAM is the
+        planner's own rule on the sizes that are left; where the runtime plans none, the bytes of live activations.
+
+        Cost: one walk over the tensors and the planned values; the first call makes the untouched network's file.
+        """
+        found = costs(trace, present)
+        if self.kind == WEIGHTS:
+            return found
+        arena = self._whole[1].arena
+        ram = found.peak_ram_bytes if arena is None else arena.forecast(present)
+        return replace(found, flash_bytes=self._beside_tensors + self._stored(present), peak_ram_bytes=ram)
+
+    def check(self, goals: Sequence[object], max_latency: float | None) -> None:
+        """Raise BadInputError where a goal counts what this artefact does not say."""
+        if max_latency is not None and (self.kind == WEIGHTS or not self.exporter.runs_here):
+            allowed = "used with an artefact that runs on this machine: --to executorch or --to onnx"
+            raise BadInputError("--max-latency", allowed, f"--to {self.kind}", "Name one of these.")
+        if any(getattr(goal, "cost", "") == "peak_ram_bytes" for goal in goals) and not self.plans_ram:
+            raise no_planner("--ram", self.kind)
+
+    @cached_property
+    def _beside_tensors(self) -> int:
+        return len(self._whole[1].content) - self._stored(self.trace.present())
+
+    def _stored(self, present: Present) -> int:
+        plain, built = self._whole
+        tensors = named_tensors(plain.module)
+        alike = Counter(tensor.numel() for tensor in tensors.values())
+        total = 0
+        for name, tensor in tensors.items():
+            shape = kept_shape(tuple(tensor.shape), self.trace.tensor_layouts.get(name, ()), present)
+            copies = max(1, (built.copies or {}).get(tensor.numel(), 1) // alike[tensor.numel()])
+            total += copies * self.exporter.stored_bytes(shape, tensor.dtype, self.quantize)
+        return total
+
+    def freed(self, price: str) -> Callable[[Present, Present], float]:
+        """Return what is freed between two sets of present neurons: parameters, MACs, bytes of flash or of the peak.
+
+        Of RAM only the values that are there when most bytes are count: removing another frees nothing.
+        """
+
+        def parameters_or_macs(before: Present, after: Present) -> float:
+            one, other = (costs(self.trace, present) for present in (before, after))
+            return one.macs - other.macs if price == "macs" else one.num_parameters - other.num_parameters
+
+        def flash(before: Present, after: Present) -> float:
+            if self.kind == WEIGHTS:
+                return costs(self.trace, before).flash_bytes - costs(self.trace, after).flash_bytes
+            return self._stored(before) - self._stored(after)
+
+        def ram(before: Present, after: Present) -> float:
+            arena = self._whole[1].arena
+            assert arena is not None
+            return sum(size - value.num_bytes(after) for value, size in arena.at_peak(before))
+
+        if price == "ram" and not self.plans_ram:
+            raise no_planner("--price ram", self.kind)
+        return {"parameters": parameters_or_macs, "macs": parameters_or_macs, "flash": flash, "ram": ram}[price]
+
+    def at_peak(self, present: Present) -> tuple[tuple[str, int], ...]:
+        """Return the values that hold the arena's peak, with their lengths, the longest first."""
+        arena = self._whole[1].arena
+        if arena is None:
+            return ()
+        return tuple((value.name or "workspace", size) for value, size in arena.at_peak(present))
+
+    def ship(self, cut: GraphModule, forecast: Costs, *, rounds: int = 0) -> tuple[bytes, Manifest]:
+        """Make the file of a cut network, run it by its own runtime on real inputs, and compare it with torch.
+
+        Args:
+            cut: the network.
+            forecast: what it was expected to cost.
+            rounds: how often its latency is measured on this machine.
+
+        Raises:
+            ExportError: the exporter cannot take an operator, or the file does not compute what torch computes.
+        """
+        built = self._built(Plain.of(self.trace, cut))
+        answer = built.stand_in or self.exporter.answer(built.content)
+        difference, quality = self._compare(built, answer, forecast.macs)
+        if not difference.holds:
+            raise ExportError(
+                f"--to {self.kind} must give a file that computes what torch computes. Got a worst difference of "
+                f"{difference.worst:.3g}, the tolerance is {difference.tolerance:.3g}. Use another exporter."
+            )
+        row = self.task.example_inputs[:1].cpu()
+        outputs = answer(row)
+        manifest = Manifest(
+            kind=self.kind, quantize=self.quantize, file=f"model{self.exporter.suffix}", num_bytes=len(built.content),
+            sha256=hashlib.sha256(built.content).hexdigest(),
+            arena_bytes=built.arena.num_bytes if built.arena else None,
+            forecast_bytes=forecast.flash_bytes,
+            forecast_arena_bytes=forecast.peak_ram_bytes if built.arena else None,
+            inputs=(_facts("input", row),), outputs=(_facts("output", outputs),),
+            difference=difference, compared_with="the quantized network in torch" if built.step else "torch",
+            loss=quality.loss, accuracy=quality.accuracy, num_samples=quality.num_samples,
+            ran_by_its_runtime=built.stand_in is None, versions=self.exporter.versions(), notes=built.notes,
+            latency=timed(answer, row, rounds) if rounds and built.stand_in is None else None,
+        )  # fmt: skip
+        return built.content, manifest
+
+    def _built(self, plain: Plain) -> Built:
+        return self.exporter.build(plain, self.task.example_inputs.cpu(), self._calibration, self.quantize)
+
+    @cached_property
+    def _calibration(self) -> Sequence[Tensor]:
+        rows = min(CALIBRATION_ROWS, len(self.task.calibration))
+        return [batch.inputs.cpu() for batch in self.task.calibration.rows(0, rows).batches()]
+
+    def _compare(self, built: Built, answer: Answer, macs: int) -> tuple[Difference, Evaluation]:
+        role = self.task.test or self.task.validation or self.task.calibration
+        most = max(LEAST_CHECKED, int(self.exporter.macs_to_check / max(1, macs)))
+        data = role if len(role) <= most else role.permuted(0).rows(0, most)
+        worst = torch.zeros((), dtype=torch.float64)
+        largest = 0.0
+
+        def outputs_of(rows: Tensor) -> Tensor:
+            nonlocal worst, largest
+            given, expected = answer(rows.cpu()), built.reference(rows.cpu())
+            worst = torch.maximum(worst, gap(expected, given))
+            largest = max(largest, largest_of(expected))
+            return given.to(rows.device)
+
+        quality = evaluate(outputs_of, self.task.loss, data)
+        dtype = self.task.example_inputs.dtype
+        allowed = tolerance(dtype if dtype.is_floating_point else torch.float32, largest)
+        allowed = STEPS_OF_INT8 * built.step if built.step else allowed
+        return Difference("float32", float(worst), allowed, quality.num_samples), quality
+
+
+def _facts(name: str, tensor: Tensor) -> TensorFacts:
+    return TensorFacts(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+
+
+def timed(answer: Answer, row: Tensor, rounds: int) -> Latency:
+    """Return how long one sample takes: the median over many rounds, and the middle half of them.
+
+    A figure of this machine, never a promise about another.
+    """
+    answer(row)
+    taken = []
+    for _ in range(rounds):
+        started = perf_counter()
+        answer(row)
+        taken.append(1000 * (perf_counter() - started))
+    taken.sort()
+    return Latency(median(taken), taken[rounds // 4], taken[-1 - rounds // 4], rounds)
+
+
+def no_planner(argument: str, kind: str) -> BadInputError:
+    """Return the error of a RAM budget where nothing plans RAM."""
+    allowed = "used with an artefact whose memory is planned: --to executorch in float32, or --to cortex-m in int8"
+    return BadInputError(argument, allowed, f"--to {kind}", "Name one of these.")
+
+
+def check_quantize(kind: str, quantize: str) -> None:
+    """Raise BadInputError where a kind of artefact does not know how to quantize so."""
+    if kind == WEIGHTS and quantize != "none":
+        raise BadInputError("--quantize", "none for a weights file", quantize, "Name an artefact, as --to executorch.")
+    if kind != WEIGHTS:
+        find_exporter(kind, quantize)

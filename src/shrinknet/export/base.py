@@ -1,0 +1,137 @@
+"""What an exporter is: it makes a file of a network, and runs that file by its own runtime."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pkgutil import iter_modules
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from shrinknet.errors import BadInputError, ExportError, did_you_mean
+from shrinknet.export.arena import Arena
+from shrinknet.export.plain import Answer, Plain
+
+
+@dataclass(frozen=True)
+class Built:
+    """A file, and what is known of it.
+
+    Attributes:
+        content: the bytes of the file.
+        reference: what the file must compute, in torch: the network itself, or its quantized form.
+        arena: where the runtime's planner puts the activations, if it says so.
+        copies: how often each stored number of elements stands in the file, for what is stored twice.
+        step: how far apart two neighbouring outputs are, where outputs are quantized.
+        stand_in: what runs the file where its own runtime cannot.
+        notes: what the file's figures leave out.
+    """
+
+    content: bytes
+    reference: Answer
+    arena: Arena | None = None
+    copies: Mapping[int, int] | None = None
+    step: float | None = None
+    stand_in: Answer | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Exporter(ABC):
+    """A way to write a network into a file that another program runs.
+
+    A subclass gives a `name`, a `suffix`, the `packages` it needs and the `extra` that installs them, which
+    quantizations it knows, and the three methods. It knows nothing of the other exporters.
+    """
+
+    name: ClassVar[str]
+    suffix: ClassVar[str]
+    extra: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]]
+    quantizations: ClassVar[tuple[str, ...]] = ("none",)
+    plans_ram: ClassVar[bool] = False
+    runs_here: ClassVar[bool] = True
+    macs_to_check: ClassVar[float] = 1e11
+    """How much work comparing a file with torch may take: its runtime may be slow."""
+
+    @abstractmethod
+    def build(self, network: Plain, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:
+        """Make the file of a network whose norms are folded.
+
+        Args:
+            network: the graph, its norms folded; its nodes are named as in the trace.
+            inputs: two rows.
+            calibration: batches of rows that a quantizer looks at.
+            quantize: one of `quantizations`.
+        """
+
+    @abstractmethod
+    def answer(self, content: bytes) -> Answer:
+        """Open a file by its own runtime, ready to run on rows."""
+
+    def stored_bytes(self, shape: tuple[int, ...], dtype: torch.dtype, quantize: str) -> int:
+        """How many bytes of the file a tensor of that shape takes."""
+        return int(torch.Size(shape).numel()) * dtype.itemsize
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the packages that make and run the file."""
+        found = {"torch": str(torch.__version__)}
+        for package in self.packages:
+            try:
+                found[package] = version(package)
+            except PackageNotFoundError:
+                found[package] = "not installed"
+        return found
+
+    def check(self, quantize: str = "none") -> None:
+        """Raise BadInputError where the exporter's packages are missing, or it does not know how to quantize so."""
+        if quantize not in self.quantizations:
+            known = [one.name for one in _all_exporters().values() if quantize in one.quantizations]
+            do = f"Use --to {known[0]}." if known else "Use none or int8."
+            raise BadInputError(f"--quantize for --to {self.name}", " or ".join(self.quantizations), quantize, do)
+        for package in self.packages:
+            try:
+                import_module(package)
+            except ImportError as error:
+                raise BadInputError(
+                    f"--to {self.name}",
+                    f"used where the extra {self.extra!r} is installed",
+                    f"a Python that cannot import it ({error})",
+                    f"Run: pip install 'shrinknet[{self.extra}]'",
+                ) from error
+
+    def refused(self, where: str, error: Exception) -> ExportError:
+        """Return the error that says which operator the exporter cannot take."""
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        return ExportError(
+            f"--to {self.name} must be given a network whose operators it knows. Got {where}: {said[:300]} "
+            f"The network as a .pt2 file is there all the same: use --to pt2."
+        )
+
+
+def _all_exporters() -> dict[str, type[Exporter]]:
+    package = import_module("shrinknet.export")
+    for module in iter_modules(package.__path__):
+        import_module(f"{package.__name__}.{module.name}")
+    return {kind.name: kind for kind in sorted(Exporter.__subclasses__(), key=lambda kind: kind.name)}
+
+
+def exporter_names() -> tuple[str, ...]:
+    """Return the names of every exporter there is."""
+    return tuple(_all_exporters())
+
+
+def find_exporter(name: str, quantize: str = "none") -> Exporter:
+    """Return the exporter of that name, ready to be used.
+
+    Raises:
+        BadInputError: there is none, its packages are not installed, or it does not quantize so.
+    """
+    known = _all_exporters()
+    if name not in known:
+        raise BadInputError("--to", "the name of an exporter", repr(name), did_you_mean(name, known))
+    exporter = known[name]()
+    exporter.check(quantize)
+    return exporter

@@ -1,0 +1,82 @@
+"""Cortex-M: `.pte` files in int8 whose operators are Arm's CMSIS-NN kernels; the arena holds int8 activations.
+
+The kernels run on the microcontroller only. Here the file's operators are run by their reference implementations in
+torch, which the backend's authors keep beside the kernels: that is not the device's own runtime.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shrinknet.errors import ExportError
+from shrinknet.export.arena import Arena
+from shrinknet.export.base import Built, Exporter
+from shrinknet.export.lowering import arena_bytes, placed_values, planned_in_order, where
+from shrinknet.export.plain import Answer, Plain, by_torch
+from shrinknet.export.quantization import output_step, quantized
+from shrinknet.export.quiet import quiet
+
+CPU = "M4"
+NOT_RUN = "run by the reference implementations of its operators, not by the device's own kernels"
+
+
+class CortexM(Exporter):
+    """A `.pte` file in int8 for a Cortex-M4 and its like (DSP extension), for batches of one."""
+
+    name = "cortex-m"
+    suffix = ".pte"
+    extra = "cortex-m"
+    packages = ("executorch", "tosa_serializer")
+    quantizations = ("int8",)
+    plans_ram = True
+    runs_here = False
+    macs_to_check = 4e9
+
+    def build(self, network: Plain, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:
+        """Quantize as the backend asks, and put its operators into the graph."""
+        edge: Any = None
+        layout = torch.channels_last if inputs.dim() == 4 else torch.contiguous_format  # what its kernels read
+        module = network.module.to(memory_format=layout)  # type: ignore[call-overload]
+        rows = (inputs[:1].cpu().contiguous(memory_format=layout),)
+        with quiet():
+            from executorch.backends.cortex_m.edge_compile_config import cortex_m_edge_compile_config
+            from executorch.backends.cortex_m.passes.cortex_m_pass_manager import CortexMPassManager
+            from executorch.backends.cortex_m.quantizer.quantizer import CortexMQuantizer
+            from executorch.backends.cortex_m.target_config import CortexM as Cpu
+            from executorch.backends.cortex_m.target_config import CortexMTargetConfig
+            from executorch.exir import to_edge
+
+            try:
+                looked_at = [batch.contiguous(memory_format=layout) for batch in calibration]
+                small = quantized(module, inputs.cpu().contiguous(memory_format=layout), CortexMQuantizer(), looked_at)
+                edge = to_edge(torch.export.export(small, rows), compile_config=cortex_m_edge_compile_config())
+                cpu = CortexMTargetConfig(cpu=Cpu[CPU])
+                passes = CortexMPassManager(edge.exported_program(), target_config=cpu)
+                edge._edge_programs["forward"] = passes.transform()  # the backend has no other way in
+                stand_in = edge.exported_program().module(check_guards=False)
+                lowered, placed = planned_in_order(edge)
+            except Exception as error:  # executorch raises dozens of types, its internal ones among them
+                raise self.refused(where(edge, network, error), error) from error
+        arena = Arena(arena_bytes(lowered), tuple(placed_values(lowered, placed, network)))
+
+        def answer(given: Tensor) -> Tensor:
+            with torch.no_grad():
+                return torch.cat([stand_in(row[None].contiguous(memory_format=layout)) for row in given.cpu()])
+
+        return Built(bytes(lowered.buffer), by_torch(small), arena, step=output_step(small), stand_in=answer,
+                     notes=(NOT_RUN,))  # fmt: skip
+
+    def answer(self, content: bytes) -> Answer:
+        """There is no runtime for it here.
+
+        Raises:
+            ExportError: always.
+        """
+        raise ExportError(f"--to cortex-m must be run on a microcontroller. Got this machine. {NOT_RUN}.")
+
+    def stored_bytes(self, shape: tuple[int, ...], dtype: torch.dtype, quantize: str) -> int:
+        """Weights take a byte an element; each output has a bias, and a scale or a sum of weights, of 4 bytes each."""
+        count = int(torch.Size(shape).numel())
+        return count if len(shape) > 1 else 8 * count

@@ -1,0 +1,95 @@
+"""ExecuTorch: `.pte` files for phones and microcontrollers, and what their memory planner says.
+
+In float32 the file uses the portable operators, whose arena holds every activation. In int8 the XNNPACK delegate runs
+it, whose own workspace the arena does not show.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shrinknet.export.arena import Arena
+from shrinknet.export.base import Built, Exporter
+from shrinknet.export.lowering import arena_bytes, placed_values, planned_in_order, where
+from shrinknet.export.plain import Answer, Plain, by_torch, rows_of_one
+from shrinknet.export.quantization import output_step, quantized
+from shrinknet.export.quiet import quiet
+
+HIDDEN = "the XNNPACK delegate plans its own workspace at run time: the arena holds only what goes in and out of it"
+
+
+class ExecuTorch(Exporter):
+    """A `.pte` file for batches of one."""
+
+    name = "executorch"
+    suffix = ".pte"
+    extra = "executorch"
+    packages = ("executorch",)
+    quantizations = ("none", "int8")
+    plans_ram = True
+    macs_to_check = 4e9
+
+    def build(self, network: Plain, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:
+        """Lower a network, in float32 to the portable operators, in int8 to XNNPACK."""
+        rows = rows_of_one(inputs)
+        if quantize == "int8":
+            return self._build_int8(network, inputs, rows, calibration)
+        with quiet():
+            from executorch.exir import to_edge
+            from executorch.exir.passes.constant_prop_pass import constant_prop_pass
+
+            edge: Any = None
+            try:
+                edge = to_edge(torch.export.export(network.module, rows))
+                constant_prop_pass(edge.exported_program())  # a transposed weight is stored, never computed
+                lowered, placed = planned_in_order(edge)
+            except Exception as error:  # executorch raises dozens of types, its internal ones among them
+                raise self.refused(where(edge, network, error), error) from error
+        program = lowered.exported_program()
+        arena = Arena(arena_bytes(lowered), tuple(placed_values(lowered, placed, network)))
+        stored = Counter(int(tensor.numel()) for tensor in program.state_dict.values())
+        stored.update(int(tensor.numel()) for tensor in program.constants.values() if isinstance(tensor, Tensor))
+        return Built(bytes(lowered.buffer), by_torch(network.module), arena, stored)
+
+    def _build_int8(self, network: Plain, inputs: Tensor, rows: tuple[Tensor], calibration: Sequence[Tensor]) -> Built:
+        with quiet():
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+                XNNPACKQuantizer,
+                get_symmetric_quantization_config,
+            )
+            from executorch.exir import to_edge_transform_and_lower
+
+            try:
+                quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+                smaller = quantized(network.module, inputs, quantizer, calibration)
+                program = torch.export.export(smaller, rows)
+                lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+            except Exception as error:
+                raise self.refused("this network", error) from error
+        return Built(bytes(lowered.buffer), by_torch(smaller), step=output_step(smaller), notes=(HIDDEN,))
+
+    def answer(self, content: bytes) -> Answer:
+        """Open a `.pte` file by ExecuTorch's Python runtime."""
+        with quiet():
+            from executorch.runtime import Runtime
+
+            try:
+                method = Runtime.get().load_program(content).load_method("forward")
+            except RuntimeError as error:
+                raise self.refused("a file that its runtime cannot load", error) from error
+
+        def answer(rows: Tensor) -> Tensor:
+            return torch.cat([method.execute(rows_of_one(row[None]))[0].clone() for row in rows])
+
+        return answer
+
+    def stored_bytes(self, shape: tuple[int, ...], dtype: torch.dtype, quantize: str) -> int:
+        """Constants begin at multiples of 16 bytes; in int8 each output has a 4-byte scale and a 4-byte bias."""
+        count = int(torch.Size(shape).numel())
+        if quantize == "int8":
+            return count + 4 * shape[0] if len(shape) > 1 else 4 * count
+        return -(-count * dtype.itemsize // 16) * 16

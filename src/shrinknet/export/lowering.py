@@ -1,0 +1,84 @@
+"""Lowering to ExecuTorch's programs: the memory plan, and which operator of ours each planned value comes from."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch.fx import Node
+
+from shrinknet.export.arena import Value, axes_of
+from shrinknet.export.plain import Plain
+from shrinknet.graph.operators import describe
+
+
+def planned_in_order(edge: Any, **options: Any) -> tuple[Any, list[Any]]:
+    """Lower an edge program to its file; return it with the specs that were planned, in the order they were.
+
+    The planner is given its values in the order of their lives: it takes a set otherwise, whose order (and with it
+    where ties are put) changes from run to run.
+    """
+    from executorch.exir import ExecutorchBackendConfig
+    from executorch.exir.memory_planning import MemoryPlanningAlgorithmSuite, greedy
+    from executorch.exir.passes import MemoryPlanningPass
+
+    placed: list[Any] = []
+
+    def in_order(alignment: int, specs: Any, *rest: Any, **named: Any) -> Any:
+        placed[:] = sorted(specs, key=lambda spec: (spec.lifetime, tuple(spec.shape)))
+        return greedy(alignment, placed, *rest, **named)
+
+    suite = MemoryPlanningAlgorithmSuite([in_order])
+    config = ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(memory_planning_algo=suite), **options)
+    return edge.to_executorch(config), placed
+
+
+def arena_bytes(lowered: Any) -> int:
+    """Return the length of the arena that a program asks for, all memories together."""
+    return int(sum(lowered.executorch_program.execution_plan[0].non_const_buffer_sizes))
+
+
+def placed_values(lowered: Any, placed: Sequence[Any], network: Plain) -> Iterator[Value]:
+    """Yield each planned value with the axes of the operator that it was made for."""
+    own = {node.name: node for node in network.module.graph.nodes}
+    names: dict[int, str] = {}
+    for node in lowered.exported_program().graph.nodes:
+        if (name := _origin(node, own)) is not None:
+            names.update((id(spec), name) for spec in _specs(node))
+    for spec in placed:
+        shape, node = tuple(spec.shape), own.get(names.get(id(spec), ""))
+        first, last = spec.lifetime
+        yield Value(node.name if node else "", axes_of(shape, node, network.trace), spec.dtype.itemsize, first, last)
+
+
+def _specs(node: Node) -> list[Any]:
+    specs = node.meta.get("spec")
+    return [spec for spec in (specs if isinstance(specs, list | tuple) else [specs]) if spec is not None]
+
+
+def _origin(node: Node, own: dict[str, Node]) -> str | None:
+    """The name, in the network's own graph, of the operator that a lowered node was made for.
+
+    Where the lowering does not say (a cast to another type), it is that of the value that the node reads first.
+    """
+    if node.op == "placeholder":
+        return node.name if node.name in own else None
+    source = next(iter(reversed(node.meta.get("from_node") or ())), None)
+    found = None
+    while source is not None:
+        found = source.name if source.name in own else found
+        source = next(iter(reversed(source.from_node or ())), None)
+    if found is None and node.op == "call_function" and _specs(node):
+        given = next((one for one in node.all_input_nodes if _specs(one)), None)
+        found = None if given is None else _origin(given, own)
+    return found
+
+
+def where(edge: Any, network: Plain, error: Exception) -> str:
+    """The operators of the network that an exporter's error speaks of."""
+    own = {node.name: node for node in network.module.graph.nodes}
+    if edge is None:
+        return "this network"
+    for node in edge.exported_program().graph.nodes:
+        if node.op == "call_function" and hasattr(node.target, "name") and node.target.name() in str(error):
+            name = _origin(node, own)
+            return describe(own[name]) if name else node.name
+    return "this network"
