@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from shrinknet.errors import RunFolderError
-from shrinknet.export.artefact import WEIGHTS, Artefact
+from shrinknet.errors import BadInputError, RunFolderError
+from shrinknet.export.artefact import WEIGHTS, Artefact, check_quantize
 from shrinknet.export.exported_program import pt2_bytes, safetensors_bytes
 from shrinknet.gates import GatedNetwork, gated, tolerance
 from shrinknet.graph.trace import Trace, export_program, named_tensors
@@ -131,7 +131,7 @@ class Run:
             assert self.artefact is not None
             assert self.artefact.latency is not None
             said.append(f"a sample takes {self.artefact.latency.median_ms:.3g} ms, at most {max_latency:g} allowed")
-        return replace(self, is_met=False, reason="; ".join([*said, self.reason]))
+        return replace(self, is_met=False, reason="; ".join([self.reason, *said]))
 
     def measured_text(self, goal: Goal) -> str:
         """Return what a goal's cost is now; for RAM which values are there when most bytes are."""
@@ -199,32 +199,37 @@ class Run:
             for name, answer in answers.items()
         }
 
-    def at(self, goal: Goal) -> "Run":
-        """Return another member of the family: the first of the same order that reaches a goal. Nothing is scored.
+    def at(self, *goals: Goal) -> "Run":
+        """Return another member of the family: the first of the same order that reaches every goal. Nothing is scored.
 
-        Where the history ends before the goal, the order of the last ranking is followed; `is_met` says whether the
-        goal can be reached at all.
+        Where the history ends before a goal, the order of the last ranking is followed; `is_met` says whether the
+        goals can be reached at all. An artefact that misses a budget by measurement is followed by a smaller one.
 
         Cost: no scoring; a few passes over the data to measure and prove the one network.
         """
-        start = self.history[0].measures
         order = self.plan.removed + self.plan.remaining
         counts = self._allowed_counts(order)
-        place = bisect_left(counts[:-1], True, key=lambda k: goal.reached(start, self._costs_after(order[:k])))
+        place = bisect_left(counts[:-1], True, key=lambda k: self._reach(goals, order[:k]))
         count = counts[place]
         network = masked_after(self.task, self._untouched, self.portions_of(self.history, order[:count]), self._kind)
-        is_met = goal.reached(start, self._costs_after(order[:count]))
-        reason = f"reached the goal: {goal}" if is_met else f"{goal} cannot be reached; this is the smallest there is"
+        is_met, wanted = self._reach(goals, order[:count]), " and ".join(map(str, goals))
+        reason = (
+            f"reached the goal: {wanted}" if is_met else f"{wanted} cannot be reached; this is the smallest there is"
+        )
         unscored = count - len(removed_by(self.history))
         if unscored > 0:
             reason += f" ({unscored} of its removals follow the last ranking; --whole-curve ranks again for each)"
         measures = measure(self.task, network, self.ships.costs)
         plan = self.plan.first(count)
         run = finish(self.task, network, self.history, plan, measures, reason, is_met, self.options, self.ships)
-        (harder,) = run.missed([goal], None)
-        if harder != goal and run.is_met and count < counts[-1]:
-            return self.at(harder).judged([goal], None)
-        return run.judged([goal], None)
+        harder = run.missed(goals, None)
+        if harder != list(goals) and run.is_met and count < counts[-1]:
+            run = replace(self.at(*harder), reason=reason)
+        return run.judged(goals, None)
+
+    def _reach(self, goals: Sequence[Goal], removed: tuple[Neuron, ...]) -> bool:
+        now = self._costs_after(removed)
+        return all(goal.reached(self.history[0].measures, now) for goal in goals)
 
     @property
     def _kind(self) -> str:
@@ -265,17 +270,66 @@ class Run:
         trace = self.network.trace
         return replace(self.history[0].measures, costs=self.ships.costs(trace, trace.present(removed)))
 
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Return (what, before, after) for every figure that was measured."""
+        return summary.rows(self.history[0].measures, self.measures, self.test, self._manifest)
+
+    @property
+    def _manifest(self) -> dict[str, Any] | None:
+        return None if self.artefact is None else asdict(self.artefact)
+
+    def corners(self) -> list[dict[str, Any]]:
+        """Return the manifests of four files: full and pruned, in float32 and in int8, each run by what runs it.
+
+        Cost: makes and runs three files more.
+        """
+        trace, float_kind = self.network.trace, "executorch"
+        whole, all_there = cut_graph(trace, trace.present()), trace.present()
+        found = []
+        for quantize in ("none", self.ships.quantize):
+            kind = float_kind if quantize == "none" else self.ships.kind
+            ships = self.ships if quantize != "none" else Artefact(self.task, trace, kind, quantize)
+            for name, cut, present in (("full", whole, all_there), ("pruned", self.cut, self.network.present)):
+                made = self.artefact if ships is self.ships and cut is self.cut else None
+                made = made or ships.ship(cut, ships.costs(trace, present))[1]
+                found.append({"name": f"{name}, {'float32' if quantize == 'none' else quantize}", "manifest": made})
+        return found
+
+    def export(self, kind: str, out: str | Path | None = None, quantize: str = "none") -> Manifest:
+        """Write the smaller network as another program's file, run it there, and write its manifest beside it.
+
+        Args:
+            kind: "executorch", "onnx", "pt2", "cortex-m".
+            out: the file; where left out, in the run's own folder.
+            quantize: "none" or "int8".
+
+        Raises:
+            BadInputError: no such exporter, its extra is missing, or there is no folder to write to.
+            ExportError: an operator is not known there, or the file does not compute what torch computes.
+        """
+        check_quantize(kind, quantize)
+        ships = Artefact(self.task, self.network.trace, kind, quantize)
+        content, manifest = ships.ship(self.cut, ships.costs(self.network.trace, self.network.present))
+        if out is not None:
+            path = Path(out)
+            folder, manifest = RunFolder(path.parent), replace(manifest, file=path.name)
+            folder.write(path.name, content)
+            folder.write_json(f"{path.name}.json", manifest)
+        elif self.folder is not None:
+            write_artefact(self.folder, Shipped(content, manifest))
+        else:
+            raise BadInputError("out", "a file for a run that has no folder", "nothing", "Name it as 'net.pte'.")
+        return manifest
+
     def summary(self) -> str:
         """Return before and after in a few lines, the proof, and why the run stopped."""
-        start, end = self.history[0].measures, self.measures
-        lines = [
-            f"{what:<24}{before:>14} -> {after:>14}" for what, before, after in summary.rows(start, end, self.test)
-        ]
-        return "\n".join([*lines, summary.proof_line(self.verification), self.last_line()])
+        lines = [f"{what:<30}{before:>14} -> {after:>14}" for what, before, after in self.rows()]
+        made = [] if self._manifest is None else [summary.shipped_line(self._manifest)]
+        return "\n".join([*lines, summary.proof_line(self.verification), *made, self.last_line()])
 
     def last_line(self) -> str:
         """Return what the run did, in one line."""
-        return summary.last_line(self.history[0].measures, self.measures, self.test, self.reason)
+        return summary.last_line(self.history[0].measures, self.measures, self.test, self.reason, self._manifest)
 
     def report(self, out: str | Path) -> Path:
         """Write the run, if it is not written yet, and its web page; return the page's path.
@@ -368,6 +422,8 @@ def write_end(folder: RunFolder, run: Run) -> None:
     folder.write("model.safetensors", safetensors_bytes(named_tensors(run.cut)))
     if run.shipped is not None:
         write_artefact(folder, run.shipped)
+    if run.ships.quantize != "none":
+        folder.write_json("artefacts/corners.json", {"corners": run.corners()})
     folder.write_json("summary.json", {
         "before": run.history[0].measures, "after": run.measures, "test": run.test, "reason": run.reason,
         "is_met": run.is_met, "num_removed": len(run.plan.removed),

@@ -12,7 +12,7 @@ import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ RACE_COLUMNS = (
     "step", "group", "neuron", "score", "half_width", "samples", "all_samples", "share_of_work", "num_contenders",
     "num_screened_out", "agreement",
 )  # fmt: skip
+BARE_COLUMNS = ("step", "calibration_loss", "validation_loss", "validation_accuracy")
 SCHEMA = 1
 
 
@@ -146,9 +147,14 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def append(self, step: Step) -> None:
-        """Add a step to the history, in one synced write; how its neurons were found, if by a race, before it."""
+        """Add a step to the history, in one synced write; before it what stands in files of their own.
+
+        That is how its neurons were found, if by a race, and its losses without compensation, where there is one.
+        """
         if step.race is not None:
             self._grow("racing.csv", RACE_COLUMNS, [list(row.values()) for row in race_rows(step.race, step.number)])
+        if step.bare is not None:
+            self._grow("without_compensation.csv", BARE_COLUMNS, [_bare_row(step.number, step.bare)])
         self._grow("history.csv", COLUMNS, _rows(step))
 
     def _grow(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -163,11 +169,29 @@ class RunFolder:
 
     def races(self) -> list[dict[str, str]]:
         """Return the rows of `racing.csv`: one for each neuron that won a race; none where there was no race."""
-        path = self.path / "racing.csv"
+        return self._table("racing.csv")
+
+    def _table(self, name: str) -> list[dict[str, str]]:
+        """The whole rows of a file; none where it is not there."""
+        path = self.path / name
         if not path.exists():
             return []
         text = path.read_text()
         return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+
+    def manifest(self) -> dict[str, Any] | None:
+        """Return the manifest of the artefact that the run is for; None where that is the weights file."""
+        kind = self.config.get("artefact", "weights")
+        found = [one for one in self.manifests() if one["kind"] == kind]
+        return None if kind == "weights" or not found else found[0]
+
+    def manifests(self) -> list[dict[str, Any]]:
+        """Return the manifests of all artefacts in the folder."""
+        return [self.read_json(f"artefacts/{path.name}") for path in sorted(self.path.glob("artefacts/model.*.json"))]
+
+    def corners(self) -> list[dict[str, Any]]:
+        """Return what full and pruned, float and int8 files measure; nothing where none is in int8."""
+        return list(self.read_json("artefacts/corners.json")["corners"]) if self.has("artefacts/corners.json") else []
 
     def history(self) -> list[Step]:
         """Return the steps written so far, a torn last line left out.
@@ -179,8 +203,7 @@ class RunFolder:
         if not path.exists():
             return []
         try:
-            text = path.read_text()
-            return _steps(list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1]))))
+            return _with_bare(_steps(self._table("history.csv")), self._table("without_compensation.csv"))
         except (KeyError, ValueError, TypeError) as error:
             raise RunFolderError(
                 f"RUN must be a run folder whose history.csv shrinknet wrote. Got {str(path)!r}, which cannot be read "
@@ -194,6 +217,8 @@ class RunFolder:
         if races := self.races():
             kept = [list(row.values()) for row in races if int(row["step"]) <= steps[-1].number]
             self.write("racing.csv", _csv([RACE_COLUMNS, *kept]).encode())
+        if bare := [_bare_row(step.number, step.bare) for step in steps if step.bare is not None]:
+            self.write("without_compensation.csv", _csv([BARE_COLUMNS, *bare]).encode())
 
     def write_plan(
         self,
@@ -304,6 +329,23 @@ def _rows(step: Step) -> list[tuple[object, ...]]:
         (step.number, neuron.group, neuron.index, repr(score), *figures)
         for neuron, score in zip(step.removed, step.scores, strict=True)
     ]
+
+
+def _bare_row(number: int, bare: Measures) -> tuple[object, ...]:
+    losses = (bare.calibration_loss, bare.validation_loss, bare.validation_accuracy)
+    return (number, *("" if value is None else repr(value) for value in losses))
+
+
+def _with_bare(steps: list[Step], rows: list[dict[str, str]]) -> list[Step]:
+    """The steps, each with its losses without compensation where they are known; its costs are the same."""
+    by_number = {int(row["step"]): row for row in rows}
+    return [
+        replace(step, bare=Measures(
+            float(row["calibration_loss"]), _maybe(row["validation_loss"]), _maybe(row["validation_accuracy"]), None,
+            step.measures.costs,
+        )) if (row := by_number.get(step.number)) is not None else step
+        for step in steps
+    ]  # fmt: skip
 
 
 def race_rows(race: RaceResult, step: int = 1) -> list[dict[str, str]]:

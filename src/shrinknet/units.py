@@ -44,6 +44,18 @@ def parse_fraction(argument: str, value: float | str) -> float:
     return fraction
 
 
+def parse_milliseconds(argument: str, value: str) -> float:
+    """Return a time in milliseconds, written with us, ms or s.
+
+    >>> parse_milliseconds("--max-latency", "5ms"), parse_milliseconds("--max-latency", "250 us")
+    (5.0, 0.25)
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(us|ms|s)\s*", value)
+    if match is None or float(match[1]) == 0:
+        raise BadInputError(argument, "a time such as 5ms", repr(value), "Write digits and one of us, ms or s.")
+    return float(match[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[match[2]]
+
+
 def _parse(argument: str, value: int | str, units: dict[str, int], allowed: str, choices: str) -> int:
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", str(value))
     if match is None or match[2].lower() not in units:

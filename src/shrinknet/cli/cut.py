@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from shrinknet.cli import console
-from shrinknet.cli.options import Flash, Json, MacsBudget, Out, Parameters, Remove, make_goals
+from shrinknet.cli.options import Flash, Json, MacsBudget, Out, Parameters, Ram, Remove, make_goals
 from shrinknet.cli.prune import finish
 from shrinknet.cli.reopen import reopen
 from shrinknet.errors import BadInputError
@@ -16,6 +16,7 @@ def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     out: Out,
     flash: Flash = None,
+    ram: Ram = None,
     parameters: Parameters = None,
     macs: MacsBudget = None,
     remove: Remove = None,
@@ -23,19 +24,15 @@ def command(
     json: Json = False,
 ) -> None:
     """Cut the network of another budget out of a finished run. Nothing is scored again."""
-    goals = make_goals(flash, parameters, macs, remove)
-    if len(goals) != 1:
-        raise BadInputError(
-            "cut",
-            "given exactly one of --flash, --parameters, --macs, --remove",
-            f"{len(goals)} of them",
-            "Name one budget.",
-        )
+    goals = make_goals(flash, ram, parameters, macs, remove)
+    if not goals:
+        allowed = "given a budget: --flash, --ram, --parameters, --macs, --remove"
+        raise BadInputError("cut", allowed, "none", "Name one or more.")
     opened = reopen(run, data)
     assert opened.folder is not None
-    smaller = opened.at(goals[0])
+    smaller = opened.at(*goals)
     smaller.verification.raise_if_broken()
-    smaller.save(out, goals=[str(goals[0])], guards=[], cut_from=str(run.resolve()))
+    smaller.save(out, goals=list(map(str, goals)), guards=[], cut_from=str(run.resolve()))
     if opened.options["guards"]:
         console.talk.print(f"Not looked at: the run's guards ({'; '.join(opened.options['guards'])}).")
     finish(smaller, out, json)

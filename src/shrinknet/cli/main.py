@@ -6,7 +6,7 @@ import warnings
 
 import typer
 
-from shrinknet.cli import bench, console, cut, demo, inspect, prune, rank, report, reproduce, verify
+from shrinknet.cli import bench, console, cut, demo, export, inspect, prune, rank, report, reproduce, verify
 from shrinknet.errors import ShrinknetError, VerificationError
 
 app = typer.Typer(
@@ -17,8 +17,8 @@ app = typer.Typer(
     add_completion=False,
 )
 for name, verb in {
-    "demo": demo, "inspect": inspect, "rank": rank, "prune": prune, "cut": cut, "verify": verify, "report": report,
-    "reproduce": reproduce, "bench": bench,
+    "demo": demo, "inspect": inspect, "rank": rank, "prune": prune, "cut": cut, "export": export, "verify": verify,
+    "report": report, "reproduce": reproduce, "bench": bench,
 }.items():  # fmt: skip
     app.command(name)(verb.command)
 

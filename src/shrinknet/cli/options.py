@@ -12,7 +12,15 @@ from shrinknet.loading.data import load_data
 from shrinknet.loading.models import load_model
 from shrinknet.loading.named import find_named, is_import_path
 from shrinknet.losses import PerSample
-from shrinknet.stopping.goals import FlashBytes, Goal, Macs, NumParameters, RemovedFraction, RemovedNeurons
+from shrinknet.stopping.goals import (
+    FlashBytes,
+    Goal,
+    Macs,
+    NumParameters,
+    PeakRamBytes,
+    RemovedFraction,
+    RemovedNeurons,
+)
 from shrinknet.task import DEFAULT_BATCH_SIZE, Task
 from shrinknet.units import parse_bytes, parse_count, parse_fraction
 
@@ -43,7 +51,13 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of the split, and of the cr
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows for each pass; speed and memory only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Out = Annotated[Path, typer.Option("--out", help="A new folder for the run.")]
-Flash = Annotated[str | None, typer.Option(help="At most that many bytes of weights file, such as 64KiB.")]
+Flash = Annotated[str | None, typer.Option(help="At most that many bytes of the file that ships, such as 64KiB.")]
+Ram = Annotated[str | None, typer.Option(help="At most that many bytes of the planner's arena, such as 20KiB.")]
+To = Annotated[str | None, typer.Option(help="What ships: weights, executorch, onnx, pt2, or cortex-m.")]
+Quantize = Annotated[str, typer.Option(help="none, or int8: quantize what ships, after pruning.")]
+Price = Annotated[str, typer.Option(help="What a removal frees: neuron, parameters, flash, ram or macs.")]
+Compensate = Annotated[str, typer.Option(help="none, mean, least-squares or newton: no retraining.")]
+MaxLatency = Annotated[str | None, typer.Option(help="At most that long a sample on this machine, such as 5ms.")]
 Parameters = Annotated[str | None, typer.Option(help="At most that many parameters, such as 20k.")]
 MacsBudget = Annotated[str | None, typer.Option("--macs", help="At most that many MACs a sample, such as 1.5M.")]
 Remove = Annotated[str | None, typer.Option(help="Remove that many neurons (40), or a share (60%).")]
@@ -83,7 +97,14 @@ def task_of(model: nn.Module, roles: dict[str, Source], loss: str, batch_size: i
     )
 
 
-def make_goals(flash: str | None, parameters: str | None, macs: str | None, remove: str | None) -> list[Goal]:
+def artefact_kind(to: str | None, ram: str | None, quantize: str) -> str:
+    """Return what ships: what was named; else ExecuTorch's file where RAM or int8 is asked for, else the weights."""
+    return to or ("executorch" if ram is not None or quantize != "none" else "weights")
+
+
+def make_goals(
+    flash: str | None, ram: str | None, parameters: str | None, macs: str | None, remove: str | None
+) -> list[Goal]:
     """Return the goals that were typed.
 
     Raises:
@@ -92,6 +113,8 @@ def make_goals(flash: str | None, parameters: str | None, macs: str | None, remo
     goals: list[Goal] = []
     if flash is not None:
         goals.append(FlashBytes(parse_bytes("--flash", flash)))
+    if ram is not None:
+        goals.append(PeakRamBytes(parse_bytes("--ram", ram)))
     if parameters is not None:
         goals.append(NumParameters(parse_count("--parameters", parameters)))
     if macs is not None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from shrinknet.cli.options import (
     Address,
     BatchSize,
     Clip,
+    Compensate,
     Compile,
     Confidence,
     CriterionName,
@@ -24,6 +26,7 @@ from shrinknet.cli.options import (
     Keep,
     LossName,
     MacsBudget,
+    MaxLatency,
     Memory,
     MinNeurons,
     Model,
@@ -31,14 +34,19 @@ from shrinknet.cli.options import (
     Only,
     Out,
     Parameters,
+    Price,
+    Quantize,
+    Ram,
     Remove,
     Screen,
     Seed,
     Tf32,
     Threads,
+    To,
     TrustPickle,
     Weights,
     Workers,
+    artefact_kind,
     make_goals,
     make_task,
 )  # fmt: skip
@@ -47,7 +55,7 @@ from shrinknet.run import Run
 from shrinknet.scoring import Scoring
 from shrinknet.stopping.guards import AccuracyDrop, Guard, LossRise, WorstClassRecall
 from shrinknet.task import DEFAULT_BATCH_SIZE
-from shrinknet.units import parse_fraction
+from shrinknet.units import parse_fraction, parse_milliseconds
 
 
 def command(
@@ -61,12 +69,18 @@ def command(
     method: Annotated[str, typer.Option(help="reranking, or single-ranking.")] = "reranking",
     step: Annotated[int, typer.Option(help="Neurons removed for each ranking.")] = 1,
     flash: Flash = None,
+    ram: Ram = None,
     parameters: Parameters = None,
     macs: MacsBudget = None,
     remove: Remove = None,
     max_accuracy_drop: Annotated[str | None, typer.Option(help="Guard, such as 1%.")] = None,
     max_loss_rise: Annotated[float | None, typer.Option(help="Guard, in the loss's unit.")] = None,
     max_recall_drop: Annotated[str | None, typer.Option(help="Guard on the worst class's recall, such as 5%.")] = None,
+    to: To = None,
+    quantize: Quantize = "none",
+    price: Price = "neuron",
+    compensate: Compensate = "none",
+    max_latency: MaxLatency = None,
     clip: Clip = "none",
     keep: Keep = None,
     only: Only = None,
@@ -93,7 +107,8 @@ def command(
     Without a goal the run goes on until one neuron of each group is left. Exit status 1: a goal or guard could not
     be met; the nearest model is written.
     """
-    goals = make_goals(flash, parameters, macs, remove)
+    goals = make_goals(flash, ram, parameters, macs, remove)
+    latency = None if max_latency is None else parse_milliseconds("--max-latency", max_latency)
     guards = _guards(max_accuracy_drop, max_loss_rise, max_recall_drop)
     task = make_task(model, weights, example_input, data, loss, seed, batch_size, trust_pickle)
     sources: dict[str, Any] = {
@@ -104,25 +119,28 @@ def command(
     with console.Bar("pruning") as bar:
         run = prune(
             task, criterion, method, goals, guards, step=step, clip=clip, keep=keep or (), only=only or (),
-            multiple_of=multiple_of, min_neurons=min_neurons, whole_curve=whole_curve, seed=seed, scoring=scoring,
-            out=out, resume=resume, config=sources, progress=bar,
+            multiple_of=multiple_of, min_neurons=min_neurons, whole_curve=whole_curve,
+            artefact=artefact_kind(to, ram, quantize), quantize=quantize, price=price, compensate=compensate,
+            max_latency=latency, seed=seed, scoring=scoring, out=out, resume=resume, config=sources, progress=bar,
         )  # fmt: skip
     finish(run, out, json)
 
 
 def finish(run: Run, out: Path, as_json: bool) -> None:
     """Print a run's result, and leave with exit status 1 where a goal could not be met."""
-    start, end = run.history[0].measures, run.measures
     if as_json:
         console.print_json({
             "out": str(out), "reason": run.reason, "is_met": run.is_met,
             "rows": [dict(zip(("what", "before", "after"), row, strict=True))
-                     for row in summary.rows(start, end, run.test)],
+                     for row in run.rows()],
             "proof": summary.proof_line(run.verification),
+            "artefact": None if run.artefact is None else asdict(run.artefact),
         })  # fmt: skip
     else:
-        console.table("", ("", "before", "after"), summary.rows(start, end, run.test))
+        console.table("", ("", "before", "after"), run.rows())
         console.out.print(summary.proof_line(run.verification))
+        if run.artefact is not None:
+            console.out.print(summary.shipped_line(asdict(run.artefact)))
     if run.folder is not None and (line := summary.race_line(run.folder.races())):
         console.talk.print(line)
     console.talk.print(f"Run: {out} (page: {out / 'report' / 'index.html'})")

@@ -14,11 +14,14 @@ COSTS = (("num_neurons", "neurons"), ("flash_bytes", "flash bytes"), ("macs", "M
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One run's history under the name it has in the legend; `chosen` is the step whose network was handed back."""
+    """One run's history under the name it has in the legend.
+
+    `num_removed` says how small the network is that was handed back (None: none was, and the line is dotted).
+    """
 
     name: str
     history: Sequence[Step]
-    num_removed: int
+    num_removed: int | None
 
 
 def trade_off(curves: Sequence[Curve]) -> go.Figure:
@@ -57,12 +60,15 @@ def _add(figure: go.Figure, curve: Curve, cost: str, value, row: int, column: in
     x = [getattr(step.measures.costs, cost) for step in curve.history]
     y = [value(step.measures) for step in curve.history]
     names = [", ".join(map(str, step.removed[:3])) + ("…" if len(step.removed) > 3 else "") for step in curve.history]
+    line_style = {"color": colour, "width": 2, "dash": "solid" if curve.num_removed is not None else "dot"}
     line = go.Scatter(
         x=x, y=y, text=names, name=curve.name, legendgroup=curve.name, showlegend=row == column == 1,
-        mode="lines", line={"color": colour, "width": 2}, hovertemplate="%{x:,}: %{y:.4g}<br>%{text}",
+        mode="lines", line=line_style, hovertemplate="%{x:,}: %{y:.4g}<br>%{text}",
     )  # fmt: skip
     figure.add_trace(line, row=row, col=column)
-    chosen = next((k for k, step in enumerate(curve.history) if _gone(curve, step) >= curve.num_removed), None)
+    removed = curve.num_removed
+    places = (k for k, step in enumerate(curve.history) if removed is not None and _gone(curve, step) >= removed)
+    chosen = next(places, None)
     if chosen is not None:
         ring = {"color": "white", "size": 11, "line": {"color": colour, "width": 3}}
         figure.add_trace(

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,24 +31,32 @@ class Chapter:
     verification: Verification
     num_removed_by_group: dict[str, int]
     races: list[dict[str, str]]
+    shipped: dict[str, Any] | None
+    corners: list[dict[str, Any]]
     widths: str
     order: str
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
         """Before and after."""
-        return summary.rows(_measures(self.end["before"]), _measures(self.end["after"]), _test(self.end["test"]))
+        before, after = _measures(self.end["before"]), _measures(self.end["after"])
+        return summary.rows(before, after, _test(self.end["test"]), self.shipped)
 
     @property
     def last_line(self) -> str:
         """What the run did, in one line."""
         before, after = _measures(self.end["before"]), _measures(self.end["after"])
-        return summary.last_line(before, after, _test(self.end["test"]), self.end["reason"])
+        return summary.last_line(before, after, _test(self.end["test"]), self.end["reason"], self.shipped)
 
     @property
     def proof(self) -> str:
         """The proof, in one line."""
         return summary.proof_line(self.verification)
+
+    @property
+    def shipped_line(self) -> str:
+        """What was measured on the artefact, in one line."""
+        return "" if self.shipped is None else summary.shipped_line(self.shipped)
 
     @property
     def race_line(self) -> str:
@@ -72,6 +80,9 @@ def write_page(folders: Sequence[RunFolder], out: Path) -> Path:
         with whole(folder):
             chapter = _chapter(folder, name)
             curves.append(figures.Curve(name, chapter.history, int(chapter.end["num_removed"])))
+            if any(step.bare for step in chapter.history):
+                bare = [replace(step, measures=step.bare or step.measures) for step in chapter.history]
+                curves.append(figures.Curve(f"{name}, the same without compensation", bare, None))
             chapters.append(chapter)
     return _write(chapters, curves, out)
 
@@ -121,6 +132,8 @@ def _chapter(folder: RunFolder, name: str) -> Chapter:
         verification=folder.verification(),
         num_removed_by_group=gone,
         races=folder.races(),
+        shipped=folder.manifest(),
+        corners=folder.corners(),
         widths=figures.as_html(figures.widths(groups, plan.removed)),
         order=figures.as_html(figures.order(groups, history)),
     )

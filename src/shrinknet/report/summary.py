@@ -1,24 +1,36 @@
 """A run in a few lines of text: before, after, and why it stopped."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from shrinknet.records import Measures, TestResult, Verification
 
+FILES = {"weights": "weights file", "executorch": ".pte", "onnx": ".onnx", "pt2": ".pt2", "cortex-m": ".pte, Cortex-M"}
+"""What flash is the length of, by the kind of artefact."""
 
-def rows(start: Measures, end: Measures, test: TestResult | None) -> list[tuple[str, str, str]]:
+
+def rows(
+    start: Measures, end: Measures, test: TestResult | None, shipped: Mapping[str, Any] | None = None
+) -> list[tuple[str, str, str]]:
     """Return (what, before, after) for every figure that was measured.
+
+    `shipped` is the manifest of the artefact, where there is one: flash and RAM after are then measured on it.
 
     >>> from shrinknet.records import Costs
     >>> small = Measures(0.5, None, None, None, Costs(8, 100, 600, 64, 90))
     >>> rows(small, small, None)[0]
     ('neurons', '8', '8')
     """
-    before, after = start.costs, end.costs
+    before, after, found = start.costs, end.costs, shipped or {}
+    arena = found.get("arena_bytes")
+    flash, ram = found.get("num_bytes", after.flash_bytes), after.peak_ram_bytes if arena is None else arena
+    planned = "live activations" if arena is None else "the planner's arena"
+    file = FILES[found.get("kind", "weights")] + (", int8" if found.get("quantize") == "int8" else "")
     table = [
         ("neurons", f"{before.num_neurons:,}", f"{after.num_neurons:,}"),
         ("parameters", f"{before.num_parameters:,}", f"{after.num_parameters:,}"),
-        ("flash (weights file)", bytes_text(before.flash_bytes), bytes_text(after.flash_bytes)),
-        ("peak RAM (activations)", bytes_text(before.peak_ram_bytes), bytes_text(after.peak_ram_bytes)),
+        (f"flash ({file})", bytes_text(before.flash_bytes), bytes_text(flash)),
+        (f"peak RAM ({planned})", bytes_text(before.peak_ram_bytes), bytes_text(ram)),
         ("MACs", f"{before.macs:,}", f"{after.macs:,}"),
         ("calibration loss", f"{start.calibration_loss:.4g}", f"{end.calibration_loss:.4g}"),
     ]
@@ -33,8 +45,38 @@ def rows(start: Measures, end: Measures, test: TestResult | None) -> list[tuple[
     return table
 
 
-def last_line(start: Measures, end: Measures, test: TestResult | None, reason: str) -> str:
+def shipped_line(shipped: Mapping[str, Any]) -> str:
+    """Return what was measured on an artefact, in one line.
+
+    >>> difference = {"worst": 1e-6, "tolerance": 1e-3, "num_samples": 64}
+    >>> shipped_line({"file": "model.pte", "num_bytes": 1000, "forecast_bytes": 996, "arena_bytes": None,
+    ...               "difference": difference, "compared_with": "torch", "ran_by_its_runtime": True, "accuracy": 0.5,
+    ...               "latency": None, "notes": ()})
+    'model.pte: 1,000 bytes (forecast 996); differs from torch by at most 1.0e-06 (tolerance 1.0e-03, 64 samples); accuracy 50.00 % there.'
+    """  # noqa: E501
+    arena, latency, difference = shipped["arena_bytes"], shipped["latency"], shipped["difference"]
+    text = f"{shipped['file']}: {shipped['num_bytes']:,} bytes (forecast {shipped['forecast_bytes']:,})"
+    if arena is not None:
+        text += f", arena {arena:,} bytes (forecast {shipped['forecast_arena_bytes']:,})"
+    text += (
+        f"; differs from {shipped['compared_with']} by at most {difference['worst']:.1e} (tolerance "
+        f"{difference['tolerance']:.1e}, {difference['num_samples']:,} samples)"
+    )
+    if shipped["accuracy"] is not None:
+        text += f"; accuracy {percent(shipped['accuracy'])} there"
+    if latency is not None:
+        text += (
+            f"; {latency['median_ms']:.3g} ms a sample on this machine (middle half {latency['quarter_ms']:.3g} to "
+            f"{latency['three_quarters_ms']:.3g})"
+        )
+    return ". ".join([text, *(note[0].upper() + note[1:] for note in shipped["notes"])]) + "."
+
+
+def last_line(
+    start: Measures, end: Measures, test: TestResult | None, reason: str, shipped: Mapping[str, Any] | None = None
+) -> str:
     """Return the one line that a run ends with."""
+    flash = (shipped or {}).get("num_bytes", end.costs.flash_bytes)
     accuracy = ""
     if test is not None and test.accuracy_before is not None and test.accuracy_after is not None:
         accuracy = f", test accuracy {percent(test.accuracy_before)} -> {percent(test.accuracy_after)}"
@@ -42,7 +84,7 @@ def last_line(start: Measures, end: Measures, test: TestResult | None, reason: s
         accuracy = f", validation accuracy {percent(start.validation_accuracy)} -> {percent(end.validation_accuracy)}"
     return (
         f"{start.costs.num_neurons:,} -> {end.costs.num_neurons:,} neurons, "
-        f"{bytes_text(start.costs.flash_bytes)} -> {bytes_text(end.costs.flash_bytes)} of flash{accuracy}; "
+        f"{bytes_text(start.costs.flash_bytes)} -> {bytes_text(flash)} of flash{accuracy}; "
         f"stopped: {reason}."
     )
 

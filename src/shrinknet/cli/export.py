@@ -1,0 +1,32 @@
+"""`shrinknet export`: the network of a run as another program's file, with its manifest."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shrinknet.cli import console
+from shrinknet.cli.options import Json, Quantize
+from shrinknet.cli.reopen import reopen
+from shrinknet.report import summary
+
+
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    to: Annotated[str, typer.Option("--to", help="executorch, onnx, pt2, or cortex-m.")],
+    quantize: Quantize = "none",
+    out: Annotated[Path | None, typer.Option("--out", help="The file; in the run's folder where left out.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Other data than the run's own.")] = None,
+    json: Json = False,
+) -> None:
+    """Write the smaller network as a file that another program runs; run it there and compare it with torch."""
+    opened = reopen(run, data)
+    assert opened.folder is not None
+    manifest = opened.export(to, out, quantize)
+    where = out or opened.folder.path / "artefacts" / manifest.file
+    if json:
+        console.print_json(asdict(manifest))
+    else:
+        console.out.print(summary.shipped_line(asdict(manifest)))
+    console.talk.print(f"Exported: {where} ({manifest.num_bytes:,} bytes; manifest: {where}.json).")
