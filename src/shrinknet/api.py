@@ -237,7 +237,8 @@ def prune(
         whole_curve: go on to the end for the whole trade-off curve; the model is still the one that reaches the goals.
         artefact: the file that ships, on which flash and RAM are counted: "weights", "executorch", "onnx", "cortex-m".
         quantize: "int8" quantizes that file after pruning; budgets are then those of the quantized file.
-        price: what the loss is weighed against: each "neuron", or the "parameters", "flash", "ram", "macs" it frees.
+        price: what the loss is weighed against: each "neuron"; the "parameters", "flash", "ram" or "macs" that it
+            frees; or its share of what the goals still lack ("budget").
         compensate: how readers make up for what is gone: "none", "mean", "least-squares", "newton".
         max_latency: the most milliseconds that one sample may take by the artefact's runtime on this machine.
         scoring: how much memory scoring may use, who does it, and whether it races for the next neurons.
@@ -302,7 +303,7 @@ def prune(
         if compensation is not None and criterion.name == "ablation":
             score = _with_compensation(score, compensation)
         choose = _choose(task, network, score, criterion, method, clip, limits, seed, scoring, progress)
-        units = by_neuron if price == "neuron" else by_units(ships.freed(price))
+        units = by_neuron if price == "neuron" else by_units(ships.freed(price, goals))
         search = Search(
             task,
             network,

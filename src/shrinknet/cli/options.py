@@ -55,7 +55,9 @@ Flash = Annotated[str | None, typer.Option(help="At most that many bytes of the 
 Ram = Annotated[str | None, typer.Option(help="At most that many bytes of the planner's arena, such as 20KiB.")]
 To = Annotated[str | None, typer.Option(help="What ships: weights, executorch, onnx, pt2, or cortex-m.")]
 Quantize = Annotated[str, typer.Option(help="none, or int8: quantize what ships, after pruning.")]
-Price = Annotated[str, typer.Option(help="What a removal frees: neuron, parameters, flash, ram or macs.")]
+Price = Annotated[
+    str, typer.Option(help="What a removal frees: neuron, parameters, flash, ram, macs, or budget (what is missing).")
+]
 Compensate = Annotated[str, typer.Option(help="none, mean, least-squares or newton: no retraining.")]
 MaxLatency = Annotated[str | None, typer.Option(help="At most that long a sample on this machine, such as 5ms.")]
 Parameters = Annotated[str | None, typer.Option(help="At most that many parameters, such as 20k.")]

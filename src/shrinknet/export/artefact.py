@@ -31,6 +31,9 @@ WEIGHTS = "weights"
 STEPS_OF_INT8 = 16
 """How many of the 256 output steps a runtime's int8 may be away from torch's: each layer rounds in its own way."""
 
+PRICED = {"parameters": "num_parameters", "macs": "macs", "flash": "flash_bytes", "ram": "peak_ram_bytes"}
+"""The cost that each price counts."""
+
 LEAST_CHECKED = 64
 """Every file is compared with torch on at least so many rows (all, where there are fewer)."""
 
@@ -106,29 +109,36 @@ class Artefact:
             total += copies * self.exporter.stored_bytes(shape, tensor.dtype, self.quantize)
         return total
 
-    def freed(self, price: str) -> Callable[[Present, Present], float]:
-        """Return what is freed between two sets of present neurons: parameters, MACs, bytes of flash or of the peak.
+    def freed(self, price: str, goals: Sequence[object] = ()) -> Callable[[Present, Present], float]:
+        """Return what is freed between two sets of present neurons, in the unit of a price.
 
-        Of RAM only the values that are there when most bytes are count: removing another frees nothing.
+        Of RAM only the values that are there when most bytes are count: removing another frees nothing. "budget" adds
+        up the shares of what each unmet goal still lacks.
         """
-
-        def parameters_or_macs(before: Present, after: Present) -> float:
-            one, other = (costs(self.trace, present) for present in (before, after))
-            return one.macs - other.macs if price == "macs" else one.num_parameters - other.num_parameters
-
-        def flash(before: Present, after: Present) -> float:
-            if self.kind == WEIGHTS:
-                return costs(self.trace, before).flash_bytes - costs(self.trace, after).flash_bytes
-            return self._stored(before) - self._stored(after)
-
-        def ram(before: Present, after: Present) -> float:
-            arena = self._whole[1].arena
-            assert arena is not None
-            return sum(size - value.num_bytes(after) for value, size in arena.at_peak(before))
-
         if price == "ram" and not self.plans_ram:
             raise no_planner("--price ram", self.kind)
-        return {"parameters": parameters_or_macs, "macs": parameters_or_macs, "flash": flash, "ram": ram}[price]
+        if price == "budget":
+            return lambda before, after: self._freed_of_budgets(goals, before, after)
+        return lambda before, after: self._freed(PRICED[price], before, after)
+
+    def _freed(self, cost: str, before: Present, after: Present) -> float:
+        if cost == "peak_ram_bytes" and self.plans_ram:
+            arena = self._whole[1].arena
+            assert arena is not None
+            return float(sum(size - value.num_bytes(after) for value, size in arena.at_peak(before)))
+        one, other = (self.costs(self.trace, present) for present in (before, after))
+        return float(getattr(one, cost) - getattr(other, cost))
+
+    def _freed_of_budgets(self, goals: Sequence[object], before: Present, after: Present) -> float:
+        now = self.costs(self.trace, before)
+        lacking = {
+            cost: getattr(now, cost) - getattr(goal, "budget", 0)
+            for goal in goals
+            if (cost := getattr(goal, "cost", "")) and getattr(now, cost) > getattr(goal, "budget", 0)
+        }
+        if not lacking:
+            return float(before.sum() - after.sum())
+        return sum(self._freed(cost, before, after) / missing for cost, missing in lacking.items())
 
     def at_peak(self, present: Present) -> tuple[tuple[str, int], ...]:
         """Return the values that hold the arena's peak, with their lengths, the longest first."""

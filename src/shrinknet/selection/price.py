@@ -7,7 +7,7 @@ from shrinknet.gates import GatedNetwork
 from shrinknet.graph.widths import Present
 from shrinknet.selection.rank import Limits
 
-PRICES = ("neuron", "parameters", "flash", "ram", "macs")
+PRICES = ("neuron", "parameters", "flash", "ram", "macs", "budget")
 
 Price = Callable[[GatedNetwork, Limits], Mapping[str, float]]
 """For each group of a masked network, how many units one of its neurons frees."""
