@@ -8,6 +8,7 @@ from functools import cached_property
 from statistics import median
 from time import perf_counter
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import GraphModule
@@ -137,8 +138,8 @@ class Artefact:
             if (cost := getattr(goal, "cost", "")) and getattr(now, cost) > getattr(goal, "budget", 0)
         }
         if not lacking:
-            return float(before.sum() - after.sum())
-        return sum(self._freed(cost, before, after) / missing for cost, missing in lacking.items())
+            return float(np.count_nonzero(before & ~after))
+        return sum((self._freed(cost, before, after) / missing for cost, missing in lacking.items()), 0.0)
 
     def at_peak(self, present: Present) -> tuple[tuple[str, int], ...]:
         """Return the values that hold the arena's peak, with their lengths, the longest first."""

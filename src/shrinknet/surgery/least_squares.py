@@ -72,7 +72,7 @@ def least_squares(
         ridge: how strongly the present weights are held.
     """
     keep = alive.nonzero()[:, 0]
-    held = torch.where(keep < len(alive) - 1, moments.held(ridge), 0.0)
+    held = moments.held(ridge) * (keep < len(alive) - 1).double()  # the bias is not held
     gram = moments.gram[keep][:, keep] + torch.diag(held)
     refit = torch.zeros_like(weights)
     refit[:, keep] = torch.linalg.solve(gram, moments.cross[keep] + held[:, None] * weights[:, keep].T).T
@@ -82,7 +82,7 @@ def least_squares(
 def inverse(moments: Moments, alive: Bool[Tensor, " columns"], ridge: float) -> Float[Tensor, "some some"]:
     """Return H^-1 over the living columns, the bias (last) not held."""
     keep = alive.nonzero()[:, 0]
-    held = torch.where(keep < len(alive) - 1, moments.held(ridge), 0.0)
+    held = moments.held(ridge) * (keep < len(alive) - 1).double()  # the bias is not held
     return torch.linalg.inv(moments.gram[keep][:, keep] + torch.diag(held))  # type: ignore[no-any-return]
 
 

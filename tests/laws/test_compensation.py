@@ -1,0 +1,304 @@
+"""Compensation: what a refit must give, beside slow twins; what it must not touch; and that the proof covers it."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import Drawn, conv_networks, dense_networks
+from torch import nn
+
+import shrinknet as sn
+from shrinknet.criteria import find_criterion
+from shrinknet.gates import GatedNetwork, gated
+from shrinknet.measure.evaluation import evaluate
+from shrinknet.surgery.compensate import Compensation, curvatures, masked_after
+from shrinknet.surgery.least_squares import Moments, inverse, least_squares, rise, unsaid, with_ones, without
+from shrinknet.surgery.readers import as_matrix, readers
+
+KINDS = ("mean", "least-squares", "newton")
+ROUNDING = 1e-9
+
+
+def many_rows(drawn: Drawn, count: int = 400) -> Drawn:
+    """The same network with enough rows to determine every fit."""
+    inputs = torch.randn(count, *drawn.inputs.shape[1:], dtype=torch.float64)
+    return Drawn(drawn.model, inputs, torch.randint(0, 3, (count,)))
+
+
+def removals(data: st.DataObject, network: GatedNetwork) -> list[sn.Neuron]:
+    """At least one neuron, and never a whole group."""
+    group = data.draw(st.sampled_from(network.groups))
+    return list(group.neurons[: data.draw(st.integers(1, max(1, group.width - 1)))])
+
+
+def outputs(network: GatedNetwork, inputs: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return network.outputs(inputs)
+
+
+@given(dense_networks(), st.data())
+def test_folding_the_mean_of_a_constant_neuron_changes_nothing(drawn: Drawn, data) -> None:
+    drawn = many_rows(drawn)
+    network = drawn.network
+    (neuron,) = data.draw(st.sampled_from(network.groups)).neurons[:1]
+    with torch.no_grad():  # its output is the same whatever comes in
+        drawn.model[int(neuron.group)].weight[neuron.index] = 0
+    network = drawn.network
+    reader = next(one for one in readers(network.program).values() if (one.owners == _id(network, neuron)).any())
+    if reader.bias is None:
+        return
+    refit = Compensation("mean", drawn.task(), network).refit(network.without([neuron]), [neuron])
+    assert torch.dist(outputs(refit, drawn.inputs), outputs(network, drawn.inputs)) < ROUNDING
+
+
+def test_folding_the_mean_into_a_batch_norm_changes_nothing_either() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 5, 1, bias=False), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(),
+        nn.Linear(20, 3),
+    ).double().eval()  # fmt: skip
+    with torch.no_grad():
+        model[0].weight[1] = 0
+        model[0].bias[1] = 2
+        model[3].running_mean.normal_()
+    task = sn.Task(model, "cross-entropy", (torch.randn(50, 1, 2, 2, dtype=torch.float64), torch.arange(50) % 3))
+    network, neuron = gated(task), sn.Neuron("0", 1)
+    refit = Compensation("mean", task, network).refit(network.without([neuron]), [neuron])
+    inputs = next(task.calibration.batches()).inputs
+    assert torch.dist(outputs(refit, inputs), outputs(network, inputs)) < ROUNDING
+    assert set(refit.program.tensors) == {"3.running_mean", "3.running_var", "6.bias"}
+
+
+@settings(max_examples=25)
+@given(st.one_of(dense_networks(), conv_networks()), st.data())
+def test_after_least_squares_each_readers_error_is_the_closed_forms(drawn: Drawn, data) -> None:
+    """The mean square between what a reader gave and gives now, measured by running it, is that of its moments."""
+    drawn = many_rows(drawn)
+    network = drawn.network
+    gone = removals(data, network)
+    compensation = Compensation("least-squares", drawn.task(), network)
+    refit = compensation.refit(network.without(gone), gone)
+    with torch.no_grad():
+        before = network.program.run(drawn.inputs, None, keep=True)
+        after = refit.program.run(drawn.inputs, refit.gating(), keep=True)
+    present = torch.from_numpy(refit.present)
+    for node, reader in compensation.readers.items():
+        if str(reader.weight.target) not in refit.program.tensors:
+            continue
+        moments = Moments.of(reader, after[node.args[0]], before[node])
+        bias = None if reader.bias is None else refit.program.constants[reader.bias]
+        weights = as_matrix(refit.program.constants[reader.weight], bias)
+        weights[:, :-1] *= present[reader.owners]
+        measured = (reader.given(after[node]) - reader.given(before[node])).square().mean(0)
+        assert torch.allclose(moments.error(weights), measured, rtol=0, atol=ROUNDING * float(moments.power.max() + 1))
+
+
+@given(st.integers(0, 2**16), st.integers(2, 7), st.integers(1, 4))
+def test_the_rise_has_its_closed_form_and_the_inverse_is_downdated(seed: int, num_columns: int, num_gone: int) -> None:
+    """One reader, its inputs unchanged: the held error after the fit is what Optimal Brain Surgeon says, to 1e-9."""
+    torch.manual_seed(seed)
+    ridge, num_gone = 1e-3, min(num_gone, num_columns - 1)
+    x = with_ones(torch.randn(60, num_columns, dtype=torch.float64) @ torch.randn(num_columns, num_columns).double())
+    weights = torch.randn(3, num_columns + 1, dtype=torch.float64)
+    y = x @ weights.T
+    moments = Moments(x.T @ x / 60, x.T @ y / 60, y.square().mean(0), 60)
+    whole, alive = torch.ones(num_columns + 1, dtype=torch.bool), torch.ones(num_columns + 1, dtype=torch.bool)
+    gone = torch.randperm(num_columns)[:num_gone]
+    alive[gone] = False
+    fit = least_squares(moments, weights, alive, ridge)
+    held = moments.held(ridge) * (fit - weights)[:, :-1].square().sum(1)
+    start = inverse(moments, whole, ridge)
+    assert torch.allclose(moments.error(fit) + held, rise(start, weights, gone), rtol=1e-9, atol=ROUNDING)
+    assert torch.allclose(without(start, gone), inverse(moments, alive, ridge), rtol=1e-9, atol=ROUNDING)
+    one_by_one = start
+    for place in sorted(gone.tolist(), reverse=True):
+        one_by_one = without(one_by_one, torch.tensor([place]))
+    assert torch.allclose(one_by_one, inverse(moments, alive, ridge), rtol=1e-9, atol=ROUNDING)
+
+
+def test_where_inputs_are_white_the_rise_is_the_weights_norm() -> None:
+    """Unit-OBS with H = I is pruning by the norm of the outgoing weights (systems: b.3)."""
+    weights = torch.randn(4, 6, dtype=torch.float64)
+    rises = torch.stack([rise(torch.eye(6).double(), weights, torch.tensor([k])).sum() for k in range(6)])
+    assert torch.allclose(rises, weights.square().sum(0))
+
+
+@given(dense_networks(), st.data())
+def test_what_the_others_do_not_say_is_the_residual_of_a_regression(drawn: Drawn, data) -> None:
+    """`unsaid` beside a least-squares fit by torch of each element on all the others."""
+    x = torch.randn(80, 5, dtype=torch.float64) @ torch.randn(5, 5).double()
+    rows = with_ones(x)
+    alive = torch.tensor([data.draw(st.booleans()) for _ in range(5)])
+    if alive.sum() < 2:
+        return
+    left = rows @ unsaid(rows.T @ rows / 80, torch.arange(1, 6), alive, 0.0)
+    for place in alive.nonzero()[:, 0].tolist():
+        others = rows[:, [*(k for k in range(5) if alive[k] and k != place), 5]]
+        fit = torch.linalg.lstsq(others, x[:, place]).solution
+        assert torch.allclose(left[:, place], x[:, place] - others @ fit, atol=1e-7)
+    assert not left[:, ~alive].any()
+
+
+@pytest.mark.parametrize("kind", ["mean", "least-squares"])
+def test_ablation_with_compensation_is_the_true_rise_after_the_refit(kind: str) -> None:
+    """For dense readers: each score beside a refit of the network without that neuron, run as a whole."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 7), nn.Sigmoid(), nn.Linear(7, 3)).double()
+    rows = (torch.randn(200, 6, dtype=torch.float64), torch.arange(200) % 3)
+    task = sn.Task(model, "cross-entropy", rows)
+    network = gated(task)
+    compensation = Compensation(kind, task, network)
+    scores = find_criterion("ablation").score(compensation.scoring(network), task.calibration.batches())
+    before = evaluate(network.outputs, task.loss, task.calibration).loss
+    for group in network.groups[-1:]:
+        for neuron in group.neurons:
+            alone = Compensation(kind, task, network).refit(network.without([neuron]), [neuron])
+            after = evaluate(alone.outputs, task.loss, task.calibration).loss
+            assert scores.values[group.name][neuron.index] == pytest.approx(after - before, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_readers_that_read_something_new_change(kind: str) -> None:
+    """Removing from one branch leaves the readers of the other as they are, to the bit."""
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.a2, self.b, self.b2 = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.a2(torch.relu(self.a(x))) + self.b2(torch.relu(self.b(x)))
+
+    torch.manual_seed(0)
+    task = sn.Task(Branches().double(), "cross-entropy", (torch.randn(90, 4).double(), torch.arange(90) % 3))
+    network = gated(task)
+    gone = [sn.Neuron("a", 2)]
+    refit = Compensation(kind, task, network).refit(network.without(gone), gone)
+    assert set(refit.program.tensors) <= {"a2.weight", "a2.bias"}
+    weight = refit.program.tensors.get("a2.weight", task.model.a2.weight)
+    assert torch.equal(weight[:, 2], task.model.a2.weight[:, 2]), "the column that nothing reads stays as it is"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_proof_covers_the_compensated_network(kind: str, tmp_path) -> None:
+    """Masked with refit weights = cut, its files, the user's own module, and other sizes of the family."""
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 5, 3, bias=False), nn.BatchNorm2d(5), nn.ReLU(),
+        nn.Flatten(), nn.Linear(80, 9), nn.ReLU(), nn.Linear(9, 3),
+    ).eval()  # fmt: skip
+    untouched = copy.deepcopy(model.state_dict())
+    rows = (torch.randn(120, 1, 8, 8), torch.arange(120) % 3)
+    task = sn.Task(model, "cross-entropy", rows, rows, rows)
+    run = sn.prune(task, "taylor-1", goals=[sn.RemovedNeurons(9)], step=2, compensate=kind, out=tmp_path / "run")
+    assert run.verification.holds
+    assert all(torch.equal(value, untouched[name]) for name, value in model.state_dict().items())
+    with torch.no_grad():
+        assert torch.allclose(run.model(rows[0]), run.network.outputs(rows[0]), atol=1e-5)
+    assert all(difference.holds for difference in run.check_files().values())
+    assert run.history[-1].bare is not None
+    assert run.history[-1].bare.costs == run.history[-1].measures.costs
+    smaller = run.at(sn.RemovedNeurons(5))
+    assert smaller.verification.holds
+    portions = [step.removed for step in run.history[:3]]
+    again = masked_after(task, gated(task), [*portions, smaller.plan.removed[4:]], kind)
+    assert torch.equal(again.outputs(rows[0]), smaller.network.outputs(rows[0]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_and_resumed_is_never_killed(kind: str, tmp_path) -> None:
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    rows = (torch.randn(150, 5), torch.arange(150) % 3)
+
+    def run(out, **options):
+        return sn.prune(sn.Task(model, "cross-entropy", rows, rows), goals=[sn.RemovedNeurons(8)], compensate=kind,
+                        out=out, **options)  # fmt: skip
+
+    whole = run(tmp_path / "whole")
+    torn = run(tmp_path / "torn")
+    history = tmp_path / "torn" / "history.csv"
+    history.write_text("\n".join(history.read_text().splitlines()[:5]) + "\n0,")
+    for name in ("summary.json", "model.pt2"):
+        (tmp_path / "torn" / name).unlink()
+    torn = run(tmp_path / "torn", resume=True)
+    assert torn.plan == whole.plan
+    assert [_figures(step) for step in torn.history] == [_figures(step) for step in whole.history]
+    assert (tmp_path / "torn" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
+    assert [step.bare for step in torn.folder.history()][1:] == [step.bare for step in whole.folder.history()][1:]
+
+
+def test_curvature_is_the_losss_own() -> None:
+    """Softmax cross-entropy behind a linear reader: diag(p) - p p^T."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    task = sn.Task(model, "cross-entropy", (torch.randn(7, 4).double(), torch.arange(7) % 3))
+    network, batch = gated(task), next(task.calibration.batches())
+    with torch.no_grad():
+        values = network.program.run(batch.inputs, None, keep=True)
+    (reader,) = readers(network.program)
+    found = curvatures(network, reader, values, batch.targets)
+    p = model(batch.inputs).softmax(1)
+    assert torch.allclose(found, torch.diag_embed(p) - p[:, :, None] * p[:, None], atol=1e-12)
+
+
+def test_newton_holds_the_loss_better_than_least_squares_for_the_last_reader() -> None:
+    """By the second-order model that it minimises; least squares minimises another."""
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 4)).double()
+    task = sn.Task(model, "cross-entropy", (torch.randn(300, 6).double(), torch.arange(300) % 4))
+    network, gone = gated(task), [sn.Neuron("0", k) for k in range(6)]
+    batch = next(task.calibration.batches())
+    with torch.no_grad():
+        y = network.outputs(batch.inputs)
+        bend = curvatures(network, network.program.output, {network.program.output: y}, batch.targets)
+    held = {}
+    for kind in ("least-squares", "newton"):
+        refit = Compensation(kind, task, network, ridge=1e-9).refit(network.without(gone), gone)
+        moved = outputs(refit, batch.inputs) - y
+        held[kind] = float(torch.einsum("ni,nij,nj->", moved, bend, moved))
+    assert held["newton"] < held["least-squares"]
+
+
+def test_too_few_rows_are_refused() -> None:
+    model = nn.Sequential(nn.Linear(4, 30), nn.ReLU(), nn.Linear(30, 3))
+    task = sn.Task(model, "cross-entropy", (torch.randn(20, 4), torch.arange(20) % 3))
+    with pytest.raises(sn.BadInputError) as error:
+        sn.prune(task, compensate="least-squares")
+    assert str(error.value) == (
+        "calibration must be at least 31 rows for --compensate least-squares, the unknowns of linear (in '2'). "
+        "Got 20. Give more rows, or use --compensate mean."
+    )
+    assert sn.prune(task, "taylor-1", compensate="mean", goals=[sn.RemovedNeurons(3)]).verification.holds
+
+
+def _figures(step: sn.Step) -> tuple:
+    measures = step.measures
+    return step.removed, step.scores, measures.calibration_loss, measures.validation_loss, measures.costs
+
+
+def _id(network: GatedNetwork, neuron: sn.Neuron) -> int:
+    group = next(one for one in network.groups if one.name == neuron.group)
+    return network.trace.ids_of(group).start + neuron.index
+
+
+def test_compensation_of_a_grown_network_is_not_shared() -> None:
+    """A refit network is a new one: the network that it came of gives what it gave."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    task = sn.Task(model, "cross-entropy", (torch.randn(40, 4), torch.arange(40) % 3))
+    network = gated(task)
+    inputs = next(task.calibration.batches()).inputs
+    before = network.kept_outputs(inputs).clone()
+    refit = Compensation("least-squares", task, network).refit(
+        network.without([sn.Neuron("0", 0)]), [sn.Neuron("0", 0)]
+    )
+    assert not torch.equal(refit.kept_outputs(inputs), before)
+    assert torch.equal(network.kept_outputs(inputs), before)
+    assert torch.allclose(refit.kept_outputs(inputs), refit.outputs(inputs), atol=1e-6)
+    assert replace(network, unsaid={}).outputs(inputs).equal(network.outputs(inputs))
