@@ -3,8 +3,8 @@
     SHRINKNET_DATA=... python benchmarks/fitting/mnist.py
 
 784-100-10, sigmoid, cross-entropy: trained on 50,000 images by Adam (learning rate 0.001, batches of 128, 8 epochs);
-scores and refits see 10,000 of these, accuracy is the test set's. And the paper's network of the first recipe (400-100-10,
-squared error): accuracy on the 4,500 images that are scored, and how long the whole run takes.
+scores and refits see 10,000 of these, accuracy is the test set's. And the paper's network of the first recipe,
+400-100-10 and squared error: accuracy on the 4,500 images that are scored, and how long the whole run takes.
 """
 
 import sys

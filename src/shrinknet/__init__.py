@@ -4,6 +4,7 @@ from shrinknet.api import prune, race, rank
 from shrinknet.criteria import Criterion, criterion_names
 from shrinknet.errors import (
     BadInputError,
+    ExportError,
     FixedWidthError,
     NothingToRemoveError,
     RunFolderError,
@@ -12,10 +13,30 @@ from shrinknet.errors import (
     VerificationError,
 )
 from shrinknet.graph.trace import Trace, trace
-from shrinknet.records import Costs, Frozen, Group, Measures, Neuron, Plan, RaceResult, Slice, Step, Verification
+from shrinknet.records import (
+    Costs,
+    Frozen,
+    Group,
+    Manifest,
+    Measures,
+    Neuron,
+    Plan,
+    RaceResult,
+    Slice,
+    Step,
+    Verification,
+)
 from shrinknet.run import Run
 from shrinknet.scoring import Scoring
-from shrinknet.stopping.goals import FlashBytes, Goal, Macs, NumParameters, RemovedFraction, RemovedNeurons
+from shrinknet.stopping.goals import (
+    FlashBytes,
+    Goal,
+    Macs,
+    NumParameters,
+    PeakRamBytes,
+    RemovedFraction,
+    RemovedNeurons,
+)
 from shrinknet.stopping.guards import AccuracyDrop, Guard, LossRise, WorstClassRecall
 from shrinknet.surgery.apply_plan import apply_plan
 from shrinknet.task import Task
@@ -26,6 +47,7 @@ __all__ = [
     "BadInputError",
     "Costs",
     "Criterion",
+    "ExportError",
     "FixedWidthError",
     "FlashBytes",
     "Frozen",
@@ -34,10 +56,12 @@ __all__ = [
     "Guard",
     "LossRise",
     "Macs",
+    "Manifest",
     "Measures",
     "Neuron",
     "NothingToRemoveError",
     "NumParameters",
+    "PeakRamBytes",
     "Plan",
     "RaceResult",
     "RemovedFraction",

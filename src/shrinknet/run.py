@@ -107,31 +107,34 @@ class Run:
         ram = forecast.peak_ram_bytes if found.arena_bytes is None else found.arena_bytes
         return replace(forecast, flash_bytes=found.num_bytes, peak_ram_bytes=ram)
 
-    def missed(self, goals: Sequence[Goal], max_latency: float | None) -> list[Goal]:
-        """Return the goals to go on with: each as it is where the measured artefact meets it, else a harder one."""
-        wanted = [goal.tightened(self.measures.costs, self.measured) for goal in goals]
+    def next_wanted(self, goals: Sequence[Goal], wanted: Sequence[Goal], max_latency: float | None) -> list[Goal]:
+        """Return what the forecast must reach next, `wanted` until now: a goal missed by measurement gets harder."""
+        pairs = zip(goals, wanted, strict=False)
+        wanted = [goal.tightened(until_now, self.measures.costs, self.measured) for goal, until_now in pairs]
         if self._is_slow(max_latency):
             kept = len(self.network.trace.present()) - 1 - len(self.plan.removed)
-            wanted.append(RemovedNeurons(len(self.plan.removed) + max(1, kept // PARTS_WHEN_SLOW)))
-        return wanted
+            return [*wanted, RemovedNeurons(len(self.plan.removed) + max(1, kept // PARTS_WHEN_SLOW))]
+        return list(wanted)
 
     def _is_slow(self, max_latency: float | None) -> bool:
         found = None if self.artefact is None else self.artefact.latency
         return max_latency is not None and found is not None and found.median_ms > max_latency
 
-    def judged(self, goals: Sequence[Goal], max_latency: float | None) -> "Run":
-        """Return the run as the measurements judge it: what holds the memory where a budget cannot be met."""
-        start = self.history[0].measures
+    def misses(self, goals: Sequence[Goal], max_latency: float | None) -> list[str]:
+        """Return what the measurements say against each goal that they do not meet."""
         by_measure = replace(self.measures, costs=self.measured)
-        unmet = [goal for goal in goals if not goal.reached(start, by_measure)]
-        if not unmet and not self._is_slow(max_latency):
-            return self
+        unmet = [goal for goal in goals if not goal.reached(self.history[0].measures, by_measure)]
         said = [f"{goal} not met: {self.measured_text(goal)}" for goal in unmet]
-        if self._is_slow(max_latency):
+        if max_latency is not None and self._is_slow(max_latency):
             assert self.artefact is not None
             assert self.artefact.latency is not None
             said.append(f"a sample takes {self.artefact.latency.median_ms:.3g} ms, at most {max_latency:g} allowed")
-        return replace(self, is_met=False, reason="; ".join([self.reason, *said]))
+        return said
+
+    def judged(self, goals: Sequence[Goal], max_latency: float | None) -> "Run":
+        """Return the run as the measurements judge it: what holds the memory where a budget cannot be met."""
+        said = self.misses(goals, max_latency)
+        return replace(self, is_met=False, reason="; ".join([self.reason, *said])) if said else self
 
     def measured_text(self, goal: Goal) -> str:
         """Return what a goal's cost is now; for RAM which values are there when most bytes are."""
@@ -207,25 +210,27 @@ class Run:
 
         Cost: no scoring; a few passes over the data to measure and prove the one network.
         """
+        wanted: Sequence[Goal] = goals
+        while True:
+            run = self._first_that_reaches(wanted, " and ".join(map(str, goals)))
+            if not run.is_met or not run.misses(goals, None):
+                return run.judged(goals, None)
+            wanted = run.next_wanted(goals, wanted, None)
+
+    def _first_that_reaches(self, goals: Sequence[Goal], words: str) -> "Run":
         order = self.plan.removed + self.plan.remaining
         counts = self._allowed_counts(order)
         place = bisect_left(counts[:-1], True, key=lambda k: self._reach(goals, order[:k]))
         count = counts[place]
         network = masked_after(self.task, self._untouched, self.portions_of(self.history, order[:count]), self._kind)
-        is_met, wanted = self._reach(goals, order[:count]), " and ".join(map(str, goals))
-        reason = (
-            f"reached the goal: {wanted}" if is_met else f"{wanted} cannot be reached; this is the smallest there is"
-        )
+        is_met = self._reach(goals, order[:count])
+        reason = f"reached the goal: {words}" if is_met else f"{words} cannot be reached; this is the smallest there is"
         unscored = count - len(removed_by(self.history))
         if unscored > 0:
             reason += f" ({unscored} of its removals follow the last ranking; --whole-curve ranks again for each)"
         measures = measure(self.task, network, self.ships.costs)
         plan = self.plan.first(count)
-        run = finish(self.task, network, self.history, plan, measures, reason, is_met, self.options, self.ships)
-        harder = run.missed(goals, None)
-        if harder != list(goals) and run.is_met and count < counts[-1]:
-            run = replace(self.at(*harder), reason=reason)
-        return run.judged(goals, None)
+        return finish(self.task, network, self.history, plan, measures, reason, is_met, self.options, self.ships)
 
     def _reach(self, goals: Sequence[Goal], removed: tuple[Neuron, ...]) -> bool:
         now = self._costs_after(removed)

@@ -48,11 +48,10 @@ class Search:
         while True:
             until = self._steps(history, () if whole_curve else wanted, room_left(wanted, self.start.measures))
             run = self._conclude(history, until, wanted, goals, options)
-            missed = run.missed(wanted, max_latency)
-            if missed == wanted or not run.is_met or run.artefact is None:
+            if not run.is_met or not (missed := run.misses(goals, max_latency)):
                 break
-            log.info("The artefact misses its budget (%s). Going on.", run.judged(goals, max_latency).reason)
-            wanted = missed
+            log.info("The artefact misses its budget, and the search goes on: %s.", "; ".join(missed))
+            wanted = run.next_wanted(goals, wanted, max_latency)
         run = run.judged(goals, max_latency)
         if self.folder is not None:
             run = replace(run, folder=self.folder)

@@ -24,6 +24,12 @@ Axis = tuple[NDArray[np.int64] | None, int]
 """The neurons that an axis of a value runs over (None: none), and its length in the whole network."""
 
 
+def length(axis: Axis, present: Present) -> int:
+    """Return how long an axis is once only `present` neurons are there."""
+    ids, size = axis
+    return size if ids is None else size * int(np.count_nonzero(present[ids])) // len(ids)
+
+
 @dataclass(frozen=True, eq=False)
 class Value:
     """A value in the arena: its size, and the first and last step at which it must be there."""
@@ -36,10 +42,8 @@ class Value:
 
     def num_bytes(self, present: Present) -> int:
         """Return its length once only `present` neurons are there, rounded up."""
-        sizes = (
-            size if ids is None else size * int(np.count_nonzero(present[ids])) // len(ids) for ids, size in self.axes
-        )
-        return -(-math.prod(sizes) * self.element_size // ALIGNMENT) * ALIGNMENT
+        sizes = math.prod(length(axis, present) for axis in self.axes)
+        return -(-sizes * self.element_size // ALIGNMENT) * ALIGNMENT
 
 
 @dataclass(frozen=True)
@@ -108,10 +112,11 @@ def axes_of(shape: tuple[int, ...], node: Node | None, trace: Trace) -> tuple[Ax
         if tuple(size for _, size in axes) == long:
             return axes
     followed = [axis for axes in known for axis in axes if axis[0] is not None]
-    return tuple((_one_like(size, followed), size) for size in shape)
+    return tuple((one_like(size, followed), size) for size in shape)
 
 
-def _one_like(size: int, axes: Sequence[Axis]) -> NDArray[np.int64] | None:
+def one_like(size: int, axes: Sequence[Axis]) -> NDArray[np.int64] | None:
+    """Return the neurons of the first axis of that length, else of the first whose length is a part of it."""
     equal = [ids for ids, length in axes if length == size]
     parts = [ids for ids, length in axes if size % length == 0]
     return next(iter(equal + parts), None)

@@ -1,7 +1,6 @@
 """The artefact that ships: what it will cost, forecast from the plan, and what it does cost, measured on the file."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,11 +13,12 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from shrinknet.errors import BadInputError, ExportError
+from shrinknet.export.arena import Axis, length, one_like
 from shrinknet.export.base import Built, Exporter, find_exporter
 from shrinknet.export.plain import Answer, Plain
 from shrinknet.gates import tolerance
 from shrinknet.graph.trace import Trace, named_tensors
-from shrinknet.graph.widths import Present, kept_shape
+from shrinknet.graph.widths import Present
 from shrinknet.measure.costs import costs
 from shrinknet.measure.evaluation import Evaluation, evaluate
 from shrinknet.records import Costs, Difference, Latency, Manifest, TensorFacts
@@ -100,15 +100,35 @@ class Artefact:
         return len(self._whole[1].content) - self._stored(self.trace.present())
 
     def _stored(self, present: Present) -> int:
+        return sum(
+            self.exporter.stored_bytes(tuple(length(axis, present) for axis in axes), dtype, self.quantize)
+            for axes, dtype in self._tensors
+        )
+
+    @cached_property
+    def _tensors(self) -> tuple[tuple[tuple[Axis, ...], torch.dtype], ...]:
+        """What stands in the untouched network's file: the neurons along each axis of each tensor.
+
+        Where the file's constants are known, each is found again by what it holds (transposed copies hold the same,
+        equal ones stand there once); one that was computed while lowering is read axis by axis like the tensors that
+        are there no more. Else it is the network's own tensors.
+        """
         plain, built = self._whole
-        tensors = named_tensors(plain.module)
-        alike = Counter(tensor.numel() for tensor in tensors.values())
-        total = 0
-        for name, tensor in tensors.items():
-            shape = kept_shape(tuple(tensor.shape), self.trace.tensor_layouts.get(name, ()), present)
-            copies = max(1, (built.copies or {}).get(tensor.numel(), 1) // alike[tensor.numel()])
-            total += copies * self.exporter.stored_bytes(shape, tensor.dtype, self.quantize)
-        return total
+        own = {name: (self._axes(name, tensor), tensor) for name, tensor in named_tensors(plain.module).items()}
+        if not built.stored:
+            return tuple((axes, tensor.dtype) for axes, tensor in own.values())
+        by_contents = {_contents(tensor): axes for axes, tensor in own.values()}
+        stored = {_digest(tensor): (_contents(tensor), tensor) for tensor in built.stored}
+        there = {contents for contents, _ in stored.values()}
+        gone = [axis for key, axes in by_contents.items() if key not in there for axis in axes if axis[0] is not None]
+        return tuple(
+            (by_contents.get(key) or tuple((one_like(size, gone), size) for size in tensor.shape), tensor.dtype)
+            for key, tensor in stored.values()
+        )
+
+    def _axes(self, name: str, tensor: Tensor) -> tuple[Axis, ...]:
+        layout = self.trace.tensor_layouts.get(name) or (None,) * tensor.dim()
+        return tuple(zip(layout, tensor.shape, strict=True))
 
     def freed(self, price: str, goals: Sequence[object] = ()) -> Callable[[Present, Present], float]:
         """Return what is freed between two sets of present neurons, in the unit of a price.
@@ -210,6 +230,16 @@ class Artefact:
         allowed = tolerance(dtype if dtype.is_floating_point else torch.float32, largest)
         allowed = STEPS_OF_INT8 * built.step if built.step else allowed
         return Difference("float32", float(worst), allowed, quality.num_samples), quality
+
+
+def _contents(tensor: Tensor) -> bytes:
+    """What a tensor holds, in whatever order: a transposed tensor holds the same."""
+    return _digest(tensor.detach().flatten().sort().values)
+
+
+def _digest(tensor: Tensor) -> bytes:
+    flat = tensor.detach().cpu().contiguous()
+    return hashlib.sha256(flat.view(-1).view(torch.uint8).numpy().tobytes()).digest()
 
 
 def _facts(name: str, tensor: Tensor) -> TensorFacts:

@@ -1,7 +1,7 @@
 """What an exporter is: it makes a file of a network, and runs that file by its own runtime."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +24,7 @@ class Built:
         content: the bytes of the file.
         reference: what the file must compute, in torch: the network itself, or its quantized form.
         arena: where the runtime's planner puts the activations, if it says so.
-        copies: how often each stored number of elements stands in the file, for what is stored twice.
+        stored: the constants of the file, where it says them.
         step: how far apart two neighbouring outputs are, where outputs are quantized.
         stand_in: what runs the file where its own runtime cannot.
         notes: what the file's figures leave out.
@@ -33,7 +33,7 @@ class Built:
     content: bytes
     reference: Answer
     arena: Arena | None = None
-    copies: Mapping[int, int] | None = None
+    stored: tuple[Tensor, ...] = ()
     step: float | None = None
     stand_in: Answer | None = None
     notes: tuple[str, ...] = ()

@@ -77,6 +77,8 @@ class CortexM(Exporter):
         raise ExportError(f"--to cortex-m must be run on a microcontroller. Got this machine. {NOT_RUN}.")
 
     def stored_bytes(self, shape: tuple[int, ...], dtype: torch.dtype, quantize: str) -> int:
-        """Weights take a byte an element; each output has a bias, and a scale or a sum of weights, of 4 bytes each."""
+        """Weights take a byte an element, a bias 4; each output of a convolution has a multiplier and a shift of 4."""
         count = int(torch.Size(shape).numel())
-        return count if len(shape) > 1 else 8 * count
+        if len(shape) == 1:
+            return 4 * count
+        return count + (8 * shape[0] if len(shape) > 2 else 0)

@@ -4,7 +4,6 @@ In float32 the file uses the portable operators, whose arena holds every activat
 it, whose own workspace the arena does not show.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,8 +49,8 @@ class ExecuTorch(Exporter):
                 raise self.refused(where(edge, network, error), error) from error
         program = lowered.exported_program()
         arena = Arena(arena_bytes(lowered), tuple(placed_values(lowered, placed, network)))
-        stored = Counter(int(tensor.numel()) for tensor in program.state_dict.values())
-        stored.update(int(tensor.numel()) for tensor in program.constants.values() if isinstance(tensor, Tensor))
+        constants = (*program.state_dict.values(), *program.constants.values())
+        stored = tuple(value for value in constants if isinstance(value, Tensor))
         return Built(bytes(lowered.buffer), by_torch(network.module), arena, stored)
 
     def _build_int8(self, network: Plain, inputs: Tensor, rows: tuple[Tensor], calibration: Sequence[Tensor]) -> Built:
@@ -74,15 +73,17 @@ class ExecuTorch(Exporter):
 
     def answer(self, content: bytes) -> Answer:
         """Open a `.pte` file by ExecuTorch's Python runtime."""
-        with quiet():
+        with quiet() as said:
             from executorch.runtime import Runtime
 
             try:
-                method = Runtime.get().load_program(content).load_method("forward")
+                program = Runtime.get().load_program(content)
+                method = program.load_method("forward")
             except RuntimeError as error:
-                raise self.refused("a file that its runtime cannot load", error) from error
+                missing = sorted({line.split("]")[-1].strip() for line in said() if "Missing operator" in line})
+                raise self.refused(", ".join(missing) or "a file that its runtime cannot load", error) from error
 
-        def answer(rows: Tensor) -> Tensor:
+        def answer(rows: Tensor, _alive: tuple[Any, ...] = (content, program)) -> Tensor:  # it reads their memory
             return torch.cat([method.execute(rows_of_one(row[None]))[0].clone() for row in rows])
 
         return answer

@@ -1,6 +1,5 @@
 """ONNX: `.onnx` files, made by torch's exporter and run by ONNX Runtime."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -33,8 +32,7 @@ class Onnx(Exporter):
                 content = made.model_proto.SerializeToString()
         except Exception as error:  # the exporter raises dozens of types, its internal ones among them
             raise self.refused("this network", error) from error
-        stored = Counter(int(torch.Size(one.dims).numel()) for one in made.model_proto.graph.initializer)
-        return Built(content, by_torch(network.module), copies=stored)
+        return Built(content, by_torch(network.module))
 
     def answer(self, content: bytes) -> Answer:
         """Open the file by ONNX Runtime, on the CPU."""

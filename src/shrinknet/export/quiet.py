@@ -5,24 +5,33 @@ import io
 import logging
 import os
 import sys
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep what other packages say away for a while: logs, warnings, and what their C++ writes to the terminal."""
+def quiet() -> Iterator[Callable[[], list[str]]]:
+    """Keep what other packages say away for a while: logs, warnings, and what their C++ writes to the terminal.
+
+    Yields a function that returns the lines which that C++ wrote so far.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-        logging.disable(before)
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as elsewhere:
+
+        def said() -> list[str]:
+            elsewhere.seek(0)
+            return elsewhere.read().decode(errors="replace").splitlines()
+
+        try:
+            os.dup2(elsewhere.fileno(), 2)
+            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+                warnings.simplefilter("ignore")
+                yield said
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            logging.disable(before)

@@ -121,7 +121,7 @@ def takeable(
     return taken
 
 
-def for_each_unit(rise: float, units: float) -> float:
+def for_each_unit(rise: float, units: int | float) -> float:
     """Return what decides between removals: the rise of the loss for each unit freed; a fall counts once for each unit.
 
     What frees nothing goes last of all that raises the loss; NaN behind everything.

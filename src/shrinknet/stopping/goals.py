@@ -21,8 +21,8 @@ class Goal(Protocol):
     def neurons_left(self, start: Measures, now: Measures) -> int | None:
         """How many more neurons may go at most, where the goal counts neurons: exactly k go."""
 
-    def tightened(self, forecast: Costs, measured: Costs) -> "Goal":
-        """The goal that the forecast must reach for the measurement to reach this one; itself where it does."""
+    def tightened(self, wanted: "Goal", forecast: Costs, measured: Costs) -> "Goal":
+        """What the forecast must reach next, `wanted` until now, for the measurement to reach this goal."""
 
     def __str__(self) -> str:
         """The goal in words."""
@@ -59,9 +59,9 @@ class RemovedNeurons:
         """The share of them that is gone."""
         return 1 - (self.neurons_left(start, now) or 0) / max(1, self.count)
 
-    def tightened(self, forecast: Costs, measured: Costs) -> Goal:
+    def tightened(self, wanted: Goal, forecast: Costs, measured: Costs) -> Goal:
         """Neurons are counted, not forecast."""
-        return self
+        return wanted
 
     def __str__(self) -> str:
         return f"{self.count} neurons removed"
@@ -95,9 +95,9 @@ class RemovedFraction:
         """The share of them that is gone."""
         return self._count(start).progress(start, now)
 
-    def tightened(self, forecast: Costs, measured: Costs) -> Goal:
+    def tightened(self, wanted: Goal, forecast: Costs, measured: Costs) -> Goal:
         """Neurons are counted, not forecast."""
-        return self
+        return wanted
 
     def __str__(self) -> str:
         return f"{100 * self.fraction:g} % of the neurons removed"
@@ -124,13 +124,12 @@ class _CostBudget:
         first, here = getattr(start.costs, self.cost), getattr(now.costs, self.cost)
         return 1.0 if first <= self.budget else min(1.0, (first - here) / (first - self.budget))
 
-    def tightened(self, forecast: Costs, measured: Costs) -> Goal:
-        """Return the goal that the forecast must reach for the measurement to reach this one; itself where it does."""
+    def tightened(self, wanted: Goal, forecast: Costs, measured: Costs) -> Goal:
+        """Lower by what the measurement misses the budget by; `wanted` where it misses nothing."""
         missed = getattr(measured, self.cost) - self.budget
         if missed <= 0:
-            return self
-        reached = min(self.budget, getattr(forecast, self.cost))
-        return type(self)(max(0, reached - missed))  # type: ignore[call-arg]
+            return wanted
+        return type(self)(max(0, getattr(forecast, self.cost) - missed))  # type: ignore[call-arg]
 
     def __str__(self) -> str:
         return f"at most {self.budget:,} {self.unit}"

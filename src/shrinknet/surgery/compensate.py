@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import hessian, jacrev, vmap
 from torch.fx import Node
 
 from shrinknet.data import Batch
@@ -245,25 +244,26 @@ def _downstream(node: Node) -> set[Node]:
 def curvatures(network: GatedNetwork, node: Node, values: Mapping[Node, Any], targets: Tensor) -> Tensor:
     """Return the Gauss-Newton curvature of each sample's loss in what a reader gives [samples, outputs, outputs].
 
-    J^T H J: H the second derivative of the loss in the network's outputs, J the derivative of the element-wise
-    operators in between, at the given values.
+    s H s: H the second derivative of the loss in the network's outputs, s the slope of the element-wise operators in
+    between, at the given values.
+
+    Cost: one forward pass of what is behind the reader, and a backward pass of the loss for each output.
     """
     program = network.program
-    behind = [one for one in program.nodes if one in _downstream(node)]
-
-    def tail(y: Tensor) -> Tensor:
-        found: dict[Node, Any] = {**program.constants, node: y[None]}
-        for one in behind:
-            found[one] = program.call(one, found, None, plain=True)
-        return found[program.output][0]  # type: ignore[no-any-return]
-
-    def loss(outputs: Tensor, target: Tensor) -> Tensor:
-        return network.loss.of(outputs[None], target[None])[0]
-
     with torch.enable_grad():
-        bent = vmap(hessian(loss))(values[program.output], targets).double()
-        slopes = vmap(jacrev(tail))(values[node]).double()
-    return slopes.mT @ bent @ slopes  # type: ignore[no-any-return]
+        y = values[node].detach().requires_grad_()
+        found: dict[Node, Any] = {**program.constants, node: y}
+        for one in program.nodes:
+            if one in _downstream(node):
+                found[one] = program.call(one, found, None, plain=True)
+        slope = torch.ones_like(y)
+        if found[program.output] is not y:
+            (slope,) = torch.autograd.grad(found[program.output].sum(), y)
+        outputs = values[program.output].detach().requires_grad_()
+        (first,) = torch.autograd.grad(network.loss.of(outputs, targets).sum(), outputs, create_graph=True)
+        rows = [torch.autograd.grad(column.sum(), outputs, retain_graph=True)[0] for column in first.unbind(1)]
+    bent = torch.stack(rows, 1)
+    return (slope[:, :, None] * bent * slope[:, None]).double()
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,319 @@
+"""Artefacts: forecasts beside measured files, files beside torch, budgets beside both, and what is refused."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from architectures import ALL, SMALL
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import shrinknet as sn
+from shrinknet.errors import ExportError
+from shrinknet.export.arena import ALIGNMENT, planned
+from shrinknet.export.artefact import Artefact
+from shrinknet.export.base import exporter_names, find_exporter
+from shrinknet.export.plain import Plain, by_torch
+from shrinknet.gates import gated
+from shrinknet.graph.trace import named_tensors
+from shrinknet.records import Neuron
+from shrinknet.selection.price import by_units
+from shrinknet.selection.rank import Limits, for_each_unit, takeable
+from shrinknet.surgery.remove import cut_graph
+
+pytest.importorskip("executorch")
+TRAINED = [one for one in ALL if one.source == "trained"]
+NOT_TAKEN = {"ConvNet, 3-D": "aten::convolution.out", "T5": "two inputs"}
+ONE_INPUT = [one for one in SMALL if one.name not in NOT_TAKEN]
+
+
+def digits_task(**options: object) -> sn.Task:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 12, 3, padding=1),
+        nn.ReLU(), nn.Flatten(), nn.Linear(192, 24), nn.ReLU(), nn.Linear(24, 10),
+    ).eval()  # fmt: skip
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    inputs, targets = torch.tensor(found.images, dtype=torch.float32)[:, None] / 16, torch.tensor(found.target)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    model.train()
+    for _ in range(4):
+        for some in torch.randperm(900).split(50):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs[some]), targets[some]).backward()
+            optimizer.step()
+    model.eval()
+    parts = [(inputs[rows], targets[rows]) for rows in (slice(0, 900), slice(900, 1300), slice(1300, 1500))]
+    return sn.Task(model, "cross-entropy", *parts, **options)
+
+
+@pytest.fixture(scope="module")
+def task() -> sn.Task:
+    return digits_task()
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 9), st.integers(0, 5)), min_size=1, max_size=14))
+def test_the_arena_is_what_executorchs_own_planner_finds(drawn: list[tuple[int, int, int]]) -> None:
+    from executorch.exir.memory_planning import greedy
+    from executorch.exir.tensor import TensorSpec
+
+    specs, values = [], []
+    for size, first, length in drawn:
+        spec = TensorSpec.from_tensor(torch.zeros(size, dtype=torch.uint8))
+        spec.lifetime = [first, first + length]
+        specs.append(spec)
+        values.append((-(-size // ALIGNMENT) * ALIGNMENT, first, first + length))
+    found = greedy(ALIGNMENT, specs, torch.fx.GraphModule({}, torch.fx.Graph()), None)
+    assert sum(found.bufsizes) == planned(values)
+
+
+def some_gone(trace: sn.Trace, share: float) -> np.ndarray:
+    draw = np.random.default_rng(0)
+    gone = [n for group in trace.groups for n in group.neurons[: int(share * group.width * draw.random())]]
+    return trace.present(tuple(gone))
+
+
+@pytest.mark.parametrize("architecture", ONE_INPUT + TRAINED, ids=lambda one: one.name)
+def test_forecasts_are_what_the_file_measures(architecture) -> None:
+    """Of each network that exports: the arena exactly, the length within 2 %, the outputs those of torch."""
+    model, (inputs, *_) = architecture.build()
+    task = sn.Task(model, _sum, (inputs, torch.zeros(len(inputs))))
+    trace, exporter = sn.trace(model, inputs), find_exporter("executorch")
+    artefact = Artefact(task, trace, "executorch")
+    for share in (0.0, 0.4, 0.9):
+        present = some_gone(trace, share)
+        cut = cut_graph(trace, present)
+        built = exporter.build(Plain.of(trace, cut), inputs[:2], [], "none")
+        forecast = artefact.costs(trace, present)
+        assert forecast.peak_ram_bytes == built.arena.num_bytes
+        assert forecast.flash_bytes == pytest.approx(len(built.content), rel=0.02)
+        rows = inputs[:2]
+        assert torch.allclose(exporter.answer(built.content)(rows), by_torch(cut)(rows), rtol=1e-3, atol=1e-4)
+
+
+def _sum(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return outputs.flatten(1).sum(1)
+
+
+@pytest.mark.parametrize(("kind", "quantize"), [
+    ("executorch", "none"), ("onnx", "none"), ("pt2", "none"), ("executorch", "int8"), ("cortex-m", "int8"),
+])  # fmt: skip
+def test_every_artefact_meets_its_budget_and_computes_what_torch_computes(task, kind, quantize, tmp_path) -> None:
+    if kind == "cortex-m":
+        pytest.importorskip("tosa_serializer")
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+    whole = Artefact(task, gated(task).trace, kind, quantize)
+    start = whole.costs(whole.trace, whole.trace.present())
+    budget = int(0.7 * start.flash_bytes)
+    goals: list[sn.Goal] = [sn.FlashBytes(budget)]
+    if whole.plans_ram:
+        goals.append(sn.PeakRamBytes(int(0.75 * start.peak_ram_bytes)))
+    run = sn.prune(
+        task, "taylor-1", goals=goals, artefact=kind, quantize=quantize, price="budget", out=tmp_path / "run"
+    )
+    assert run.is_met
+    file = tmp_path / "run" / "artefacts" / run.artefact.file
+    assert file.stat().st_size == run.artefact.num_bytes <= budget
+    assert run.artefact.num_bytes == pytest.approx(run.artefact.forecast_bytes, rel=0.02)
+    assert run.artefact.arena_bytes == run.artefact.forecast_arena_bytes
+    if whole.plans_ram:
+        assert run.artefact.arena_bytes <= 0.75 * start.peak_ram_bytes
+    manifest = json.loads(Path(f"{file}.json").read_text())
+    assert manifest["num_bytes"] == file.stat().st_size
+    assert manifest["difference"]["worst"] <= manifest["difference"]["tolerance"]
+    assert manifest["inputs"] == [{"name": "input", "dtype": "float32", "shape": [1, 1, 8, 8]}]
+    if kind != "cortex-m":
+        rows, targets = (part[:40] for part in task.test.dataset.tensors)
+        given_there = find_exporter(kind, quantize).answer(file.read_bytes())(rows)
+        if quantize == "none":
+            assert torch.allclose(given_there, by_torch(run.cut)(rows), atol=1e-3)
+        rows, targets = task.test.dataset.tensors
+        right = float(
+            (find_exporter(kind, quantize).answer(file.read_bytes())(rows).argmax(1) == targets).double().mean()
+        )
+        assert right == pytest.approx(run.artefact.accuracy)
+    if quantize == "int8":
+        corners = run.folder.corners()
+        assert [corner["name"] for corner in corners] == [
+            "full, float32",
+            "pruned, float32",
+            "full, int8",
+            "pruned, int8",
+        ]
+        sizes = [corner["manifest"]["num_bytes"] for corner in corners]
+        assert sizes[0] > sizes[1] > sizes[3]
+        assert sizes[0] > sizes[2] > sizes[3]
+
+
+def test_the_arena_in_the_file_is_the_one_announced(task, tmp_path) -> None:
+    """Read from the file itself, by executorch's own reader of its format."""
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    run = sn.prune(task, "taylor-1", goals=[sn.PeakRamBytes("4 KiB")], artefact="executorch")
+    content = run.shipped.content
+    (plan,) = deserialize_pte_binary(content).program.execution_plan
+    assert sum(plan.non_const_buffer_sizes) == run.artefact.arena_bytes <= 4096
+    again = sn.prune(task, "taylor-1", goals=[sn.PeakRamBytes("4 KiB")], artefact="executorch")
+    assert again.shipped.content == content, "same seed, same bits"
+
+
+def test_after_a_miss_the_search_goes_on(task, monkeypatch) -> None:
+    """A forecast that promises 900 bytes too little is found out by the file."""
+    honest = Artefact.costs
+
+    def promising(self, trace, present):
+        found = honest(self, trace, present)
+        return sn.Costs(found.num_neurons, found.num_parameters, found.flash_bytes - 900, *_last_two(found))
+
+    monkeypatch.setattr(Artefact, "costs", promising)
+    run = sn.prune(task, "taylor-1", goals=[sn.FlashBytes("16 KiB")], artefact="executorch")
+    assert run.is_met
+    assert run.artefact.num_bytes <= 16384
+    assert run.artefact.forecast_bytes <= 16384 - 900
+    at = run.at(sn.FlashBytes("12 KiB"))
+    assert at.is_met
+    assert at.artefact.num_bytes <= 12 * 1024
+
+
+def _last_two(found: sn.Costs) -> tuple[int, int]:
+    return found.peak_ram_bytes, found.macs
+
+
+def test_a_budget_that_cannot_be_met_says_what_holds_the_memory(task) -> None:
+    run = sn.prune(task, "taylor-1", goals=[sn.PeakRamBytes(300)], artefact="executorch", step=4)
+    assert not run.is_met
+    assert run.reason.startswith("one neuron is left in each group; at most 300 bytes of RAM not met: it is ")
+    assert "held by " in run.reason
+    assert "'conv2d' (" in run.reason
+
+
+def test_a_file_that_computes_something_else_is_refused(task, monkeypatch) -> None:
+    exporter = type(find_exporter("executorch"))
+    honest = exporter.answer
+    monkeypatch.setattr(exporter, "answer", lambda self, content: lambda rows: honest(self, content)(rows) + 0.1)
+    with pytest.raises(ExportError, match=r"must give a file that computes what torch computes\. Got a worst"):
+        sn.prune(task, "taylor-1", goals=[sn.RemovedNeurons(3)], artefact="executorch")
+
+
+@pytest.mark.parametrize("price", ["parameters", "macs", "flash", "ram"])
+def test_the_next_removal_is_the_cheapest_for_each_unit(task, price: str) -> None:
+    """Beside a slow twin: cut one neuron of each group away and count what the network then costs."""
+    run = sn.prune(task, "taylor-1", goals=[sn.RemovedNeurons(1)], artefact="executorch", price=price)
+    scores = dict(sn.rank(task, "taylor-1"))
+    network = gated(task)
+    ships = Artefact(task, network.trace, "executorch")
+    start = ships.costs(network.trace, network.present)
+    attribute = {"parameters": "num_parameters", "macs": "macs", "flash": "flash_bytes"}.get(price)
+    values = {}
+    for neuron, score in scores.items():
+        after = network.trace.present((neuron,))
+        if attribute:
+            units = getattr(start, attribute) - getattr(ships.costs(network.trace, after), attribute)
+        else:
+            arena = ships._whole[1].arena
+            units = sum(size - value.num_bytes(after) for value, size in arena.at_peak(network.present))
+        values[neuron] = for_each_unit(score, units)
+    assert values[run.plan.removed[0]] == min(values.values())
+
+
+def test_of_ram_only_what_lives_at_the_peak_counts(task) -> None:
+    """The dense layers are small: removing their neurons frees none of the peak, and they go last of all."""
+    network = gated(task)
+    ships = Artefact(task, network.trace, "executorch")
+    prices = by_units(ships.freed("ram"))(network, Limits())
+    assert prices["0"] > 0
+    assert prices["7"] == 0
+    assert ships.freed("ram")(network.present, network.trace.present((Neuron("7", 0),))) == 0
+
+
+def test_blocks_are_priced_as_a_whole(task) -> None:
+    """Widths stay multiples of 4; the block that goes is the one of least rise for each unit, by hand."""
+    network, limits = gated(task), Limits(4)
+    order = sorted(sn.rank(task, "taylor-1"), key=lambda pair: pair[1])
+    prices = {"0": 1.0, "4": 3.0, "7": 10.0}
+    taken = takeable(network, order, 1, limits, prices)
+    assert Counter(neuron.group for neuron, _ in taken).most_common(1)[0][1] == 4
+    blocks = {group: [score for neuron, score in order if neuron.group == group][:4] for group in prices}
+    best = min(blocks, key=lambda group: for_each_unit(sum(blocks[group]), 4 * prices[group]))
+    assert {neuron.group for neuron, _ in taken} == {best}
+
+
+def test_latency_is_measured_and_never_passes_for_met(task) -> None:
+    slow = sn.prune(task, "taylor-1", goals=[sn.RemovedNeurons(30)], artefact="onnx", max_latency=1e-6, step=7)
+    assert not slow.is_met
+    assert "ms, at most 1e-06 allowed" in slow.reason
+    assert slow.artefact.latency.rounds == 200
+    assert (
+        slow.artefact.latency.quarter_ms <= slow.artefact.latency.median_ms <= slow.artefact.latency.three_quarters_ms
+    )
+    fast = sn.prune(task, "taylor-1", goals=[sn.RemovedNeurons(3)], artefact="onnx", max_latency=1e4)
+    assert fast.is_met
+
+
+class Inverting(nn.Module):
+    """An operator that no exporter to small devices knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 9), nn.Linear(9, 3)
+
+    def forward(self, x):
+        return self.two(torch.special.bessel_j0(self.one(x)))
+
+
+def test_an_operator_that_cannot_be_taken_is_named() -> None:
+    task = sn.Task(Inverting(), "cross-entropy", (torch.randn(20, 4), torch.arange(20) % 3))
+    run = sn.prune(task, "random", goals=[sn.RemovedNeurons(2)])
+    with pytest.raises(ExportError, match="bessel_j0") as error:
+        run.export("executorch", "net.pte")
+    assert str(error.value).endswith("The network as a .pt2 file is there all the same: use --to pt2.")
+    assert run.exported is not None
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"artefact": "tflite"}, "--to must be the name of an exporter. Got 'tflite'."),
+    ({"quantize": "int8"}, "--quantize must be none for a weights file. Got int8. Name an artefact, as --to executorch."),
+    ({"artefact": "onnx", "quantize": "int8"}, "--quantize for --to onnx must be none. Got int8. Use --to cortex-m."),
+    ({"artefact": "cortex-m"}, "--quantize for --to cortex-m must be int8. Got none. Use --to executorch."),
+    ({"price": "weight"}, "--price must be one of neuron, parameters, flash, ram, macs, budget. Got 'weight'."),
+    ({"price": "ram"}, "--price ram must be used with an artefact whose memory is planned"),
+    ({"compensate": "leastsquares"}, "Did you mean 'least-squares'?"),
+    ({"max_latency": 3.0}, "--max-latency must be used with an artefact that runs on this machine"),
+    ({"goals": [sn.PeakRamBytes(100)]}, "--ram must be used with an artefact whose memory is planned"),
+    ({"goals": [sn.PeakRamBytes(100)], "artefact": "onnx"}, "--ram must be used with an artefact whose memory is planned"),
+])  # fmt: skip
+def test_bad_input_is_one_sentence(task, options: dict[str, object], words: str) -> None:
+    with pytest.raises(sn.BadInputError) as error:
+        sn.prune(task, "taylor-1", **options)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["executorch", "onnx"])
+def test_a_missing_extra_names_the_line_that_installs_it(name: str, monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "executorch" if name == "executorch" else "onnxruntime", None)
+    with pytest.raises(sn.BadInputError) as error:
+        find_exporter(name)
+    assert str(error.value).endswith(f"Run: pip install 'shrinknet[{name}]'")
+
+
+def test_every_exporter_is_found_by_its_name() -> None:
+    assert exporter_names() == ("cortex-m", "executorch", "onnx", "pt2")
+
+
+def test_norms_are_folded_and_no_file_holds_them(task) -> None:
+    trace = gated(task).trace
+    plain = Plain.of(trace, cut_graph(trace, trace.present()))
+    assert not any("batch_norm" in str(node.target) for node in plain.module.graph.nodes)
+    assert set(named_tensors(plain.module)) == {
+        f"{layer}.{kind}" for layer in (0, 4, 7, 9) for kind in ("weight", "bias")
+    }
+    rows = next(task.test.batches()).inputs
+    with torch.no_grad():
+        assert torch.allclose(plain.module(rows), task.model(rows), atol=1e-5)
