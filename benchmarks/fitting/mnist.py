@@ -2,9 +2,10 @@
 
     SHRINKNET_DATA=... python benchmarks/fitting/mnist.py
 
-784-100-10, sigmoid, cross-entropy: trained on 50,000 images by Adam (learning rate 0.001, batches of 128, 8 epochs);
-scores and refits see 10,000 of these, accuracy is the test set's. And the paper's network of the first recipe,
-400-100-10 and squared error: accuracy on the 4,500 images that are scored, and how long the whole run takes.
+784-100-10, sigmoid, cross-entropy: trained on 50,000 images by Adam (learning rate 0.001, batches of 64) until the
+10,000 training images left out are answered to 97.5 %; scores and refits see 10,000 of the 50,000, accuracy is the test
+set's. And the paper's network of the first recipe, 400-100-10 and squared error, trained from three seeds: accuracy on
+the 4,500 images that are scored, and how long the whole run takes.
 """
 
 import sys
@@ -17,12 +18,14 @@ from rounds import SEED, once, write
 from torch import Tensor, nn
 
 import shrinknet as sn
+from shrinknet.losses import cross_entropy
 from shrinknet.recipes.isnn_mnist import RECIPES, trained
 from shrinknet.recipes.mnist import find_mnist, paper_subset, read_idx
-from shrinknet.recipes.training import train_epochs
+from shrinknet.recipes.training import train_epochs, train_until
 
 KINDS = ("none", "mean", "least-squares", "newton")
-NUM_TRAINED_ON, NUM_SCORED, EPOCHS = 50_000, 10_000, 8
+NUM_TRAINED_ON, NUM_SCORED, GOOD_ENOUGH, MOST_EPOCHS = 50_000, 10_000, 0.975, 40
+SEEDS = (0, 1, 2)
 SHOWN = (30, 45, 55, 60, 65, 70, 80, 90)
 
 
@@ -30,20 +33,32 @@ def main() -> None:
     """Measure both networks."""
     folder = find_mnist(None)
     train, test = rows(folder, "train"), rows(folder, "t10k")
-    train = tuple(part[:NUM_TRAINED_ON] for part in train)
+    used, left_out = (tuple(part[rows] for part in train)
+                      for rows in (slice(NUM_TRAINED_ON), slice(NUM_TRAINED_ON, None)))  # fmt: skip
     torch.manual_seed(SEED)
     model = nn.Sequential(nn.Linear(784, 100), nn.Sigmoid(), nn.Linear(100, 10))
-    from shrinknet.losses import cross_entropy
-
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for epoch in train_epochs(model, cross_entropy, train, optimizer, batch_size=128, seed=SEED):
-        if epoch == EPOCHS:
-            break
-    scored = tuple(part[:NUM_SCORED] for part in train)
+    epochs = train_epochs(model, cross_entropy, used, optimizer, batch_size=64, seed=SEED)
+    num_epochs = train_until(model, epochs, lambda: accuracy(model, left_out) >= GOOD_ENOUGH, MOST_EPOCHS)
+    scored = tuple(part[:NUM_SCORED] for part in used)
+    papers = {}
+    for seed in SEEDS:
+        rows_of_paper, _ = paper_subset(folder, seed)
+        network, _ = trained(RECIPES["isnn-mnist-1x100"], rows_of_paper, seed)
+        papers[str(seed)] = {
+            kind: curve(network, "squared-error", rows_of_paper, rows_of_paper, kind) for kind in KINDS
+        }
     write("fitting_mnist", {
+        "num_epochs": num_epochs,
         "784-100-10": {kind: curve(model, "cross-entropy", scored, test, kind) for kind in KINDS},
-        "paper's 1x100": {kind: paper(folder, kind) for kind in KINDS},
+        "paper's 1x100": papers,
     })  # fmt: skip
+
+
+def accuracy(model: nn.Module, rows: tuple) -> float:
+    """The share of right answers."""
+    with torch.no_grad():
+        return float((model(rows[0]).argmax(1) == rows[1]).double().mean())
 
 
 def rows(folder: Path, part: str) -> tuple[Tensor, Tensor]:
@@ -63,13 +78,6 @@ def curve(model: nn.Module, loss: str, scored: tuple, shown: tuple, kind: str) -
         "accuracy_whole": found[0], "removed_for_one_point": lost - 1, "seconds": seconds,
         "accuracy_after": {str(count): found[count] for count in SHOWN},
     }  # fmt: skip
-
-
-def paper(folder: Path, kind: str) -> dict[str, object]:
-    """The recipe's network, on the images that are scored."""
-    scored, _ = paper_subset(folder, SEED)
-    model, _ = trained(RECIPES["isnn-mnist-1x100"], scored, SEED)
-    return curve(model, "squared-error", scored, scored, kind)
 
 
 if __name__ == "__main__":

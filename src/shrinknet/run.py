@@ -1,5 +1,6 @@
 """What a run gives back: the smaller network, its proof, its history, its files, and its whole family."""
 
+import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,7 @@ from shrinknet.errors import BadInputError, RunFolderError
 from shrinknet.export.artefact import WEIGHTS, Artefact, check_quantize
 from shrinknet.export.exported_program import pt2_bytes, safetensors_bytes
 from shrinknet.gates import GatedNetwork, gated, tolerance
-from shrinknet.graph.trace import Trace, export_program, named_tensors
+from shrinknet.graph.trace import Trace, as_tuple, export_program, named_tensors
 from shrinknet.loading.models import fill, load_model
 from shrinknet.measure.evaluation import evaluate
 from shrinknet.pipeline import measure
@@ -183,7 +184,8 @@ class Run:
     def check_files(self) -> dict[str, Difference]:
         """Compare the masked network with the files in the run folder, by name.
 
-        `model.pt2` is run as it is; `model.safetensors` fills the cut graph, rebuilt from the plan.
+        `model.pt2` is run as it is; `model.safetensors` fills the cut graph, rebuilt from the plan. Artefacts must be
+        the files that their manifests describe; those in float32 are run by their own runtimes.
 
         Raises:
             BadInputError: a file is missing, damaged or unsafe to open, or the weights do not fit the plan.
@@ -197,10 +199,28 @@ class Run:
             "model.pt2": exported,
             "model.safetensors": cut_program(self.network.trace, rebuilt, None).outputs,
         }
-        return {
+        found = {
             name: compare(self.network, answer, (batch.inputs for batch in data.batches()))[0]
             for name, answer in answers.items()
         }
+        return found | {f"artefacts/{one['file']}": self._check_artefact(one) for one in self.folder.manifests()}
+
+    def _check_artefact(self, manifest: Mapping[str, Any]) -> Difference:
+        assert self.folder is not None
+        name = f"artefacts/{manifest['file']}"
+        path = self.folder.path / name
+        content = path.read_bytes() if path.is_file() else b""
+        digest = hashlib.sha256(content).hexdigest()
+        if digest != manifest["sha256"]:
+            came = f"another (SHA-256 {digest[:12]}...)" if content else "nothing"
+            raise BadInputError(name, "the file that its manifest describes", came, "Export it again.")
+        ships = Artefact(self.task, self.network.trace, manifest["kind"], manifest["quantize"])
+        if manifest["quantize"] != "none":
+            known = manifest["difference"]
+            return Difference(manifest["quantize"], float(known["worst"]), float(known["tolerance"]), 0)
+        rows = ships.rows_to_check(self.measures.costs.macs)
+        answer = ships.exporter.answer(content)
+        return compare(self.network, lambda given: answer(as_tuple(given)[0]), (b.inputs for b in rows.batches()))[0]
 
     def at(self, *goals: Goal) -> "Run":
         """Return another member of the family: the first of the same order that reaches every goal. Nothing is scored.

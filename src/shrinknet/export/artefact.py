@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from shrinknet.data import Data
 from shrinknet.errors import BadInputError, ExportError
 from shrinknet.export.arena import Axis, length, one_like
 from shrinknet.export.base import Built, Exporter, find_exporter
@@ -203,6 +204,12 @@ class Artefact:
         )  # fmt: skip
         return built.content, manifest
 
+    def rows_to_check(self, macs: int) -> Data:
+        """Return the rows held furthest from the scores, as many as the file's runtime answers in reasonable time."""
+        role = self.task.test or self.task.validation or self.task.calibration
+        most = max(LEAST_CHECKED, int(self.exporter.macs_to_check / max(1, macs)))
+        return role if len(role) <= most else role.permuted(0).rows(0, most)
+
     def _built(self, plain: Plain) -> Built:
         return self.exporter.build(plain, self.task.example_inputs.cpu(), self._calibration, self.quantize)
 
@@ -212,9 +219,7 @@ class Artefact:
         return [batch.inputs.cpu() for batch in self.task.calibration.rows(0, rows).batches()]
 
     def _compare(self, built: Built, answer: Answer, macs: int) -> tuple[Difference, Evaluation]:
-        role = self.task.test or self.task.validation or self.task.calibration
-        most = max(LEAST_CHECKED, int(self.exporter.macs_to_check / max(1, macs)))
-        data = role if len(role) <= most else role.permuted(0).rows(0, most)
+        data = self.rows_to_check(macs)
         worst = torch.zeros((), dtype=torch.float64)
         largest = 0.0
 
