@@ -4,6 +4,7 @@ make demo && .venv/bin/python docs/picture.py demo-run
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -14,35 +15,42 @@ import matplotlib.pyplot as plt
 from shrinknet.report.summary import bytes_text, percent
 from shrinknet.runs import RunFolder
 
+BLUE, RED = "#1b6ca8", "#d1495b"
+
 
 def main() -> None:
-    """Accuracy and loss against flash bytes, with the network handed back."""
+    """Accuracy and loss against flash bytes, with and without compensation, and the network handed back."""
     folder = RunFolder.open(sys.argv[1])
     history, end = folder.history(), folder.read_json("summary.json")
-    measures = [step.measures for step in history]
-    kib = [m.costs.flash_bytes / 1024 for m in measures]
-    after = end["after"]
+    bare = [replace(step, measures=step.bare or step.measures) for step in history]
+    kib = [step.measures.costs.flash_bytes / 1024 for step in history]
+    after, shipped = end["after"]["costs"], folder.manifest()
+    chosen = next(k for k, step in enumerate(history) if step.measures.costs.num_neurons == after["num_neurons"])
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
-    for axis, values, title in (
-        (axes[0], [100 * m.validation_accuracy for m in measures], "validation accuracy, %"),
-        (axes[1], [m.validation_loss for m in measures], "validation loss"),
+    for axis, value, title in (
+        (axes[0], lambda m: 100 * m.validation_accuracy, "validation accuracy, %"),
+        (axes[1], lambda m: m.validation_loss, "validation loss"),
     ):
-        axis.plot(kib, values, color="#1b6ca8", linewidth=2)
-        chosen = next(k for k, m in enumerate(measures) if m.costs.flash_bytes == after["costs"]["flash_bytes"])
+        axis.plot(kib, [value(s.measures) for s in bare], ":", color=RED, linewidth=2, label="without compensation")
+        values = [value(step.measures) for step in history]
+        axis.plot(kib, values, color=BLUE, linewidth=2, label="readers refit by least squares")
         axis.plot(kib[chosen], values[chosen], "o", markersize=10, markerfacecolor="white", markeredgewidth=2.5,
-                  color="#1b6ca8")  # fmt: skip
+                  color=BLUE)  # fmt: skip
         axis.invert_xaxis()
-        axis.set_xlabel("weights file, KiB")
+        axis.set_xlabel(f"flash, KiB ({'.pte' if shipped else 'weights'} file)")
         axis.set_title(title, loc="left", fontsize=11)
         axis.grid(color="#e8ecf0")
         axis.spines[["top", "right"]].set_visible(False)
     axes[1].set_yscale("log")
-    before, test = end["before"], end["test"]
+    axes[1].legend(frameon=False, loc="upper left")
+    before, test = end["before"]["costs"], end["test"]
+    flash, ram = (shipped["num_bytes"], shipped["arena_bytes"]) if shipped else (after["flash_bytes"], None)
+    text = f"{bytes_text(before['flash_bytes'])} -> {bytes_text(flash)} of flash"
+    text += "" if ram is None else f",\n{bytes_text(before['peak_ram_bytes'])} -> {bytes_text(ram)} of RAM"
     axes[0].annotate(
-        f"{bytes_text(before['costs']['flash_bytes'])} -> {bytes_text(after['costs']['flash_bytes'])}, "
-        f"no retraining\ntest accuracy {percent(test['accuracy_before'])} -> {percent(test['accuracy_after'])}",
-        (kib[chosen], 100 * measures[chosen].validation_accuracy), xytext=(0.42, 0.45), textcoords="axes fraction",
-        arrowprops={"arrowstyle": "-", "color": "#66788a"}, color="#22303c", ha="center",
+        f"{text}, no retraining,\ntest accuracy {percent(test['accuracy_before'])} -> {percent(test['accuracy_after'])}",
+        (kib[chosen], 100 * history[chosen].measures.validation_accuracy), xytext=(0.36, 0.22),
+        textcoords="axes fraction", arrowprops={"arrowstyle": "-", "color": "#66788a"}, color="#22303c", ha="center",
     )  # fmt: skip
     figure.savefig(Path(__file__).parent / "demo.png", dpi=110)
 

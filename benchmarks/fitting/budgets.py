@@ -52,6 +52,11 @@ def resnet8(quantize: str = "none") -> dict[str, object]:
 
 
 def activity() -> dict[str, object]:
+    """Half of everything for the activity network."""
+    return halves(activity_task(), step=2)
+
+
+def activity_task() -> sn.Task:
     """Windows of one second; every other recording calibrates, the others test. The vendor trained on some of them."""
     from trained_networks import activity
 
@@ -66,7 +71,7 @@ def activity() -> dict[str, object]:
          torch.tensor(np.concatenate([y for _, y in part]).astype(np.int64)))
         for part in parts
     )  # fmt: skip
-    return halves(sn.Task(activity(), "cross-entropy", calibration, None, test), step=2)
+    return sn.Task(activity(), "cross-entropy", calibration, None, test)
 
 
 def autoencoder() -> dict[str, object]:

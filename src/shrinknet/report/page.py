@@ -54,6 +54,11 @@ class Chapter:
         return summary.proof_line(self.verification)
 
     @property
+    def has_bare(self) -> bool:
+        """Whether there is a second curve: the same removals without compensation."""
+        return any(step.bare is not None for step in self.history)
+
+    @property
     def shipped_line(self) -> str:
         """What was measured on the artefact, in one line."""
         return "" if self.shipped is None else summary.shipped_line(self.shipped)
