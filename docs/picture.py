@@ -47,8 +47,9 @@ def main() -> None:
     flash, ram = (shipped["num_bytes"], shipped["arena_bytes"]) if shipped else (after["flash_bytes"], None)
     text = f"{bytes_text(before['flash_bytes'])} -> {bytes_text(flash)} of flash"
     text += "" if ram is None else f",\n{bytes_text(before['peak_ram_bytes'])} -> {bytes_text(ram)} of RAM"
+    right = f"{percent(test['accuracy_before'])} -> {percent(test['accuracy_after'])} of test images"
     axes[0].annotate(
-        f"{text}, no retraining,\ntest accuracy {percent(test['accuracy_before'])} -> {percent(test['accuracy_after'])}",
+        f"{text}, no retraining,\n{right}",
         (kib[chosen], 100 * history[chosen].measures.validation_accuracy), xytext=(0.36, 0.22),
         textcoords="axes fraction", arrowprops={"arrowstyle": "-", "color": "#66788a"}, color="#22303c", ha="center",
     )  # fmt: skip

@@ -2,10 +2,10 @@
 
     SHRINKNET_DATA=... python benchmarks/fitting/prices.py
 
-Real networks and data: the demo's digits (test images), ST's activity network (other recordings), MLPerf Tiny's ResNet8
-(9,500 other images). Nothing is made up for (`--compensate none`), ablation is exact and ranked again. For each cost the
-budget is a share of the untouched network's, flash and RAM being those of ExecuTorch's file; the accuracy is that of the
-first network within it. Neither price wins everywhere, and the rows say where which does.
+Real networks and data: the demo's digits (test images), ST's activity network (other recordings), MLPerf Tiny's
+ResNet8 (9,500 other images). Nothing is made up for (`--compensate none`), ablation is exact and ranked again. For each
+cost the budget is a share of the untouched network's, flash and RAM being those of ExecuTorch's file; the accuracy is
+that of the first network within it. Neither price wins everywhere, and the rows say where which does.
 """
 
 import sys
@@ -47,7 +47,8 @@ def compared(task: sn.Task, step: int) -> dict[str, dict[str, object]]:
         for price in ("neuron", scarce):
             run = sn.prune(task, goals=[goal], price=price, artefact="executorch", step=step)
             found["by neuron" if price == "neuron" else "by what is scarce"] = {
-                "accuracy": run.test.accuracy_after, "is_met": run.is_met, "neurons_left": run.measures.costs.num_neurons
+                "accuracy": run.test.accuracy_after, "is_met": run.is_met,
+                "neurons_left": run.measures.costs.num_neurons,
             }  # fmt: skip
         rows[scarce] = {"budget": str(goal), **found}
     return {"accuracy_whole": run.test.accuracy_before, **rows}

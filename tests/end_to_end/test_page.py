@@ -49,7 +49,7 @@ def test_the_page_opens_without_a_network_and_draws_its_curves(page, browser) ->
         "40 ->",
         "Proof. proven:",
         "What was removed from each group",
-        "peak RAM (activations)",
+        "peak RAM (live activations)",
         "stopped: reached the goal",
     ):
         assert words in text

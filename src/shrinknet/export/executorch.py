@@ -89,8 +89,8 @@ class ExecuTorch(Exporter):
         return answer
 
     def stored_bytes(self, shape: tuple[int, ...], dtype: torch.dtype, quantize: str) -> int:
-        """Constants begin at multiples of 16 bytes; in int8 each output has a 4-byte scale and a 4-byte bias."""
+        """Constants begin at multiples of 16 bytes; in int8 a file shrinks by its weights: biases hardly count."""
         count = int(torch.Size(shape).numel())
         if quantize == "int8":
-            return count + 4 * shape[0] if len(shape) > 1 else 4 * count
+            return count if len(shape) > 1 else 0
         return -(-count * dtype.itemsize // 16) * 16
