@@ -10,10 +10,6 @@ import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-CURVES = {
-    "reranking/ablation": "`ablation`, re-ranked",
-}
-sys.path[:0] = [str(ROOT / "benchmarks" / "zoo")]
 START, END = "<!-- table -->\n", "<!-- /table -->"
 
 
@@ -31,14 +27,57 @@ def main() -> None:
 
 def table() -> str:
     """Return the table, and below it what it was made with."""
-    rows = ["| accuracy with so many of 100 neurons removed | 0 | 40 | 60 |", "| --- | --- | --- | --- |"]
+    return "\n".join([*fitting(), "", *speed(), "", *wrapped(f"{recipes()} {zoo()}")]) + "\n"
+
+
+def recipes() -> str:
+    """Return what is left of the source paper's networks."""
+    parts = []
     for name, what in (("isnn-mnist-1x100", "1 x 100"), ("isnn-mnist-2x50", "2 x 50")):
         curves = json.loads((ROOT / "recipes" / name / "results.json").read_text())["curves"]
-        for curve, how in CURVES.items():
-            accuracy = curves[curve]["accuracy"]
-            cells = " | ".join(f"{accuracy[removed]:.3f}" for removed in (0, 40, 60))
-            rows.append(f"| MNIST, [{what}](recipes/{name}/index.html): {how} | {cells} |")
-    return "\n".join([*rows, "", *speed(), "", *zoo()]) + "\n"
+        whole, forty, sixty = (curves["reranking/ablation"]["accuracy"][removed] for removed in (0, 40, 60))
+        parts.append(f"[{what}](recipes/{name}/index.html) {whole:.3f}, {forty:.3f}, {sixty:.3f}")
+    return f"The source paper's networks with 0, 40 and 60 of 100 neurons removed: {'; '.join(parts)}."
+
+
+def fitting() -> list[str]:
+    """Return what networks are worth once they fit, measured on their files."""
+    results = {
+        name: json.loads((ROOT / "benchmarks" / "results" / f"fitting_{name}.json").read_text())
+        for name in ("budgets", "resnet8")
+    }
+    budgets, accuracy = results["budgets"]["rows"], results["resnet8"]["accuracy"]
+    rows = ["| fitted without retraining | flash | RAM | test accuracy |", "| --- | --- | --- | --- |"]
+    for name, found in (
+        ("MLPerf Tiny ResNet8", budgets["resnet8"]),
+        ("the same in int8", budgets["resnet8-int8"]),
+        ("ST activity network", budgets["activity"]["both"]),
+    ):
+        file, whole, test = found["file"], found["whole"], found["test"]
+        full = found["corners"]["full, float32"] if "corners" in found else None
+        flash = (
+            f"{(full['num_bytes'] if full else whole['flash_bytes']) / 1024:.0f} -> {file['num_bytes'] / 1024:.0f} KiB"
+        )
+        ram = (
+            f"{whole['arena_bytes'] / 1024:.0f} -> {file['arena_bytes'] / 1024:.1f} KiB"
+            if full is None
+            else "not planned"
+        )
+        rows.append(f"| {name} | {flash} | {ram} | {test['accuracy_before']:.3f} -> {file['accuracy']:.3f} |")
+    ours = [accuracy["ablation, least-squares"][share] for share in ("0.75", "0.5", "0.35")]
+    none = [accuracy["ablation, none"][share] for share in ("0.75", "0.5", "0.35")]
+    rivals = [max(found[share] for name, found in accuracy.items() if name.startswith("Torch-Pruning"))
+              for share in ("0.75", "0.5", "0.35")]  # fmt: skip
+    note = (
+        f"ResNet8 ({accuracy['whole']['1.0']:.3f}) at 75, 50 and 35 % of its parameters: {figures(ours)}; without "
+        f"compensation {figures(none)}; Torch-Pruning 1.6.1, the best of its criteria at each: {figures(rivals)}."
+    )
+    return [*rows, "", *wrapped(note)]
+
+
+def figures(values: list[float]) -> str:
+    """Return accuracies in words."""
+    return ", ".join(f"{value:.3f}" for value in values)
 
 
 def speed() -> list[str]:
@@ -55,7 +94,6 @@ def speed() -> list[str]:
     rows = [
         ("784-100-10, 10,000 images: 100 neurons, compiled, forward pass at hand", passes[again],
          ratios[f"plain loop / {again}"]),
-        ("the same, from nothing", passes["ours, first"], ratios["plain loop / ours, first"]),
         *((f"{run['network']}: rank and remove one, {run['removals']} times", run["over_a_forward_pass"]["rankings"],
            run["plain_loop_over_ours"]["rankings"]) for run in runs),
         ("ResNet8, 1,000 images: all 224 channels", all_channels, best),
@@ -80,27 +118,15 @@ def speed() -> list[str]:
     ]
 
 
-SHOWN = ("LSTM tagger", "BERT")
-
-
-def zoo() -> list[str]:
-    """Return what the zoo says of some architectures, ours beside Torch-Pruning's, and of all."""
-    from rival import verdict
-
-    content = json.loads((ROOT / "benchmarks" / "results" / "zoo.json").read_text())
-    by_name = {row["name"]: row for row in content["results"]}
-    rows = ["| 30 % of every group | in reach | worst difference | Torch-Pruning 1.6.1 |", "| --- | --- | --- | --- |"]
-    for name in SHOWN:
-        ours, theirs = by_name[name]["ours"], by_name[name]["torch_pruning"]
-        rows.append(f"| {name} | {ours['reachable_parameters']:.1%} | {ours['worst']:.0e} | {verdict(theirs)} |")
-    facts = content["summary"]
-    note = (
+def zoo() -> str:
+    """Return what the zoo says of all architectures."""
+    facts = json.loads((ROOT / "benchmarks" / "results" / "zoo.json").read_text())["summary"]
+    return (
         f"[The zoo](docs/zoo.md): {facts['proven']} of {facts['architectures']} architectures are proven, "
-        f"{facts['wrong']} are wrong. In reach: the share of parameters from which neurons can go, a median of "
-        f"{facts['median_reachable_convolutional']:.1%} in convolutional networks and of "
-        f"{facts['median_reachable_transformer']:.1%} in transformers. Differences are in float64."
+        f"{facts['wrong']} are wrong; neurons can go from a median of "
+        f"{facts['median_reachable_convolutional']:.1%} of the parameters of convolutional networks and of "
+        f"{facts['median_reachable_transformer']:.1%} of transformers'."
     )
-    return [*rows, "", *wrapped(note)]
 
 
 def wrapped(text: str) -> list[str]:
