@@ -303,6 +303,8 @@ def prune(
         if compensation is not None and criterion.name == "ablation":
             score = _with_compensation(score, compensation)
         choose = _choose(task, network, score, criterion, method, clip, limits, seed, scoring, progress)
+        if compensation is not None and (scoring.confidence is not None or scoring.screen is not None):
+            choose = _racing_with(choose, compensation)
         units = by_neuron if price == "neuron" else by_units(ships.freed(price, goals))
         search = Search(
             task,
@@ -319,6 +321,11 @@ def prune(
             progress,
         )
         return search.run(goals, whole_curve, max_latency, options)
+
+
+def _racing_with(choose: Choose, compensation: Compensation) -> Choose:
+    """A race for the true rise once the readers have made up for each neuron."""
+    return lambda network, count: choose(compensation.scoring(network), count)
 
 
 def _with_compensation(score: Scorer, compensation: Compensation) -> Scorer:

@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 from shrinknet.errors import BadInputError, RunFolderError
 from shrinknet.export.artefact import WEIGHTS, Artefact, check_quantize
 from shrinknet.export.exported_program import pt2_bytes, safetensors_bytes
+from shrinknet.export.plain import by_torch
 from shrinknet.gates import GatedNetwork, gated, tolerance
 from shrinknet.graph.trace import Trace, as_tuple, export_program, named_tensors
 from shrinknet.loading.models import fill, load_model
@@ -207,7 +208,7 @@ class Run:
 
     def _check_artefact(self, manifest: Mapping[str, Any]) -> Difference:
         assert self.folder is not None
-        name = f"artefacts/{manifest['file']}"
+        name = f"artefacts/{Path(manifest['file']).name}"
         path = self.folder.path / name
         content = path.read_bytes() if path.is_file() else b""
         digest = hashlib.sha256(content).hexdigest()
@@ -219,7 +220,8 @@ class Run:
             known = manifest["difference"]
             return Difference(manifest["quantize"], float(known["worst"]), float(known["tolerance"]), 0)
         rows = ships.rows_to_check(self.measures.costs.macs)
-        answer = ships.exporter.answer(content)
+        is_pt2 = manifest["kind"] == "pt2"  # opened as every .pt2 file is: looked through first
+        answer = by_torch(load_model(str(path)).model) if is_pt2 else ships.exporter.answer(content)
         return compare(self.network, lambda given: answer(as_tuple(given)[0]), (b.inputs for b in rows.batches()))[0]
 
     def at(self, *goals: Goal) -> "Run":
@@ -376,14 +378,14 @@ class Run:
 
 def finish(
     task: Task, network: GatedNetwork, history: tuple[Step, ...], plan: Plan, measures: Measures, reason: str,
-    is_met: bool, options: Mapping[str, Any], ships: Artefact,
+    is_met: bool, options: Mapping[str, Any], ships: Artefact, *, ship: bool = True,
 ) -> Run:  # fmt: skip
-    """Cut once, prove it on the data held furthest from the scores, and make the file that ships."""
+    """Cut once, prove it on the data held furthest from the scores, and make the file that ships, unless it is there."""
     cut = cut_graph(network.trace, network.present, network.program.tensors)
     proof = verify(network, cut, task.test or task.validation or task.calibration)
     test = _test(task, network) if task.test is not None and proof.holds else None
     run = Run(task, network, cut, history, plan, measures, reason, is_met, proof, test, options, ships)
-    if ships.kind == WEIGHTS or not proof.holds:
+    if ships.kind == WEIGHTS or not proof.holds or not ship:
         return run
     rounds = LATENCY_ROUNDS if options.get("max_latency") is not None else 0
     return replace(run, shipped=Shipped(*ships.ship(cut, measures.costs, rounds=rounds)))
@@ -410,7 +412,7 @@ def reopened(folder: RunFolder, task: Task) -> Run:
     masked = masked_after(task, network, portions, config.get("compensate", "none"))
     options = {key: value for key, value in config.items() if key != "schema"}
     measures = measure(task, masked, ships.costs)
-    run = finish(task, masked, history, plan, measures, end["reason"], end["is_met"], options, ships)
+    run = finish(task, masked, history, plan, measures, end["reason"], end["is_met"], options, ships, ship=False)
     return replace(run, folder=folder)
 
 

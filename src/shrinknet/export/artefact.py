@@ -1,6 +1,7 @@
 """The artefact that ships: what it will cost, forecast from the plan, and what it does cost, measured on the file."""
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,6 +27,8 @@ from shrinknet.records import Costs, Difference, Latency, Manifest, TensorFacts
 from shrinknet.surgery.remove import cut_graph
 from shrinknet.task import Task
 from shrinknet.verify.equivalence import gap, largest_of
+
+log = logging.getLogger(__name__)
 
 WEIGHTS = "weights"
 """The artefact that needs no exporter: the `.safetensors` file."""
@@ -65,6 +68,7 @@ class Artefact:
 
     @cached_property
     def _whole(self) -> tuple[Plain, Built]:
+        log.info("Making the untouched network's %s file, from which sizes are forecast.", self.exporter.suffix)
         plain = Plain.of(self.trace, cut_graph(self.trace, self.trace.present()))
         return plain, self._built(plain)
 
@@ -180,6 +184,7 @@ class Artefact:
         Raises:
             ExportError: the exporter cannot take an operator, or the file does not compute what torch computes.
         """
+        log.info("Making the smaller network's %s file, and running it.", self.exporter.suffix)
         built = self._built(Plain.of(self.trace, cut))
         answer = built.stand_in or self.exporter.answer(built.content)
         difference, quality = self._compare(built, answer, forecast.macs)
