@@ -3,12 +3,14 @@
     SHRINKNET_DATA=... python benchmarks/fitting/mnist.py
 
 784-100-10, sigmoid, cross-entropy: trained on 50,000 images by Adam (learning rate 0.001, batches of 64) until the
-10,000 training images left out are answered to 97.5 %; scores and refits see 10,000 of the 50,000, accuracy is the test
-set's. And the paper's network of the first recipe, 400-100-10 and squared error, trained from three seeds: accuracy on
-the 4,500 images that are scored, and how long the whole run takes.
+10,000 training images left out are answered to 97 %, and then on to 97.5 %, which is the harder network to prune;
+scores and refits see 10,000 of the 50,000, accuracy is the test set's. And the paper's network of the first recipe,
+400-100-10 and squared error, trained from three seeds: accuracy on the 4,500 images that are scored, and how long the
+whole run takes.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ablation"))
@@ -24,7 +26,8 @@ from shrinknet.recipes.mnist import find_mnist, paper_subset, read_idx
 from shrinknet.recipes.training import train_epochs, train_until
 
 KINDS = ("none", "mean", "least-squares", "newton")
-NUM_TRAINED_ON, NUM_SCORED, GOOD_ENOUGH, MOST_EPOCHS = 50_000, 10_000, 0.975, 40
+NUM_TRAINED_ON, NUM_SCORED, MOST_EPOCHS = 50_000, 10_000, 40
+GOOD_ENOUGH = (0.97, 0.975)
 SEEDS = (0, 1, 2)
 SHOWN = (30, 45, 55, 60, 65, 70, 80, 90)
 
@@ -39,8 +42,12 @@ def main() -> None:
     model = nn.Sequential(nn.Linear(784, 100), nn.Sigmoid(), nn.Linear(100, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     epochs = train_epochs(model, cross_entropy, used, optimizer, batch_size=64, seed=SEED)
-    num_epochs = train_until(model, epochs, lambda: accuracy(model, left_out) >= GOOD_ENOUGH, MOST_EPOCHS)
     scored = tuple(part[:NUM_SCORED] for part in used)
+    curves = {}
+    for enough in GOOD_ENOUGH:
+        num_epochs = train_until(model, epochs, partial(answers, model, left_out, enough), MOST_EPOCHS)
+        found = {kind: curve(model, "cross-entropy", scored, test, kind) for kind in KINDS}
+        curves[str(enough)] = {"num_epochs": num_epochs, **found}
     papers = {}
     for seed in SEEDS:
         rows_of_paper, _ = paper_subset(folder, seed)
@@ -49,10 +56,14 @@ def main() -> None:
             kind: curve(network, "squared-error", rows_of_paper, rows_of_paper, kind) for kind in KINDS
         }
     write("fitting_mnist", {
-        "num_epochs": num_epochs,
-        "784-100-10": {kind: curve(model, "cross-entropy", scored, test, kind) for kind in KINDS},
+        "784-100-10": curves,
         "paper's 1x100": papers,
     })  # fmt: skip
+
+
+def answers(model: nn.Module, rows: tuple, enough: float) -> bool:
+    """Whether enough rows are answered right."""
+    return accuracy(model, rows) >= enough
 
 
 def accuracy(model: nn.Module, rows: tuple) -> float:

@@ -380,7 +380,7 @@ def finish(
     task: Task, network: GatedNetwork, history: tuple[Step, ...], plan: Plan, measures: Measures, reason: str,
     is_met: bool, options: Mapping[str, Any], ships: Artefact, *, ship: bool = True,
 ) -> Run:  # fmt: skip
-    """Cut once, prove it on the data held furthest from the scores, and make the file that ships, unless it is there."""
+    """Cut once, prove it on the data held furthest from the scores, and make the file that ships, unless it is made."""
     cut = cut_graph(network.trace, network.present, network.program.tensors)
     proof = verify(network, cut, task.test or task.validation or task.calibration)
     test = _test(task, network) if task.test is not None and proof.holds else None

@@ -86,7 +86,14 @@ class ExecuTorch(Exporter):
         def answer(rows: Tensor, _alive: tuple[Any, ...] = (content, program)) -> Tensor:  # it reads their memory
             return torch.cat([method.execute(rows_of_one(row[None]))[0].clone() for row in rows])
 
-        return answer
+        def first_answer(rows: Tensor) -> Tensor:
+            with quiet():  # it looks at the processor then, and says so
+                found = answer(rows)
+            answers.append(answer)
+            return found
+
+        answers: list[Answer] = [first_answer]
+        return lambda rows: answers[-1](rows)
 
     def stored_bytes(self, shape: tuple[int, ...], dtype: torch.dtype, quantize: str) -> int:
         """Constants begin at multiples of 16 bytes; in int8 a file shrinks by its weights: biases hardly count."""

@@ -41,6 +41,9 @@ KINDS = ("none", "mean", "least-squares", "newton")
 RIDGE = 1e-3
 """How strongly weights are held, as a share of the mean square of what is read."""
 
+FLOOR = 0.1
+"""The share of the mean curvature that every sample has in every direction."""
+
 MOST_UNKNOWNS = 4096
 """A fit by curvature solves for all weights of a reader at once; larger readers are fit by least squares."""
 
@@ -138,7 +141,7 @@ class Compensation:
     def bend(self, reader: Reader, x: Tensor) -> "Bend":
         """Return the loss's second-order model around the untouched network, remembered until what is read changes."""
         if reader.node not in self._bends:
-            curvature = curvatures(self.latest, reader.node, self.start, self.batch.targets)
+            curvature = with_floor(curvatures(self.latest, reader.node, self.start, self.batch.targets))
             self._bends[reader.node] = Bend.of(with_ones(x).double(), self.start[reader.node].double(), curvature)
         return self._bends[reader.node]
 
@@ -264,6 +267,15 @@ def curvatures(network: GatedNetwork, node: Node, values: Mapping[Node, Any], ta
         rows = [torch.autograd.grad(column.sum(), outputs, retain_graph=True)[0] for column in first.unbind(1)]
     bent = torch.stack(rows, 1)
     return (slope[:, :, None] * bent * slope[:, None]).double()
+
+
+def with_floor(curvature: Tensor) -> Tensor:
+    """Return curvatures with a share of their mean added in every direction.
+
+    A sample that is answered surely has next to no curvature where it stands, and a large move would go unseen.
+    """
+    mean = curvature.diagonal(dim1=1, dim2=2).mean()
+    return curvature + FLOOR * mean * torch.eye(curvature.shape[1], dtype=curvature.dtype)
 
 
 @dataclass(frozen=True)
