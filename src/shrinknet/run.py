@@ -219,7 +219,7 @@ class Run:
         if manifest["quantize"] != "none":
             known = manifest["difference"]
             return Difference(manifest["quantize"], float(known["worst"]), float(known["tolerance"]), 0)
-        rows = ships.rows_to_check(self.measures.costs.macs)
+        rows = ships.rows_to_check()
         is_pt2 = manifest["kind"] == "pt2"  # opened as every .pt2 file is: looked through first
         answer = by_torch(load_model(str(path)).model) if is_pt2 else ships.exporter.answer(content)
         return compare(self.network, lambda given: answer(as_tuple(given)[0]), (b.inputs for b in rows.batches()))[0]

@@ -62,7 +62,9 @@ class Search:
     def _steps(self, history: list[Step], goals: Sequence[Goal], limit: Callable[[Measures], int | None]) -> Until:
         """Take steps until the end, each written as it happens."""
         here, last = self._masked(history), history[-1]
-        no_more = "one neuron is left in each group" if self.limits == Limits() else f"no more can go: {self.limits}"
+        no_more = (
+            "one neuron is left in each group" if self.limits == Limits() else f"nothing more can go with {self.limits}"
+        )
         taking = steps(
             self.task, here, self.choose, self.step, last, limit, self.limits, self.ships.costs, self.price,
             self.compensation,

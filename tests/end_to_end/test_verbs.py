@@ -201,7 +201,7 @@ def test_a_failed_proof_writes_no_model_and_says_where_it_broke(type_command, tm
 
     honest = run_module.cut_graph
 
-    def sabotaged(trace, present):
+    def sabotaged(trace, present, tensors=None):
         graph = honest(trace, present)
         with torch.no_grad():
             graph.get_parameter("2.weight")[0, 0] += 1

@@ -98,13 +98,14 @@ def wide_task() -> sn.Task:
     return sn.Task(model, "cross-entropy", (torch.randn(12, 1, 3, 3), torch.arange(12) % 3))
 
 
-def test_a_block_goes_when_its_last_members_turn_comes() -> None:
+def test_the_block_of_least_rise_for_each_neuron_goes() -> None:
     _, network = two_groups()
-    order = [(sn.Neuron("0", i), float(i)) for i in range(4)] + [(sn.Neuron("2", i), 9.0) for i in range(3)]
-    order = [order[4], *order[:2], *order[5:], *order[2:4]]
-    taken = takeable(network, order, 1, Limits(multiple_of=2))
-    assert [str(neuron) for neuron, _ in taken] == ["2[0]"], "3 -> 2 is a block of one"
-    assert [str(neuron) for neuron, _ in takeable(network, order[1:], 2, Limits(2))] == ["0[0]", "0[1]"]
+    order = [(sn.Neuron("2", 0), 0.4), *((sn.Neuron("0", i), float(i)) for i in range(4)), (sn.Neuron("2", 1), 9.0)]
+    order = sorted(order, key=lambda pair: pair[1])
+    assert [str(neuron) for neuron, _ in takeable(network, order, 1, Limits(2))] == ["2[0]"], "0.4 < (0 + 1) / 2"
+    assert [str(neuron) for neuron, _ in takeable(network, order, 3, Limits(2))] == ["2[0]", "0[0]", "0[1]"]
+    dearer = [(neuron, 0.6 if neuron.group == "2" else score) for neuron, score in order]
+    assert [str(neuron) for neuron, _ in takeable(network, dearer, 1, Limits(2))] == ["0[0]", "0[1]"], "0.6 > 1 / 2"
     assert [str(neuron) for neuron, _ in takeable(network, order, 9, Limits(min_neurons=3))] == ["0[0]"]
 
 

@@ -187,7 +187,7 @@ class Artefact:
         log.info("Making the smaller network's %s file, and running it.", self.exporter.suffix)
         built = self._built(Plain.of(self.trace, cut))
         answer = built.stand_in or self.exporter.answer(built.content)
-        difference, quality = self._compare(built, answer, forecast.macs)
+        difference, quality = self._compare(built, answer)
         if not difference.holds:
             raise ExportError(
                 f"--to {self.kind} must give a file that computes what torch computes. Got a worst difference of "
@@ -209,10 +209,14 @@ class Artefact:
         )  # fmt: skip
         return built.content, manifest
 
-    def rows_to_check(self, macs: int) -> Data:
-        """Return the rows held furthest from the scores, as many as the file's runtime answers in reasonable time."""
+    def rows_to_check(self) -> Data:
+        """Return the rows held furthest from the scores, as many as the runtime answers in reasonable time.
+
+        They depend on the untouched network, so that the same rows judge every size of it.
+        """
+        macs = costs(self.trace, self.trace.present()).macs
         role = self.task.test or self.task.validation or self.task.calibration
-        most = max(LEAST_CHECKED, int(self.exporter.macs_to_check / max(1, macs)))
+        most = max(LEAST_CHECKED, int(self.exporter.macs_to_check(self.quantize) / max(1, macs)))
         return role if len(role) <= most else role.permuted(0).rows(0, most)
 
     def _built(self, plain: Plain) -> Built:
@@ -223,8 +227,8 @@ class Artefact:
         rows = min(CALIBRATION_ROWS, len(self.task.calibration))
         return [batch.inputs.cpu() for batch in self.task.calibration.rows(0, rows).batches()]
 
-    def _compare(self, built: Built, answer: Answer, macs: int) -> tuple[Difference, Evaluation]:
-        data = self.rows_to_check(macs)
+    def _compare(self, built: Built, answer: Answer) -> tuple[Difference, Evaluation]:
+        data = self.rows_to_check()
         worst = torch.zeros((), dtype=torch.float64)
         largest = 0.0
 

@@ -39,6 +39,10 @@ class Built:
     notes: tuple[str, ...] = ()
 
 
+FAST, SLOW = 1e12, 4e9
+"""How many MACs a runtime does within some seconds: vectorised kernels, and plain ones."""
+
+
 class Exporter(ABC):
     """A way to write a network into a file that another program runs.
 
@@ -53,8 +57,6 @@ class Exporter(ABC):
     quantizations: ClassVar[tuple[str, ...]] = ("none",)
     plans_ram: ClassVar[bool] = False
     runs_here: ClassVar[bool] = True
-    macs_to_check: ClassVar[float] = 1e11
-    """How much work comparing a file with torch may take: its runtime may be slow."""
 
     @abstractmethod
     def build(self, network: Plain, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:
@@ -74,6 +76,10 @@ class Exporter(ABC):
     def stored_bytes(self, shape: tuple[int, ...], dtype: torch.dtype, quantize: str) -> int:
         """How many bytes of the file a tensor of that shape takes."""
         return int(torch.Size(shape).numel()) * dtype.itemsize
+
+    def macs_to_check(self, quantize: str) -> float:
+        """How much work comparing a file with torch may take: some runtimes are slow here."""
+        return FAST
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the packages that make and run the file."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shrinknet.errors import ExportError
 from shrinknet.export.arena import Arena
-from shrinknet.export.base import Built, Exporter
+from shrinknet.export.base import SLOW, Built, Exporter
 from shrinknet.export.lowering import arena_bytes, placed_values, planned_in_order, where
 from shrinknet.export.plain import Answer, Plain, by_torch
 from shrinknet.export.quantization import output_step, quantized
@@ -32,7 +32,6 @@ class CortexM(Exporter):
     quantizations = ("int8",)
     plans_ram = True
     runs_here = False
-    macs_to_check = 4e9
 
     def build(self, network: Plain, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:
         """Quantize as the backend asks, and put its operators into the graph."""
@@ -75,6 +74,10 @@ class CortexM(Exporter):
             ExportError: always.
         """
         raise ExportError(f"--to cortex-m must be run on a microcontroller. Got this machine. {NOT_RUN}.")
+
+    def macs_to_check(self, quantize: str) -> float:
+        """The reference implementations run sample by sample."""
+        return SLOW
 
     def stored_bytes(self, shape: tuple[int, ...], dtype: torch.dtype, quantize: str) -> int:
         """Weights take a byte an element, a bias 4; each output of a convolution has a multiplier and a shift of 4."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from shrinknet.export.arena import Arena
-from shrinknet.export.base import Built, Exporter
+from shrinknet.export.base import FAST, SLOW, Built, Exporter
 from shrinknet.export.lowering import arena_bytes, placed_values, planned_in_order, where
 from shrinknet.export.plain import Answer, Plain, by_torch, rows_of_one
 from shrinknet.export.quantization import output_step, quantized
@@ -29,7 +29,6 @@ class ExecuTorch(Exporter):
     packages = ("executorch",)
     quantizations = ("none", "int8")
     plans_ram = True
-    macs_to_check = 4e9
 
     def build(self, network: Plain, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:
         """Lower a network, in float32 to the portable operators, in int8 to XNNPACK."""
@@ -94,6 +93,10 @@ class ExecuTorch(Exporter):
 
         answers: list[Answer] = [first_answer]
         return lambda rows: answers[-1](rows)
+
+    def macs_to_check(self, quantize: str) -> float:
+        """The portable kernels are plain loops, XNNPACK's are not."""
+        return FAST if quantize == "int8" else SLOW
 
     def stored_bytes(self, shape: tuple[int, ...], dtype: torch.dtype, quantize: str) -> int:
         """Constants begin at multiples of 16 bytes; in int8 a file shrinks by its weights: biases hardly count."""
