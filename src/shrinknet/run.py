@@ -411,7 +411,7 @@ def reopened(folder: RunFolder, task: Task) -> Run:
     portions = Run.portions_of(history, plan.removed)
     masked = masked_after(task, network, portions, config.get("compensate", "none"))
     options = {key: value for key, value in config.items() if key != "schema"}
-    measures = measure(task, masked, ships.costs)
+    measures = measure(task, masked, lambda trace, present: Costs(**end["after"]["costs"]))
     run = finish(task, masked, history, plan, measures, end["reason"], end["is_met"], options, ships, ship=False)
     return replace(run, folder=folder)
 

@@ -181,13 +181,12 @@ class RunFolder:
 
     def manifest(self) -> dict[str, Any] | None:
         """Return the manifest of the artefact that the run is for; None where that is the weights file."""
-        kind = self.config.get("artefact", "weights")
-        found = [one for one in self.manifests() if one["kind"] == kind]
-        return None if kind == "weights" or not found else found[0]
+        wanted = tuple(self.config.get(key) for key in ("artefact", "quantize"))
+        return next((one for one in self.manifests() if (one["kind"], one["quantize"]) == wanted), None)
 
     def manifests(self) -> list[dict[str, Any]]:
         """Return the manifests of all artefacts in the folder."""
-        return [self.read_json(f"artefacts/{path.name}") for path in sorted(self.path.glob("artefacts/model.*.json"))]
+        return [self.read_json(f"artefacts/{path.name}") for path in sorted(self.path.glob("artefacts/model*.json"))]
 
     def corners(self) -> list[dict[str, Any]]:
         """Return what full and pruned, float and int8 files measure; nothing where none is in int8."""

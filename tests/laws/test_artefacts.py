@@ -121,6 +121,8 @@ def test_every_artefact_meets_its_budget_and_computes_what_torch_computes(task, 
     assert run.is_met
     file = tmp_path / "run" / "artefacts" / run.artefact.file
     assert file.stat().st_size == run.artefact.num_bytes <= budget
+    assert run.folder.manifest()["sha256"] == run.artefact.sha256
+    assert all(difference.holds for difference in run.check_files().values())
     within = 0.02 if quantize == "none" else 0.04  # int8 files pad their blocks, of which a file this small has few
     assert run.artefact.num_bytes == pytest.approx(run.artefact.forecast_bytes, rel=within)
     scratch = 128 if kind == "cortex-m" else 0  # its kernels ask for other scratch memory at other widths

@@ -66,6 +66,11 @@ class Artefact:
         """The exporter of that kind."""
         return find_exporter(self.kind, self.quantize)
 
+    @property
+    def file(self) -> str:
+        """The name of the file in a run's folder."""
+        return f"model{'' if self.quantize == 'none' else '-' + self.quantize}{self.exporter.suffix}"
+
     @cached_property
     def _whole(self) -> tuple[Plain, Built]:
         log.info("Making the untouched network's %s file, from which sizes are forecast.", self.exporter.suffix)
@@ -196,7 +201,7 @@ class Artefact:
         row = self.task.example_inputs[:1].cpu()
         outputs = answer(row)
         manifest = Manifest(
-            kind=self.kind, quantize=self.quantize, file=f"model{self.exporter.suffix}", num_bytes=len(built.content),
+            kind=self.kind, quantize=self.quantize, file=self.file, num_bytes=len(built.content),
             sha256=hashlib.sha256(built.content).hexdigest(),
             arena_bytes=built.arena.num_bytes if built.arena else None,
             forecast_bytes=forecast.flash_bytes,

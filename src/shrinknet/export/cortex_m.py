@@ -26,7 +26,7 @@ class CortexM(Exporter):
     """A `.pte` file in int8 for a Cortex-M4 and its like (DSP extension), for batches of one."""
 
     name = "cortex-m"
-    suffix = ".pte"
+    suffix = ".cortex-m.pte"
     extra = "cortex-m"
     packages = ("executorch", "tosa_serializer")
     quantizations = ("int8",)

@@ -16,7 +16,7 @@ def quiet() -> Iterator[Callable[[], list[str]]]:
 
     Yields a function that returns the lines which that C++ wrote so far.
     """
-    before = logging.root.manager.disable
+    before, handlers = logging.root.manager.disable, list(logging.root.handlers)
     logging.disable(logging.WARNING)
     sys.stderr.flush()
     kept = os.dup(2)
@@ -35,3 +35,4 @@ def quiet() -> Iterator[Callable[[], list[str]]]:
             os.dup2(kept, 2)
             os.close(kept)
             logging.disable(before)
+            logging.root.handlers[:] = handlers  # some put one there on import, and every line would come twice
