@@ -1,6 +1,6 @@
 """Pricing by the scarce thing beside pricing by neuron: what is a network worth at the same budget?
 
-    SHRINKNET_DATA=... python benchmarks/fitting/prices.py
+    SHRINKNET_DATA=... python benchmarks/fitting/prices.py [digits activity resnet8]
 
 Real networks and data: the demo's digits (test images), ST's activity network (other recordings), MLPerf Tiny's
 ResNet8 (9,500 other images). Nothing is made up for (`--compensate none`), ablation is exact and ranked again. For each
@@ -8,6 +8,7 @@ cost the budget is a share of the untouched network's, flash and RAM being those
 that of the first network within it. Neither price wins everywhere, and the rows say where which does.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ablation"))
 import torch
 from budgets import activity_task
 from cifar import images
-from rounds import SEED, write
+from rounds import RESULTS, SEED, write
 
 import shrinknet as sn
 from shrinknet.export.artefact import Artefact
@@ -29,11 +30,13 @@ COSTS = {"parameters": "num_parameters", "flash": "flash_bytes", "ram": "peak_ra
 
 
 def main() -> None:
-    """Fit every network to every budget by both prices."""
-    jobs = {"digits": (digits_task(), 1), "activity": (activity_task(), 1), "resnet8": (resnet8_task(), 16)}
-    write("fitting_prices", {
-        "shares": SHARES, "networks": {name: compared(task, step) for name, (task, step) in jobs.items()}
-    })  # fmt: skip
+    """Fit the networks asked for to every budget by both prices, beside what was fitted before."""
+    path = RESULTS / "fitting_prices.json"
+    found = json.loads(path.read_text())["networks"] if path.exists() else {}
+    for name in sys.argv[1:] or JOBS:
+        make, step = JOBS[name]
+        found[name] = compared(make(), step)
+        write("fitting_prices", {"shares": SHARES, "networks": found})
 
 
 def compared(task: sn.Task, step: int) -> dict[str, dict[str, object]]:
@@ -68,6 +71,9 @@ def resnet8_task() -> sn.Task:
     rows, classes = images(10_000, SEED)
     first, rest = slice(500), slice(500, None)
     return sn.Task(resnet8(), "cross-entropy", (rows[first], classes[first]), None, (rows[rest], classes[rest]), 250)
+
+
+JOBS = {"digits": (digits_task, 1), "activity": (activity_task, 1), "resnet8": (resnet8_task, 16)}
 
 
 if __name__ == "__main__":
