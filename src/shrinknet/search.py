@@ -43,7 +43,8 @@ class Search:
 
     def run(self, goals: Sequence[Goal], whole_curve: bool, max_latency: float | None, options: dict[str, Any]) -> Run:
         """Take steps until every goal is reached, by measurement where there is an artefact; then cut, prove, write."""
-        history = [self.start] if self.folder is None else self._resumed()
+        whole = self.step if self.limits.multiple_of == 1 else None
+        history = [self.start] if self.folder is None else _resumed(self.folder, self.start, whole)
         wanted = list(goals)
         while True:
             until = self._steps(history, () if whole_curve else wanted, room_left(wanted, self.start.measures))
@@ -79,17 +80,7 @@ class Search:
 
     def _masked(self, history: Sequence[Step]) -> GatedNetwork:
         kind = "none" if self.compensation is None else self.compensation.kind
-        masked = masked_after(self.task, self.network, [s.removed for s in history], kind, self.compensation)
-        return masked
-
-    def _resumed(self) -> list[Step]:
-        assert self.folder is not None
-        history = _resumed(self.folder, self.start, self.step if self.limits.multiple_of == 1 else None)
-        if self.compensation is not None:
-            here = self.network
-            for taken in history[1:]:
-                here = self.compensation.refit(here.without(taken.removed), taken.removed)
-        return history
+        return masked_after(self.task, self.network, [s.removed for s in history], kind, self.compensation)
 
     def _conclude(
         self, history: list[Step], until: Until, wanted: Sequence[Goal], goals: Sequence[Goal], options: dict[str, Any]

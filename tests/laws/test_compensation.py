@@ -302,3 +302,21 @@ def test_compensation_of_a_grown_network_is_not_shared() -> None:
     assert torch.equal(network.kept_outputs(inputs), before)
     assert torch.allclose(refit.kept_outputs(inputs), refit.outputs(inputs), atol=1e-6)
     assert replace(network, unsaid={}).outputs(inputs).equal(network.outputs(inputs))
+
+
+def test_a_step_that_a_guard_undoes_leaves_no_trace() -> None:
+    """The network handed back is refit for the steps that stand, and the order of the rest is scored on it."""
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 3))
+    inputs = torch.randn(120, 5)
+    with torch.no_grad():
+        rows = (inputs, model(inputs).argmax(1))
+    guarded = sn.prune(sn.Task(model, "cross-entropy", rows, rows), guards=[sn.LossRise(0.005)],
+                       compensate="least-squares")  # fmt: skip
+    count = len(guarded.plan.removed)
+    assert 0 < count < 8
+    alone = sn.prune(sn.Task(model, "cross-entropy", rows, rows), goals=[sn.RemovedNeurons(count)],
+                     compensate="least-squares")  # fmt: skip
+    assert guarded.plan == alone.plan
+    with torch.no_grad():
+        assert torch.equal(guarded.model(rows[0]), alone.model(rows[0]))

@@ -72,19 +72,25 @@ class Compensation:
         check_kind(kind)
         self.kind, self.ridge = kind, ridge
         self.batch = _some_rows(task, network)
-        self.bare = replace(
-            network, passes=Passes(network.program, network.program.scoring.kept_bytes)
-        )  # the same removals without compensation, with passes of its own
+        own = Passes(network.program, network.program.scoring.kept_bytes)
+        self.bare = replace(network, passes=own)  # the untouched network, with passes of its own
         self.readers = readers(network.program)
         with torch.no_grad():
             self.start = network.program.run(self.batch.inputs, None, keep=True)
         self.first = dict(network.program.constants)
-        self.values, self.latest = dict(self.start), network
+        self.values, self.latest = dict(self.start), self.bare
         self._moments: dict[Node, Moments] = {}
         self._bends: dict[Node, Bend] = {}
         if kind in {"least-squares", "newton"}:
             for reader in self.readers.values():
                 self._check_rows(reader)
+
+    def restart(self) -> GatedNetwork:
+        """Go back to the untouched network, and return it."""
+        self.values, self.latest = dict(self.start), self.bare
+        self._moments.clear()
+        self._bends.clear()
+        return self.latest
 
     def _check_rows(self, reader: Reader) -> None:
         y = self.start[reader.node]
@@ -328,7 +334,7 @@ def masked_after(
         task, network: the untouched network.
         portions: what went together, in order.
         kind: how readers make up for it.
-        compensation: one that may have come there already.
+        compensation: one that may have come there already; it stands there afterwards.
 
     Cost: nothing without compensation; else one refit for each portion, unless the compensation stands there.
     """
@@ -336,11 +342,13 @@ def masked_after(
     bare = network.without(neuron for some in portions for neuron in some)
     if kind == "none" or not any(portions):
         return bare
-    if compensation is not None and bool((compensation.latest.present == bare.present).all()):
+    if compensation is None:
+        compensation = Compensation(kind, task, network)
+    elif bool((compensation.latest.present == bare.present).all()):
         return compensation.latest
-    again, here = Compensation(kind, task, network), network
+    here = compensation.restart()
     for some in filter(None, portions):
-        here = again.refit(here.without(some), some)
+        here = compensation.refit(here.without(some), some)
     return here
 
 
