@@ -310,6 +310,7 @@ def test_a_step_that_a_guard_undoes_leaves_no_trace() -> None:
     model = nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 3))
     inputs = torch.randn(120, 5)
     with torch.no_grad():
+        model[2].weight *= 9
         rows = (inputs, model(inputs).argmax(1))
     guarded = sn.prune(sn.Task(model, "cross-entropy", rows, rows), guards=[sn.LossRise(0.005)],
                        compensate="least-squares")  # fmt: skip
