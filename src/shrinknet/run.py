@@ -186,7 +186,8 @@ class Run:
         """Compare the masked network with the files in the run folder, by name.
 
         `model.pt2` is run as it is; `model.safetensors` fills the cut graph, rebuilt from the plan. Artefacts must be
-        the files that their manifests describe; those in float32 are run by their own runtimes.
+        the files that their manifests describe; those in float32 are run by their own runtimes beside the masked network, those in int8 beside the network quantized
+        anew (on the calibration data given: other data than the run's own give other ranges).
 
         Raises:
             BadInputError: a file is missing, damaged or unsafe to open, or the weights do not fit the plan.
@@ -217,8 +218,7 @@ class Run:
             raise BadInputError(name, "the file that its manifest describes", came, "Export it again.")
         ships = Artefact(self.task, self.network.trace, manifest["kind"], manifest["quantize"])
         if manifest["quantize"] != "none":
-            known = manifest["difference"]
-            return Difference(manifest["quantize"], float(known["worst"]), float(known["tolerance"]), 0)
+            return ships.checked_again(content, self.cut)
         rows = ships.rows_to_check()
         is_pt2 = manifest["kind"] == "pt2"  # opened as every .pt2 file is: looked through first
         answer = by_torch(load_model(str(path)).model) if is_pt2 else ships.exporter.answer(content)

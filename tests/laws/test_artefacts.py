@@ -122,7 +122,11 @@ def test_every_artefact_meets_its_budget_and_computes_what_torch_computes(task, 
     file = tmp_path / "run" / "artefacts" / run.artefact.file
     assert file.stat().st_size == run.artefact.num_bytes <= budget
     assert run.folder.manifest()["sha256"] == run.artefact.sha256
-    assert all(difference.holds for difference in run.check_files().values())
+    checks = run.check_files()
+    assert all(difference.holds for difference in checks.values())
+    assert checks[f"artefacts/{run.artefact.file}"].num_samples == run.artefact.num_samples, (
+        "run again, and not believed"
+    )
     within = 0.02 if quantize == "none" else 0.04  # int8 files pad their blocks, of which a file this small has few
     assert run.artefact.num_bytes == pytest.approx(run.artefact.forecast_bytes, rel=within)
     scratch = 128 if kind == "cortex-m" else 0  # its kernels ask for other scratch memory at other widths

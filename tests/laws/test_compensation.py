@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import Drawn, conv_networks, dense_networks
+from references.surgeon import inverse, rise, without
 from torch import nn
 
 import shrinknet as sn
@@ -15,7 +16,7 @@ from shrinknet.criteria import find_criterion
 from shrinknet.gates import GatedNetwork, gated
 from shrinknet.measure.evaluation import evaluate
 from shrinknet.surgery.compensate import Compensation, curvatures, masked_after
-from shrinknet.surgery.least_squares import Moments, inverse, least_squares, rise, unsaid, with_ones, without
+from shrinknet.surgery.least_squares import Moments, least_squares, unsaid, with_ones
 from shrinknet.surgery.readers import as_matrix, readers
 
 KINDS = ("mean", "least-squares", "newton")

@@ -214,6 +214,17 @@ class Artefact:
         )  # fmt: skip
         return built.content, manifest
 
+    def checked_again(self, content: bytes, cut: GraphModule) -> Difference:
+        """Compare an int8 file with the cut network quantized anew.
+
+        A file that no runtime here can run must be the one that is made anew, to the bit; its stand-in then runs.
+        """
+        built = self._built(Plain.of(self.trace, cut))
+        if built.stand_in is not None and content != built.content:
+            return Difference(self.quantize, float("inf"), 0.0, 0)
+        answer = built.stand_in or self.exporter.answer(content)
+        return replace(self._compare(built, answer)[0], precision=self.quantize)
+
     def rows_to_check(self) -> Data:
         """Return the rows held furthest from the scores, as many as the runtime answers in reasonable time.
 

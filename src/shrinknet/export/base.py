@@ -55,7 +55,6 @@ class Exporter(ABC):
     extra: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]
     quantizations: ClassVar[tuple[str, ...]] = ("none",)
-    plans_ram: ClassVar[bool] = False
     runs_here: ClassVar[bool] = True
 
     @abstractmethod

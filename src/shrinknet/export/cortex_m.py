@@ -30,7 +30,6 @@ class CortexM(Exporter):
     extra = "cortex-m"
     packages = ("executorch", "tosa_serializer")
     quantizations = ("int8",)
-    plans_ram = True
     runs_here = False
 
     def build(self, network: Plain, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:

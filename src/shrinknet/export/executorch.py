@@ -28,7 +28,6 @@ class ExecuTorch(Exporter):
     extra = "executorch"
     packages = ("executorch",)
     quantizations = ("none", "int8")
-    plans_ram = True
 
     def build(self, network: Plain, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:
         """Lower a network, in float32 to the portable operators, in int8 to XNNPACK."""
