@@ -186,8 +186,8 @@ class Run:
         """Compare the masked network with the files in the run folder, by name.
 
         `model.pt2` is run as it is; `model.safetensors` fills the cut graph, rebuilt from the plan. Artefacts must be
-        the files that their manifests describe; those in float32 are run by their own runtimes beside the masked network, those in int8 beside the network quantized
-        anew (on the calibration data given: other data than the run's own give other ranges).
+        the files that their manifests describe; those in float32 are run by their own runtimes beside the masked
+        network, those in int8 beside the network quantized anew (other data than the run's own give other ranges).
 
         Raises:
             BadInputError: a file is missing, damaged or unsafe to open, or the weights do not fit the plan.
