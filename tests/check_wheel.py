@@ -16,7 +16,7 @@ task = sn.Task(model, "cross-entropy", (torch.randn(20, 4), torch.arange(20) % 2
 run = sn.prune(task, goals=[sn.RemovedNeurons(2)])
 assert run.model[0].out_features == 4
 assert run.report("run").stat().st_size > 10**6
-from shrinknet.recipes.isnn_mnist import published
+from shrinknet.recipes.isnn_figures import published
 assert published()["isnn-mnist-1x100"]["start"]["error"] == 38.0
 print("the wheel works")
 """

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 import shrinknet as sn
 from shrinknet.losses import cross_entropy
-from shrinknet.recipes.isnn_mnist import RECIPES, trained
-from shrinknet.recipes.mnist import find_mnist, paper_subset, read_idx
+from shrinknet.recipes.files import Files, read_idx
+from shrinknet.recipes.isnn_mnist import NETWORKS, trained
+from shrinknet.recipes.mnist import paper_subset
 from shrinknet.recipes.training import train_epochs, train_until
 
 KINDS = ("none", "mean", "least-squares", "newton")
@@ -34,7 +35,7 @@ SHOWN = (30, 45, 55, 60, 65, 70, 80, 90)
 
 def main() -> None:
     """Measure both networks."""
-    folder = find_mnist(None)
+    folder = Files().mnist()
     train, test = rows(folder, "train"), rows(folder, "t10k")
     used, left_out = (tuple(part[rows] for part in train)
                       for rows in (slice(NUM_TRAINED_ON), slice(NUM_TRAINED_ON, None)))  # fmt: skip
@@ -51,7 +52,7 @@ def main() -> None:
     papers = {}
     for seed in SEEDS:
         rows_of_paper, _ = paper_subset(folder, seed)
-        network, _ = trained(RECIPES["isnn-mnist-1x100"], rows_of_paper, seed)
+        network, _ = trained(NETWORKS["isnn-mnist-1x100"], rows_of_paper, seed)
         papers[str(seed)] = {
             kind: curve(network, "squared-error", rows_of_paper, rows_of_paper, kind) for kind in KINDS
         }

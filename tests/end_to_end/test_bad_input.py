@@ -125,7 +125,7 @@ CASES = {
     "another shape than the data's": (("rank", *FACTORY, *DATA, "--example-input", "8x8"), "--example-input must be the shape of the data's rows [64]. Got 8x8."),
     "no shape for a factory": (("inspect", FACTORY[0]), "--example-input must be given with a factory. Got nothing."),
     "a shape that is none": (("inspect", FACTORY[0], "--example-input", "8by8"), "--example-input must be the shape of one sample such as 1x28x28. Got '8by8'."),
-    "no MNIST": (("reproduce", "isnn-mnist-1x100", "--mnist", "nowhere"), "--mnist must be a folder with the four original MNIST files (*-ubyte.gz). Got 'nowhere'."),
+    "no MNIST": (("reproduce", "isnn-mnist-1x100", "--data", "nowhere"), "--data must be a folder that holds mnist/ with the four original MNIST files (*-ubyte.gz). Got 'nowhere'."),
     "an unknown recipe": (("reproduce", "isnn-mnist-1x10"), "NAME must be the name of a recipe. Got 'isnn-mnist-1x10'. Did you mean 'isnn-mnist-1x100'?"),
 }  # fmt: skip
 

@@ -7,32 +7,32 @@ from typing import Annotated
 import typer
 
 from shrinknet.cli import console
-from shrinknet.errors import BadInputError, did_you_mean
-from shrinknet.recipes import figures
-from shrinknet.recipes.isnn_mnist import RECIPES, reproduce
+from shrinknet.recipes.catalogue import find_recipe
+from shrinknet.recipes.files import Files
 
 
 def command(
-    name: Annotated[str, typer.Argument(metavar="NAME", help=f"One of: {', '.join(RECIPES)}.")],
-    mnist: Annotated[
-        Path | None, typer.Option(help="The folder with MNIST's four files (else SHRINKNET_DATA/mnist).")
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A recipe, such as isnn-mnist-1x100 (an unknown name lists them).")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="A folder with mnist/, cifar10/, text/, tabular/ (else SHRINKNET_DATA).")
     ] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch MNIST if it is not there.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the images drawn, the first weights and the training order.")] = 0,
+    download: Annotated[bool, typer.Option("--download", help="Fetch the data that is not there.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the data drawn, the first weights and the training order.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="Where to write (default: reproductions/NAME).")] = None,
 ) -> None:
     """Train a paper's network, repeat its experiment, and write results, figures and a page beside its numbers."""
-    if name not in RECIPES:
-        raise BadInputError("NAME", "the name of a recipe", repr(name), did_you_mean(name, RECIPES))
+    recipe = find_recipe(name)
     folder = out or Path("reproductions") / name
     with console.Bar(name) as bar:
-        results = reproduce(RECIPES[name], mnist, seed, bar.tell, download=download)
+        results = recipe.run(Files(data, download), seed, bar.tell)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    for method, number in results["figures"].items():
-        (folder / f"figure-{number}.png").write_bytes(figures.draw(results, method))
-    (folder / "index.html").write_text(figures.page(results), encoding="utf-8")
-    verdicts = figures.verdicts(results)
+    for file, (_, draw) in recipe.pictures.items():
+        (folder / file).write_bytes(draw(results))
+    (folder / "index.html").write_text(recipe.page(results), encoding="utf-8")
+    verdicts = recipe.verdicts(results)
     console.table("", ("seen", "what must be seen", "figures"),
                   [("yes" if holds else "NO", what, seen) for what, holds, seen in verdicts])  # fmt: skip
     console.talk.print(

@@ -1,11 +1,8 @@
 """The source paper's MNIST experiments: both networks, both methods, every criterion, beside the published numbers."""
 
-import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +12,11 @@ from torch import Tensor, nn
 from shrinknet.api import prune, rank
 from shrinknet.criteria.base import Criterion
 from shrinknet.losses import squared_error
+from shrinknet.recipes import isnn_figures as figures
 from shrinknet.recipes.authors_code import AuthorsTaylor
-from shrinknet.recipes.mnist import find_mnist, paper_subset
+from shrinknet.recipes.base import Recipe, Results, Tell
+from shrinknet.recipes.files import Files
+from shrinknet.recipes.mnist import paper_subset
 from shrinknet.recipes.training import train_epochs, train_until
 from shrinknet.run import Run
 from shrinknet.runs import environment
@@ -29,7 +29,7 @@ METHODS = ("single-ranking", "reranking")
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Network:
     """One of the paper's networks, and which of its figures show it."""
 
     name: str
@@ -37,44 +37,29 @@ class Recipe:
     figures: dict[str, int]
 
 
-RECIPES = {
-    "isnn-mnist-1x100": Recipe("isnn-mnist-1x100", (100,), {"single-ranking": 3, "reranking": 4}),
-    "isnn-mnist-2x50": Recipe("isnn-mnist-2x50", (50, 50), {"single-ranking": 8, "reranking": 9}),
+NETWORKS = {
+    "isnn-mnist-1x100": Network("isnn-mnist-1x100", (100,), {"single-ranking": 3, "reranking": 4}),
+    "isnn-mnist-2x50": Network("isnn-mnist-2x50", (50, 50), {"single-ranking": 8, "reranking": 9}),
 }
 
 
-def published() -> dict[str, Any]:
-    """Return the paper's numbers."""
-    text = (files("shrinknet.recipes") / "isnn_mnist_published.json").read_text()
-    content: dict[str, Any] = json.loads(text)
-    return content
-
-
-def reproduce(
-    recipe: Recipe,
-    mnist: Path | None,
-    seed: int,
-    tell: Callable[[str, float], None],
-    *,
-    download: bool = False,
-) -> dict[str, Any]:
+def reproduce(network: Network, source: Files, seed: int, tell: Tell) -> Results:
     """Train the network, run both methods with every criterion, and return every curve.
 
     Args:
-        recipe: which network.
-        mnist: the folder with the four MNIST files.
+        network: which one.
+        source: where MNIST is.
         seed: of the draw of images, the first weights and the order of training.
         tell: who is told what is under way, and which share is done.
-        download: fetch MNIST if it is not there.
 
     Raises:
         BadInputError: MNIST is not there.
     """
     started = time.perf_counter()
     tell("reading MNIST", 0.0)
-    scored, held_out = paper_subset(find_mnist(mnist, download=download), seed)
+    scored, held_out = paper_subset(source.mnist(), seed)
     tell("training", 0.0)
-    model, epochs = trained(recipe, scored, seed)
+    model, epochs = trained(network, scored, seed)
     task = Task(model, "squared-error", calibration=scored, validation=scored, test=held_out, batch_size=4500)
     curves = {}
     jobs = [(method, name, made) for method in METHODS for name, made in _criteria().items()]
@@ -82,9 +67,9 @@ def reproduce(
         tell(f"{method}, {name}", done / len(jobs))
         curves[f"{method}/{name}"] = _curve(prune(task, criterion, method), len(scored[0]))
     return {
-        "recipe": recipe.name,
+        "recipe": network.name,
         "seed": seed,
-        "figures": recipe.figures,
+        "figures": network.figures,
         "training": {"epochs": epochs, "learning_rate": LEARNING_RATE, "batch_size": 1, "dtype": "float64"},
         "spearman_with_ablation": correlations(task),
         "curves": curves,
@@ -93,11 +78,11 @@ def reproduce(
     }
 
 
-def trained(recipe: Recipe, rows: tuple[Tensor, Tensor], seed: int) -> tuple[nn.Module, int]:
+def trained(network: Network, rows: tuple[Tensor, Tensor], seed: int) -> tuple[nn.Module, int]:
     """Train by gradient descent on one sample at a time, until error and accuracy are the paper's at its start."""
     torch.manual_seed(seed)
-    model = build(recipe.widths, rows[0].shape[1])
-    target = published()[recipe.name]["start"]["error"]
+    model = build(network.widths, rows[0].shape[1])
+    target = figures.published()[network.name]["start"]["error"]
 
     def good_enough() -> bool:
         with torch.no_grad():
@@ -147,3 +132,23 @@ def correlations(task: Task) -> dict[str, dict[str, float]]:
             correlation = spearmanr([scores[n] for n in neurons], [truth[n] for n in neurons]).statistic
             found[name][group] = round(float(correlation), 4)
     return found
+
+
+def _recipe(network: Network) -> Recipe:
+    return Recipe(
+        network.name,
+        f"{network.name}: the paper's figures beside ours",
+        f"Published numbers: {figures.published()['source']}. Circles in the pictures are the published points, lines "
+        f"are ours.",
+        partial(reproduce, network),
+        figures.verdicts,
+        figures.tables,
+        {
+            f"figure-{number}.png": ("error and accuracy against neurons removed", partial(figures.draw, method=method))
+            for method, number in network.figures.items()
+        },
+        figures.notes,
+    )
+
+
+RECIPES = tuple(map(_recipe, NETWORKS.values()))

@@ -1,0 +1,368 @@
+"""What a training-time method is: three hooks into the user's own loop, masks, and a state that can be kept.
+
+Masks are 1 = kept. They live here, not in the model: its `state_dict` keeps its keys. A method either keeps masked
+weights at zero (they are set so after each step of the optimizer), or lets the forward pass see other weights than
+the parameters (`effective`); those stand in their place only while a forward pass runs, so that no exception leaves
+a patched model behind.
+"""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from shrinknet.errors import BadInputError, ShrinknetError, did_you_mean
+from shrinknet.graph.trace import named_tensors
+from shrinknet.sparsify.states import load_optimizer, optimizer_state
+
+Masks = dict[str, Tensor]
+"""For each weight by its name, a boolean tensor of its shape: True where it is kept."""
+
+
+class Sparsifier(ABC):
+    """A method that masks weights while a network trains.
+
+    A subclass gives a `name` and overrides what it needs of `effective`, `after_backward` and `updated` (called after
+    each step of the optimizer). All that it must remember beside masks lies in `tensors` and `numbers`; `optimizer` is
+    for parameters of the method's own.
+
+    Args:
+        model: the network that is trained; it is changed only as the user's optimizer changes it, and by zeros.
+        layers: globs of the weights to mask, such as "fc*"; every dense, convolutional and recurrent matrix if empty.
+        seed: of whatever the method draws.
+
+    Raises:
+        BadInputError: no weight has such a name.
+
+    >>> from shrinknet.sparsify.undecayed_pruning import OneShot
+    >>> model = nn.Linear(4, 2)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> sparsifier = OneShot(model, sparsity=0.5, at=1)
+    >>> with sparsifier.attached(optimizer):
+    ...     for _ in range(2):
+    ...         optimizer.zero_grad()
+    ...         model(torch.randn(8, 4)).square().mean().backward()
+    ...         optimizer.step()
+    >>> int((model.weight == 0).sum()), sparsifier.density
+    (4, 0.5)
+    """
+
+    name: ClassVar[str]
+    regrows: ClassVar[bool] = False
+    """Whether a masked weight may come back; how often one did is counted."""
+
+    def __init__(self, model: nn.Module, layers: str | Sequence[str] = (), seed: int = 0) -> None:
+        self.model = model
+        self.weights = chosen_weights(model, (layers,) if isinstance(layers, str) else tuple(layers))
+        self.masks: Masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in self.weights.items()}
+        self.step = 0
+        self.num_masked = dict.fromkeys(self.weights, 0)
+        self.num_regrown = dict.fromkeys(self.weights, 0)
+        self.tensors: dict[str, Tensor] = {}
+        self.numbers: dict[str, Any] = {}
+        self.optimizer: Optimizer | None = None
+        self.generator = torch.Generator().manual_seed(seed)
+        self._users: Optimizer | None = None
+        self._own: list[tuple[nn.Module, str, nn.Parameter]] = []
+        self._seen = True
+
+    # ---- what a method does
+
+    def effective(self, name: str, weight: Tensor) -> Tensor | None:
+        """Return what the forward pass sees in place of a weight, differentiable; None where it sees the weight."""
+        return None
+
+    def after_backward(self) -> None:  # noqa: B027 - most methods need not look
+        """Look at gradients, or change them, before the optimizer's step."""
+
+    @abstractmethod
+    def updated(self) -> Masks:
+        """Return the masks that change after the step just taken; `step` has counted it."""
+
+    # ---- the three hooks
+
+    def before_forward(self) -> None:
+        """First hook: let the forward pass see the effective weights."""
+        self.put_back()
+        self._seen = True
+        for name, weight in self.weights.items():
+            shown = self.effective(name, weight)
+            if shown is not None:
+                for module, leaf in owners_of(self.model, weight):
+                    self._own.append((module, leaf, weight))
+                    _put(module, leaf, shown)
+
+    def put_back(self) -> None:
+        """Put the parameters back in their place: after the forward pass, and after an exception in it."""
+        for module, leaf, weight in self._own:
+            _put(module, leaf, weight)
+        self._own.clear()
+
+    def before_step(self) -> None:
+        """Second hook: gradients are there, the optimizer has not stepped yet."""
+        if not self._seen:
+            raise ShrinknetError(
+                "The model given to the sparsifier must be the one that the loop calls. Got a step of the optimizer "
+                "without a call of that model. Give the sparsifier the module whose forward your loop runs."
+            )
+        self._seen = False
+        self.put_back()
+        self.after_backward()
+
+    def after_step(self) -> None:
+        """Third hook: the optimizer has stepped; masks change, and masked weights are zero."""
+        self.step += 1
+        with torch.no_grad():
+            for name, mask in self.updated().items():
+                self._change(name, mask)
+            self.hold()
+
+    def hold(self) -> None:
+        """Keep masked weights at zero, with what the optimizer remembers of them; a method with effective weights
+        does not."""
+        if type(self).effective is not Sparsifier.effective:
+            return
+        for name, weight in self.weights.items():
+            gone = ~self.masks[name]
+            weight.data.masked_fill_(gone, 0)
+            if self._users is not None:
+                for value in self._users.state.get(weight, {}).values():
+                    if isinstance(value, Tensor) and value.shape == weight.shape:
+                        value.masked_fill_(gone, 0)
+
+    def _change(self, name: str, mask: Tensor) -> None:
+        old = self.masks[name]
+        came, went = int((mask & ~old).sum()), int((old & ~mask).sum())
+        assert self.regrows or came == 0, f"{self.name} brought back {came} weights of {name}"
+        self.num_regrown[name] += came
+        self.num_masked[name] += went
+        self.masks[name] = mask
+
+    @contextmanager
+    def attached(self, optimizer: Optimizer) -> Iterator["Sparsifier"]:
+        """Hook into a model and its optimizer, so that the loop inside needs no other line.
+
+        Raises:
+            BadInputError: the optimizer's step cannot be followed.
+        """
+        check_optimizer(optimizer, self.weights)
+        self._users = optimizer
+        with torch.no_grad():
+            self.hold()
+        handles = [
+            self.model.register_forward_pre_hook(lambda *_: self.before_forward()),
+            self.model.register_forward_hook(lambda *_: self.put_back(), always_call=True),
+            optimizer.register_step_pre_hook(lambda *_: self.before_step()),
+            optimizer.register_step_post_hook(lambda *_: self.after_step()),
+        ]
+        try:
+            with flushing_denormals():
+                yield self
+        finally:
+            for handle in handles:
+                handle.remove()
+            self.put_back()
+            self._users = None
+
+    # ---- what came of it
+
+    @property
+    def density(self) -> float:
+        """The share of the weights that is kept."""
+        return self.num_kept / max(1, sum(mask.numel() for mask in self.masks.values()))
+
+    @property
+    def num_kept(self) -> int:
+        """How many weights are kept."""
+        return sum(int(mask.sum()) for mask in self.masks.values())
+
+    def finish(self) -> None:
+        """Write what the forward pass saw into the parameters: the sparse network, as the user's own module."""
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                shown = self.effective(name, weight)
+                weight.data.copy_(weight if shown is None else shown).masked_fill_(~self.masks[name], 0)
+
+    # ---- state
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return tensors and numbers from which `load_state` goes on to the same bits."""
+        tensors = {f"mask/{name}": mask for name, mask in self.masks.items()}
+        tensors |= {f"own/{name}": tensor.detach() for name, tensor in self.tensors.items()}
+        tensors["generator"] = self.generator.get_state()
+        numbers = {
+            "name": self.name, "step": self.step, "masked": self.num_masked, "regrown": self.num_regrown,
+            "own": self.numbers,
+        }  # fmt: skip
+        if self.optimizer is not None:
+            values, settings = optimizer_state(self.optimizer)
+            tensors |= {f"optimizer/{name}": value for name, value in values.items()}
+            numbers["optimizer"] = settings
+        return {name: tensor.clone() for name, tensor in tensors.items()}, numbers
+
+    def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        """Go on from a state.
+
+        Raises:
+            BadInputError: it is another method's, or another network's.
+        """
+        masks = {name.removeprefix("mask/"): mask for name, mask in tensors.items() if name.startswith("mask/")}
+        fits = {name: mask.shape for name, mask in masks.items()} == {n: m.shape for n, m in self.masks.items()}
+        if numbers.get("name") != self.name or not fits:
+            raise BadInputError(
+                "state", f"one of method {self.name!r} on this network", repr(numbers.get("name")),
+                "Build network and method as they were when the state was kept.",
+            )  # fmt: skip
+        self.masks = {name: mask.to(self.weights[name].device).bool() for name, mask in masks.items()}
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                if name.startswith("own/"):
+                    own = self.tensors.setdefault(name.removeprefix("own/"), tensor.clone())
+                    own.copy_(tensor)
+        self.generator.set_state(tensors["generator"].cpu())
+        self.step = int(numbers["step"])
+        self.num_masked, self.num_regrown = dict(numbers["masked"]), dict(numbers["regrown"])
+        self.numbers = dict(numbers["own"])
+        if self.optimizer is not None:
+            values = {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
+            load_optimizer(self.optimizer, values, numbers["optimizer"])
+
+
+def chosen_weights(model: nn.Module, globs: Sequence[str]) -> dict[str, nn.Parameter]:
+    """Return the matrices and kernels that globs name; all of dense, convolutional and recurrent layers without one.
+
+    Embeddings, norms and biases are left whole unless a glob names them. A shared tensor stands under its first name.
+
+    Raises:
+        BadInputError: a glob names nothing.
+
+    >>> list(chosen_weights(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.GRU(2, 2)), ()))
+    ['0.weight', '2.weight_ih_l0', '2.weight_hh_l0']
+    """
+    modules = dict(model.named_modules())
+    found = {}
+    for name, parameter in model.named_parameters():
+        module = modules[name.rpartition(".")[0]]
+        is_matrix = parameter.dim() >= 2 and not isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        if is_matrix if not globs else any(fnmatch(name, glob) for glob in globs):
+            found[name] = parameter
+    for glob in globs:
+        if not any(fnmatch(name, glob) for name in found):
+            names = [name for name, _ in model.named_parameters()]
+            raise BadInputError("layers", "globs of weights' names", repr(glob), did_you_mean(glob, names))
+    if not found:
+        raise BadInputError("model", "a network with weights to mask", type(model).__name__, "Name them by layers.")
+    return found
+
+
+def owners_of(model: nn.Module, weight: nn.Parameter) -> list[tuple[nn.Module, str]]:
+    """Return every place of a model where a parameter stands."""
+    return [(m, leaf) for m in model.modules() for leaf, own in m._parameters.items() if own is weight]
+
+
+def _put(module: nn.Module, leaf: str, value: Tensor) -> None:
+    """Let a tensor stand where a parameter stands, in its order; recurrent layers read a list of their own."""
+    module._parameters[leaf] = value  # type: ignore[assignment]
+    if isinstance(module, nn.RNNBase):
+        module._flat_weights[module._flat_weights_names.index(leaf)] = value
+
+
+def check_optimizer(optimizer: object, weights: Mapping[str, nn.Parameter]) -> None:
+    """Raise where steps of an optimizer cannot be followed.
+
+    Raises:
+        BadInputError: it is not torch's, takes several passes for a step, is fused into the backward pass, or
+            does not hold the weights.
+    """
+    if not isinstance(optimizer, Optimizer) or isinstance(optimizer, torch.optim.LBFGS):
+        raise BadInputError(
+            "optimizer", "one of torch.optim that steps once for each backward pass", type(optimizer).__name__,
+            "Use SGD, Adam or another of that kind.",
+        )  # fmt: skip
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for name, weight in weights.items():
+        if getattr(weight, "_post_accumulate_grad_hooks", None):
+            raise BadInputError(
+                "optimizer", "one whose step follows the backward pass", f"updates fused into it, at {name!r}",
+                "Take the hooks off (register_post_accumulate_grad_hook), and call optimizer.step().",
+            )  # fmt: skip
+    if not any(id(weight) in held for weight in weights.values()):
+        raise BadInputError(
+            "optimizer", "the one that trains the model", f"one without {next(iter(weights))!r}",
+            "Give it model.parameters().",
+        )  # fmt: skip
+
+
+@contextmanager
+def flushing_denormals() -> Iterator[None]:
+    """Take tiny numbers for zero on a CPU: momentum that fades behind a mask makes every product many times slower."""
+    was_on = float(torch.tensor(1e-39) * torch.ones(())) == 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(was_on)
+
+
+def top(scores: Tensor, count: int) -> Tensor:
+    """Return a mask of the `count` largest scores, ties to the first; exactly that many.
+
+    >>> top(torch.tensor([1.0, 3.0, 3.0, 3.0]), 2).tolist()
+    [False, True, True, False]
+    """
+    flat = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
+    flat[torch.sort(scores.flatten(), descending=True, stable=True).indices[:count]] = True
+    return flat.view(scores.shape)
+
+
+def num_left(total: int, sparsity: float) -> int:
+    """Return how many of so many stay at a sparsity: the nearest whole number, at least one.
+
+    >>> num_left(1225, 0.97), num_left(3, 0.99)
+    (37, 1)
+    """
+    return max(1, round(total * (1 - sparsity)))
+
+
+def _all_sparsifiers() -> dict[str, type[Sparsifier]]:
+    package = import_module("shrinknet.sparsify")
+    for module in iter_modules(package.__path__):
+        import_module(f"{package.__name__}.{module.name}")
+    kinds = list(Sparsifier.__subclasses__())
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return {kind.name: kind for kind in kinds if kind.__module__.startswith("shrinknet.sparsify.")}
+
+
+def sparsifier_names() -> tuple[str, ...]:
+    """Return the names of every method there is."""
+    return tuple(sorted(_all_sparsifiers()))
+
+
+def find_sparsifier(name: str) -> type[Sparsifier]:
+    """Return the method of that name.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    known = _all_sparsifiers()
+    if name not in known:
+        raise BadInputError("--method", "the name of a method", repr(name), did_you_mean(name, known))
+    return known[name]
+
+
+def options_of(kind: Callable[..., object]) -> dict[str, Any]:
+    """Return the options that a method takes beside the model, with their defaults."""
+    parameters = inspect.signature(kind).parameters
+    return {name: p.default for name, p in parameters.items() if name not in {"model", "layers", "seed"}}
+
+
+__all__ = ["Masks", "Sparsifier", "find_sparsifier", "named_tensors", "sparsifier_names"]

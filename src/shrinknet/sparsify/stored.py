@@ -1,0 +1,111 @@
+"""Sparse weights as files and as products: compressed rows (CSR) or compressed rows of blocks (BSR)."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save
+from scipy import sparse
+from torch import Tensor
+
+from shrinknet.errors import BadInputError
+
+Arrays = dict[str, NDArray[Any]]
+Tile = tuple[int, int]
+
+
+def sparse_bytes(tensors: Mapping[str, Tensor], block: int | Tile | None = None) -> bytes:
+    """Return a safetensors file that holds matrices and kernels without their zeros; no pickle.
+
+    A tensor "w" of which enough is zero becomes "w.values", "w.columns" and "w.rows" (CSR, or BSR with `block`);
+    kernels are laid out as [outputs, inputs x positions]. Any tensor that would not get smaller is stored as it is.
+
+    Args:
+        tensors: such as a `state_dict`.
+        block: the size of tiles; it must divide a matrix for that to be stored in tiles, others are stored by weight.
+
+    >>> weight = torch.zeros(64, 64)
+    >>> weight[0, 0] = 1.0
+    >>> len(sparse_bytes({"w": weight})) < 1000
+    True
+    """
+    arrays, shapes = Arrays(), dict[str, list[int]]()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().numpy()
+        parts = _parts(value.reshape(len(value), -1), block) if value.ndim >= 2 else None
+        if parts is None or sum(part.nbytes for part in parts.values()) >= value.nbytes:
+            arrays[name] = np.ascontiguousarray(value)
+        else:
+            shapes[name] = list(value.shape)
+            arrays |= {f"{name}.{part}": np.ascontiguousarray(array) for part, array in parts.items()}
+    return save(arrays, {"sparse": json.dumps(shapes)})
+
+
+def load_sparse(path: str | Path) -> dict[str, Tensor]:
+    """Return the dense tensors of a file of sparse ones.
+
+    Raises:
+        BadInputError: it is not one.
+    """
+    try:
+        with safe_open(path, "np") as file:
+            shapes = json.loads(file.metadata()["sparse"])
+            arrays: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        for name, shape in shapes.items():
+            values, columns, rows = (arrays.pop(f"{name}.{part}") for part in ("values", "columns", "rows"))
+            kind = sparse.csr_array if values.ndim == 1 else sparse.bsr_array
+            matrix = kind((values, columns.astype(np.int32), rows), (shape[0], int(np.prod(shape[1:]))))
+            arrays[name] = matrix.toarray().reshape(shape)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise BadInputError(
+            "path",
+            "a file that sparse_bytes made",
+            f"{str(path)!r} ({type(error).__name__}: {error})",
+            "Make it again.",
+        ) from error
+    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+
+
+def _parts(matrix: NDArray[Any], block: int | Tile | None) -> Arrays:
+    tile = (block, block) if isinstance(block, int) else block
+    fits = tile is not None and matrix.shape[0] % tile[0] == 0 and matrix.shape[1] % tile[1] == 0
+    stored = sparse.bsr_array(matrix, blocksize=tile) if fits else sparse.csr_array(matrix)
+    stored.eliminate_zeros()
+    index = np.uint16 if matrix.shape[1] < 2**16 else np.int32
+    return {"values": stored.data, "columns": stored.indices.astype(index), "rows": stored.indptr.astype(np.int32)}
+
+
+def product_times(matrix: Tensor, batch: int, block: int | Tile | None = None, repeats: int = 200) -> dict[str, float]:
+    """Return the microseconds (median) that a product with some samples takes: dense, CSR, and BSR with a `block`.
+
+    Dense and CSR by torch on its present number of threads, CSR and BSR by scipy on one; each the faster of what there
+    is. Sparse ones often lose: the file is smaller all the same.
+    """
+    samples = torch.randn(matrix.shape[1], batch, dtype=matrix.dtype)
+    dense = matrix.detach().clone()
+    rows = dense.to_sparse_csr()
+    csr, columns = sparse.csr_array(dense.numpy()), samples.numpy()
+    found = {
+        "dense": _microseconds(lambda: dense @ samples, repeats),
+        "csr": min(_microseconds(lambda: rows @ samples, repeats), _microseconds(lambda: csr @ columns, repeats)),
+    }
+    if block is not None:
+        bsr = sparse.bsr_array(dense.numpy(), blocksize=(block, block) if isinstance(block, int) else block)
+        found["bsr"] = _microseconds(lambda: bsr @ columns, repeats)
+    return {name: round(value, 2) for name, value in found.items()}
+
+
+def _microseconds(run: Callable[[], object], repeats: int) -> float:
+    times = []
+    for _ in range(repeats + 10):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return 1e6 * median(times[10:])

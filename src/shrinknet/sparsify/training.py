@@ -1,0 +1,164 @@
+"""A plain training loop for those without one: seeded, with progress, and a state that goes on to the same bits."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from shrinknet.errors import RunFolderError
+from shrinknet.losses import PerSample
+from shrinknet.sparsify.base import Sparsifier
+from shrinknet.sparsify.states import load_optimizer, optimizer_state
+
+Rows = tuple[Tensor, Tensor]
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass
+class Training:
+    """A loop over epochs: shuffled batches, one step of the optimizer for each, and the rate that a schedule gives.
+
+    Args:
+        model: trained in place.
+        loss: of outputs and targets, one value for each sample; its mean over the batch is minimised.
+        rows: inputs and targets.
+        optimizer: of the model's parameters.
+        batch_size, seed: of the batches and of their order.
+        rate: the learning rate at a progress from 0 to 1, as a factor of the optimizer's own; constant where left out.
+        num_epochs: how many epochs the schedule is for.
+        augment: what becomes of a batch of inputs before it is seen.
+        clip: the largest norm of all gradients together.
+
+    >>> from shrinknet.losses import squared_error
+    >>> model = nn.Linear(2, 1)
+    >>> rows = torch.ones(8, 2), torch.ones(8, 1)
+    >>> training = Training(model, squared_error, rows, torch.optim.SGD(model.parameters(), 0.1), 4, 0, num_epochs=3)
+    >>> [epoch for epoch in training.epochs()]
+    [1, 2, 3]
+    """
+
+    model: nn.Module
+    loss: PerSample
+    rows: Rows
+    optimizer: Optimizer
+    batch_size: int
+    seed: int
+    num_epochs: int
+    rate: Callable[[float], float] | None = None
+    augment: Augment | None = None
+    clip: float | None = None
+    sparsifier: Sparsifier | None = None
+    epoch: int = 0
+    losses: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._rates = [group["lr"] for group in self.optimizer.param_groups]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many steps an epoch takes."""
+        return -(-len(self.rows[0]) // self.batch_size)
+
+    def epochs(self) -> Iterator[int]:
+        """Train one epoch after another, and yield how many are done."""
+        while self.epoch < self.num_epochs:
+            self._one_epoch()
+            self.epoch += 1
+            yield self.epoch
+
+    def _one_epoch(self) -> None:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        inputs, targets = self.rows
+        self.model.train()
+        total = 0.0
+        for place, chosen in enumerate(torch.randperm(len(inputs), generator=generator).split(self.batch_size)):
+            self._set_rate((self.epoch + place / self.steps_per_epoch) / self.num_epochs)
+            seen = inputs[chosen] if self.augment is None else self.augment(inputs[chosen], generator)
+            self.optimizer.zero_grad()
+            loss = self.loss(self.model(seen), targets[chosen]).mean()
+            loss.backward()
+            if self.clip is not None:
+                nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+            self.optimizer.step()
+            total += float(loss.detach()) * len(chosen)
+        self.losses.append(total / len(inputs))
+        self.model.eval()
+
+    def _set_rate(self, progress: float) -> None:
+        if self.rate is not None:
+            for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+                group["lr"] = rate * self.rate(progress)
+
+    def state(self) -> bytes:
+        """Return everything that the next epoch depends on, as a safetensors file: no pickle.
+
+        Weights, what optimizer and sparsifier remember, the state of torch's generator, the epoch.
+        """
+        values, settings = optimizer_state(self.optimizer)
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"optimizer/{name}": tensor for name, tensor in values.items()}
+        tensors["rng"] = torch.get_rng_state()
+        numbers: dict[str, Any] = {
+            "epoch": self.epoch, "losses": self.losses, "rates": self._rates, "optimizer": settings,
+        }  # fmt: skip
+        if self.sparsifier is not None:
+            masks, numbers["sparsifier"] = self.sparsifier.state()
+            tensors |= {f"sparsifier/{name}": tensor for name, tensor in masks.items()}
+        whole = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+        return save(whole, {"numbers": json.dumps(numbers)})
+
+    def load_state(self, path: Path) -> None:
+        """Go on from a state.
+
+        Raises:
+            RunFolderError: it cannot be read, or is another network's.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                numbers = json.loads(file.metadata()["numbers"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            parts = {part: _under(tensors, part) for part in ("model", "optimizer", "sparsifier")}
+            self.model.load_state_dict(parts["model"])
+            load_optimizer(self.optimizer, parts["optimizer"], numbers["optimizer"])
+            if self.sparsifier is not None:
+                self.sparsifier.load_state(parts["sparsifier"], numbers["sparsifier"])
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise RunFolderError(
+                f"--resume must come with the network and method that the run began with. Got {str(path)!r}, which "
+                f"cannot be loaded ({type(error).__name__}: {error}). Use the same command, or another folder."
+            ) from error
+        torch.set_rng_state(tensors["rng"])
+        self.epoch, self.losses, self._rates = numbers["epoch"], list(numbers["losses"]), list(numbers["rates"])
+
+
+def _under(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{part}/"): t for name, t in tensors.items() if name.startswith(f"{part}/")}
+
+
+def accuracy(model: nn.Module, rows: Rows, at_once: int = 2048) -> float:
+    """Return the share of rows whose largest output is their class."""
+    was = model.training
+    model.eval()
+    with torch.no_grad():
+        right = sum(
+            int((model(x).argmax(-1) == y).sum()) for x, y in zip(*(r.split(at_once) for r in rows), strict=True)
+        )
+    model.train(was)
+    return right / rows[1].numel()
+
+
+def mean_loss(model: nn.Module, loss: PerSample, rows: Rows, at_once: int = 2048) -> float:
+    """Return the mean loss over rows."""
+    was = model.training
+    model.eval()
+    with torch.no_grad():
+        total = sum(float(loss(model(x), y).sum()) for x, y in zip(*(r.split(at_once) for r in rows), strict=True))
+    model.train(was)
+    return total / len(rows[0])
