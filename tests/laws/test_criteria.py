@@ -218,7 +218,7 @@ def test_the_papers_recursion_refuses_what_it_is_not_for() -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
     task = sn.Task(model, "cross-entropy", (torch.randn(4, 1, 4, 4), torch.arange(4) % 2))
     with pytest.raises(
-        sn.UnfollowedOperatorError, match=r"'taylor-2-diagonal' is for networks of dense layers\. Use 'tay"
+        sn.UnfollowedOperatorError, match=r"'optimal-cell-damage' are for networks of dense layers\. Use 'tay"
     ):
         sn.rank(task, "taylor-2-diagonal")
 

@@ -1,0 +1,48 @@
+"""Optimal Cell Damage: Optimal Brain Damage summed over the weights that a neuron is read by."""
+
+import torch
+
+from shrinknet.criteria.base import Criterion, Statistics, mean_over_samples
+from shrinknet.data import Batch
+from shrinknet.diagonal import diagonal_derivatives
+from shrinknet.gates import GatedNetwork
+
+
+class OptimalCellDamage(Criterion):
+    """`sum over the weights w that read the neuron of 1/2 h w^2`, h = d2E/dw2 by second-order back-propagation.
+
+    Optimal Brain Damage (LeCun, Denker, Solla 1989) takes E for quadratic, its slope for zero and its Hessian for
+    diagonal, `s = 1/2 h w^2` for each weight; a neuron's is the sum over its fan-out (Cibas, Fogelman Soulie,
+    Gallinari, Raudys 1994). With `h = h(x_i) o^2` for the weight from o to x_i (LeCun's recursion) that is
+    `1/2 o^2 sum_i h(x_i) w_i^2`, the second-order term of `taylor-2-diagonal` alone.
+
+    Args:
+        levenberg_marquardt: drop the activations' own curvature from the recursion, so that no h is negative.
+
+    Cost: see `taylor-2-diagonal`. For networks of dense layers and element-wise activations.
+
+    Raises:
+        UnfollowedOperatorError: the network holds another operator.
+    """
+
+    name = "optimal-cell-damage"
+
+    def __init__(self, levenberg_marquardt: bool = False) -> None:
+        self.levenberg_marquardt = levenberg_marquardt
+
+    def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
+        """Return the summed saliencies over the batch."""
+        program = network.program
+        values = program.run(batch.inputs, network.gating(), keep=True)
+        totals = torch.zeros(len(network.present), dtype=torch.float64, device=batch.inputs.device)
+        found = diagonal_derivatives(network, values, batch.targets, bent=not self.levenberg_marquardt)
+        for node, (_, curvature) in found.items():
+            for site in program.sites.get(node.name, ()):
+                read = values[program.source(site)] * network.factor(site, values[program.source(site)])
+                saliency = read.square() * curvature / 2
+                totals.index_add_(0, program.ids[site], saliency.double().flatten(0, -2).sum(0))
+        return network.by_group(totals)
+
+    def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
+        """Return means over samples."""
+        return mean_over_samples(sums, num_samples)

@@ -1,0 +1,80 @@
+"""Unit-OBS: how much what readers give must change when a neuron goes and the others make up for it."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from shrinknet.criteria.base import Criterion, Statistics, as_scores
+from shrinknet.data import Batch
+from shrinknet.gates import GatedNetwork
+from shrinknet.surgery.least_squares import with_ones
+from shrinknet.surgery.readers import Reader, as_matrix, readers
+from shrinknet.types import Scores
+
+RIDGE = 1e-3
+"""A share of the mean square of what is read, as `--compensate` takes."""
+
+
+class UnitOBS(Criterion):
+    """`L_Q = trace W_Q ([H^-1]_QQ)^-1 W_Q^T` over a neuron's readers: the rise of their squared error at its best.
+
+    Q are the columns of a reader's weights W that read the neuron, `H = mean x x^T + r I` over what the reader reads (a
+    constant among it). That is Optimal Brain Surgeon (Hassibi and Stork 1993) for all weights of a unit at once
+    (Stahlberger and Riedmiller 1997), layer by layer: one inverse for each reader. With H = I it is the squared norm of
+    the outgoing weights. Its update of the other weights is `--compensate least-squares`; use them together.
+
+    Neurons that are read by something else than dense layers and convolutions cost what their other readers say.
+
+    Cost: one forward pass, a product [columns, columns] for each batch and an inverse for each reader.
+    """
+
+    name = "unit-obs"
+    unit = "squared change of what readers give"
+
+    def __init__(self, ridge: float = RIDGE) -> None:
+        self.ridge = ridge
+
+    def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
+        """Return, for each reader, the sum of x x^T over samples and positions."""
+        read = network.readings(batch.inputs)
+        grams = {}
+        for node, reader in readers(network.program).items():
+            rows = with_ones(reader.read(read[reader.site])).double()
+            grams[node.name] = rows.T @ rows
+        return grams
+
+    def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
+        """Return means over samples: scores need the weights too (see `score`)."""
+        return {name: total / num_samples for name, total in sums.items()}
+
+    def score(self, network: GatedNetwork, batches: Iterable[Batch]) -> Scores:
+        """Score every neuron from the moments of what its readers read."""
+        sums, num_samples = Statistics(), 0
+        with torch.no_grad():
+            for batch in batches:
+                num_samples += len(batch)
+                for name, gram in self.observe(network, batch).items():
+                    sums[name] = sums[name] + gram if name in sums else gram
+            grams = self.conclude(sums, num_samples)
+            totals = torch.zeros(len(network.present), dtype=torch.float64)
+            for node, reader in readers(network.program).items():
+                totals += self._of_reader(network, reader, grams[node.name].cpu())
+        return as_scores(network.by_group(totals), self.unit)
+
+    def _of_reader(self, network: GatedNetwork, reader: Reader, gram: Tensor) -> Tensor:
+        constants = network.program.constants
+        weight, bias = constants[reader.weight], None if reader.bias is None else constants[reader.bias]
+        columns = as_matrix(weight, bias).cpu()
+        present = torch.from_numpy(network.present)
+        alive = torch.cat([present[reader.owners], torch.tensor([True])]).nonzero()[:, 0]
+        held = torch.full((len(alive),), self.ridge * float(gram.diagonal()[:-1].mean()), dtype=torch.float64)
+        held[-1] = 0  # the constant is not held
+        inverse = torch.linalg.inv(gram[alive][:, alive] + torch.diag(held))
+        totals = torch.zeros(len(present), dtype=torch.float64)
+        owners = reader.owners[alive[:-1]]
+        for neuron in owners.unique().tolist():
+            own = (owners == neuron).nonzero()[:, 0]
+            gone = columns[:, alive[own]]
+            totals[neuron] = (gone @ torch.linalg.solve(inverse[own][:, own], gone.T)).trace()
+        return totals
