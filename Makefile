@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 2
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,zoo,ray,executorch,onnx]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,zoo,ray,lightning,executorch,onnx]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps tosa-tools==2026.8.0  # it wants an older numpy
 	touch $@
 

@@ -28,6 +28,9 @@ from shrinknet.records import (
 )
 from shrinknet.run import Run
 from shrinknet.scoring import Scoring
+from shrinknet.sparsify.base import Sparsifier, find_sparsifier, sparsifier_names
+from shrinknet.sparsify.to_plan import to_plan
+from shrinknet.sparsifying import Sparsified, remove, sparsify
 from shrinknet.stopping.goals import (
     FlashBytes,
     Goal,
@@ -72,6 +75,8 @@ __all__ = [
     "Scoring",
     "ShrinknetError",
     "Slice",
+    "Sparsified",
+    "Sparsifier",
     "Step",
     "Task",
     "Trace",
@@ -81,8 +86,13 @@ __all__ = [
     "WorstClassRecall",
     "apply_plan",
     "criterion_names",
+    "find_sparsifier",
     "prune",
     "race",
     "rank",
+    "remove",
+    "sparsifier_names",
+    "sparsify",
+    "to_plan",
     "trace",
 ]

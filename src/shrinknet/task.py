@@ -80,6 +80,12 @@ class Task:
         inputs = next(self.calibration.batches()).inputs
         return inputs[[0, min(1, len(inputs) - 1)]]
 
+    def with_model(self, model: nn.Module) -> "Task":
+        """Return the same task of another network that takes and gives the same."""
+        other = copy.copy(self)
+        object.__setattr__(other, "model", model)
+        return other
+
     def in_batches_of(self, most: int) -> "Task":
         """Return the same task with at most that many rows for each pass."""
         smaller = copy.copy(self)

@@ -6,7 +6,7 @@ import warnings
 
 import typer
 
-from shrinknet.cli import bench, console, cut, demo, export, inspect, prune, rank, report, reproduce, verify
+from shrinknet.cli import bench, console, cut, demo, export, inspect, prune, rank, report, reproduce, sparsify, verify
 from shrinknet.errors import ShrinknetError, VerificationError
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
 )
 for name, verb in {
     "demo": demo, "inspect": inspect, "rank": rank, "prune": prune, "cut": cut, "export": export, "verify": verify,
-    "report": report, "reproduce": reproduce, "bench": bench,
+    "report": report, "reproduce": reproduce, "sparsify": sparsify, "bench": bench,
 }.items():  # fmt: skip
     app.command(name)(verb.command)
 

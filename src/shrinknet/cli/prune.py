@@ -112,7 +112,7 @@ def command(
     guards = _guards(max_accuracy_drop, max_loss_rise, max_recall_drop)
     task = make_task(model, weights, example_input, data, loss, seed, batch_size, trust_pickle)
     sources: dict[str, Any] = {
-        "model": _source(model), "weights": _source(weights), "data": _source(data), "loss": loss,
+        "model": source_of(model), "weights": source_of(weights), "data": source_of(data), "loss": loss,
         "model_sha256": _hash(model), "weights_sha256": _hash(weights), "data_sha256": _hash(data),
     }  # fmt: skip
     scoring = Scoring(memory, confidence, screen, compile, tf32, executor, workers, threads, address)
@@ -162,7 +162,7 @@ def _guards(accuracy_drop: str | None, loss_rise: float | None, recall_drop: str
     return guards
 
 
-def _source(path: str | None) -> str | None:
+def source_of(path: str | None) -> str | None:
     """A file's whole path, so that the run can be verified from anywhere; an import path as it is."""
     return str(Path(path).resolve()) if path is not None and Path(path).is_file() else path
 

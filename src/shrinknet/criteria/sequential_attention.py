@@ -17,8 +17,8 @@ class SequentialAttention(Criterion):
     In each round every neuron that is not picked has a logit, and its gate is the softmax of those over its group's
     neurons that are not picked; picked ones have gate 1. Logits are trained on the loss, the network standing still,
     then the neurons with the most attention are picked, and logits start again from N(0, 1e-5) (Yasuda et al. 2023, who
-    pick features while the network trains). Gates of a group that is not picked from yet add up to 1: nearly all of it is
-    off, and attention asks which neuron to bring back first. It is the one criterion here that builds up instead of
+    pick features while the network trains). Gates of a group that is not picked from yet add up to 1: nearly all of it
+    is off, and attention asks which neuron to bring back first. It is the one criterion here that builds up instead of
     taking away, and its order holds without ranking again: use it with `single-ranking`.
 
     A score says when a neuron was picked; it is not in loss units.

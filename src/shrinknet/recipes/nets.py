@@ -37,15 +37,6 @@ def one_cycle(progress: float) -> float:
     return progress / 0.3 if progress < 0.3 else 0.5 * (1 + math.cos(math.pi * (progress - 0.3) / 0.7))
 
 
-def cosine(progress: float) -> float:
-    """Return the rate at a progress: down a cosine from 1 to 0.
-
-    >>> [round(cosine(p), 3) for p in (0, 0.5, 1)]
-    [1.0, 0.5, 0.0]
-    """
-    return 0.5 * (1 + math.cos(math.pi * progress))
-
-
 def split(rows: Rows, *sizes: int) -> list[Rows]:
     """Return parts of rows, one after another."""
     bounds = [0]

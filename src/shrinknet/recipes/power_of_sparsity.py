@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from shrinknet.losses import cross_entropy
 from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Tell, Verdict, figure, mean, spread
 from shrinknet.recipes.files import Files, Rows
-from shrinknet.recipes.nets import cosine, split
+from shrinknet.recipes.nets import split
 from shrinknet.runs import environment
 from shrinknet.sparsify.power_of_sparsity import RandomConnections
+from shrinknet.sparsify.schedules import cosine
 from shrinknet.sparsify.training import Training, accuracy
 
 SEEDS = 3

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from shrinknet.losses import cross_entropy
 from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Tell, Verdict, figure
 from shrinknet.recipes.files import Files, Rows
-from shrinknet.recipes.nets import cosine
 from shrinknet.runs import environment
 from shrinknet.sparsify.base import Sparsifier
 from shrinknet.sparsify.gradual_threshold import GradualThreshold, dense_thresholds
+from shrinknet.sparsify.schedules import cosine
 from shrinknet.sparsify.stored import product_times
 from shrinknet.sparsify.training import Training, mean_loss
 from shrinknet.sparsify.undecayed_pruning import OneShot

@@ -18,10 +18,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from shrinknet.errors import BadInputError, ShrinknetError, did_you_mean
-from shrinknet.graph.trace import named_tensors
 from shrinknet.sparsify.states import load_optimizer, optimizer_state
+from shrinknet.task import Task
 
 Masks = dict[str, Tensor]
 """For each weight by its name, a boolean tensor of its shape: True where it is kept."""
@@ -71,8 +72,38 @@ class Sparsifier(ABC):
         self.optimizer: Optimizer | None = None
         self.generator = torch.Generator().manual_seed(seed)
         self._users: Optimizer | None = None
+        self._handles: list[RemovableHandle] = []
+        self._flushed_before = False
         self._own: list[tuple[nn.Module, str, nn.Parameter]] = []
         self._seen = True
+
+    @classmethod
+    def for_training(cls, task: Task, num_steps: int, steps_per_epoch: int, options: Mapping[str, Any]) -> "Sparsifier":
+        """Return the method on a task's network for a training of so many steps.
+
+        What its schedule needs and the options leave out is filled in by `defaults`.
+
+        Raises:
+            BadInputError: an option that the method does not have, or cannot use.
+        """
+        known = options_of(cls)
+        for name in options:
+            if name not in known:
+                raise BadInputError(f"--set {name}", f"an option of {cls.name}", repr(options[name]),
+                                    did_you_mean(name, known))  # fmt: skip
+        try:
+            of_task: dict[str, Any] = {"model": task.model, "example_inputs": task.example_inputs, "task": task}
+            given = {name: of_task[name] for name in inspect.signature(cls).parameters if name in of_task}
+            return cls(**given, **{**cls.defaults(num_steps, steps_per_epoch), **options})
+        except (TypeError, ValueError) as error:
+            if isinstance(error, ShrinknetError):
+                raise
+            raise BadInputError("--set", f"options that {cls.name} can use", repr(dict(options)), str(error)) from error
+
+    @classmethod
+    def defaults(cls, num_steps: int, steps_per_epoch: int) -> dict[str, Any]:
+        """Return what a schedule over so many steps gives the method's options."""
+        return {"num_steps": num_steps} if "num_steps" in options_of(cls) else {}
 
     # ---- what a method does
 
@@ -148,29 +179,62 @@ class Sparsifier(ABC):
 
     @contextmanager
     def attached(self, optimizer: Optimizer) -> Iterator["Sparsifier"]:
-        """Hook into a model and its optimizer, so that the loop inside needs no other line.
+        """Hook into a model and its optimizer while the block runs: the loop inside needs no other line.
 
         Raises:
             BadInputError: the optimizer's step cannot be followed.
         """
+        self.attach(optimizer)
+        try:
+            yield self
+        finally:
+            self.detach()
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Hook into a model and its optimizer until `detach`; loops that own the optimizer's life call these two.
+
+        Raises:
+            BadInputError: the optimizer's step cannot be followed.
+        """
+        self.detach()
         check_optimizer(optimizer, self.weights)
-        self._users = optimizer
+        self._users, self._flushed_before = optimizer, flushes_denormals()
+        torch.set_flush_denormal(True)
         with torch.no_grad():
             self.hold()
-        handles = [
+        self._handles = [
             self.model.register_forward_pre_hook(lambda *_: self.before_forward()),
             self.model.register_forward_hook(lambda *_: self.put_back(), always_call=True),
-            optimizer.register_step_pre_hook(lambda *_: self.before_step()),
+            optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(lambda *_: self.after_step()),
         ]
-        try:
-            with flushing_denormals():
-                yield self
-        finally:
-            for handle in handles:
-                handle.remove()
-            self.put_back()
-            self._users = None
+
+    def detach(self) -> None:
+        """Take all hooks off."""
+        for handle in self._handles:
+            handle.remove()
+        if self._handles:
+            torch.set_flush_denormal(self._flushed_before)
+        self._handles = []
+        self.put_back()
+        self._users = None
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
+        """Where a step runs the passes itself (a closure, as Lightning gives one), the second hook follows them."""
+        places = [place for place, given in enumerate(args) if callable(given) and given is not optimizer]
+        closure = kwargs.get("closure") or (args[places[0]] if places else None)
+        if closure is None:
+            self.before_step()
+            return None
+
+        def followed() -> Any:
+            loss = closure()
+            self.before_step()
+            return loss
+
+        if places:
+            return tuple(followed if place == places[0] else given for place, given in enumerate(args)), kwargs
+        return args, {**kwargs, "closure": followed}
 
     # ---- what came of it
 
@@ -301,15 +365,9 @@ def check_optimizer(optimizer: object, weights: Mapping[str, nn.Parameter]) -> N
         )  # fmt: skip
 
 
-@contextmanager
-def flushing_denormals() -> Iterator[None]:
-    """Take tiny numbers for zero on a CPU: momentum that fades behind a mask makes every product many times slower."""
-    was_on = float(torch.tensor(1e-39) * torch.ones(())) == 0
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(was_on)
+def flushes_denormals() -> bool:
+    """Whether tiny numbers are taken for zero: momentum that fades behind a mask else slows every product."""
+    return float(torch.tensor(1e-39) * torch.ones(())) == 0
 
 
 def top(scores: Tensor, count: int) -> Tensor:
@@ -339,7 +397,8 @@ def _all_sparsifiers() -> dict[str, type[Sparsifier]]:
     kinds = list(Sparsifier.__subclasses__())
     for kind in kinds:
         kinds += kind.__subclasses__()
-    return {kind.name: kind for kind in kinds if kind.__module__.startswith("shrinknet.sparsify.")}
+    inside = [kind for kind in kinds if kind.__module__.startswith("shrinknet.sparsify.")]
+    return {kind.name: kind for kind in inside if not inspect.isabstract(kind)}
 
 
 def sparsifier_names() -> tuple[str, ...]:
@@ -360,9 +419,11 @@ def find_sparsifier(name: str) -> type[Sparsifier]:
 
 
 def options_of(kind: Callable[..., object]) -> dict[str, Any]:
-    """Return the options that a method takes beside the model, with their defaults."""
-    parameters = inspect.signature(kind).parameters
-    return {name: p.default for name, p in parameters.items() if name not in {"model", "layers", "seed"}}
+    """Return the options that a method takes beside the model, with their defaults.
 
-
-__all__ = ["Masks", "Sparsifier", "find_sparsifier", "named_tensors", "sparsifier_names"]
+    >>> from shrinknet.sparsify.acdc import AlternatingCompression
+    >>> options_of(AlternatingCompression)["sparsity"]
+    0.9
+    """
+    given = {"model", "task", "example_inputs"}
+    return {name: p.default for name, p in inspect.signature(kind).parameters.items() if name not in given}

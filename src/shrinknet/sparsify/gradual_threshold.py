@@ -78,6 +78,13 @@ class GradualThreshold(Sparsifier):
         known = dense if dense is not None else {name: weight.detach() for name, weight in self.weights.items()}
         self.q = self._thresholds(known, q)
 
+    @classmethod
+    def defaults(cls, num_steps: int, steps_per_epoch: int) -> dict[str, int]:
+        """The paper's heuristics: from the second epoch, steeper after a quarter, over at half."""
+        ramp, end = max(num_steps // 4, 1), max(num_steps // 2, 2)
+        start = min(steps_per_epoch, ramp)
+        return {"start": start, "ramp": ramp, "end": end, "freq": max(1, min(100, (end - start) // 20))}
+
     def _thresholds(self, dense: Mapping[str, Tensor], q: float | Mapping[str, float] | None) -> dict[str, float]:
         found: dict[str, float] = {}
         for kind in dict.fromkeys(self.kinds.values()):

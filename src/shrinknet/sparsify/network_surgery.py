@@ -87,6 +87,11 @@ class DynamicNetworkSurgery(Sparsifier):
             for name, mask in self._refreshed(0).items():
                 self._change(name, mask)
 
+    @classmethod
+    def defaults(cls, num_steps: int, steps_per_epoch: int) -> dict[str, Any]:
+        """Masks stand still after 70 % of the training."""
+        return {"window": (0, round(0.7 * num_steps))}
+
     def effective(self, name: str, weight: Tensor) -> Tensor:
         """Return `W T`, whose slope goes to all of W."""
         masked: Tensor = _StraightThrough.apply(weight, self.masks[name])  # type: ignore[no-untyped-call]

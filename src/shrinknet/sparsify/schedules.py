@@ -67,6 +67,15 @@ def doubling(step: int, first: float, every: int) -> float:
     return min(1.0, first * 2.0 ** (step // every))
 
 
+def cosine(progress: float) -> float:
+    """Return the rate at a progress: down a cosine from 1 to 0.
+
+    >>> [round(cosine(p), 3) for p in (0, 0.5, 1)]
+    [1.0, 0.5, 0.0]
+    """
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
 @dataclass(frozen=True, slots=True)
 class Ramp:
     """The rising threshold of Narang et al. 2017, Table 1 and equation 1, with `q` as its value at the end::

@@ -57,6 +57,8 @@ class Training:
     sparsifier: Sparsifier | None = None
     epoch: int = 0
     losses: list[float] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """Whatever the caller notes of each epoch: kept in the state."""
 
     def __post_init__(self) -> None:
         self._rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -106,7 +108,8 @@ class Training:
         tensors |= {f"optimizer/{name}": tensor for name, tensor in values.items()}
         tensors["rng"] = torch.get_rng_state()
         numbers: dict[str, Any] = {
-            "epoch": self.epoch, "losses": self.losses, "rates": self._rates, "optimizer": settings,
+            "epoch": self.epoch, "losses": self.losses, "history": self.history, "rates": self._rates,
+            "optimizer": settings,
         }  # fmt: skip
         if self.sparsifier is not None:
             masks, numbers["sparsifier"] = self.sparsifier.state()
@@ -135,7 +138,8 @@ class Training:
                 f"cannot be loaded ({type(error).__name__}: {error}). Use the same command, or another folder."
             ) from error
         torch.set_rng_state(tensors["rng"])
-        self.epoch, self.losses, self._rates = numbers["epoch"], list(numbers["losses"]), list(numbers["rates"])
+        self.epoch, self._rates = numbers["epoch"], list(numbers["rates"])
+        self.losses, self.history = list(numbers["losses"]), list(numbers["history"])
 
 
 def _under(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:

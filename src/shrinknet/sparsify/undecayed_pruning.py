@@ -1,6 +1,7 @@
 """Recall Distortion in Neural Network Pruning and the Undecayed Pruning Algorithm (Good, Lin, Yu et al. 2022)."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ RULES: dict[str, Score] = {
 """What a weight is worth, by its value w, the slope g that PyTorch calls its gradient, and the weight decay eps."""
 
 
+DEFAULT_SPARSITY = 0.9
+
+
 class OneShot(Sparsifier):
     """The weights that are worth least in the whole network go at once; then training goes on without them.
 
@@ -37,14 +41,14 @@ class OneShot(Sparsifier):
         rule: one of "magnitude", "up", "gp", "up-literal", "random".
         ratio: parameters before / after, those outside `layers` counted too (ShrinkBench's definition): kept is
             `(total / ratio - others) / prunable`.
-        sparsity: in place of a ratio, the share of the chosen weights that goes.
+        sparsity: in place of a ratio, the share of the chosen weights that goes (0.9 where both are left out).
         at: after how many steps; 0: when `prune` is called.
         over: slopes are means over so many steps before that.
         decay: the optimizer's weight decay, eps.
         block: in place of weights, tiles by the norm of what their weights are worth.
 
     Raises:
-        BadInputError: an unknown rule, both or none of ratio and sparsity, a ratio that leaves nothing.
+        BadInputError: an unknown rule, both ratio and sparsity, a ratio that leaves nothing.
 
     Cost: one comparison for each weight; the slopes' means in memory.
     """
@@ -70,15 +74,22 @@ class OneShot(Sparsifier):
         if rule not in {*RULES, "random"}:
             raise BadInputError("rule", "one of magnitude, up, gp, up-literal, random", repr(rule),
                                 did_you_mean(rule, [*RULES, "random"]))  # fmt: skip
-        if (ratio is None) == (sparsity is None):
-            raise BadInputError("ratio and sparsity", "one of the two", f"{ratio}, {sparsity}", "Leave one out.")
+        if ratio is not None and sparsity is not None:
+            raise BadInputError("ratio and sparsity", "not both given", f"{ratio}, {sparsity}", "Leave one out.")
         if at < 0 or over < 1 or (at and over > at):
             raise BadInputError("at, over", "steps, over at most at", f"{at}, {over}", "Look at fewer steps.")
         self.rule, self.at, self.over, self.decay = rule, at, over, decay
-        self.sparsity = check_sparsity("sparsity", self._at_ratio(ratio) if ratio is not None else sparsity or 0.0)
+        self.sparsity = check_sparsity("sparsity", DEFAULT_SPARSITY if sparsity is None else sparsity)
+        if ratio is not None:
+            self.sparsity = self._at_ratio(ratio)
         self.blocks = {name: Blocks.of(name, w, block, pad=pad) for name, w in self.weights.items()}
         for name, weight in self.weights.items():
             self.tensors[f"slope/{name}"] = torch.zeros_like(weight)
+
+    @classmethod
+    def defaults(cls, num_steps: int, steps_per_epoch: int) -> dict[str, Any]:
+        """Cut after the first epoch; the rest of the training tunes what is left."""
+        return {"at": min(steps_per_epoch, num_steps), "over": min(steps_per_epoch, num_steps)}
 
     def _at_ratio(self, ratio: float) -> float:
         total = sum(parameter.numel() for parameter in self.model.parameters())

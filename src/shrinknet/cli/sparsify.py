@@ -1,0 +1,73 @@
+"""`shrinknet sparsify`: train under a method that masks weights while it trains."""
+
+import json as json_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shrinknet.cli import console
+from shrinknet.cli.options import DataPath, ExampleInput, Json, LossName, Model, Out, Weights, make_task
+from shrinknet.cli.prune import source_of
+from shrinknet.errors import BadInputError
+from shrinknet.sparsify.base import sparsifier_names
+from shrinknet.sparsifying import sparsify
+
+
+def command(
+    model: Model,
+    data: DataPath,
+    out: Out,
+    method: Annotated[str, typer.Option("--method", help=f"One of: {', '.join(sparsifier_names())}.")],
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="An option of the method, such as sparsity=0.95 (may be repeated)."),
+    ] = None,
+    weights: Weights = None,
+    example_input: ExampleInput = None,
+    loss: LossName = "cross-entropy",
+    epochs: Annotated[int, typer.Option(help="How often the calibration rows are seen.")] = 10,
+    batch: Annotated[int, typer.Option(help="Rows for each step.")] = 64,
+    optimizer: Annotated[str, typer.Option(help="adam, or sgd (momentum 0.9).")] = "adam",
+    rate: Annotated[float, typer.Option(help="The first learning rate; it falls along a cosine.")] = 1e-3,
+    decay: Annotated[float, typer.Option(help="Weight decay.")] = 0.0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the split, the order of the rows and what the method draws.")
+    ] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    json: Json = False,
+) -> None:
+    """Train on the calibration rows under a training-time method; cut what whole-neuron zeros allow; write a page."""
+    task = make_task(model, weights, example_input, data, loss, seed)
+    sources = {"model": source_of(model), "weights": source_of(weights), "data": source_of(data)}
+    with console.Bar(method) as bar:
+        found = sparsify(
+            task, method, options=_options(set or []), epochs=epochs, batch_size=batch, optimizer=optimizer,
+            learning_rate=rate, weight_decay=decay, seed=seed, out=out, resume=resume, config=sources, tell=bar.tell,
+        )  # fmt: skip
+    if json:
+        console.print_json({
+            "out": str(out), "history": list(found.history), "density": found.sparsifier.density,
+            "dense_bytes": found.dense_bytes, "sparse_bytes": found.sparse_bytes,
+            "removed": [str(neuron) for neuron in found.plan.removed],
+        })  # fmt: skip
+    else:
+        rows = [[name, f"{int(mask.sum()):,}", f"{mask.numel():,}", f"{100 * float(mask.double().mean()):.2f} %"]
+                for name, mask in found.sparsifier.masks.items()]  # fmt: skip
+        console.table("", ("weight", "kept", "of", ""), rows)
+    console.talk.print(f"Run: {out} (page: {Path(out) / 'report' / 'index.html'})")
+    console.talk.print(found.last_line)
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """Values are numbers, true, false, null, lists or objects as JSON writes them; anything else is text."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise BadInputError("--set", "NAME=VALUE", repr(pair), "Write --set sparsity=0.95.")
+        try:
+            found[name] = json_module.loads(value)
+        except ValueError:
+            found[name] = value
+    return found

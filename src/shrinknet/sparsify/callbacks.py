@@ -1,0 +1,61 @@
+"""Sparsifiers in other people's loops: callbacks for Lightning and Hugging Face's Trainer."""
+
+from typing import Any
+
+from shrinknet.errors import ShrinknetError
+from shrinknet.sparsify.base import Sparsifier
+
+
+def lightning_callback(sparsifier: Sparsifier) -> Any:
+    """Return a `lightning.Callback` that attaches a sparsifier to the first optimizer while training lasts.
+
+    The sparsifier's model must be the module that `training_step` calls: the LightningModule itself where it calls
+    `self(x)`, or the network in it.
+
+    Raises:
+        ShrinknetError: lightning is not installed.
+    """
+    try:
+        from lightning import Callback
+    except ImportError as error:
+        raise _missing("lightning") from error
+
+    class SparsifierCallback(Callback):
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            sparsifier.attach(trainer.optimizers[0])
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            sparsifier.detach()
+
+        def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+            sparsifier.detach()
+
+    return SparsifierCallback()
+
+
+def transformers_callback(sparsifier: Sparsifier) -> Any:
+    """Return a `transformers.TrainerCallback` that attaches a sparsifier to the Trainer's optimizer.
+
+    The Trainer tells its callbacks of no exception: after one call `sparsifier.detach()` (the model's own weights are
+    in their place at once; only hooks are left).
+
+    Raises:
+        ShrinknetError: transformers is not installed.
+    """
+    try:
+        from transformers import TrainerCallback
+    except ImportError as error:
+        raise _missing("transformers") from error
+
+    class SparsifierCallback(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            sparsifier.attach(getattr(given["optimizer"], "optimizer", given["optimizer"]))
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            sparsifier.detach()
+
+    return SparsifierCallback()
+
+
+def _missing(package: str) -> ShrinknetError:
+    return ShrinknetError(f"{package} must be installed for its callback. It is not. Run: pip install {package}")

@@ -1,0 +1,109 @@
+"""From zeros to a plan: which whole neurons masks have made superfluous."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from shrinknet.gates import GatedNetwork
+from shrinknet.graph.operators import operator_name
+from shrinknet.records import Group, Neuron, Plan, Slice
+
+WEIGHING = {"linear", "conv1d", "conv2d", "conv3d", "lstm", "gru", "rnn_tanh", "rnn_relu"}
+"""Operators that read a neuron through weights alone: where those are zero, they read nothing."""
+
+
+def to_plan(network: GatedNetwork) -> Plan:
+    """Return the plan that removes every neuron whose weights are such that its removal changes no output.
+
+    A neuron is superfluous where
+
+    - all weights that read it are zero, and nothing else reads it (no statistics over neurons, no product of
+      activations); or
+    - all parameters that write it are zero (weights, biases, norms) and what is read of it is 0.
+
+    What such a neuron reads and writes is then superfluous too, and so on until nothing more follows. One neuron of
+    each group stays. A constant that is not 0 stays: only its readers' biases could take it over.
+
+    Args:
+        network: the gated network of the model with its zeros in place (`Sparsifier.finish`).
+
+    Cost: one look at every parameter for each round; one pass over two samples.
+
+    >>> import shrinknet as sn
+    >>> from shrinknet.gates import gated
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    >>> with torch.no_grad():
+    ...     _ = model[2].weight[:, 1].zero_()
+    >>> task = sn.Task(model, "cross-entropy", (torch.randn(8, 4), torch.arange(8) % 2))
+    >>> [str(neuron) for neuron in to_plan(gated(task)).removed]
+    ['0[1]']
+    """
+    tensors = {name: tensor.detach().clone() for name, tensor in network.trace.tensors.items()}
+    weighed = _only_weighed(network)
+    removed: list[Neuron] = []
+    while True:
+        quiet = _quiet(network, removed)
+        found = []
+        for group in network.groups:
+            unread, unwritten = _all_zero(group, tensors, "reads"), _all_zero(group, tensors, "writes")
+            superfluous = (unread & weighed[group.name]) | (unwritten & quiet[group.name])
+            gone = {neuron.index for neuron in removed if neuron.group == group.name}
+            new = [int(k) for k in superfluous.nonzero()[:, 0] if int(k) not in gone]
+            room = group.width - 1 - len(gone)
+            found += [Neuron(group.name, index) for index in new[:room]]
+        if not found:
+            return Plan(tuple(removed), ())
+        removed += found
+        for neuron in found:
+            _clear(network, tensors, neuron)
+
+
+def _all_zero(group: Group, tensors: Mapping[str, Tensor], role: str) -> Tensor:
+    """Which neurons have nothing but zeros in all parameters of that role; none where there is no such parameter."""
+    parts = [part for part in group.slices if part.role == role and not _is_statistic(part)]
+    sizes = torch.zeros(group.width, dtype=torch.float64)
+    for part in parts:
+        owners = torch.tensor(part.owners)
+        slices = tensors[part.parameter].double().abs().movedim(part.axis, 0).cpu()
+        along = slices.reshape(len(slices), -1).sum(1)
+        sizes.index_add_(0, owners[owners >= 0], along[owners >= 0])
+    return (sizes == 0) & bool(parts)
+
+
+def _is_statistic(part: Slice) -> bool:
+    """Running statistics of norms: they scale what a neuron's weights gave, and write nothing where those are zero."""
+    return part.parameter.endswith(("running_mean", "running_var"))
+
+
+def _only_weighed(network: GatedNetwork) -> dict[str, Tensor]:
+    """Which neurons are read by nothing but weights."""
+    fine = torch.ones(len(network.present), dtype=torch.bool)
+    names = {node.name: operator_name(node) for node in network.program.nodes}
+    for site, ids in network.program.ids.items():
+        if names[site.node] not in WEIGHING:
+            fine[ids.cpu()] = False
+    return network.by_group(fine)
+
+
+def _quiet(network: GatedNetwork, removed: list[Neuron]) -> dict[str, Tensor]:
+    """Of which neurons nothing but 0 is read."""
+    sizes = torch.zeros(len(network.present), dtype=torch.float64)
+    shape = network.program.input.meta["val"].shape
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randn((2, *(int(size) for size in shape[1:])), generator=generator)
+    kind = network.program.input.meta["val"].dtype
+    inputs = example.to(kind) if kind.is_floating_point else torch.zeros_like(example, dtype=kind)
+    for site, value in network.without(removed).readings(inputs).items():
+        largest = value.abs().movedim(site.axis, 0).flatten(1).amax(1).double().cpu()
+        sizes.index_add_(0, network.program.ids[site].cpu(), largest)
+    return network.by_group(sizes == 0)
+
+
+def _clear(network: GatedNetwork, tensors: dict[str, Tensor], neuron: Neuron) -> None:
+    """What a removed neuron reads and is read by counts no more."""
+    group = next(group for group in network.groups if group.name == neuron.group)
+    for part in group.slices:
+        own = torch.tensor(part.owners) == neuron.index
+        places = own.nonzero()[:, 0].to(tensors[part.parameter].device)
+        tensors[part.parameter].index_fill_(part.axis, places, 0)
