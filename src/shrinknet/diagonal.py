@@ -27,7 +27,8 @@ def diagonal_derivatives(
     program = network.program
     node, pair = program.output, loss_derivatives(network.loss, values[program.output], targets)
     read: dict[Node, Pair] = {}
-    while node is not program.input:
+    gated = {node for node in program.nodes if program.sites.get(node.name)}
+    while not gated <= read.keys() and node is not program.input:
         node, pair, reader = _one_node_back(program, node, pair, values, bent)
         if reader is not None:
             read[reader] = pair

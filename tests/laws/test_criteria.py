@@ -8,18 +8,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import Drawn, Residual, conv_networks, dense_networks, networks
 from references import derivatives as slow
+from references import surgeon
 from torch import nn
 
 import shrinknet as sn
 from shrinknet.criteria import criterion_names, find_criterion
+from shrinknet.criteria.optimal_cell_damage import OptimalCellDamage
+from shrinknet.criteria.sequential_attention import SequentialAttention
+from shrinknet.criteria.skeletonization import Skeletonization
+from shrinknet.criteria.unit_obs import UnitOBS
+from shrinknet.data import Batch
 from shrinknet.gates import gated
+from shrinknet.losses import find_loss
+from shrinknet.surgery.least_squares import Moments
+from shrinknet.surgery.readers import as_matrix, readers
 
 LOSS_UNITS = ("ablation", "taylor-1", "taylor-2", "gauss-newton", "empirical-fisher")
+QUICK = {"sequential-attention": SequentialAttention(rounds=2, steps=2)}
 SMOOTH = (nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.Softplus)
 
 
 def score(name: str, task: sn.Task, network=None):
-    return find_criterion(name).score(network or gated(task), task.calibration.batches())
+    criterion = QUICK.get(name) or find_criterion(name)
+    return criterion.score(network or gated(task), task.calibration.batches())
 
 
 def all_neurons(network) -> list[sn.Neuron]:
@@ -215,7 +226,7 @@ def test_the_papers_recursion_goes_through_products_with_parameters() -> None:
 
 
 def test_the_papers_recursion_refuses_what_it_is_not_for() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 2), nn.Flatten(), nn.Linear(2, 2))
     task = sn.Task(model, "cross-entropy", (torch.randn(4, 1, 4, 4), torch.arange(4) % 2))
     with pytest.raises(
         sn.UnfollowedOperatorError, match=r"'optimal-cell-damage' are for networks of dense layers\. Use 'tay"
@@ -237,7 +248,9 @@ def test_a_neuron_whose_outgoing_weights_are_zero_scores_0(drawn: Drawn, name: s
 
 @given(networks, st.sampled_from(criterion_names()), st.integers(1, 4))
 def test_splitting_the_batches_changes_nothing(drawn: Drawn, name: str, size: int) -> None:
-    if name == "taylor-2-diagonal" and not all(not isinstance(m, nn.Conv2d | nn.PReLU) for m in drawn.model):
+    if name in {"taylor-2-diagonal", "optimal-cell-damage"} and not all(
+        not isinstance(m, nn.Conv2d | nn.PReLU) for m in drawn.model
+    ):
         return
     whole, split = score(name, drawn.task()), score(name, drawn.task(batch_size=size))
     for group, values in whole.values.items():
@@ -338,3 +351,95 @@ def test_a_loss_of_ones_own_scores_like_the_built_in_one(loss: str) -> None:
     for name in ("ablation", "taylor-2", "gauss-newton"):
         one, other = score(name, sn.Task(model, loss, rows)), score(name, sn.Task(model, own, rows))
         np.testing.assert_allclose(one.values["0"], other.values["0"], rtol=1e-12)
+
+
+@given(dense_networks(SMOOTH))
+def test_optimal_cell_damage_is_the_sum_over_the_weights_that_read_a_neuron(drawn: Drawn) -> None:
+    """In the last layer, squared error: second derivatives in single weights by autograd, 1/2 h w^2 added up."""
+    task = drawn.task("squared-error")
+    layers = [module for module in drawn.model if isinstance(module, nn.Linear)]
+    name, last = next(n for n, m in drawn.model.named_modules() if m is layers[-2]), layers[-1]
+
+    def error(weight: torch.Tensor) -> torch.Tensor:
+        outputs = torch.func.functional_call(last, {"weight": weight}, (read,))
+        return find_loss("squared-error").of(outputs, drawn.targets).mean()
+
+    read = drawn.model[:-1](drawn.inputs).detach()
+    weight = last.weight.detach()
+    hessian = torch.func.hessian(error)(weight).flatten(2).flatten(0, 1).diagonal().view(weight.shape)
+    by_hand = (hessian * weight**2 / 2).sum(0).detach()
+    for levenberg_marquardt in (False, True):  # nothing bends behind the last layer
+        found = OptimalCellDamage(levenberg_marquardt).score(gated(task), task.calibration.batches())
+        np.testing.assert_allclose(found.values[name], by_hand, rtol=1e-8, atol=1e-12)
+
+
+@given(dense_networks(SMOOTH))
+def test_without_the_activations_curvature_no_damage_is_negative(drawn: Drawn) -> None:
+    task = drawn.task("squared-error")
+    found = OptimalCellDamage(levenberg_marquardt=True).score(gated(task), task.calibration.batches())
+    assert min(float(values.min()) for values in found.values.values()) >= 0
+
+
+@given(networks, st.sampled_from(["cross-entropy", "squared-error"]))
+def test_relevance_is_the_slope_of_the_linear_error(drawn: Drawn, loss: str) -> None:
+    network = gated(drawn.task(loss))
+    targets = nn.functional.one_hot(drawn.targets, 3).double()
+    gates = torch.ones(len(drawn.inputs), len(network.present), dtype=torch.float64, requires_grad=True)
+    outputs = network.program.outputs(drawn.inputs, network.gating_by_sample(gates))
+    answers = outputs.softmax(1) if loss == "cross-entropy" else outputs
+    (slopes,) = torch.autograd.grad((answers - targets).abs().sum(), gates)
+    batches = [Batch(*rows) for rows in zip(drawn.inputs.split(2), drawn.targets.split(2), strict=True)]
+    mean, running = Skeletonization().score(network, batches), Skeletonization(smoothing=0.8).score(network, batches)
+    for group, values in network.by_group(-slopes.detach()).items():
+        np.testing.assert_allclose(mean.values[group], values.mean(0), rtol=1e-8, atol=1e-12)
+        rho = torch.zeros(values.shape[1], dtype=torch.float64)
+        for row in values:  # the paper's own update
+            rho = 0.8 * rho + 0.2 * row
+        np.testing.assert_allclose(running.values[group], rho, rtol=1e-8, atol=1e-12)
+
+
+@given(dense_networks())
+def test_unit_obs_is_the_rise_that_optimal_brain_surgeon_promises(drawn: Drawn) -> None:
+    network = gated(drawn.task())
+    found = UnitOBS(ridge=1e-2).score(network, drawn.task().calibration.batches())
+    values = network.program.run(drawn.inputs, None, keep=True)
+    for node, reader in readers(network.program).items():
+        moments = Moments.of(reader, values[node.args[0]], values[node])
+        alive = torch.ones(len(reader.owners) + 1, dtype=torch.bool)
+        whole = surgeon.inverse(moments, alive, 1e-2)
+        constants = network.program.constants
+        weights = as_matrix(constants[reader.weight], None if reader.bias is None else constants[reader.bias])
+        for group in network.groups:
+            for index, identity in enumerate(network.trace.ids_of(group)):
+                columns = (reader.owners == identity).nonzero()[:, 0]
+                if len(columns):
+                    rise = surgeon.rise(whole, weights, columns).sum()
+                    assert found[sn.Neuron(group.name, index)] == pytest.approx(float(rise), rel=1e-6, abs=1e-12)
+
+
+def test_unit_obs_with_white_readings_is_the_norm_of_the_outgoing_weights() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 3, bias=False)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(4))
+    rows = 2 * torch.cat([torch.eye(4), -torch.eye(4)]).double()  # mean x x^T = I, mean x = 0
+    task = sn.Task(model, "cross-entropy", (rows, torch.arange(8) % 3))
+    found = UnitOBS(ridge=0.0).score(gated(task), task.calibration.batches())
+    np.testing.assert_allclose(found.values["0"], model[1].weight.detach().square().sum(0), rtol=1e-9)
+
+
+def test_sequential_attention_picks_what_the_loss_needs_first() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Linear(6, 2, bias=False)).double()
+    sizes = torch.tensor([0.1, 3.0, 0.0, 0.5, 1.0, 0.3], dtype=torch.float64)
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(6))
+        model[1].weight.copy_(torch.stack([sizes, -sizes]))
+    inputs = torch.randn(400, 6, dtype=torch.float64)
+    targets = ((inputs * sizes).sum(1) < 0).long()
+    task = sn.Task(model, "cross-entropy", (inputs, targets))
+    criterion = SequentialAttention(rounds=6, steps=40)
+    order = [neuron.index for neuron, _ in sn.rank(task, criterion)]
+    assert order[-3:] == [3, 4, 1], "picked first goes last"
+    assert order[0] in (0, 2)
+    assert sn.rank(task, SequentialAttention(rounds=6, steps=40)) == sn.rank(task, criterion), "same seed, same order"

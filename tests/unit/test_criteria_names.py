@@ -10,8 +10,8 @@ from shrinknet.recipes.authors_code import AuthorsTaylor
 def test_the_criteria_are_those_of_the_folder() -> None:
     assert AuthorsTaylor in Criterion.__subclasses__(), "the recipe's own is known to Python, and still not offered"
     assert criterion_names() == (
-        "ablation", "activation", "empirical-fisher", "gauss-newton", "magnitude", "random", "taylor-1", "taylor-2",
-        "taylor-2-diagonal",
+        "ablation", "activation", "empirical-fisher", "gauss-newton", "magnitude", "optimal-cell-damage", "random",
+        "sequential-attention", "skeletonization", "taylor-1", "taylor-2", "taylor-2-diagonal", "unit-obs",
     )  # fmt: skip
     for name in criterion_names():
         criterion = find_criterion(name)

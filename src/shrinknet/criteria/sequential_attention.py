@@ -25,11 +25,11 @@ class SequentialAttention(Criterion):
 
     Args:
         rounds: how often neurons are picked.
-        steps: how many steps of Adam the logits have in each round, a batch for each.
+        steps: how many steps of Adam the logits have in each round, each on the slope over all samples.
         rate: of Adam.
         seed: of the first logits.
 
-    Cost: rounds x steps forward and backward passes of one batch.
+    Cost: rounds x steps forward and backward passes over the data.
     """
 
     name = "sequential-attention"
@@ -74,13 +74,16 @@ class SequentialAttention(Criterion):
     ) -> Tensor:
         optimizer = torch.optim.Adam([logits], lr=self.rate)
         present = torch.from_numpy(network.present)
-        for step in range(self.steps):
-            batch = batches[step % len(batches)]
-            with torch.enable_grad():
-                gates = _gates(logits, present, picked, groups).to(batch.inputs.device)
-                outputs = network.program.outputs(batch.inputs, network.gating_by_sample(gates[None]))
-                loss = network.loss.of(outputs, batch.targets).mean()
-                (logits.grad,) = torch.autograd.grad(loss, logits)
+        num_samples = sum(map(len, batches))
+        for _ in range(self.steps):
+            slope = torch.zeros_like(logits)
+            for batch in batches:
+                with torch.enable_grad():
+                    gates = _gates(logits, present, picked, groups).to(batch.inputs.device)
+                    outputs = network.program.outputs(batch.inputs, network.gating_by_sample(gates[None]))
+                    total = network.loss.of(outputs, batch.targets).sum()
+                    slope += torch.autograd.grad(total, logits)[0] / num_samples
+            logits.grad = slope
             optimizer.step()
         return logits.detach()
 

@@ -1,5 +1,7 @@
 """AC/DC: Alternating Compressed/DeCompressed Training (Peste, Iofinova, Vladu, Alistarh 2021), on blocks."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from shrinknet.sparsify.base import Masks, Sparsifier, num_left, top
@@ -34,9 +36,9 @@ class AlternatingCompression(Sparsifier):
         model: nn.Module,
         *,
         num_steps: int,
-        block: int | tuple[int, int] = 1,
+        block: int | Sequence[int] = 1,
         pad: bool = False,
-        sparsity: float = 0.9,
+        sparsity: int | float = 0.9,
         layers: str | tuple[str, ...] = (),
         seed: int = 0,
     ) -> None:

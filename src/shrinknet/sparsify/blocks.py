@@ -1,5 +1,6 @@
 """Blocks: the tiles of a matrix that live or die together."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +29,7 @@ class Blocks:
     width: int
 
     @classmethod
-    def of(cls, name: str, weight: Tensor, size: int | tuple[int, int], *, pad: bool = False) -> "Blocks":
+    def of(cls, name: str, weight: Tensor, size: int | Sequence[int], *, pad: bool = False) -> "Blocks":
         """Return the tiles of a weight.
 
         Raises:

@@ -59,14 +59,10 @@ class Architecture:
         """Write `architecture.json`."""
         Path(path).write_text(json.dumps(asdict(self), indent=1) + "\n")
 
-    def scaled(self, factor: float) -> "Architecture":
+    def scaled(self, factor: int | float) -> "Architecture":
         """Return the same profile, every width times one factor, rounded; from 1 to the whole width."""
         kept = {n: min(self.full[n], max(1, round(factor * width))) for n, width in self.kept.items()}
         return Architecture(self.full, kept)
-
-    def uniform(self, factor: float) -> "Architecture":
-        """Return the profile that pruning is compared with: every whole width times one factor."""
-        return Architecture(self.full, self.full).scaled(factor)
 
 
 class Family:

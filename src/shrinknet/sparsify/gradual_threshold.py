@@ -1,6 +1,6 @@
 """Exploring Sparsity in Recurrent Neural Networks (Narang, Elsen, Diamos, Sengupta 2017), and its blocks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,13 +57,13 @@ class GradualThreshold(Sparsifier):
         ramp: int,
         end: int,
         freq: int = 100,
-        steepness: float = 1.5,
-        q: float | Mapping[str, float] | None = None,
+        steepness: int | float = 1.5,
+        q: int | float | Mapping[str, int | float] | None = None,
         dense: Mapping[str, Tensor] | None = None,
-        sparsity: float | None = None,
-        block: int | tuple[int, int] | None = None,
+        sparsity: int | float | None = None,
+        block: int | Sequence[int] | None = None,
         pad: bool = False,
-        group_lasso: float = 0.0,
+        group_lasso: int | float = 0.0,
         layers: str | tuple[str, ...] = (),
         seed: int = 0,
     ) -> None:
@@ -85,7 +85,7 @@ class GradualThreshold(Sparsifier):
         start = min(steps_per_epoch, ramp)
         return {"start": start, "ramp": ramp, "end": end, "freq": max(1, min(100, (end - start) // 20))}
 
-    def _thresholds(self, dense: Mapping[str, Tensor], q: float | Mapping[str, float] | None) -> dict[str, float]:
+    def _thresholds(self, dense: Mapping[str, Tensor], q: float | Mapping[str, int | float] | None) -> dict[str, float]:
         found: dict[str, float] = {}
         for kind in dict.fromkeys(self.kinds.values()):
             sizes = _sizes([dense[name] for name, own in self.kinds.items() if own == kind and name in dense])

@@ -1,6 +1,6 @@
 """Dynamic Network Surgery for Efficient DNNs (Guo, Yao, Chen 2016), after the authors' own program."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -14,7 +14,7 @@ from shrinknet.sparsify.schedules import check_sparsity, check_window, inverse_d
 LOW, HIGH = 0.9, 1.1
 """Where a weight is pruned and where it is spliced, as parts of its layer's base."""
 
-Window = tuple[int, int]
+Window = Sequence[int]
 
 
 class DynamicNetworkSurgery(Sparsifier):
@@ -53,12 +53,12 @@ class DynamicNetworkSurgery(Sparsifier):
     def __init__(
         self,
         model: nn.Module,
-        c_rate: float | Mapping[str, float] = 3.0,
+        c_rate: int | float | Mapping[str, int | float] = 3.0,
         *,
-        gamma: float = 1e-3,
-        power: float = 1.0,
+        gamma: int | float = 1e-3,
+        power: int | float = 1.0,
         window: Window | Mapping[str, Window] = (0, 10_000),
-        sparsity: float | Mapping[str, float] | None = None,
+        sparsity: int | float | Mapping[str, int | float] | None = None,
         fix_others: bool = False,
         freeze_pruned: bool = False,
         splice: bool = True,

@@ -40,7 +40,7 @@ class RandomConnections(Sparsifier):
     def __init__(
         self,
         model: nn.Module,
-        density: float | Sequence[float] = 0.5,
+        density: int | float | Sequence[int | float] = 0.5,
         *,
         every: int = 0,
         new: str = "init",

@@ -25,7 +25,7 @@ def check_window(argument: str, *steps: int) -> None:
         raise BadInputError(argument, allowed, ", ".join(map(str, steps)), "A schedule cannot end before it starts.")
 
 
-def check_sparsity(argument: str, sparsity: float) -> float:
+def check_sparsity(argument: str, sparsity: object) -> float:
     """Return a sparsity from 0 to less than 1.
 
     Raises:

@@ -1,5 +1,7 @@
 """SequentialAttention++ for Block Sparsification (Yasuda, Axiotis, Fu, Bateni, Mirrokni 2024), Algorithm 1."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -52,10 +54,10 @@ class SequentialAttention(Sparsifier):
         model: nn.Module,
         *,
         num_steps: int,
-        block: int | tuple[int, int] = 16,
+        block: int | Sequence[int] = 16,
         pad: bool = False,
-        sparsity: float = 0.9,
-        logit_lr: float = 0.02,
+        sparsity: int | float = 0.9,
+        logit_lr: int | float = 0.02,
         softmax: str = "all",
         sparsifying: bool = True,
         fewest_blocks: int = FEWEST_BLOCKS,
@@ -119,7 +121,7 @@ class SequentialAttention(Sparsifier):
 
 
 def blocks_of_large_layers(
-    sparsifier: Sparsifier, block: int | tuple[int, int], fewest: int, *, pad: bool
+    sparsifier: Sparsifier, block: int | Sequence[int], fewest: int, *, pad: bool
 ) -> dict[str, Blocks]:
     """Return the tiles of every weight that has enough of them; weights with fewer are masked no more.
 

@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 from shrinknet.errors import BadInputError
 
 Arrays = dict[str, NDArray[Any]]
-Tile = tuple[int, int]
+Tile = Sequence[int]
 
 
 def sparse_bytes(tensors: Mapping[str, Tensor], block: int | Tile | None = None) -> bytes:
@@ -41,7 +42,7 @@ def sparse_bytes(tensors: Mapping[str, Tensor], block: int | Tile | None = None)
         value = tensor.detach().cpu().numpy()
         parts = _parts(value.reshape(len(value), -1), block) if value.ndim >= 2 else None
         if parts is None or sum(part.nbytes for part in parts.values()) >= value.nbytes:
-            arrays[name] = np.ascontiguousarray(value)
+            arrays[name] = value if value.flags.c_contiguous else np.ascontiguousarray(value)
         else:
             shapes[name] = list(value.shape)
             arrays |= {f"{name}.{part}": np.ascontiguousarray(array) for part, array in parts.items()}
@@ -74,7 +75,7 @@ def load_sparse(path: str | Path) -> dict[str, Tensor]:
 
 
 def _parts(matrix: NDArray[Any], block: int | Tile | None) -> Arrays:
-    tile = (block, block) if isinstance(block, int) else block
+    tile = (block, block) if isinstance(block, int) else None if block is None else tuple(block)
     fits = tile is not None and matrix.shape[0] % tile[0] == 0 and matrix.shape[1] % tile[1] == 0
     stored = sparse.bsr_array(matrix, blocksize=tile) if fits else sparse.csr_array(matrix)
     stored.eliminate_zeros()
@@ -90,14 +91,16 @@ def product_times(matrix: Tensor, batch: int, block: int | Tile | None = None, r
     """
     samples = torch.randn(matrix.shape[1], batch, dtype=matrix.dtype)
     dense = matrix.detach().clone()
-    rows = dense.to_sparse_csr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch calls the layout beta
+        rows = dense.to_sparse_csr()
     csr, columns = sparse.csr_array(dense.numpy()), samples.numpy()
     found = {
         "dense": _microseconds(lambda: dense @ samples, repeats),
         "csr": min(_microseconds(lambda: rows @ samples, repeats), _microseconds(lambda: csr @ columns, repeats)),
     }
     if block is not None:
-        bsr = sparse.bsr_array(dense.numpy(), blocksize=(block, block) if isinstance(block, int) else block)
+        bsr = sparse.bsr_array(dense.numpy(), blocksize=(block, block) if isinstance(block, int) else tuple(block))
         found["bsr"] = _microseconds(lambda: bsr @ columns, repeats)
     return {name: round(value, 2) for name, value in found.items()}
 

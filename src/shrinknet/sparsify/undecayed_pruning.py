@@ -1,6 +1,6 @@
 """Recall Distortion in Neural Network Pruning and the Undecayed Pruning Algorithm (Good, Lin, Yu et al. 2022)."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class OneShot(Sparsifier):
             `(total / ratio - others) / prunable`.
         sparsity: in place of a ratio, the share of the chosen weights that goes (0.9 where both are left out).
         at: after how many steps; 0: when `prune` is called.
-        over: slopes are means over so many steps before that.
+        over: slopes are means over so many steps before that, or over as many as there are.
         decay: the optimizer's weight decay, eps.
         block: in place of weights, tiles by the norm of what their weights are worth.
 
@@ -60,12 +60,12 @@ class OneShot(Sparsifier):
         model: nn.Module,
         rule: str = "magnitude",
         *,
-        ratio: float | None = None,
-        sparsity: float | None = None,
+        ratio: int | float | None = None,
+        sparsity: int | float | None = None,
         at: int = 0,
         over: int = 1,
-        decay: float = 0.0,
-        block: int | tuple[int, int] = 1,
+        decay: int | float = 0.0,
+        block: int | Sequence[int] = 1,
         pad: bool = False,
         layers: str | tuple[str, ...] = (),
         seed: int = 0,
@@ -76,9 +76,9 @@ class OneShot(Sparsifier):
                                 did_you_mean(rule, [*RULES, "random"]))  # fmt: skip
         if ratio is not None and sparsity is not None:
             raise BadInputError("ratio and sparsity", "not both given", f"{ratio}, {sparsity}", "Leave one out.")
-        if at < 0 or over < 1 or (at and over > at):
-            raise BadInputError("at, over", "steps, over at most at", f"{at}, {over}", "Look at fewer steps.")
-        self.rule, self.at, self.over, self.decay = rule, at, over, decay
+        if at < 0 or over < 1:
+            raise BadInputError("at, over", "steps of at least 0 and 1", f"{at}, {over}", "Leave them out.")
+        self.rule, self.at, self.over, self.decay = rule, at, min(over, max(at, 1)), decay
         self.sparsity = check_sparsity("sparsity", DEFAULT_SPARSITY if sparsity is None else sparsity)
         if ratio is not None:
             self.sparsity = self._at_ratio(ratio)
@@ -91,7 +91,7 @@ class OneShot(Sparsifier):
         """Cut after the first epoch; the rest of the training tunes what is left."""
         return {"at": min(steps_per_epoch, num_steps), "over": min(steps_per_epoch, num_steps)}
 
-    def _at_ratio(self, ratio: float) -> float:
+    def _at_ratio(self, ratio: int | float) -> float:
         total = sum(parameter.numel() for parameter in self.model.parameters())
         prunable = sum(weight.numel() for weight in self.weights.values())
         kept = (total / ratio - (total - prunable)) / prunable if ratio >= 1 else -1.0
