@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from torch import nn
+from torch.fx import GraphModule
 
 from shrinknet.data import Data
 from shrinknet.errors import BadInputError
@@ -30,6 +32,8 @@ from shrinknet.sparsify.stored import sparse_bytes
 from shrinknet.sparsify.to_plan import to_plan
 from shrinknet.sparsify.training import Rows, Training
 from shrinknet.task import Task
+
+log = logging.getLogger(__name__)
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -234,19 +238,10 @@ def remove(task: Task, plan: Plan, out: str | Path | None = None) -> Run:
 
 
 def _trainable(model: nn.Module) -> nn.Module:
-    """A copy that can be trained.
-
-    Raises:
-        BadInputError: it is an exported program, which stays as it was exported, or has nothing to train.
-    """
+    """A copy that can be trained."""
     copy = deepcopy(model)
-    try:
-        copy.train()
-    except NotImplementedError as error:
-        raise BadInputError(
-            "MODEL", "a network that can be trained", "an exported program, which stays in eval mode",
-            "Give package.module:factory with --weights FILE.safetensors.",
-        ) from error  # fmt: skip
+    if isinstance(model, GraphModule):
+        log.warning("An exported program trains as it was exported: norms keep their statistics, dropout stays off.")
     for parameter in copy.parameters():
         parameter.requires_grad_()
     return copy
