@@ -150,7 +150,7 @@ def sparsify(
     with sparsifier.attached(training.optimizer):
         _train(training, own, folder, tell)
     sparsifier.finish()
-    return _concluded(own, training, sparsifier, folder)
+    return _concluded(own, training, sparsifier, folder, {"seed": seed, **(config or {})})
 
 
 def _train(training: Training, task: Task, folder: RunFolder | None, tell: Callable[[str, float], None]) -> None:
@@ -174,14 +174,16 @@ def _train(training: Training, task: Task, folder: RunFolder | None, tell: Calla
         tell(f"epoch {epoch}, {100 * training.sparsifier.density:.1f} % kept", epoch / training.num_epochs)
 
 
-def _concluded(task: Task, training: Training, sparsifier: Sparsifier, folder: RunFolder | None) -> Sparsified:
+def _concluded(
+    task: Task, training: Training, sparsifier: Sparsifier, folder: RunFolder | None, config: Mapping[str, Any]
+) -> Sparsified:
     tensors = {name: tensor.detach() for name, tensor in named_tensors(task.model).items()}
     whole = save({name: tensor.clone().contiguous() for name, tensor in tensors.items()})
     sparse = sparse_bytes(tensors, getattr(sparsifier, "block", None))
     network = gated(task)
     plan = to_plan(network)
     where = None if folder is None else folder.path / "smaller"
-    smaller = remove(task, plan, out=where) if plan.removed else None
+    smaller = remove(task, plan, where, config=config, resume=True) if plan.removed else None
     found = Sparsified(
         task.model, sparsifier, training.history, len(sparse), len(whole), plan, smaller, folder
     )  # fmt: skip
@@ -199,16 +201,21 @@ def _concluded(task: Task, training: Training, sparsifier: Sparsifier, folder: R
     return found
 
 
-def remove(task: Task, plan: Plan, out: str | Path | None = None) -> Run:
+def remove(
+    task: Task, plan: Plan, out: str | Path | None = None, *, config: Mapping[str, Any] | None = None,
+    resume: bool = False,
+) -> Run:  # fmt: skip
     """Cut the neurons of a plan out of a network, and prove the cut; nothing is scored.
 
     Args:
         task: the network and the data that the proof runs on.
         plan: such as `to_plan` gives.
         out: a new folder for the run.
+        config: what to write beside the options about where the data came from.
+        resume: whether the folder may hold the same run, broken off.
 
     Raises:
-        VerificationError: the proof fails.
+        VerificationError: the proof fails. RunFolderError: `out` holds something else.
 
     >>> from shrinknet.records import Neuron
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -223,16 +230,16 @@ def remove(task: Task, plan: Plan, out: str | Path | None = None) -> Run:
     options = {
         "criterion": "zeros", "method": "to-plan", "goals": [], "guards": [], "loss": task.loss.name, "keep": [],
         "only": [], "artefact": WEIGHTS, "quantize": "none", "compensate": "none", "seed": 0,
+        "batch_size": task.batch_size, **(config or {}),
     }  # fmt: skip
     history = (start, Step(1, plan.removed, (0.0,) * len(plan.removed), after, 0.0)) if plan.removed else (start,)
     run = finish(task, masked, history, plan, after, "removed what the plan says", True, options, ships)
     run.verification.raise_if_broken()
     if out is None:
         return run
-    folder = RunFolder.create(out, options)
+    folder = RunFolder.create(out, options, resume=resume)
     write_start(folder, task, network.trace)
-    for step in history:
-        folder.append(step)
+    folder.keep_history(history)
     write_end(folder, run)
     return run
 

@@ -19,6 +19,9 @@ def reopen(path: Path, data: str | None) -> Run:
     folder = RunFolder.open(path)
     with whole(folder):
         config = folder.config
+        if config.get("verb") == "sparsify":
+            raise BadInputError("RUN", "a run of 'shrinknet prune'", "one of 'shrinknet sparsify'",
+                                "Name RUN/smaller, if whole neurons went.")  # fmt: skip
         spec, seed, loss, batch_size = data or config.get("data"), config["seed"], config["loss"], config["batch_size"]
     if spec is None:
         raise BadInputError("--data", "given for a run that was made in Python", "nothing", "Name the data.")

@@ -7,6 +7,7 @@ import typer
 
 from shrinknet.cli import console
 from shrinknet.report.page import write_page
+from shrinknet.report.training import write_training_page
 from shrinknet.runs import RunFolder
 
 
@@ -18,6 +19,11 @@ def command(
 ) -> None:
     """Write the web page from run folders alone; several runs share the trade-off curves."""
     folders = [RunFolder.open(run) for run in runs]
+    if folders[0].config.get("verb") == "sparsify":
+        for folder in folders:
+            console.out.print(str(write_training_page(folder)))
+        console.talk.print("A page for each training; open it in a browser.")
+        return
     target = out or folders[0].path / "report" / "index.html"
     page = write_page(folders, target if target.suffix == ".html" else target / "index.html")
     console.out.print(str(page))
