@@ -44,7 +44,17 @@ def test_the_commands_of_the_readme_run(folder, tmp_path, type_command, monkeypa
     for name in ("net.pt2", "data.npz"):  # the three lines of Python that make them run in the test above
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     typed = commands()
-    assert [words[1] for words in typed] == ["inspect", "rank", "prune", "cut", "prune", "export", "verify", "sparsify", "bench"]
+    assert [words[1] for words in typed] == [
+        "inspect",
+        "rank",
+        "prune",
+        "cut",
+        "prune",
+        "export",
+        "verify",
+        "sparsify",
+        "bench",
+    ]
     for words in typed:
         monkeypatch.chdir(tmp_path)
         answer = type_command(*words[1:])

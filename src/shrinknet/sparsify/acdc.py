@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from shrinknet.sparsify.base import Masks, Sparsifier, num_left, top
+from shrinknet.sparsify.base import Masks, Sparsifier
 from shrinknet.sparsify.blocks import Blocks
+from shrinknet.sparsify.keep import num_left, top
 from shrinknet.sparsify.schedules import Phases, check_sparsity
 
 

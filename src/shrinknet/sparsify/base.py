@@ -10,7 +10,6 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, ClassVar
@@ -22,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from shrinknet.errors import BadInputError, ShrinknetError, did_you_mean
 from shrinknet.sparsify.states import load_optimizer, optimizer_state
+from shrinknet.sparsify.targets import check_optimizer, chosen_weights, flushes_denormals, owners_of, put
 from shrinknet.task import Task
 
 Masks = dict[str, Tensor]
@@ -129,12 +129,12 @@ class Sparsifier(ABC):
             if shown is not None:
                 for module, leaf in owners_of(self.model, weight):
                     self._own.append((module, leaf, weight))
-                    _put(module, leaf, shown)
+                    put(module, leaf, shown)
 
     def put_back(self) -> None:
         """Put the parameters back in their place: after the forward pass, and after an exception in it."""
         for module, leaf, weight in self._own:
-            _put(module, leaf, weight)
+            put(module, leaf, weight)
         self._own.clear()
 
     def before_step(self) -> None:
@@ -298,96 +298,6 @@ class Sparsifier(ABC):
         if self.optimizer is not None:
             values = {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
             load_optimizer(self.optimizer, values, numbers["optimizer"])
-
-
-def chosen_weights(model: nn.Module, globs: Sequence[str]) -> dict[str, nn.Parameter]:
-    """Return the matrices and kernels that globs name; all of dense, convolutional and recurrent layers without one.
-
-    Embeddings, norms and biases are left whole unless a glob names them. A shared tensor stands under its first name.
-
-    Raises:
-        BadInputError: a glob names nothing.
-
-    >>> list(chosen_weights(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.GRU(2, 2)), ()))
-    ['0.weight', '2.weight_ih_l0', '2.weight_hh_l0']
-    """
-    modules = dict(model.named_modules())
-    found = {}
-    for name, parameter in model.named_parameters():
-        module = modules[name.rpartition(".")[0]]
-        is_matrix = parameter.dim() >= 2 and not isinstance(module, nn.Embedding | nn.EmbeddingBag)
-        if is_matrix if not globs else any(fnmatch(name, glob) for glob in globs):
-            found[name] = parameter
-    for glob in globs:
-        if not any(fnmatch(name, glob) for name in found):
-            names = [name for name, _ in model.named_parameters()]
-            raise BadInputError("layers", "globs of weights' names", repr(glob), did_you_mean(glob, names))
-    if not found:
-        raise BadInputError("model", "a network with weights to mask", type(model).__name__, "Name them by layers.")
-    return found
-
-
-def owners_of(model: nn.Module, weight: nn.Parameter) -> list[tuple[nn.Module, str]]:
-    """Return every place of a model where a parameter stands."""
-    return [(m, leaf) for m in model.modules() for leaf, own in m._parameters.items() if own is weight]
-
-
-def _put(module: nn.Module, leaf: str, value: Tensor) -> None:
-    """Let a tensor stand where a parameter stands, in its order; recurrent layers read a list of their own."""
-    module._parameters[leaf] = value  # type: ignore[assignment]
-    if isinstance(module, nn.RNNBase):
-        module._flat_weights[module._flat_weights_names.index(leaf)] = value
-
-
-def check_optimizer(optimizer: object, weights: Mapping[str, nn.Parameter]) -> None:
-    """Raise where steps of an optimizer cannot be followed.
-
-    Raises:
-        BadInputError: it is not torch's, takes several passes for a step, is fused into the backward pass, or
-            does not hold the weights.
-    """
-    if not isinstance(optimizer, Optimizer) or isinstance(optimizer, torch.optim.LBFGS):
-        raise BadInputError(
-            "optimizer", "one of torch.optim that steps once for each backward pass", type(optimizer).__name__,
-            "Use SGD, Adam or another of that kind.",
-        )  # fmt: skip
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    for name, weight in weights.items():
-        if getattr(weight, "_post_accumulate_grad_hooks", None):
-            raise BadInputError(
-                "optimizer", "one whose step follows the backward pass", f"updates fused into it, at {name!r}",
-                "Take the hooks off (register_post_accumulate_grad_hook), and call optimizer.step().",
-            )  # fmt: skip
-    if not any(id(weight) in held for weight in weights.values()):
-        raise BadInputError(
-            "optimizer", "the one that trains the model", f"one without {next(iter(weights))!r}",
-            "Give it model.parameters().",
-        )  # fmt: skip
-
-
-def flushes_denormals() -> bool:
-    """Whether tiny numbers are taken for zero: momentum that fades behind a mask else slows every product."""
-    return float(torch.tensor(1e-39) * torch.ones(())) == 0
-
-
-def top(scores: Tensor, count: int) -> Tensor:
-    """Return a mask of the `count` largest scores, ties to the first; exactly that many.
-
-    >>> top(torch.tensor([1.0, 3.0, 3.0, 3.0]), 2).tolist()
-    [False, True, True, False]
-    """
-    flat = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
-    flat[torch.sort(scores.flatten(), descending=True, stable=True).indices[:count]] = True
-    return flat.view(scores.shape)
-
-
-def num_left(total: int, sparsity: float) -> int:
-    """Return how many of so many stay at a sparsity: the nearest whole number, at least one.
-
-    >>> num_left(1225, 0.97), num_left(3, 0.99)
-    (37, 1)
-    """
-    return max(1, round(total * (1 - sparsity)))
 
 
 def _all_sparsifiers() -> dict[str, type[Sparsifier]]:

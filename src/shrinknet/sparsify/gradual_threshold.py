@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from shrinknet.errors import BadInputError
-from shrinknet.sparsify.base import Masks, Sparsifier, chosen_weights, top
+from shrinknet.sparsify.base import Masks, Sparsifier
 from shrinknet.sparsify.blocks import Blocks
+from shrinknet.sparsify.keep import top
 from shrinknet.sparsify.schedules import Ramp, check_sparsity
+from shrinknet.sparsify.targets import chosen_weights
 
 QUANTILE = 0.9
 """The paper takes q from a trained dense network: the 90th percentile of its absolute weights."""

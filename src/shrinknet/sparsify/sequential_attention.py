@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from shrinknet.errors import BadInputError
-from shrinknet.sparsify.base import Masks, Sparsifier, num_left, top
+from shrinknet.sparsify.base import Masks, Sparsifier
 from shrinknet.sparsify.blocks import Blocks
+from shrinknet.sparsify.keep import num_left, top
 from shrinknet.sparsify.schedules import Phases, check_sparsity, exponential
 
 FEWEST_BLOCKS = 100

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from shrinknet.errors import BadInputError, did_you_mean
-from shrinknet.sparsify.base import Masks, Sparsifier, top
+from shrinknet.sparsify.base import Masks, Sparsifier
 from shrinknet.sparsify.blocks import Blocks
+from shrinknet.sparsify.keep import top
 from shrinknet.sparsify.schedules import check_sparsity
 
 Score = Callable[[Tensor, Tensor, float], Tensor]
