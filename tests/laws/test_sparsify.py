@@ -281,6 +281,13 @@ def test_the_fisher_score_is_the_square_of_each_sample_s_slope() -> None:
         optimizer.step()
     found = sparsifier.scores()
     model[1].load_state_dict(statistics)
+    twice = FisherPruning(model, x[:2], every=1000)
+    with twice.attached(optimizer):  # gradients added up over two passes: every pass is heard
+        for rows in (x, x):
+            cross_entropy(model(rows), y).mean().backward()
+        optimizer.step()
+    model[1].load_state_dict(statistics)
+    torch.testing.assert_close(twice.scores()["0"], found["0"])
     total = torch.zeros(4, dtype=torch.float64)
     gates = torch.ones(6, 4, dtype=torch.float64, requires_grad=True)
     inner = model[2](model[1](model[0](x))) * gates[:, :, None, None]

@@ -60,7 +60,7 @@ class FisherPruning(NeuronRemoval):
     def before_forward(self) -> None:
         """Listen to what readers read."""
         super().before_forward()
-        self._slopes.clear()
+        self._take_in()  # of passes whose gradients are being added up
         if self.rule == "fisher" and torch.is_grad_enabled() and self.model.training:
             modules = {id(reader.module): reader.module for reader in self.readers}
             self._listening = [module.register_forward_pre_hook(self._listen) for module in modules.values()]
@@ -91,6 +91,9 @@ class FisherPruning(NeuronRemoval):
 
     def after_backward(self) -> None:
         """Square what each sample said, and add it up."""
+        self._take_in()
+
+    def _take_in(self) -> None:
         for name, slopes in self._slopes.items():
             of_samples = slopes.double() * len(slopes)  # the loop's loss is a mean over the batch
             self.tensors[f"sum/{name}"] += of_samples.square().sum(0).cpu() / 2

@@ -78,7 +78,13 @@ class GradualThreshold(Sparsifier):
         if block is None and group_lasso:
             raise BadInputError("group_lasso", "0 without blocks", repr(group_lasso), "Say block as well.")
         known = dense if dense is not None else {name: weight.detach() for name, weight in self.weights.items()}
-        self.q = self._thresholds(known, q)
+        self.numbers["q"] = self._thresholds(known, q)
+
+    @property
+    def q(self) -> dict[str, float]:
+        """The last threshold of each kind of weight."""
+        found: dict[str, float] = self.numbers["q"]
+        return found
 
     @classmethod
     def defaults(cls, num_steps: int, steps_per_epoch: int) -> dict[str, int]:
@@ -92,7 +98,7 @@ class GradualThreshold(Sparsifier):
         for kind in dict.fromkeys(self.kinds.values()):
             sizes = _sizes([dense[name] for name, own in self.kinds.items() if own == kind and name in dense])
             if self.sparsity is not None:
-                table = torch.quantile(sizes, torch.linspace(0, 1, TABLE, dtype=sizes.dtype))
+                table = torch.quantile(sizes, torch.linspace(0, 1, TABLE, dtype=sizes.dtype, device=sizes.device))
                 self.tensors[f"table/{kind}"] = table
                 found[kind] = float(torch.quantile(sizes, self.sparsity))
             elif q is None:
@@ -158,7 +164,7 @@ class GradualThreshold(Sparsifier):
         assert self.sparsity is not None
         if self.step >= self.ramp.end:
             return self.sparsity
-        below = float(torch.searchsorted(table, torch.tensor(eps, dtype=table.dtype))) / (TABLE - 1)
+        below = float(torch.searchsorted(table, table.new_tensor(eps))) / (TABLE - 1)
         return min(below, self.sparsity)
 
 
