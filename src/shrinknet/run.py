@@ -1,8 +1,7 @@
 """What a run gives back: the smaller network, its proof, its history, its files, and its whole family."""
 
-import hashlib
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,16 +15,13 @@ from torch.fx import GraphModule
 from shrinknet.errors import BadInputError, RunFolderError
 from shrinknet.export.artefact import WEIGHTS, Artefact, check_quantize
 from shrinknet.export.exported_program import pt2_bytes, safetensors_bytes
-from shrinknet.export.plain import by_torch
 from shrinknet.gates import GatedNetwork, gated, tolerance
-from shrinknet.graph.trace import Trace, as_tuple, export_program, named_tensors
-from shrinknet.loading.models import fill, load_model
+from shrinknet.graph.trace import Trace, export_program, named_tensors
 from shrinknet.measure.evaluation import evaluate
 from shrinknet.pipeline import measure
 from shrinknet.program import Program
 from shrinknet.records import (
     Costs,
-    Difference,
     Manifest,
     Measures,
     Neuron,
@@ -44,7 +40,7 @@ from shrinknet.surgery.compensate import masked_after
 from shrinknet.surgery.own_module import Attributes, check_own_module, cut_module, new_attributes
 from shrinknet.surgery.remove import cut_graph, kept_indices
 from shrinknet.task import Task
-from shrinknet.verify.equivalence import compare, cut_program, verify
+from shrinknet.verify.equivalence import cut_program, verify
 
 LATENCY_ROUNDS = 200
 """One sample is run so many times for its latency."""
@@ -181,48 +177,6 @@ class Run:
         for name, parameter in self.task.model.named_parameters():
             named_tensors(self.cut)[name].requires_grad_(parameter.requires_grad)
         return export_program(self.cut, self.task.example_inputs)
-
-    def check_files(self) -> dict[str, Difference]:
-        """Compare the masked network with the files in the run folder, by name.
-
-        `model.pt2` is run as it is; `model.safetensors` fills the cut graph, rebuilt from the plan. Artefacts must be
-        the files that their manifests describe; those in float32 are run by their own runtimes beside the masked
-        network, those in int8 beside the network quantized anew (other data than the run's own give other ranges).
-
-        Raises:
-            BadInputError: a file is missing, damaged or unsafe to open, or the weights do not fit the plan.
-        """
-        assert self.folder is not None
-        exported = load_model(str(self.folder.path / "model.pt2")).model
-        rebuilt = cut_graph(self.network.trace, self.network.present)
-        fill(rebuilt, self.folder.path / "model.safetensors")
-        data = self.task.test or self.task.validation or self.task.calibration
-        answers: dict[str, Callable[[Any], Any]] = {
-            "model.pt2": exported,
-            "model.safetensors": cut_program(self.network.trace, rebuilt, None).outputs,
-        }
-        found = {
-            name: compare(self.network, answer, (batch.inputs for batch in data.batches()))[0]
-            for name, answer in answers.items()
-        }
-        return found | {f"artefacts/{one['file']}": self._check_artefact(one) for one in self.folder.manifests()}
-
-    def _check_artefact(self, manifest: Mapping[str, Any]) -> Difference:
-        assert self.folder is not None
-        name = f"artefacts/{Path(manifest['file']).name}"
-        path = self.folder.path / name
-        content = path.read_bytes() if path.is_file() else b""
-        digest = hashlib.sha256(content).hexdigest()
-        if digest != manifest["sha256"]:
-            came = f"another (SHA-256 {digest[:12]}...)" if content else "nothing"
-            raise BadInputError(name, "the file that its manifest describes", came, "Export it again.")
-        ships = Artefact(self.task, self.network.trace, manifest["kind"], manifest["quantize"])
-        if manifest["quantize"] != "none":
-            return ships.checked_again(content, self.cut)
-        rows = ships.rows_to_check()
-        is_pt2 = manifest["kind"] == "pt2"  # opened as every .pt2 file is: looked through first
-        answer = by_torch(load_model(str(path)).model) if is_pt2 else ships.exporter.answer(content)
-        return compare(self.network, lambda given: answer(as_tuple(given)[0]), (b.inputs for b in rows.batches()))[0]
 
     def at(self, *goals: Goal) -> "Run":
         """Return another member of the family: the first of the same order that reaches every goal. Nothing is scored.
@@ -367,9 +321,12 @@ class Run:
         folder = self.folder or self.save(out)
         return write_page([folder], Path(out) / "index.html" if self.folder else folder.path / "report" / "index.html")
 
-    def save(self, out: str | Path, **changed: object) -> RunFolder:
-        """Write the run into a new folder and return it; `changed` options are written instead of the run's own."""
-        folder = RunFolder.create(out, {**self.options, **changed})
+    def save(self, out: str | Path, *, resume: bool = False, **changed: object) -> RunFolder:
+        """Write the run into a new folder and return it; `changed` options are written instead of the run's own.
+
+        With `resume` the folder may hold the same run, broken off.
+        """
+        folder = RunFolder.create(out, {**self.options, **changed}, resume=resume)
         write_start(folder, self.task, self.network.trace)
         folder.keep_history(self.history)
         write_end(folder, self)

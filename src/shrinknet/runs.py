@@ -12,35 +12,34 @@ import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from shrinknet.errors import RunFolderError, ShrinknetError
 from shrinknet.records import (
-    Costs,
     Difference,
     Frozen,
     Group,
-    Measures,
     Neuron,
     Plan,
-    RaceResult,
     Slice,
     Step,
     Verification,
 )
+from shrinknet.tables import (
+    BARE_COLUMNS,
+    COLUMNS,
+    RACE_COLUMNS,
+    bare_row,
+    csv_text,
+    race_rows,
+    step_rows,
+    steps_of,
+    with_bare,
+)
 
-COLUMNS = (
-    "step", "group", "neuron", "score", "calibration_loss", "validation_loss", "validation_accuracy", "num_neurons",
-    "num_parameters", "flash_bytes", "peak_ram_bytes", "macs", "seconds",
-)  # fmt: skip
-RACE_COLUMNS = (
-    "step", "group", "neuron", "score", "half_width", "samples", "all_samples", "share_of_work", "num_contenders",
-    "num_screened_out", "agreement",
-)  # fmt: skip
-BARE_COLUMNS = ("step", "calibration_loss", "validation_loss", "validation_accuracy")
 SCHEMA = 1
 
 
@@ -154,14 +153,14 @@ class RunFolder:
         if step.race is not None:
             self._grow("racing.csv", RACE_COLUMNS, [list(row.values()) for row in race_rows(step.race, step.number)])
         if step.bare is not None:
-            self._grow("without_compensation.csv", BARE_COLUMNS, [_bare_row(step.number, step.bare)])
-        self._grow("history.csv", COLUMNS, _rows(step))
+            self._grow("without_compensation.csv", BARE_COLUMNS, [bare_row(step.number, step.bare)])
+        self._grow("history.csv", COLUMNS, step_rows(step))
 
     def _grow(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         path = self.path / name
-        text = _csv(rows)
+        text = csv_text(rows)
         if not path.exists():
-            text = _csv([columns]) + text
+            text = csv_text([columns]) + text
         with open(path, "ab") as file:
             file.write(text.encode())
             file.flush()
@@ -202,7 +201,7 @@ class RunFolder:
         if not path.exists():
             return []
         try:
-            return _with_bare(_steps(self._table("history.csv")), self._table("without_compensation.csv"))
+            return with_bare(steps_of(self._table("history.csv")), self._table("without_compensation.csv"))
         except (KeyError, ValueError, TypeError) as error:
             raise RunFolderError(
                 f"RUN must be a run folder whose history.csv shrinknet wrote. Got {str(path)!r}, which cannot be read "
@@ -211,13 +210,13 @@ class RunFolder:
 
     def keep_history(self, steps: Sequence[Step]) -> None:
         """Replace the history by these steps."""
-        rows = [row for step in steps for row in _rows(step)]
-        self.write("history.csv", _csv([COLUMNS, *rows]).encode())
+        rows = [row for step in steps for row in step_rows(step)]
+        self.write("history.csv", csv_text([COLUMNS, *rows]).encode())
         if races := self.races():
             kept = [list(row.values()) for row in races if int(row["step"]) <= steps[-1].number]
-            self.write("racing.csv", _csv([RACE_COLUMNS, *kept]).encode())
-        if bare := [_bare_row(step.number, step.bare) for step in steps if step.bare is not None]:
-            self.write("without_compensation.csv", _csv([BARE_COLUMNS, *bare]).encode())
+            self.write("racing.csv", csv_text([RACE_COLUMNS, *kept]).encode())
+        if bare := [bare_row(step.number, step.bare) for step in steps if step.bare is not None]:
+            self.write("without_compensation.csv", csv_text([BARE_COLUMNS, *bare]).encode())
 
     def write_plan(
         self,
@@ -305,83 +304,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not (value == value and abs(value) != float("inf")):
         return str(value)
     return value
-
-
-def _csv(rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
-def _rows(step: Step) -> list[tuple[object, ...]]:
-    """One row for each neuron of the step; the figures are those after the whole step."""
-    m = step.measures
-    figures = (
-        *(("" if value is None else repr(value))
-          for value in (m.calibration_loss, m.validation_loss, m.validation_accuracy)),
-        m.costs.num_neurons, m.costs.num_parameters, m.costs.flash_bytes, m.costs.peak_ram_bytes, m.costs.macs,
-        f"{step.seconds:.6f}",
-    )  # fmt: skip
-    if not step.removed:
-        return [(step.number, "", "", "", *figures)]
-    return [
-        (step.number, neuron.group, neuron.index, repr(score), *figures)
-        for neuron, score in zip(step.removed, step.scores, strict=True)
-    ]
-
-
-def _bare_row(number: int, bare: Measures) -> tuple[object, ...]:
-    losses = (bare.calibration_loss, bare.validation_loss, bare.validation_accuracy)
-    return (number, *("" if value is None else repr(value) for value in losses))
-
-
-def _with_bare(steps: list[Step], rows: list[dict[str, str]]) -> list[Step]:
-    """The steps, each with its losses without compensation where they are known; its costs are the same."""
-    by_number = {int(row["step"]): row for row in rows}
-    return [
-        replace(step, bare=Measures(
-            float(row["calibration_loss"]), _maybe(row["validation_loss"]), _maybe(row["validation_accuracy"]), None,
-            step.measures.costs,
-        )) if (row := by_number.get(step.number)) is not None else step
-        for step in steps
-    ]  # fmt: skip
-
-
-def race_rows(race: RaceResult, step: int = 1) -> list[dict[str, str]]:
-    """Return one row for each neuron that won, as `racing.csv` has them."""
-    agreement = "" if race.agreement is None else repr(race.agreement)
-    figures = (race.num_samples, repr(race.share_of_work), len(race.contenders), race.num_screened_out, agreement)
-    rows = [
-        (step, one.neuron.group, one.neuron.index, repr(one.score), repr(one.half_width), one.num_samples, *figures)
-        for one in race.contenders[: race.num_wanted]
-    ]
-    return [dict(zip(RACE_COLUMNS, map(str, row), strict=True)) for row in rows]
-
-
-def _steps(rows: list[dict[str, str]]) -> list[Step]:
-    by_number: dict[int, list[dict[str, str]]] = {}
-    for row in rows:
-        by_number.setdefault(int(row["step"]), []).append(row)
-    return [_step(number, group) for number, group in by_number.items()]
-
-
-def _step(number: int, rows: list[dict[str, str]]) -> Step:
-    last = rows[-1]
-    costs = Costs(*(int(last[name]) for name in COLUMNS[7:12]))
-    measures = Measures(
-        float(last["calibration_loss"]),
-        _maybe(last["validation_loss"]),
-        _maybe(last["validation_accuracy"]),
-        None,
-        costs,
-    )
-    removed = tuple(Neuron(row["group"], int(row["neuron"])) for row in rows if row["neuron"])
-    scores = tuple(float(row["score"]) for row in rows if row["neuron"])
-    return Step(number, removed, scores, measures, float(last["seconds"]))
-
-
-def _maybe(text: str) -> float | None:
-    return float(text) if text else None
 
 
 def environment() -> dict[str, object]:

@@ -1,12 +1,10 @@
 """`sparsify`: a plain training loop around any training-time method; `remove`: whole neurons cut out and proven."""
 
-import csv
-import io
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +22,14 @@ from shrinknet.measure.evaluation import evaluate
 from shrinknet.pipeline import first_step, measure
 from shrinknet.records import Plan, Step
 from shrinknet.report.training import write_training_page
-from shrinknet.run import Run, finish, write_end, write_start
+from shrinknet.run import Run, finish
 from shrinknet.runs import RunFolder, environment
 from shrinknet.sparsify.base import Sparsifier, find_sparsifier
 from shrinknet.sparsify.schedules import cosine
 from shrinknet.sparsify.stored import sparse_bytes
 from shrinknet.sparsify.to_plan import to_plan
 from shrinknet.sparsify.training import Rows, Training
+from shrinknet.tables import csv_text
 from shrinknet.task import Task
 
 log = logging.getLogger(__name__)
@@ -169,7 +168,8 @@ def _train(training: Training, task: Task, folder: RunFolder | None, tell: Calla
         })  # fmt: skip
         started = time.perf_counter()
         if folder is not None:
-            folder.write("training.csv", _csv(training.history))
+            rows = [["" if row[name] is None else row[name] for name in COLUMNS] for row in training.history]
+            folder.write("training.csv", csv_text([COLUMNS, *rows]).encode())
             folder.write("state.safetensors", training.state())  # killed here, it resumes here
         tell(f"epoch {epoch}, {100 * training.sparsifier.density:.1f} % kept", epoch / training.num_epochs)
 
@@ -235,13 +235,7 @@ def remove(
     history = (start, Step(1, plan.removed, (0.0,) * len(plan.removed), after, 0.0)) if plan.removed else (start,)
     run = finish(task, masked, history, plan, after, "removed what the plan says", True, options, ships)
     run.verification.raise_if_broken()
-    if out is None:
-        return run
-    folder = RunFolder.create(out, options, resume=resume)
-    write_start(folder, task, network.trace)
-    folder.keep_history(history)
-    write_end(folder, run)
-    return run
+    return run if out is None else replace(run, folder=run.save(out, resume=resume))
 
 
 def _trainable(model: nn.Module) -> nn.Module:
@@ -271,11 +265,3 @@ def _whole(value: int) -> int:
 def _in_memory(data: Data) -> Rows:
     batches = list(data.batches())
     return torch.cat([batch.inputs for batch in batches]), torch.cat([batch.targets for batch in batches])
-
-
-def _csv(history: Sequence[Mapping[str, Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([["" if row[name] is None else row[name] for name in COLUMNS] for row in history])
-    return text.getvalue().encode()

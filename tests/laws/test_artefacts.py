@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import shrinknet as sn
+from shrinknet.checking import check_files
 from shrinknet.errors import ExportError
 from shrinknet.export.arena import ALIGNMENT, planned
 from shrinknet.export.artefact import Artefact
@@ -122,7 +123,7 @@ def test_every_artefact_meets_its_budget_and_computes_what_torch_computes(task, 
     file = tmp_path / "run" / "artefacts" / run.artefact.file
     assert file.stat().st_size == run.artefact.num_bytes <= budget
     assert run.folder.manifest()["sha256"] == run.artefact.sha256
-    checks = run.check_files()
+    checks = check_files(run)
     assert all(difference.holds for difference in checks.values())
     assert checks[f"artefacts/{run.artefact.file}"].num_samples == run.artefact.num_samples, (
         "run again, and not believed"

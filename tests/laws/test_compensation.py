@@ -12,6 +12,7 @@ from references.surgeon import inverse, rise, without
 from torch import nn
 
 import shrinknet as sn
+from shrinknet.checking import check_files
 from shrinknet.criteria import find_criterion
 from shrinknet.gates import GatedNetwork, gated
 from shrinknet.measure.evaluation import evaluate
@@ -199,7 +200,7 @@ def test_the_proof_covers_the_compensated_network(kind: str, tmp_path) -> None:
     assert all(torch.equal(value, untouched[name]) for name, value in model.state_dict().items())
     with torch.no_grad():
         assert torch.allclose(run.model(rows[0]), run.network.outputs(rows[0]), atol=1e-5)
-    assert all(difference.holds for difference in run.check_files().values())
+    assert all(difference.holds for difference in check_files(run).values())
     assert run.history[-1].bare is not None
     assert run.history[-1].bare.costs == run.history[-1].measures.costs
     smaller = run.at(sn.RemovedNeurons(5))

@@ -1,7 +1,5 @@
 """`shrinknet rank`: the ranked list."""
 
-import csv
-import io
 from pathlib import Path
 from typing import Annotated
 
@@ -37,8 +35,8 @@ from shrinknet.cli.options import (
 from shrinknet.criteria import find_criterion
 from shrinknet.errors import BadInputError
 from shrinknet.report import summary
-from shrinknet.runs import race_rows
 from shrinknet.scoring import Scoring
+from shrinknet.tables import csv_text, race_rows
 from shrinknet.task import DEFAULT_BATCH_SIZE
 
 
@@ -106,8 +104,4 @@ def _check_race(criterion: str, clip: str) -> None:
 
 
 def _csv(rows: list[tuple[int, str, int, float]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("rank", "group", "neuron", "score"))
-    writer.writerows((place, group, index, repr(score)) for place, group, index, score in rows)
-    return text.getvalue()
+    return csv_text([("rank", "group", "neuron", "score"), *((*row[:3], repr(row[3])) for row in rows)])

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from shrinknet.checking import check_files
 from shrinknet.cli import console
 from shrinknet.cli.options import Json
 from shrinknet.cli.reopen import reopen
@@ -19,7 +20,7 @@ def command(
 ) -> None:
     """Compare masked, cut and exported networks again, on real inputs. Exit status 1 where they differ."""
     opened = reopen(run, data)
-    checks = {f"cut, in {d.precision}": d for d in opened.verification.differences} | opened.check_files()
+    checks = {f"cut, in {d.precision}": d for d in opened.verification.differences} | check_files(opened)
     rows = [(name, f"{d.worst:.3e}", f"{d.tolerance:.3e}", d.num_samples, "yes" if d.holds else "NO")
             for name, d in checks.items()]  # fmt: skip
     holds = opened.verification.holds and all(difference.holds for difference in checks.values())
