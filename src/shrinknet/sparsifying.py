@@ -179,7 +179,7 @@ def _concluded(
 ) -> Sparsified:
     tensors = {name: tensor.detach() for name, tensor in named_tensors(task.model).items()}
     whole = save({name: tensor.clone().contiguous() for name, tensor in tensors.items()})
-    sparse = sparse_bytes(tensors, getattr(sparsifier, "block", None))
+    sparse = sparse_bytes(tensors, sparsifier.tile)
     network = gated(task)
     plan = to_plan(network)
     where = None if folder is None else folder.path / "smaller"

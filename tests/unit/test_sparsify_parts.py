@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import nn
 
 import shrinknet as sn
@@ -358,6 +358,17 @@ def test_cifar_is_read_from_the_original_binary_files(tmp_path) -> None:
     assert sorted(test_targets.tolist()) == [3, 7]
     for image, label in zip(inputs, targets.tolist(), strict=True):
         assert image.mean((1, 2)).tolist() == ([1.0, 0.0, 0.0] if label == 3 else [0.0, 0.0, 0.0])
+
+
+def test_a_method_of_blocks_is_stored_in_blocks(tmp_path) -> None:
+    task = sn.Task(dense(), "cross-entropy", ROWS)
+    options = {"block": 2, "fewest_blocks": 4, "sparsity": 0.7, "layers": "0.weight"}
+    found = sn.sparsify(task, "sequential-attention", options=options, epochs=3, batch_size=8, out=tmp_path / "run")
+    content = load_file(tmp_path / "run" / "sparse.safetensors")
+    assert content["0.weight.values"].shape == (4, 2, 2), "0.3 of 12 blocks"
+    assert found.sparse_bytes == (tmp_path / "run" / "sparse.safetensors").stat().st_size
+    back = load_sparse(tmp_path / "run" / "sparse.safetensors")
+    assert torch.equal(back["0.weight"], found.model[0].weight.detach())
 
 
 def test_the_loss_of_a_loop_is_that_of_the_task() -> None:

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from shrinknet.errors import BadInputError, ShrinknetError, did_you_mean
+from shrinknet.sparsify.blocks import Blocks
 from shrinknet.sparsify.states import load_optimizer, optimizer_state
 from shrinknet.sparsify.targets import check_optimizer, chosen_weights, flushes_denormals, owners_of, put
 from shrinknet.task import Task
@@ -69,6 +70,7 @@ class Sparsifier(ABC):
         self.num_regrown = dict.fromkeys(self.weights, 0)
         self.tensors: dict[str, Tensor] = {}
         self.numbers: dict[str, Any] = {}
+        self.blocks: dict[str, Blocks] = {}
         self.optimizer: Optimizer | None = None
         self.generator = torch.Generator().manual_seed(seed)
         self._users: Optimizer | None = None
@@ -247,6 +249,12 @@ class Sparsifier(ABC):
     def num_kept(self) -> int:
         """How many weights are kept."""
         return sum(int(mask.sum()) for mask in self.masks.values())
+
+    @property
+    def tile(self) -> tuple[int, int] | None:
+        """The size of the blocks that live or die together; None where single weights do."""
+        sizes = [(blocks.height, blocks.width) for blocks in self.blocks.values()]
+        return sizes[0] if sizes and sizes[0] != (1, 1) else None
 
     def finish(self) -> None:
         """Write what the forward pass saw into the parameters: the sparse network, as the user's own module."""

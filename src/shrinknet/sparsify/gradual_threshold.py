@@ -73,7 +73,8 @@ class GradualThreshold(Sparsifier):
         self.ramp = Ramp(start, ramp, end, freq, steepness)
         self.kinds = {name: kind_of(model, name) for name in self.weights}
         self.sparsity = None if sparsity is None else check_sparsity("sparsity", sparsity)
-        self.blocks = None if block is None else {n: Blocks.of(n, w, block, pad=pad) for n, w in self.weights.items()}
+        if block is not None:
+            self.blocks = {name: Blocks.of(name, w, block, pad=pad) for name, w in self.weights.items()}
         self.group_lasso = group_lasso
         if block is None and group_lasso:
             raise BadInputError("group_lasso", "0 without blocks", repr(group_lasso), "Say block as well.")
@@ -109,7 +110,7 @@ class GradualThreshold(Sparsifier):
 
     def after_backward(self) -> None:
         """Add the slope of the group lasso, `lambda w / ||w_g||`, until pruning ends."""
-        if not self.group_lasso or self.blocks is None or self.step >= self.ramp.end:
+        if not self.group_lasso or self.step >= self.ramp.end:
             return
         for name, weight in self.weights.items():
             if weight.grad is not None:
@@ -131,7 +132,7 @@ class GradualThreshold(Sparsifier):
 
     def _above(self, name: str, eps: float) -> Tensor:
         weight = self.weights[name].detach()
-        if self.blocks is None:
+        if not self.blocks:
             return weight.abs() >= eps
         blocks = self.blocks[name]
         return blocks.up(blocks.largest(weight) >= eps * (blocks.height * blocks.width) ** 0.25)
@@ -148,13 +149,13 @@ class GradualThreshold(Sparsifier):
             kept = top(torch.cat([size.flatten() for size in sizes]), min(alive, total - round(share * total)))
             for name, size, mask in zip(names, sizes, kept.split([s.numel() for s in sizes]), strict=True):
                 mask = mask.view(size.shape)
-                masks[name] = mask if self.blocks is None else self.blocks[name].up(mask)
+                masks[name] = self.blocks[name].up(mask) if self.blocks else mask
         return masks
 
     def _size_by_unit(self, name: str) -> Tensor:
         """The absolute weights (of tiles the largest one); -1 for what is gone."""
         weight, mask = self.weights[name].detach(), self.masks[name]
-        if self.blocks is None:
+        if not self.blocks:
             return torch.where(mask, weight.abs(), -1.0)
         blocks = self.blocks[name]
         return torch.where(blocks.largest(mask.to(weight.dtype)) > 0, blocks.largest(weight), -1.0)
