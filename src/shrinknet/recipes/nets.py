@@ -31,7 +31,7 @@ def lenet5() -> nn.Sequential:
 def one_cycle(progress: float) -> float:
     """Return the rate at a progress: up in a line for 30 %, then down a cosine to 0.
 
-    >>> [round(one_cycle(p), 3) for p in (0, 0.15, 0.3, 0.65, 1)]
+    >>> [round(one_cycle(p), 3) for p in (0.0, 0.15, 0.3, 0.65, 1.0)]
     [0.0, 0.5, 1.0, 0.5, 0.0]
     """
     return progress / 0.3 if progress < 0.3 else 0.5 * (1 + math.cos(math.pi * (progress - 0.3) / 0.7))

@@ -10,6 +10,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, ClassVar
@@ -25,12 +26,19 @@ from shrinknet.sparsify.states import load_optimizer, optimizer_state
 from shrinknet.sparsify.targets import check_optimizer, chosen_weights, flushes_denormals, owners_of, put
 from shrinknet.task import Task
 
+ON_CPU = ("alive/", "sum/", "turn/")
+"""What methods keep on the CPU, wherever the model is."""
+
 Masks = dict[str, Tensor]
 """For each weight by its name, a boolean tensor of its shape: True where it is kept."""
 
 
 class Sparsifier(ABC):
     """A method that masks weights while a network trains.
+
+    The forward pass must be the model's own call: activation checkpointing, which calls parts of it again in the
+    backward pass, sees the parameters themselves there, and is not for methods with effective weights. A copy that is
+    made of an attached model has the parameters, not the masks.
 
     A subclass gives a `name` and overrides what it needs of `effective`, `after_backward` and `updated` (called after
     each step of the optimizer). All that it must remember beside masks lies in `tensors` and `numbers`; `optimizer` is
@@ -97,10 +105,11 @@ class Sparsifier(ABC):
             of_task: dict[str, Any] = {"model": task.model, "example_inputs": task.example_inputs, "task": task}
             given = {name: of_task[name] for name in inspect.signature(cls).parameters if name in of_task}
             return cls(**given, **{**cls.defaults(num_steps, steps_per_epoch), **options})
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, KeyError, IndexError) as error:
             if isinstance(error, ShrinknetError):
                 raise
-            raise BadInputError("--set", f"options that {cls.name} can use", repr(dict(options)), str(error)) from error
+            do = f"The method said: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else error}."
+            raise BadInputError("--set", f"options that {cls.name} can use", repr(dict(options)), do) from error
 
     @classmethod
     def defaults(cls, num_steps: int, steps_per_epoch: int) -> dict[str, Any]:
@@ -174,7 +183,8 @@ class Sparsifier(ABC):
     def _change(self, name: str, mask: Tensor) -> None:
         old = self.masks[name]
         came, went = int((mask & ~old).sum()), int((old & ~mask).sum())
-        assert self.regrows or came == 0, f"{self.name} brought back {came} weights of {name}"
+        if came and not self.regrows:
+            raise ShrinknetError(f"{self.name} must only lose weights. Got {came} back in {name!r}. Declare regrows.")
         self.num_regrown[name] += came
         self.num_masked[name] += went
         self.masks[name] = mask
@@ -200,16 +210,34 @@ class Sparsifier(ABC):
         """
         self.detach()
         check_optimizer(optimizer, self.weights)
+        self._move()
         self._users, self._flushed_before = optimizer, flushes_denormals()
         torch.set_flush_denormal(True)
         with torch.no_grad():
             self.hold()
         self._handles = [
-            self.model.register_forward_pre_hook(lambda *_: self.before_forward()),
-            self.model.register_forward_hook(lambda *_: self.put_back(), always_call=True),
+            self.model.register_forward_pre_hook(lambda module, *_: self._only_here(module, self.before_forward)),
+            self.model.register_forward_hook(
+                lambda module, *_: self._only_here(module, self.put_back), always_call=True
+            ),
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(lambda *_: self.after_step()),
         ]
+
+    def _only_here(self, module: nn.Module, hook: Callable[[], None]) -> None:
+        """A copy of the model carries copies of its hooks: they do nothing there."""
+        if module is self.model:
+            hook()
+
+    def _move(self) -> None:
+        """Follow a model that went to another device after the method was made."""
+        device = next(iter(self.weights.values())).device
+        for table in (self.masks, self.tensors):
+            for name, tensor in table.items():
+                if tensor.device != device and not name.startswith(ON_CPU):
+                    tensor.data = tensor.data.to(device)
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(self.optimizer.state_dict())  # which moves what it remembers
 
     def detach(self) -> None:
         """Take all hooks off."""
@@ -224,6 +252,11 @@ class Sparsifier(ABC):
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         """Where a step runs the passes itself (a closure, as Lightning gives one), the second hook follows them."""
         places = [place for place, given in enumerate(args) if callable(given) and given is not optimizer]
+        if getattr(optimizer, "grad_scale", None) is not None:
+            raise BadInputError(
+                "optimizer", "one whose gradients are unscaled before its step", "a fused one under a GradScaler",
+                "Make it with fused=False.",
+            )  # fmt: skip
         closure = kwargs.get("closure") or (args[places[0]] if places else None)
         if closure is None:
             self.before_step()
@@ -270,7 +303,7 @@ class Sparsifier(ABC):
         tensors = {f"mask/{name}": mask for name, mask in self.masks.items()}
         tensors |= {f"own/{name}": tensor.detach() for name, tensor in self.tensors.items()}
         tensors["generator"] = self.generator.get_state()
-        numbers = {
+        numbers: dict[str, Any] = {
             "name": self.name, "step": self.step, "masked": self.num_masked, "regrown": self.num_regrown,
             "own": self.numbers,
         }  # fmt: skip
@@ -278,7 +311,7 @@ class Sparsifier(ABC):
             values, settings = optimizer_state(self.optimizer)
             tensors |= {f"optimizer/{name}": value for name, value in values.items()}
             numbers["optimizer"] = settings
-        return {name: tensor.clone() for name, tensor in tensors.items()}, numbers
+        return {name: tensor.clone() for name, tensor in tensors.items()}, deepcopy(numbers)
 
     def load_state(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Go on from a state.
@@ -301,8 +334,8 @@ class Sparsifier(ABC):
                     own.copy_(tensor)
         self.generator.set_state(tensors["generator"].cpu())
         self.step = int(numbers["step"])
-        self.num_masked, self.num_regrown = dict(numbers["masked"]), dict(numbers["regrown"])
-        self.numbers = dict(numbers["own"])
+        numbers = deepcopy(dict(numbers))
+        self.num_masked, self.num_regrown, self.numbers = numbers["masked"], numbers["regrown"], numbers["own"]
         if self.optimizer is not None:
             values = {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
             load_optimizer(self.optimizer, values, numbers["optimizer"])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from shrinknet.errors import BadInputError
 from shrinknet.sparsify.base import Masks, Sparsifier
 from shrinknet.sparsify.blocks import Blocks
-from shrinknet.sparsify.keep import top
+from shrinknet.sparsify.keep import quantile, top
 from shrinknet.sparsify.schedules import Ramp, check_sparsity
 from shrinknet.sparsify.targets import chosen_weights
 
@@ -101,9 +101,9 @@ class GradualThreshold(Sparsifier):
             if self.sparsity is not None:
                 table = torch.quantile(sizes, torch.linspace(0, 1, TABLE, dtype=sizes.dtype, device=sizes.device))
                 self.tensors[f"table/{kind}"] = table
-                found[kind] = float(torch.quantile(sizes, self.sparsity))
+                found[kind] = quantile(sizes, self.sparsity)
             elif q is None:
-                found[kind] = float(torch.quantile(sizes, QUANTILE))
+                found[kind] = quantile(sizes, QUANTILE)
             else:
                 found[kind] = float(q[kind] if isinstance(q, Mapping) else q)
         return found
@@ -177,9 +177,7 @@ def kind_of(model: nn.Module, name: str) -> str:
     return "conv" if isinstance(module, nn.modules.conv._ConvNd) else "dense"
 
 
-def dense_thresholds(
-    model: nn.Module, quantile: float = QUANTILE, layers: str | tuple[str, ...] = ()
-) -> dict[str, float]:
+def dense_thresholds(model: nn.Module, share: float = QUANTILE, layers: str | tuple[str, ...] = ()) -> dict[str, float]:
     """Return the paper's q for each kind of weight: a quantile of the absolute weights of a trained dense network.
 
     >>> model = nn.Linear(10, 10)
@@ -191,17 +189,12 @@ def dense_thresholds(
     by_kind: dict[str, list[Tensor]] = {}
     for name, weight in chosen_weights(model, (layers,) if isinstance(layers, str) else layers).items():
         by_kind.setdefault(kind_of(model, name), []).append(weight.detach())
-    return {kind: float(torch.quantile(_sizes(weights), quantile)) for kind, weights in by_kind.items()}
-
-
-MOST_FOR_A_QUANTILE = 2**24
+    return {kind: quantile(_sizes(weights), share) for kind, weights in by_kind.items()}
 
 
 def _sizes(weights: list[Tensor]) -> Tensor:
-    """Absolute weights in a row; of very many every n-th, since torch takes quantiles of 2^24 numbers at most."""
     if not weights:
         raise BadInputError(
             "dense", "the weights of the same network, trained", "none of its names", "Give it trained.state_dict()."
         )
-    sizes = torch.cat([weight.detach().abs().flatten() for weight in weights])
-    return sizes[:: -(-sizes.numel() // MOST_FOR_A_QUANTILE)]
+    return torch.cat([weight.detach().abs().flatten() for weight in weights])

@@ -22,3 +22,16 @@ def num_left(total: int, sparsity: float) -> int:
     (37, 1)
     """
     return max(1, round(total * (1 - sparsity)))
+
+
+MOST_FOR_A_QUANTILE = 2**24
+
+
+def quantile(sizes: Tensor, share: float) -> float:
+    """Return the value below which a share of some numbers lies; of very many every n-th is looked at.
+
+    >>> quantile(torch.arange(11.0), 0.9)
+    9.0
+    """
+    flat = sizes.flatten()
+    return float(torch.quantile(flat[:: -(-flat.numel() // MOST_FOR_A_QUANTILE)], share))

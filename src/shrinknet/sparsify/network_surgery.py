@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from shrinknet.errors import BadInputError, did_you_mean
 from shrinknet.sparsify.base import Masks, Sparsifier
+from shrinknet.sparsify.keep import quantile
 from shrinknet.sparsify.schedules import check_sparsity, check_window, inverse_decay
 
 LOW, HIGH = 0.9, 1.1
@@ -37,7 +38,7 @@ class DynamicNetworkSurgery(Sparsifier):
         gamma, power: how fast masks freeze.
         window: first and last iteration of surgery, for all layers or by a glob: the paper operates on convolutions
             (10,000 iterations) and dense layers (8,000) apart.
-        fix_others: while any window is open, layers outside theirs do not train.
+        fix_others: while any window is open, masked layers outside theirs do not train.
         freeze_pruned: once a layer's window is over, its pruned weights do not move any more.
         splice: False never lets a weight come back (the paper's comparison).
 
@@ -69,6 +70,7 @@ class DynamicNetworkSurgery(Sparsifier):
         self.layers = _with_biases(self)
         self.gamma, self.power, self.splice = gamma, power, splice
         self.fix_others, self.freeze_pruned = fix_others, freeze_pruned
+        self._still: dict[str, Tensor] = {}
         self.windows: dict[str, Window] = {
             layer: (int(found[0]), int(found[1])) for layer, found in _for_each(self.layers, window, "window").items()
         }
@@ -81,7 +83,7 @@ class DynamicNetworkSurgery(Sparsifier):
             spread = (sizes.square().mean() - sizes.mean() ** 2).clamp_min(0).sqrt()
             base = max(float(sizes.mean() + rates[layer] * spread), 0.0) if rates[layer] > -torch.inf else 0.0
             if layer in shares:
-                base = float(torch.quantile(sizes, check_sparsity("sparsity", shares[layer])))
+                base = quantile(sizes, check_sparsity("sparsity", shares[layer]))
             self.numbers[f"base/{layer}"] = base
         with torch.no_grad():
             for name, mask in self._refreshed(0).items():
@@ -105,11 +107,15 @@ class DynamicNetworkSurgery(Sparsifier):
                 weight = self.weights[name]
                 if self.fix_others and any(is_open.values()) and not is_open[layer]:
                     weight.grad = None
-                elif self.freeze_pruned and self.step >= self.windows[layer][1] and weight.grad is not None:
-                    weight.grad.masked_fill_(~self.masks[name], 0)
+                elif self.freeze_pruned and self.step >= self.windows[layer][1]:
+                    self._still[name] = weight.detach().clone()
 
     def updated(self) -> Masks:
         """Make some masks anew."""
+        for name, before in self._still.items():  # momentum and decay would move them without a gradient
+            weight = self.weights[name]
+            weight.data.copy_(torch.where(self.masks[name], weight.data, before))
+        self._still.clear()
         return self._refreshed(self.step)
 
     def _refreshed(self, iteration: int) -> Masks:

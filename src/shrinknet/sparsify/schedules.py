@@ -70,7 +70,7 @@ def doubling(step: int, first: float, every: int) -> float:
 def cosine(progress: float) -> float:
     """Return the rate at a progress: down a cosine from 1 to 0.
 
-    >>> [round(cosine(p), 3) for p in (0, 0.5, 1)]
+    >>> [round(cosine(p), 3) for p in (0.0, 0.5, 1.0)]
     [1.0, 0.5, 0.0]
     """
     return 0.5 * (1 + math.cos(math.pi * progress))

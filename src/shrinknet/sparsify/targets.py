@@ -13,7 +13,8 @@ from shrinknet.errors import BadInputError, did_you_mean
 def chosen_weights(model: nn.Module, globs: Sequence[str]) -> dict[str, nn.Parameter]:
     """Return the matrices and kernels that globs name; all of dense, convolutional and recurrent layers without one.
 
-    Embeddings, norms and biases are left whole unless a glob names them. A shared tensor stands under its first name.
+    Globs choose matrices and kernels; a bias is chosen by its whole name only. Embeddings, and what shares its tensor
+    with one, are left whole unless named. A shared tensor stands under the first of its names that is chosen.
 
     Raises:
         BadInputError: a glob names nothing.
@@ -21,17 +22,18 @@ def chosen_weights(model: nn.Module, globs: Sequence[str]) -> dict[str, nn.Param
     >>> list(chosen_weights(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.GRU(2, 2)), ()))
     ['0.weight', '2.weight_ih_l0', '2.weight_hh_l0']
     """
-    modules = dict(model.named_modules())
-    found = {}
-    for name, parameter in model.named_parameters():
-        module = modules[name.rpartition(".")[0]]
-        is_matrix = parameter.dim() >= 2 and not isinstance(module, nn.Embedding | nn.EmbeddingBag)
-        if is_matrix if not globs else any(fnmatch(name, glob) for glob in globs):
+    modules, named = dict(model.named_modules()), dict(model.named_parameters(remove_duplicate=False))
+    tables = {id(p) for m in modules.values() if isinstance(m, nn.Embedding | nn.EmbeddingBag) for p in m.parameters()}
+    found: dict[str, nn.Parameter] = {}
+    for name, parameter in named.items():
+        is_wanted = parameter.dim() >= 2 and any(fnmatch(name, glob) for glob in globs)
+        if not globs:
+            is_wanted = parameter.dim() >= 2 and id(parameter) not in tables
+        if (is_wanted or name in globs) and all(parameter is not other for other in found.values()):
             found[name] = parameter
     for glob in globs:
-        if not any(fnmatch(name, glob) for name in found):
-            names = [name for name, _ in model.named_parameters()]
-            raise BadInputError("layers", "globs of weights' names", repr(glob), did_you_mean(glob, names))
+        if not any(fnmatch(name, glob) and (p.dim() >= 2 or name == glob) for name, p in named.items()):
+            raise BadInputError("layers", "globs of weights' names", repr(glob), did_you_mean(glob, named))
     if not found:
         raise BadInputError("model", "a network with weights to mask", type(model).__name__, "Name them by layers.")
     return found
@@ -77,4 +79,4 @@ def check_optimizer(optimizer: object, weights: Mapping[str, nn.Parameter]) -> N
 
 def flushes_denormals() -> bool:
     """Whether tiny numbers are taken for zero: momentum that fades behind a mask else slows every product."""
-    return float(torch.tensor(1e-39) * torch.ones(())) == 0
+    return float(torch.tensor(1e-39, dtype=torch.float32) * torch.ones((), dtype=torch.float32)) == 0
