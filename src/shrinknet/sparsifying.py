@@ -25,6 +25,8 @@ from shrinknet.report.training import write_training_page
 from shrinknet.run import Run, finish
 from shrinknet.runs import RunFolder, environment
 from shrinknet.sparsify.base import Sparsifier, find_sparsifier
+from shrinknet.sparsify.family import Architecture
+from shrinknet.sparsify.removal import NeuronRemoval
 from shrinknet.sparsify.schedules import cosine
 from shrinknet.sparsify.stored import sparse_bytes
 from shrinknet.sparsify.to_plan import to_plan
@@ -146,8 +148,9 @@ def sparsify(
         folder.write_json("environment.json", {**environment(), "num_threads": torch.get_num_threads()})
         if resume and folder.has("state.safetensors"):
             training.load_state(folder.path / "state.safetensors")
-    with sparsifier.attached(training.optimizer):
-        _train(training, own, folder, tell)
+    _train(training, own, folder, tell)
+    if sparsifier.num_kept == sum(mask.numel() for mask in sparsifier.masks.values()):
+        log.warning("Nothing was masked: look at the method's schedule; the training has %d steps.", epochs * steps)
     sparsifier.finish()
     return _concluded(own, training, sparsifier, folder, {"seed": seed, **(config or {})})
 
@@ -197,6 +200,8 @@ def _concluded(
             "by_layer": {n: {"kept": int(m.sum()), "of": m.numel(), "masked": sparsifier.num_masked[n],
                              "regrown": sparsifier.num_regrown[n]} for n, m in sparsifier.masks.items()},
         })  # fmt: skip
+        if isinstance(sparsifier, NeuronRemoval):
+            Architecture.after(sparsifier.widths, sparsifier.removed).write(folder.path / "architecture.json")
         write_training_page(folder)
     return found
 
@@ -243,8 +248,11 @@ def _trainable(model: nn.Module) -> nn.Module:
     copy = deepcopy(model)
     if isinstance(model, GraphModule):
         log.warning("An exported program trains as it was exported: norms keep their statistics, dropout stays off.")
-    for parameter in copy.parameters():
-        parameter.requires_grad_()
+        for parameter in copy.parameters():
+            parameter.requires_grad_()
+    if not any(parameter.requires_grad for parameter in copy.parameters()):
+        raise BadInputError("model", "a network with parameters to train", "one whose parameters are all frozen",
+                            "Call requires_grad_() on those to be trained.")  # fmt: skip
     return copy
 
 

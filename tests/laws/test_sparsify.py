@@ -109,10 +109,14 @@ def test_masks_only_lose_ones_unless_the_method_declares_regrowth(name: str) -> 
     seen = [{n: m.clone() for n, m in sparsifier.masks.items()}]
     went = {n: sparsifier.num_masked[n] for n in sparsifier.masks}
     training = training_of(model, sparsifier)
-    with sparsifier.attached(training.optimizer):
-        hook = training.optimizer.register_step_post_hook(lambda *_: seen.append(copy.deepcopy(sparsifier.masks)))
-        list(training.epochs())
-        hook.remove()
+    after_step = sparsifier.after_step
+
+    def watched() -> None:
+        after_step()
+        seen.append(copy.deepcopy(sparsifier.masks))
+
+    sparsifier.after_step = watched
+    list(training.epochs())
     assert sparsifier.step == STEPS
     came = dict.fromkeys(went, 0)
     for before, after in itertools.pairwise(seen):
@@ -130,14 +134,13 @@ def test_a_masked_weight_contributes_nothing_and_finishing_changes_no_output(nam
     model = network()
     sparsifier = METHODS[name](model)
     training = training_of(model, sparsifier)
-    with sparsifier.attached(training.optimizer):
-        list(training.epochs())
-        with torch.no_grad():
-            masked = model.eval()(ROWS[0])
-            if type(sparsifier).effective is not Sparsifier.effective:  # what lies behind a mask may be anything
-                for n, weight in sparsifier.weights.items():
-                    weight.data = torch.where(sparsifier.masks[n], weight.data, 7.0)
-                torch.testing.assert_close(model(ROWS[0]), masked, rtol=0, atol=0)
+    list(training.epochs())
+    with sparsifier.attached(training.optimizer), torch.no_grad():
+        masked = model.eval()(ROWS[0])
+        if type(sparsifier).effective is not Sparsifier.effective:  # what lies behind a mask may be anything
+            for n, weight in sparsifier.weights.items():
+                weight.data = torch.where(sparsifier.masks[n], weight.data, 7.0)
+            torch.testing.assert_close(model(ROWS[0]), masked, rtol=0, atol=0)
     sparsifier.finish()
     with torch.no_grad():
         torch.testing.assert_close(model(ROWS[0]), masked, rtol=0, atol=0)
@@ -152,24 +155,21 @@ def test_saved_killed_and_resumed_is_never_killed(name: str, optimizer: str, tmp
     whole = METHODS[name](whole_model)
     training = training_of(whole_model, whole, optimizer)
     torch.manual_seed(5)
-    with whole.attached(training.optimizer):
-        list(training.epochs())
+    list(training.epochs())
 
     first = METHODS[name](first_model)
     training = training_of(first_model, first, optimizer)
     torch.manual_seed(5)
-    with first.attached(training.optimizer):
-        for epoch in training.epochs():
-            if epoch == 2:
-                break
+    for epoch in training.epochs():
+        if epoch == 2:
+            break
     (tmp_path / "state.safetensors").write_bytes(training.state())
 
     second = METHODS[name](second_model)
     training = training_of(second_model, second, optimizer)
     torch.manual_seed(99)
     training.load_state(tmp_path / "state.safetensors")
-    with second.attached(training.optimizer):
-        list(training.epochs())
+    list(training.epochs())
     assert same(second_model, whole_model)
     assert second.num_masked == whole.num_masked
     assert second.num_regrown == whole.num_regrown
@@ -183,8 +183,7 @@ def test_a_method_without_strength_leaves_training_as_it_is_to_the_bit(name: str
     list(training_of(plain, None).epochs())
     sparsifier = WITHOUT_STRENGTH[name](held)
     training = training_of(held, sparsifier)
-    with sparsifier.attached(training.optimizer):
-        list(training.epochs())
+    list(training.epochs())
     sparsifier.finish()
     assert same(plain, held)
     assert sparsifier.density == 1
@@ -438,14 +437,12 @@ def test_the_calibrated_threshold_hits_its_sparsity_and_blocks_live_or_die_whole
     model = network()
     sparsifier = METHODS["gradual-threshold, calibrated"](model)
     training = training_of(model, sparsifier)
-    with sparsifier.attached(training.optimizer):
-        list(training.epochs())
+    list(training.epochs())
     assert 1 - sparsifier.density == pytest.approx(0.8, abs=0.005)
     model = network()
     sparsifier = METHODS["gradual-threshold, blocks"](model)
     training = training_of(model, sparsifier)
-    with sparsifier.attached(training.optimizer):
-        list(training.epochs())
+    list(training.epochs())
     for name, mask in sparsifier.masks.items():
         sums = sparsifier.blocks[name].tiles(mask.double()).sum(2)
         sizes = sparsifier.blocks[name].tiles(torch.ones_like(mask).double()).sum(2)
@@ -484,10 +481,12 @@ def test_growing_connections_keep_what_is_there_and_scale_to_the_fan_in() -> Non
     first = model[0].weight.detach().clone()
     sparsifier = RandomConnections(model, 1 / 16, every=2)
     mask = sparsifier.masks["0.weight"]
-    torch.testing.assert_close(model[0].weight.detach(), torch.where(mask, first * 4, 0.0))
-    assert float(model[0].weight.detach()[mask].std()) == pytest.approx(4 * float(first.std()), rel=0.05)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     counts = []
+    for _ in range(2):  # attached twice, scaled once
+        with sparsifier.attached(optimizer):
+            torch.testing.assert_close(model[0].weight.detach(), torch.where(mask, first * 4, 0.0))
+    assert float(model[0].weight.detach()[mask].std()) == pytest.approx(4 * float(first.std()), rel=0.05)
     with sparsifier.attached(optimizer):
         for _ in range(9):
             model(torch.rand(1, 16, 4, 4)).sum().backward()
@@ -514,6 +513,116 @@ def test_relevance_with_retraining_is_the_criterion_on_the_weights_as_they_are()
                 if bool(pruning.tensors[f"alive/{group}"][index]):
                     assert score == pytest.approx(theirs[sn.Neuron(group, index)], abs=1e-9)
     assert len(pruning.removed) == 3
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_kept_state_stands_still_and_resumes_in_any_order(name: str) -> None:
+    """The state of one moment, loaded into a method made before or after the weights were."""
+    model = network()
+    sparsifier = METHODS[name](model)
+    training = training_of(model, sparsifier)
+    for epoch in training.epochs():
+        if epoch == 2:
+            break
+    tensors, numbers = sparsifier.state()
+    kept, weights = copy.deepcopy((tensors, numbers)), copy.deepcopy(model.state_dict())
+    list(training.epochs())
+    assert numbers == kept[1]
+    assert all(torch.equal(tensors[n], kept[0][n]) for n in tensors)
+    found = []
+    for weights_first in (True, False):
+        other = network(seed=1)
+        if weights_first:
+            other.load_state_dict(weights)
+        resumed = METHODS[name](other)
+        other.load_state_dict(weights)
+        resumed.load_state(tensors, numbers)
+        with resumed.attached(torch.optim.SGD(other.parameters(), lr=0.0)), torch.no_grad():
+            found.append(other.eval()(ROWS[0]))
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+def test_a_copy_of_an_attached_model_is_a_plain_one() -> None:
+    model = network()
+    sparsifier = METHODS["network-surgery"](model)
+    with sparsifier.attached(torch.optim.SGD(model.parameters(), lr=0.1)):
+        twin = copy.deepcopy(model)
+    plain = network()
+    with torch.no_grad():
+        torch.testing.assert_close(twin.eval()(ROWS[0]), plain.eval()(ROWS[0]), rtol=0, atol=0)
+
+
+def test_frozen_pruned_weights_do_not_move_after_their_window() -> None:
+    model = network()
+    sparsifier = DynamicNetworkSurgery(model, 0.5, window=(0, 6), freeze_pruned=True)
+    training = training_of(model, sparsifier, "sgd")
+    seen: list = [None]
+    for epoch in training.epochs():
+        seen.append({n: w.detach().clone() for n, w in sparsifier.weights.items()})
+        if epoch == 4:
+            break
+    for n, mask in sparsifier.masks.items():
+        assert torch.equal(seen[2][n][~mask], seen[4][n][~mask])
+        assert not torch.equal(seen[2][n][mask], seen[4][n][mask]) or not bool(mask.any())
+
+
+def test_logits_survive_a_step_that_mixed_precision_skips() -> None:
+    model = network()
+    sparsifier = METHODS["sequential-attention"](model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with sparsifier.attached(optimizer):
+        (cross_entropy(model(ROWS[0]), ROWS[1]).mean() * 1e38 * 1e38).backward()  # the scaler sees infinity, and skips
+        optimizer.zero_grad()
+        for _ in range(2):
+            optimizer.zero_grad()
+            cross_entropy(model(ROWS[0]), ROWS[1]).mean().backward()
+            optimizer.step()
+    assert all(bool(logits.isfinite().all()) for logits in sparsifier.logits)
+    assert any(bool((logits != 0).any()) for logits in sparsifier.logits)
+    sparsifier.finish()
+    once = copy.deepcopy(model.state_dict())
+    sparsifier.finish()
+    assert all(torch.equal(value, once[n]) for n, value in model.state_dict().items()), (
+        "finishing twice is finishing once"
+    )
+
+
+def test_fisher_hears_frozen_norms_and_two_passes_before_one_backward() -> None:
+    model = network().eval()
+    sparsifier = FisherPruning(model, ROWS[0][:2], every=1000)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with sparsifier.attached(optimizer):
+        first, second = model(ROWS[0][:5]), model(ROWS[0][5:8])
+        (cross_entropy(first, ROWS[1][:5]).mean() + cross_entropy(second, ROWS[1][5:8]).mean()).backward()
+        optimizer.step()
+    apart = FisherPruning(model, ROWS[0][:2], every=1000)
+    with apart.attached(optimizer):
+        for rows in (slice(0, 5), slice(5, 8)):
+            cross_entropy(model(ROWS[0][rows]), ROWS[1][rows]).mean().backward()
+        optimizer.step()
+    for group, scores in sparsifier.scores().items():
+        assert bool((scores > 0).any())
+        torch.testing.assert_close(scores, apart.scores()[group])
+    deaf = FisherPruning(model, ROWS[0][:2], every=1)
+    with deaf.attached(optimizer):
+        with torch.no_grad():
+            model(ROWS[0])
+        with pytest.raises(sn.ShrinknetError, match="must have scores to choose by"):
+            optimizer.step()
+
+
+def test_neurons_under_a_norm_over_neurons_or_read_by_shared_weights_stay() -> None:
+    normed = nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+    assert FisherPruning(normed, torch.rand(2, 4)).widths == {"3": 5}
+    shared = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.Linear(6, 2))
+    shared[4].weight = shared[2].weight
+    with pytest.raises(sn.BadInputError, match="a network with neurons that one layer writes"):
+        FisherPruning(shared, torch.rand(2, 4))
+    tied = nn.Sequential(nn.Embedding(7, 5), nn.Linear(5, 7, bias=False))
+    tied[1].weight = tied[0].weight
+    with pytest.raises(sn.BadInputError, match="a network with weights to mask"):
+        OneShot(tied)
+    assert list(OneShot(tied, layers="1.weight").weights) == ["1.weight"]
 
 
 # ---- plans
@@ -570,8 +679,7 @@ def test_removed_neurons_are_cut_out(name: str) -> None:
     model = network()
     sparsifier = METHODS[name](model)
     training = training_of(model, sparsifier)
-    with sparsifier.attached(training.optimizer):
-        list(training.epochs())
+    list(training.epochs())
     sparsifier.finish()
     task = task_of(model)
     plan = to_plan(gated(task))

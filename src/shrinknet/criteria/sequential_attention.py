@@ -63,7 +63,8 @@ class SequentialAttention(Criterion):
             for ids in groups:
                 waiting = torch.tensor([k for k in ids if present[k] and not picked[k]], dtype=torch.long)
                 attention = logits[waiting].softmax(0)
-                count = -(-len(waiting) // (self.rounds - number))
+                so_far = len([k for k in ids if present[k]]) - len(waiting)
+                count = -(-(so_far + len(waiting)) * (number + 1) // self.rounds) - so_far
                 first = torch.sort(attention, descending=True, stable=True).indices[:count]
                 scores[waiting[first]] = self.rounds - number + attention[first].double()
                 picked[waiting[first]] = True

@@ -73,7 +73,7 @@ def smoothed(start: Tensor, presented: Tensor, kept: float = KEPT) -> Tensor:
 def linear_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return `sum_j |t_j - o_j|` of each sample; classes are compared one-hot."""
     if not targets.is_floating_point():
-        targets = functional.one_hot(targets, outputs.shape[1]).to(outputs.dtype)
+        targets = functional.one_hot(targets, outputs.shape[1]).movedim(-1, 1).to(outputs.dtype)
     return (outputs - targets).abs().flatten(1).sum(1)
 
 

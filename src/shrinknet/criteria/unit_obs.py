@@ -68,10 +68,12 @@ class UnitOBS(Criterion):
         columns = as_matrix(weight, bias).cpu()
         present = torch.from_numpy(network.present)
         alive = torch.cat([present[reader.owners], torch.tensor([True])]).nonzero()[:, 0]
+        totals = torch.zeros(len(present), dtype=torch.float64)
+        if not bool(gram.diagonal()[:-1].any()):  # it reads nothing but zeros
+            return totals
         held = torch.full((len(alive),), self.ridge * float(gram.diagonal()[:-1].mean()), dtype=torch.float64)
         held[-1] = 0  # the constant is not held
         inverse = torch.linalg.inv(gram[alive][:, alive] + torch.diag(held))
-        totals = torch.zeros(len(present), dtype=torch.float64)
         owners = reader.owners[alive[:-1]]
         for neuron in owners.unique().tolist():
             own = (owners == neuron).nonzero()[:, 0]

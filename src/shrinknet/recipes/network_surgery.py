@@ -104,10 +104,9 @@ def _train(
     if surgeon is None:
         list(training.epochs())
         return []
-    counts = [[0, 0, 0]]
-    with surgeon.attached(optimizer):
-        for _ in training.epochs():
-            counts.append([sum(surgeon.num_masked.values()), sum(surgeon.num_regrown.values()), surgeon.num_kept])
+    training.sparsifier, counts = surgeon, [[0, 0, 0]]
+    for _ in training.epochs():
+        counts.append([sum(surgeon.num_masked.values()), sum(surgeon.num_regrown.values()), surgeon.num_kept])
     return [[b[0] - a[0], b[1] - a[1], b[2]] for a, b in itertools.pairwise(counts)]
 
 

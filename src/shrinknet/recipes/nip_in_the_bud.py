@@ -99,12 +99,9 @@ def _train(
 ) -> None:
     optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=DECAY)
     shape = cosine if pruning is None else None
-    training = Training(model, cross_entropy, rows, optimizer, BATCH, seed, epochs, shape, flipped)
-    if pruning is None:
-        list(training.epochs())
-    else:
-        with pruning.attached(optimizer):
-            list(training.epochs())
+    training = Training(model, cross_entropy, rows, optimizer, BATCH, seed, epochs, shape, flipped, sparsifier=pruning)
+    list(training.epochs())
+    if pruning is not None:
         pruning.finish()
 
 

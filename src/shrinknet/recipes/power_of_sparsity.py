@@ -95,13 +95,11 @@ def _one(task: str, kind: str, density: float, rows: list[Rows], seed: int) -> d
     if kind in {"random", "incremental"}:
         every = DOUBLE_EVERY if kind == "incremental" else 0
         start = FIRST_DENSITY if kind == "incremental" else density
-        sparsifier = RandomConnections(model, start, every=every, new="zero", layers="4.weight", seed=seed)
-        with sparsifier.attached(optimizer):
-            list(training.epochs())
-        sparsifier.finish()
+        training.sparsifier = RandomConnections(model, start, every=every, new="zero", layers="4.weight", seed=seed)
+    list(training.epochs())
+    if training.sparsifier is not None:
+        training.sparsifier.finish()
         _check_alive(model)
-    else:
-        list(training.epochs())
     used = sum(int(parameter.count_nonzero()) for parameter in model.parameters())
     return {
         "accuracy": round(accuracy(model, rows[1]), 5), "parameters": used, "macs": _macs(model, SIZE[task]),

@@ -111,13 +111,11 @@ def _trained(
     training = Training(model, cross_entropy, train, optimizer, BATCH, seed, EPOCHS, rate=cosine, clip=1.0)
     sparsifier = None if dense is None or name.endswith("dense") else _sparsifier(name, model, dense, training, found)
     curve = []
-    if sparsifier is None:
-        for _ in training.epochs():
-            curve.append([round(mean_loss(model, cross_entropy, held_out), 4), 0.0])
-    else:
-        with sparsifier.attached(optimizer):
-            for _ in training.epochs():
-                curve.append([round(mean_loss(model, cross_entropy, held_out), 4), round(1 - sparsifier.density, 4)])
+    training.sparsifier = sparsifier
+    for _ in training.epochs():
+        gone = 0.0 if sparsifier is None else 1 - sparsifier.density
+        curve.append([round(mean_loss(model, cross_entropy, held_out), 4), round(gone, 4)])
+    if sparsifier is not None:
         sparsifier.finish()
     weights = [dict(model.named_parameters())[name].detach() for name in MATRICES]
     nonzeros = sum(int(weight.count_nonzero()) for weight in weights)
@@ -239,8 +237,8 @@ def notes(results: Results) -> list[str]:
         "Sparsity counts the matrices that are pruned: input, recurrent and output. Biases and the embedding are left "
         "whole, as in the paper. Every network is trained for the same number of steps, sparse ones from scratch; the "
         "small dense one has at least as many weights as the big sparse one has left.",
-        "q comes from a dense network of the same width, for the big sparse network too: taken from the narrower one, "
-        "whose weights are larger, it left 6 % and a tie with the small dense network.",
+        "q comes from a dense network of the same width, for the big sparse network too: the weights of a wider "
+        "network are smaller, and the narrower one's q would prune it far harder.",
         f"Hard pruning (all at once at half the training, to the sparsity that the rule gave) ends at: {hard}.",
         "Blocks: tiles of 4 x 4, represented by their largest weight, thresholds times N^(1/4), with a group lasso of "
         f"{GROUP_LASSO:g} until pruning ends (Narang, Undersander, Diamos 2017); same q. The last tiles of the "

@@ -147,15 +147,14 @@ def _train(
     model: nn.Module, rows: Rows, epochs: int, seed: int, sparsifier: Sparsifier | None = None, stop: Any = None
 ) -> None:
     optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=0.9, weight_decay=DECAY)
-    training = Training(model, cross_entropy, rows, optimizer, BATCH, seed, epochs, rate=one_cycle)
-    if sparsifier is None:
-        list(training.epochs())
-        return
-    with sparsifier.attached(optimizer):
-        handle = optimizer.register_step_post_hook(lambda *_: None if stop is None else stop())
-        list(training.epochs())
-        handle.remove()
-    sparsifier.finish()
+    training = Training(
+        model, cross_entropy, rows, optimizer, BATCH, seed, epochs, rate=one_cycle, sparsifier=sparsifier
+    )
+    if stop is not None:
+        optimizer.register_step_post_hook(lambda *_: stop())
+    list(training.epochs())
+    if sparsifier is not None:
+        sparsifier.finish()
 
 
 def _trained(model: nn.Module, how: Trained, rows: Rows, test: Rows, family: Family, seed: int) -> dict[str, Any]:
@@ -271,7 +270,7 @@ def notes(results: Results) -> list[str]:
 RECIPES = (
     Recipe(
         "relatives",
-        "The relatives side by side: one network, equal bytes",
+        "The relatives side by side: one network, one budget of bytes",
         "Every method of this package on LeNet-300-100; the sources are on the methods' own pages.",
         run,
         verdicts,

@@ -23,6 +23,7 @@ SEEDS = 5
 SPARSITIES = (0.90, 0.97, 0.99)
 LOGIT_RATES = (0.001, 0.02, 0.05)
 METHODS = ("magnitude", "AC/DC", *(f"SA++, logit rate {rate:g}" for rate in LOGIT_RATES), "SA++ over candidates")
+FAR = 0.8
 OURS = "SA++, logit rate 0.05"
 TASKS = ("MNIST", "UCI Adult")
 EPOCHS = {"MNIST": 20, "UCI Adult": 10}
@@ -82,6 +83,8 @@ def _one(
     task: str, made: Callable[[], nn.Module], rows: list[Rows], method: str, sparsity: float, seed: int
 ) -> dict[str, Any]:
     model, sparsifier = _trained(task, made, rows, method, sparsity, seed)
+    if sparsifier is not None:
+        sparsifier.finish()
     kept = None if sparsifier is None else sparsifier.num_kept // BLOCK[task] ** 2
     return {
         "loss": round(mean_loss(model, cross_entropy, rows[1]), 5),
@@ -92,18 +95,14 @@ def _one(
 def _trained(
     task: str, made: Callable[[], nn.Module], rows: list[Rows], method: str, sparsity: float, seed: int
 ) -> tuple[nn.Module, Sparsifier | None]:
+    """Train; the sparsifier, where there is one, is not finished yet."""
     torch.manual_seed(seed)
     model = made()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     training = Training(model, cross_entropy, rows[0], optimizer, BATCH[task], seed, EPOCHS[task])
-    sparsifier = _sparsifier(task, model, method, sparsity, EPOCHS[task] * training.steps_per_epoch)
-    if sparsifier is None:
-        list(training.epochs())
-        return model, None
-    with sparsifier.attached(optimizer):
-        list(training.epochs())
-    sparsifier.finish()
-    return model, sparsifier
+    training.sparsifier = _sparsifier(task, model, method, sparsity, EPOCHS[task] * training.steps_per_epoch)
+    list(training.epochs())
+    return model, training.sparsifier
 
 
 def _block_map(made: dict[str, Callable[[], nn.Module]], rows: dict[str, list[Rows]], seed: int) -> list[list[float]]:
@@ -127,8 +126,11 @@ def verdicts(results: Results) -> list[Verdict]:
             ours = mean(_losses(results, task, OURS, sparsity))
             for rival in ("magnitude", "AC/DC"):
                 theirs = mean(_losses(results, task, rival, sparsity))
-                what = f"{task}, {100 * sparsity:.0f} % of the blocks gone: SA++ below {rival} (mean of {SEEDS} seeds)"
-                found.append((what, ours < theirs, f"{ours:.4f} against {theirs:.4f}"))
+                far = "" if rival == "AC/DC" else "by a fifth or more "
+                gone = f"{100 * sparsity:.0f} % of the blocks gone"
+                what = f"{task}, {gone}: SA++ {far}below {rival} (mean of {SEEDS} seeds)"
+                holds = ours < theirs if rival == "AC/DC" else ours <= FAR * theirs
+                found.append((what, holds, f"{ours:.4f} against {theirs:.4f}"))
     counts = [one["blocks"] for row in results["rows"] for one in row["seeds"] if row["method"] == OURS]
     wanted = [
         _num_blocks(row["task"], row["sparsity"])

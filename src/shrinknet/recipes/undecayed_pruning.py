@@ -93,12 +93,7 @@ def _one(rows: Rows, test: Rows, seed: int) -> dict[str, Any]:
 
 def _train(model: nn.Module, rows: Rows, epochs: int, seed: int, sparsifier: OneShot | None = None) -> None:
     optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=0.9, weight_decay=DECAY)
-    training = Training(model, cross_entropy, rows, optimizer, BATCH, seed, epochs)
-    if sparsifier is None:
-        list(training.epochs())
-    else:
-        with sparsifier.attached(optimizer):
-            list(training.epochs())
+    list(Training(model, cross_entropy, rows, optimizer, BATCH, seed, epochs, sparsifier=sparsifier).epochs())
 
 
 def _recalls(model: nn.Module, test: Rows) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:

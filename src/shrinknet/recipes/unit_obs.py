@@ -79,11 +79,10 @@ def _retrained(model: nn.Module, rows: Rows, held_out: Rows, seed: int) -> list[
     task = Task(model, "squared-error", calibration=rows, batch_size=4500)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     training = Training(model, squared_error, rows, optimizer, BATCH, seed, num_epochs=max(SHOWN))
-    pruning = Skeletonization(task, every=training.steps_per_epoch, count=max(SHOWN))
+    training.sparsifier = Skeletonization(task, every=training.steps_per_epoch, count=max(SHOWN))
     curve = [_figures(model, rows, held_out, 0)]
-    with pruning.attached(optimizer):
-        for epoch in training.epochs():
-            curve.append(_figures(model, rows, held_out, epoch))
+    for epoch in training.epochs():
+        curve.append(_figures(model, rows, held_out, epoch))
     return curve
 
 

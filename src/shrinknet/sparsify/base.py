@@ -26,7 +26,7 @@ from shrinknet.sparsify.states import load_optimizer, optimizer_state
 from shrinknet.sparsify.targets import check_optimizer, chosen_weights, flushes_denormals, owners_of, put
 from shrinknet.task import Task
 
-ON_CPU = ("alive/", "sum/", "turn/")
+ON_CPU = ("alive/", "sum/", "heard/", "turn/")
 """What methods keep on the CPU, wherever the model is."""
 
 Masks = dict[str, Tensor]

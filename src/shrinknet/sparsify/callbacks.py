@@ -9,6 +9,9 @@ from shrinknet.sparsify.base import Sparsifier
 def lightning_callback(sparsifier: Sparsifier) -> Any:
     """Return a `lightning.Callback` that attaches a sparsifier to the first optimizer while training lasts.
 
+    When training ends the sparsifier is finished: the model's own weights are then the sparse ones, for evaluation and
+    export. The method's state goes into Lightning's checkpoints, and comes back from them.
+
     The sparsifier's model must be the module that `training_step` calls: the LightningModule itself where it calls
     `self(x)`, or the network in it.
 
@@ -26,6 +29,14 @@ def lightning_callback(sparsifier: Sparsifier) -> Any:
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             sparsifier.detach()
+            sparsifier.finish()
+
+        def state_dict(self) -> dict[str, Any]:
+            tensors, numbers = sparsifier.state()
+            return {"tensors": tensors, "numbers": numbers}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            sparsifier.load_state(state_dict["tensors"], state_dict["numbers"])
 
         def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
             sparsifier.detach()
@@ -36,8 +47,9 @@ def lightning_callback(sparsifier: Sparsifier) -> Any:
 def transformers_callback(sparsifier: Sparsifier) -> Any:
     """Return a `transformers.TrainerCallback` that attaches a sparsifier to the Trainer's optimizer.
 
-    The Trainer tells its callbacks of no exception: after one call `sparsifier.detach()` (the model's own weights are
-    in their place at once; only hooks are left).
+    When training ends the sparsifier is finished: the model's own weights are then the sparse ones. The Trainer tells
+    its callbacks of no exception: after one call `sparsifier.detach()`, which takes the hooks off. The method's state
+    does not go into the Trainer's checkpoints: keep `sparsifier.state()` beside them.
 
     Raises:
         ShrinknetError: transformers is not installed.
@@ -53,6 +65,7 @@ def transformers_callback(sparsifier: Sparsifier) -> Any:
 
         def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
             sparsifier.detach()
+            sparsifier.finish()
 
     return SparsifierCallback()
 

@@ -1,6 +1,7 @@
 """Pruning neural networks: is it time to nip it in the bud? (Crowley, Turner, Storkey, O'Boyle 2018.)"""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,19 +52,22 @@ class FisherPruning(NeuronRemoval):
             raise BadInputError("rule", "one of " + ", ".join(RULES), repr(rule), did_you_mean(rule, RULES))
         super().__init__(model, example_inputs, every=every, count=count, only=only, seed=seed)
         self.rule = rule
-        self.numbers["samples"] = 0
         for group in self.groups:
             self.tensors[f"sum/{group.name}"] = torch.zeros(group.width, dtype=torch.float64)
+            self.tensors[f"heard/{group.name}"] = torch.zeros((), dtype=torch.float64)
         self._listening: list[RemovableHandle] = []
-        self._slopes: dict[str, Tensor] = {}
+        self._passes: list[dict[str, Tensor]] = []
 
     def before_forward(self) -> None:
-        """Listen to what readers read."""
+        """Listen to what readers read in this pass."""
         super().before_forward()
-        self._take_in()  # of passes whose gradients are being added up
-        if self.rule == "fisher" and torch.is_grad_enabled() and self.model.training:
+        if self.rule == "fisher" and torch.is_grad_enabled():
+            heard: dict[str, Tensor] = {}
+            self._passes.append(heard)
             modules = {id(reader.module): reader.module for reader in self.readers}
-            self._listening = [module.register_forward_pre_hook(self._listen) for module in modules.values()]
+            self._listening = [
+                module.register_forward_pre_hook(partial(self._listen, heard)) for module in modules.values()
+            ]
 
     def put_back(self) -> None:
         """Listen no more."""
@@ -72,12 +76,12 @@ class FisherPruning(NeuronRemoval):
             handle.remove()
         self._listening.clear()
 
-    def _listen(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def _listen(self, heard: dict[str, Tensor], module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if inputs[0].requires_grad:
             read = inputs[0].detach()
-            inputs[0].register_hook(lambda slope: self._heard(module, read, slope.detach()))
+            inputs[0].register_hook(lambda slope: self._hear(heard, module, read, slope.detach()))
 
-    def _heard(self, module: nn.Module, read: Tensor, slope: Tensor) -> None:
+    def _hear(self, heard: dict[str, Tensor], module: nn.Module, read: Tensor, slope: Tensor) -> None:
         """Add `sum_ij a g` of each sample to what other readers of the same channels gave."""
         for reader in self.readers:
             if reader.module is not module:
@@ -87,31 +91,31 @@ class FisherPruning(NeuronRemoval):
             total = products.new_zeros(len(products), reader.group.width)
             total.index_add_(1, own[own >= 0], products[:, own >= 0])
             name = reader.group.name
-            self._slopes[name] = self._slopes[name] + total if name in self._slopes else total
+            heard[name] = heard[name] + total if name in heard else total
 
     def after_backward(self) -> None:
-        """Square what each sample said, and add it up."""
-        self._take_in()
-
-    def _take_in(self) -> None:
-        for name, slopes in self._slopes.items():
-            of_samples = slopes.double() * len(slopes)  # the loop's loss is a mean over the batch
-            self.tensors[f"sum/{name}"] += of_samples.square().sum(0).cpu() / 2
-        if self._slopes:
-            self.numbers["samples"] += len(next(iter(self._slopes.values())))
-        self._slopes.clear()
+        """Square what each sample of each pass said, and add it up."""
+        for heard in self._passes:
+            for name, slopes in heard.items():
+                of_samples = slopes.double() * len(slopes)  # the loop's loss is a mean over the batch
+                self.tensors[f"sum/{name}"] += of_samples.square().sum(0).cpu() / 2
+                self.tensors[f"heard/{name}"] += len(slopes)
+        self._passes.clear()
 
     def forget(self) -> None:
         """Begin new sums."""
-        self.numbers["samples"] = 0
         for group in self.groups:
             self.tensors[f"sum/{group.name}"].zero_()
+            self.tensors[f"heard/{group.name}"].zero_()
 
     def scores(self) -> dict[str, Tensor]:
-        """Return what each channel is worth now, by group."""
+        """Return what each channel is worth now, by group; infinitely much where no slope was heard of."""
         if self.rule == "fisher":
-            samples = max(1, self.numbers["samples"])
-            return {group.name: self.tensors[f"sum/{group.name}"] / samples for group in self.groups}
+            return {
+                group.name: torch.where(heard > 0, self.tensors[f"sum/{group.name}"] / heard, torch.inf)
+                for group in self.groups
+                for heard in [self.tensors[f"heard/{group.name}"]]
+            }
         if self.rule == "l1":
             return {group.name: _kernel_sizes(self.model, group) for group in self.groups}
         return {g.name: torch.rand(g.width, generator=self.generator, dtype=torch.float64) for g in self.groups}

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from shrinknet.errors import BadInputError
 from shrinknet.sparsify.base import Masks, Sparsifier
@@ -65,9 +66,17 @@ class RandomConnections(Sparsifier):
         with torch.no_grad():
             for name, mask in self._connected(0).items():
                 self._change(name, mask)
-                self.weights[name].data.mul_(_to_fan_in(mask))
-            self.hold()
+        self.numbers["scaled"] = False
         self.num_masked = dict.fromkeys(self.weights, 0)  # nothing that was trained went
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Scale the first weights to the connected fan-in, once, and hook in."""
+        if not self.numbers["scaled"]:
+            with torch.no_grad():
+                for name, mask in self.masks.items():
+                    self.weights[name].data.mul_(_to_fan_in(mask.to(self.weights[name].device)))
+            self.numbers["scaled"] = True
+        super().attach(optimizer)
 
     def updated(self) -> Masks:
         """Let connections come, when the time has come."""
@@ -98,7 +107,10 @@ def _convolutions(model: nn.Module) -> tuple[str, ...]:
     found = [
         f"{name}.weight" if name else "weight"
         for name, module in model.named_modules()
-        if isinstance(module, nn.modules.conv._ConvNd) and module.groups == 1 and module.in_channels > 1
+        if isinstance(module, nn.modules.conv._ConvNd)
+        and not module.transposed
+        and module.groups == 1
+        and module.in_channels > 1
     ]
     if not found:
         raise BadInputError(

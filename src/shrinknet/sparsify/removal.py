@@ -1,6 +1,7 @@
 """Whole neurons that go one by one while training goes on: what methods of that kind share."""
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -8,10 +9,12 @@ from fnmatch import fnmatch
 import torch
 from torch import Tensor, nn
 
-from shrinknet.errors import BadInputError, did_you_mean
+from shrinknet.errors import BadInputError, ShrinknetError, did_you_mean
 from shrinknet.graph.trace import trace
+from shrinknet.program import Program
 from shrinknet.records import Group, Neuron, Slice
 from shrinknet.sparsify.base import Masks, Sparsifier
+from shrinknet.sparsify.to_plan import only_weighed
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +31,10 @@ class Reader:
 class NeuronRemoval(Sparsifier):
     """Every so many steps the neuron that is worth least goes; training goes on without it.
 
-    Only inner neurons can go: those that one layer writes and that only dense layers and convolutions read (widths that
-    blocks add up stay). What readers weigh a removed neuron by is zero from then on, which is the network without it,
-    whatever norm or activation stands in between. One neuron of each group stays.
+    Only inner neurons can go: those that one layer writes and that only dense layers and convolutions read, each with
+    weights of its own. Widths that blocks add up stay, and so does what a norm takes statistics over. What readers
+    weigh a removed neuron by is zero from then on, which is the network without it, whatever batch norm or activation
+    stands in between. One neuron of each group stays.
 
     A subclass gives `scores`. Everything else is here: groups, masks, the order of the removals.
 
@@ -55,7 +59,7 @@ class NeuronRemoval(Sparsifier):
         only: str | Sequence[str] = (),
         seed: int = 0,
     ) -> None:
-        if isinstance(every, bool) or every < 1:
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise BadInputError("every", "at least 1 step", repr(every), "Leave it out for 100.")
         globs = (only,) if isinstance(only, str) else tuple(only)
         self.groups = inner_groups(model, example_inputs, globs)
@@ -64,7 +68,7 @@ class NeuronRemoval(Sparsifier):
         self.every = every
         room = sum(group.width - 1 for group in self.groups)
         self.count = room if count is None else count
-        if not 0 <= self.count <= room:
+        if isinstance(count, float) or not 0 <= self.count <= room:
             raise BadInputError("count", f"at most {room}, one less than each group has", repr(count), "Ask for fewer.")
         self.numbers["removed"] = []
         for group in self.groups:
@@ -103,10 +107,15 @@ class NeuronRemoval(Sparsifier):
         for place, (name, values) in enumerate(self.scores().items()):
             alive = self.tensors[f"alive/{name}"]
             if int(alive.sum()) > 1:
-                values = torch.where(alive, values.double(), torch.inf)
+                values = torch.where(alive & ~values.isnan(), values.double(), torch.inf)
                 index = int(values.argmin())
                 found.append((float(values[index]), place, name, index))
-        _, _, name, index = min(found)
+        score, _, name, index = min(found)
+        if score == float("inf"):
+            raise ShrinknetError(
+                f"{self.name} must have scores to choose by. Got none since the last removal. Let the loop train the "
+                "model that was given, with gradients, through the layers' own calls."
+            )
         return name, index
 
     def _masks_of(self, name: str) -> Masks:
@@ -125,7 +134,9 @@ def inner_groups(model: nn.Module, example_inputs: Tensor, globs: Sequence[str])
     Raises:
         BadInputError: there is none, or a glob names none.
     """
-    groups = [group for group in trace(model, example_inputs).groups if _is_inner(model, group)]
+    traced = trace(model, example_inputs)
+    weighed = only_weighed(Program(traced))
+    groups = [g for g in traced.groups if _is_inner(model, g) and all(bool(weighed[k]) for k in traced.ids_of(g))]
     names = [group.name for group in groups]
     for glob in globs:
         if not any(fnmatch(name, glob) for name in names):
@@ -140,10 +151,13 @@ def inner_groups(model: nn.Module, example_inputs: Tensor, globs: Sequence[str])
 
 
 def _is_inner(model: nn.Module, group: Group) -> bool:
-    matrices = {name for name, parameter in model.named_parameters() if parameter.dim() > 1}
+    named = dict(model.named_parameters(remove_duplicate=False))
+    uses = Counter(id(parameter) for parameter in named.values())
+    matrices = {name for name, parameter in named.items() if parameter.dim() > 1}
     writers = [part for part in group.slices if part.role == "writes" and part.parameter in matrices]
     reads = [part for part in group.slices if part.role == "reads"]
-    return len(writers) == 1 and bool(reads) and all(_reader_module(model, part) is not None for part in reads)
+    own = all(_reader_module(model, part) is not None and uses[id(named[part.parameter])] == 1 for part in reads)
+    return len(writers) == 1 and bool(reads) and own
 
 
 def _reader_module(model: nn.Module, part: Slice) -> nn.Module | None:

@@ -91,11 +91,26 @@ class SequentialAttention(Sparsifier):
         """Return `W up(A) up(mask)`."""
         return weight * self.blocks[name].up(self.attention(name) * self.tensors[f"used/{name}"])
 
+    def before_forward(self) -> None:
+        """Where the loop has dropped its gradients, the logits' go too."""
+        super().before_forward()
+        if all(weight.grad is None for weight in self.weights.values()):
+            for logits in self.logits:
+                logits.grad = None
+
     def after_backward(self) -> None:
-        """Move the logits."""
+        """Move the logits, unless a slope is beyond all bounds (mixed precision, whose scaler then skips a step)."""
         assert self.optimizer is not None
-        self.optimizer.step()
+        if all(logits.grad is None or bool(logits.grad.isfinite().all()) for logits in self.logits):
+            self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def finish(self) -> None:
+        """Fold the attention into the weights, and begin anew from attention 1: finishing twice changes nothing."""
+        super().finish()
+        with torch.no_grad():
+            for logits in self.logits:
+                logits.zero_()
 
     def updated(self) -> Masks:
         """Let blocks fall, stay, or come back, as the phase has it."""

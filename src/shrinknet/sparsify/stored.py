@@ -6,19 +6,16 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.numpy import save
+from safetensors.torch import save
 from scipy import sparse
 from torch import Tensor
 
 from shrinknet.errors import BadInputError
 
-Arrays = dict[str, NDArray[Any]]
 Tile = Sequence[int]
 
 
@@ -37,16 +34,16 @@ def sparse_bytes(tensors: Mapping[str, Tensor], block: int | Tile | None = None)
     >>> len(sparse_bytes({"w": weight})) < 1000
     True
     """
-    arrays, shapes = Arrays(), dict[str, list[int]]()
+    stored, shapes = dict[str, Tensor](), dict[str, list[int]]()
     for name, tensor in tensors.items():
-        value = tensor.detach().cpu().numpy()
-        parts = _parts(value.reshape(len(value), -1), block) if value.ndim >= 2 else None
+        value = tensor.detach().cpu().contiguous()
+        parts = _parts(value.reshape(len(value), -1), block) if value.dim() >= 2 else None
         if parts is None or sum(part.nbytes for part in parts.values()) >= value.nbytes:
-            arrays[name] = value if value.flags.c_contiguous else np.ascontiguousarray(value)
+            stored[name] = value.clone()
         else:
             shapes[name] = list(value.shape)
-            arrays |= {f"{name}.{part}": np.ascontiguousarray(array) for part, array in parts.items()}
-    return save(arrays, {"sparse": json.dumps(shapes)})
+            stored |= {f"{name}.{part}": of_part for part, of_part in parts.items()}
+    return save(stored, {"sparse": json.dumps(shapes)})
 
 
 def load_sparse(path: str | Path) -> dict[str, Tensor]:
@@ -56,14 +53,15 @@ def load_sparse(path: str | Path) -> dict[str, Tensor]:
         BadInputError: it is not one.
     """
     try:
-        with safe_open(path, "np") as file:
+        with safe_open(path, "pt") as file:
             shapes = json.loads(file.metadata()["sparse"])
-            arrays: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         for name, shape in shapes.items():
-            values, columns, rows = (arrays.pop(f"{name}.{part}") for part in ("values", "columns", "rows"))
-            kind = sparse.csr_array if values.ndim == 1 else sparse.bsr_array
-            matrix = kind((values, columns.astype(np.int32), rows), (shape[0], int(np.prod(shape[1:]))))
-            arrays[name] = matrix.toarray().reshape(shape)
+            values, columns, rows = (tensors.pop(f"{name}.{part}") for part in ("values", "columns", "rows"))
+            kind = sparse.csr_array if values.dim() == 1 else sparse.bsr_array
+            parts = values.to(EXACT[values.dtype]).numpy(), columns.numpy().astype(np.int32), rows.numpy()
+            matrix = kind(parts, (shape[0], int(np.prod(shape[1:])))).toarray()
+            tensors[name] = torch.from_numpy(matrix).to(values.dtype).reshape(shape)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise BadInputError(
             "path",
@@ -71,16 +69,30 @@ def load_sparse(path: str | Path) -> dict[str, Tensor]:
             f"{str(path)!r} ({type(error).__name__}: {error})",
             "Make it again.",
         ) from error
-    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+    return tensors
 
 
-def _parts(matrix: NDArray[Any], block: int | Tile | None) -> Arrays:
+EXACT = {
+    torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.float32: torch.float32,
+    torch.float64: torch.float64,
+}  # fmt: skip
+"""Kinds of numbers that are stored without zeros, and the kind that numpy knows and that holds each exactly."""
+
+
+def _parts(matrix: Tensor, block: int | Tile | None) -> dict[str, Tensor] | None:
+    if matrix.dtype not in EXACT:
+        return None
     tile = (block, block) if isinstance(block, int) else None if block is None else tuple(block)
     fits = tile is not None and matrix.shape[0] % tile[0] == 0 and matrix.shape[1] % tile[1] == 0
-    stored = sparse.bsr_array(matrix, blocksize=tile) if fits else sparse.csr_array(matrix)
+    whole = matrix.to(EXACT[matrix.dtype]).numpy()
+    stored = sparse.bsr_array(whole, blocksize=tile) if fits else sparse.csr_array(whole)
     stored.eliminate_zeros()
     index = np.uint16 if matrix.shape[1] < 2**16 else np.int32
-    return {"values": stored.data, "columns": stored.indices.astype(index), "rows": stored.indptr.astype(np.int32)}
+    return {
+        "values": torch.from_numpy(stored.data).to(matrix.dtype),
+        "columns": torch.from_numpy(stored.indices.astype(index)),
+        "rows": torch.from_numpy(stored.indptr.astype(np.int32)),
+    }
 
 
 def product_times(matrix: Tensor, batch: int, block: int | Tile | None = None, repeats: int = 200) -> dict[str, float]:

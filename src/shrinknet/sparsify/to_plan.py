@@ -7,6 +7,7 @@ from torch import Tensor
 
 from shrinknet.gates import GatedNetwork
 from shrinknet.graph.operators import operator_name
+from shrinknet.program import Program
 from shrinknet.records import Group, Neuron, Plan, Slice
 
 WEIGHING = {"linear", "conv1d", "conv2d", "conv3d", "lstm", "gru", "rnn_tanh", "rnn_relu"}
@@ -40,7 +41,7 @@ def to_plan(network: GatedNetwork) -> Plan:
     ['0[1]']
     """
     tensors = {name: tensor.detach().clone() for name, tensor in network.trace.tensors.items()}
-    weighed = _only_weighed(network)
+    weighed = network.by_group(only_weighed(network.program))
     removed: list[Neuron] = []
     while True:
         quiet = _quiet(network, removed)
@@ -76,14 +77,14 @@ def _is_statistic(part: Slice) -> bool:
     return part.parameter.endswith(("running_mean", "running_var"))
 
 
-def _only_weighed(network: GatedNetwork) -> dict[str, Tensor]:
-    """Which neurons are read by nothing but weights."""
-    fine = torch.ones(len(network.present), dtype=torch.bool)
-    names = {node.name: operator_name(node) for node in network.program.nodes}
-    for site, ids in network.program.ids.items():
+def only_weighed(program: Program) -> Tensor:
+    """Return, for each neuron id, whether nothing but weights reads it."""
+    fine = torch.ones(program.trace.num_neurons + 1, dtype=torch.bool)
+    names = {node.name: operator_name(node) for node in program.nodes}
+    for site, ids in program.ids.items():
         if names[site.node] not in WEIGHING:
             fine[ids.cpu()] = False
-    return network.by_group(fine)
+    return fine
 
 
 def _quiet(network: GatedNetwork, removed: list[Neuron]) -> dict[str, Tensor]:

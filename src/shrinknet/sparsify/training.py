@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ class Training:
         num_epochs: how many epochs the schedule is for.
         augment: what becomes of a batch of inputs before it is seen.
         clip: the largest norm of all gradients together.
+        sparsifier: the method that the training is under.
 
     >>> from shrinknet.losses import squared_error
     >>> model = nn.Linear(2, 1)
@@ -69,11 +71,12 @@ class Training:
         return -(-len(self.rows[0]) // self.batch_size)
 
     def epochs(self) -> Iterator[int]:
-        """Train one epoch after another, and yield how many are done."""
-        while self.epoch < self.num_epochs:
-            self._one_epoch()
-            self.epoch += 1
-            yield self.epoch
+        """Train one epoch after another, and yield how many are done; the sparsifier is attached meanwhile."""
+        with nullcontext() if self.sparsifier is None else self.sparsifier.attached(self.optimizer):
+            while self.epoch < self.num_epochs:
+                self._one_epoch()
+                self.epoch += 1
+                yield self.epoch
 
     def _one_epoch(self) -> None:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)

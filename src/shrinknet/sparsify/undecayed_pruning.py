@@ -1,16 +1,20 @@
 """Recall Distortion in Neural Network Pruning and the Undecayed Pruning Algorithm (Good, Lin, Yu et al. 2022)."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from shrinknet.errors import BadInputError, did_you_mean
 from shrinknet.sparsify.base import Masks, Sparsifier
 from shrinknet.sparsify.blocks import Blocks
-from shrinknet.sparsify.keep import top
+from shrinknet.sparsify.keep import num_left, top
 from shrinknet.sparsify.schedules import check_sparsity
+
+log = logging.getLogger(__name__)
 
 Score = Callable[[Tensor, Tensor, float], Tensor]
 
@@ -21,6 +25,11 @@ RULES: dict[str, Score] = {
     "up-literal": lambda w, g, eps: (-w * g + eps * w.square()).abs(),
 }
 """What a weight is worth, by its value w, the slope g that PyTorch calls its gradient, and the weight decay eps."""
+
+FORMULAS = {
+    "magnitude": "|w|", "up": "|w g|, g without weight decay", "gp": "|w (g + eps w)|, g without weight decay",
+    "up-literal": "|-w g + eps w^2|, the decay counted twice", "random": "a seeded draw",
+}  # fmt: skip
 
 
 DEFAULT_SPARSITY = 0.9
@@ -45,7 +54,7 @@ class OneShot(Sparsifier):
         sparsity: in place of a ratio, the share of the chosen weights that goes (0.9 where both are left out).
         at: after how many steps; 0: when `prune` is called.
         over: slopes are means over so many steps before that, or over as many as there are.
-        decay: the optimizer's weight decay, eps.
+        decay: the weight decay eps; the optimizer's own where it is left out.
         block: in place of weights, tiles by the norm of what their weights are worth.
 
     Raises:
@@ -65,7 +74,7 @@ class OneShot(Sparsifier):
         sparsity: int | float | None = None,
         at: int = 0,
         over: int = 1,
-        decay: int | float = 0.0,
+        decay: int | float | None = None,
         block: int | Sequence[int] = 1,
         pad: bool = False,
         layers: str | tuple[str, ...] = (),
@@ -128,12 +137,19 @@ class OneShot(Sparsifier):
                 self._change(name, mask)
             self.hold()
 
+    def attach(self, optimizer: Optimizer) -> None:
+        """Hook in; the weight decay is the optimizer's where none was given."""
+        if self.decay is None:
+            first = next(iter(self.weights.values()))
+            groups = [group for group in optimizer.param_groups if any(first is p for p in group["params"])]
+            self.decay = float(groups[0].get("weight_decay", 0.0)) if groups else 0.0
+        super().attach(optimizer)
+
     def _cut(self) -> Masks:
+        log.info("One-shot pruning by %s: %s.", self.rule, FORMULAS[self.rule])
         worth = [self._worth(name) for name in self.weights]
         sizes = [one.numel() for one in worth]
-        counts = torch.cat([torch.full((n,), self.blocks[name].height * self.blocks[name].width)
-                            for name, n in zip(self.weights, sizes, strict=True)])  # fmt: skip
-        kept = top(torch.cat([one.flatten() for one in worth]), round(len(counts) * (1 - self.sparsity)))
+        kept = top(torch.cat([one.flatten() for one in worth]), num_left(sum(sizes), self.sparsity))
         pairs = zip(self.weights, worth, kept.split(sizes), strict=True)
         return {name: self.masks[name] & self.blocks[name].up(part.view(one.shape)) for name, one, part in pairs}
 
@@ -141,7 +157,7 @@ class OneShot(Sparsifier):
         weight, blocks = self.weights[name].detach(), self.blocks[name]
         if self.rule == "random":
             return torch.rand(blocks.grid, generator=self.generator).to(weight)
-        return blocks.norms(RULES[self.rule](weight, self.tensors[f"slope/{name}"], self.decay))
+        return blocks.norms(RULES[self.rule](weight, self.tensors[f"slope/{name}"], self.decay or 0.0))
 
 
 def mean_slopes(
