@@ -43,8 +43,8 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     ),
 }
 COLUMNS = (
-    "epoch", "training_loss", "validation_loss", "validation_accuracy", "density", "num_masked", "num_regrown",
-    "seconds",
+    "epoch", "training_loss", "validation_loss", "validation_accuracy", "density", "strength", "num_masked",
+    "num_regrown", "seconds",
 )  # fmt: skip
 
 
@@ -164,7 +164,7 @@ def _train(training: Training, task: Task, folder: RunFolder | None, tell: Calla
             "epoch": epoch, "training_loss": training.losses[-1],
             "validation_loss": None if found is None else found.loss,
             "validation_accuracy": None if found is None else found.accuracy,
-            "density": training.sparsifier.density,
+            "density": training.sparsifier.density, "strength": training.sparsifier.strength,
             "num_masked": sum(training.sparsifier.num_masked.values()),
             "num_regrown": sum(training.sparsifier.num_regrown.values()),
             "seconds": round(time.perf_counter() - started, 3),

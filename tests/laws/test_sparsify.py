@@ -296,6 +296,56 @@ def test_the_fisher_score_is_the_square_of_each_sample_s_slope() -> None:
     torch.testing.assert_close(found["0"], total / 6)
 
 
+def test_the_size_of_a_channel_is_the_sum_of_its_absolute_weights() -> None:
+    model = network().double()
+    scores = FisherPruning(model, ROWS[0][:2].double(), rule="l1").scores()
+    for group, module in (("0", model[0]), ("3", model[3]), ("7", model[7])):
+        by_hand = [sum(abs(float(w)) for w in row.flatten()) for row in module.weight.detach()]
+        torch.testing.assert_close(scores[group], torch.tensor(by_hand, dtype=torch.float64))
+
+
+def test_compression_keeps_the_blocks_of_largest_norm_at_each_switch() -> None:
+    model = nn.Sequential(nn.Linear(6, 4)).double()
+    sparsifier = AlternatingCompression(model, num_steps=100, block=2, sparsity=0.5)
+    sparsifier.step = next(k for k in range(1, 100) if sparsifier.phases.at(k)[0] == "sparse")
+    weight = model[0].weight.detach()
+    norms = {(i, j): float(weight[i : i + 2, j : j + 2].square().sum()) for i in (0, 2) for j in (0, 2, 4)}
+    largest = sorted(norms, key=norms.__getitem__)[3:]
+    (mask,) = sparsifier.updated().values()
+    assert {(i, j) for i, j in norms if bool(mask[i : i + 2, j : j + 2].all())} == set(largest)
+    assert int(mask.sum()) == 12
+    assert sparsifier.updated() == {}, "the phase goes on"
+
+
+def test_a_block_stands_where_its_largest_weight_is_above_the_threshold_for_its_size() -> None:
+    model = nn.Sequential(nn.Linear(6, 4)).double()
+    sparsifier = GradualThreshold(model, start=1, ramp=2, end=9, freq=1, q=0.2, block=(2, 3))
+    for step in (1, 5, 9):
+        sparsifier.step = step
+        eps = sparsifier.ramp.threshold(step, 0.2) * 6**0.25
+        weight = model[0].weight.detach()
+        (mask,) = sparsifier.updated().values()
+        for i in (0, 2):
+            for j in (0, 3):
+                stands = float(weight[i : i + 2, j : j + 3].abs().max()) >= eps
+                assert bool(mask[i : i + 2, j : j + 3].all()) == bool(mask[i : i + 2, j : j + 3].any()) == stands
+
+
+def test_the_calibrated_share_is_what_the_dense_network_has_below_the_threshold() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 50)).double()
+    dense = {"0.weight": torch.randn(50, 40, dtype=torch.float64)}
+    sparsifier = GradualThreshold(model, start=1, ramp=20, end=60, freq=1, sparsity=0.9, dense=dense)
+    q = float(dense["0.weight"].abs().quantile(0.9))
+    for step in (5, 30, 59):
+        sparsifier.step = step
+        share = float((dense["0.weight"].abs() < sparsifier.ramp.threshold(step, q)).double().mean())
+        (mask,) = sparsifier.updated().values()
+        assert 1 - float(mask.double().mean()) == pytest.approx(min(share, 0.9), abs=0.002)
+        weight = model[0].weight.detach().abs()
+        assert float(weight[mask].min()) >= float(weight[~mask].max()), "the smallest went"
+
+
 def test_undecayed_scores_as_derived() -> None:
     torch.manual_seed(0)
     model = nn.Linear(4, 3).double()

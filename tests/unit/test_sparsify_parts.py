@@ -107,6 +107,18 @@ BAD = {
         lambda m: DynamicNetworkSurgery(m, {"0": 1.0}),
         "c_rate must be given for every layer. Got nothing for '2'. Add a glob '*'.",
     ),
+    "a threshold below 0": (
+        lambda m: GradualThreshold(m, start=1, ramp=2, end=3, q={"dense": -0.1}),
+        "q must be a number of at least 0. Got -0.1. Leave it out for the paper's.",
+    ),
+    "a slope that turns round": (
+        lambda m: GradualThreshold(m, start=1, ramp=2, end=3, steepness=0.5),
+        "steepness must be a number of at least 1. Got 0.5.",
+    ),
+    "masks that thaw": (
+        lambda m: DynamicNetworkSurgery(m, gamma=-0.1),
+        "gamma must be a number of at least 0. Got -0.1.",
+    ),
     "an unknown rule": (
         lambda m: OneShot(m, "magnitud"),
         "rule must be one of magnitude, up, gp, up-literal, random. Got 'magnitud'. Did you mean 'magnitude'?",

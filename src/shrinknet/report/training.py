@@ -17,7 +17,7 @@ import matplotlib.pyplot as plt
 PANELS = (
     ("loss", ("training_loss", "validation_loss")),
     ("validation accuracy", ("validation_accuracy",)),
-    ("share of the masked weights kept", ("density",)),
+    ("share of the masked weights kept; the method's schedule", ("density", "strength")),
     ("weights that went, and came back", ("num_masked", "num_regrown")),
 )
 

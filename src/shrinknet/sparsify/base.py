@@ -284,6 +284,11 @@ class Sparsifier(ABC):
         return sum(int(mask.sum()) for mask in self.masks.values())
 
     @property
+    def strength(self) -> float | None:
+        """How far the method's own schedule is, from 0 to about 1, for the curves of a run; None where it has none."""
+        return None
+
+    @property
     def tile(self) -> tuple[int, int] | None:
         """The size of the blocks that live or die together; None where single weights do."""
         sizes = [(blocks.height, blocks.width) for blocks in self.blocks.values()]

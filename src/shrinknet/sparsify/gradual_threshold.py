@@ -9,7 +9,7 @@ from shrinknet.errors import BadInputError
 from shrinknet.sparsify.base import Masks, Sparsifier
 from shrinknet.sparsify.blocks import Blocks
 from shrinknet.sparsify.keep import quantile, top
-from shrinknet.sparsify.schedules import Ramp, check_sparsity
+from shrinknet.sparsify.schedules import Ramp, check_least, check_sparsity
 from shrinknet.sparsify.targets import chosen_weights
 
 QUANTILE = 0.9
@@ -69,6 +69,10 @@ class GradualThreshold(Sparsifier):
         layers: str | tuple[str, ...] = (),
         seed: int = 0,
     ) -> None:
+        check_least(0.0, group_lasso=group_lasso)
+        check_least(1.0, steepness=steepness)
+        for threshold in q.values() if isinstance(q, Mapping) else () if q is None else (q,):
+            check_least(0.0, q=threshold)
         super().__init__(model, layers, seed)
         self.ramp = Ramp(start, ramp, end, freq, steepness)
         self.kinds = {name: kind_of(model, name) for name in self.weights}
@@ -125,6 +129,11 @@ class GradualThreshold(Sparsifier):
         if self.sparsity is not None:
             return self._by_share()
         return {name: self.masks[name] & self._above(name, self.threshold(name)) for name in self.weights}
+
+    @property
+    def strength(self) -> float:
+        """The threshold, as a share of q."""
+        return self.ramp.threshold(min(self.step, self.ramp.end), 1.0)
 
     def threshold(self, name: str) -> float:
         """Return eps of a weight at the present step."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from shrinknet.errors import BadInputError, did_you_mean
 from shrinknet.sparsify.base import Masks, Sparsifier
 from shrinknet.sparsify.keep import quantile
-from shrinknet.sparsify.schedules import check_sparsity, check_window, inverse_decay
+from shrinknet.sparsify.schedules import check_least, check_sparsity, check_window, inverse_decay
 
 LOW, HIGH = 0.9, 1.1
 """Where a weight is pruned and where it is spliced, as parts of its layer's base."""
@@ -66,6 +66,7 @@ class DynamicNetworkSurgery(Sparsifier):
         layers: str | tuple[str, ...] = (),
         seed: int = 0,
     ) -> None:
+        check_least(0.0, gamma=gamma, power=power)
         super().__init__(model, layers, seed)
         self.layers = _with_biases(self)
         self.gamma, self.power, self.splice = gamma, power, splice
@@ -109,6 +110,11 @@ class DynamicNetworkSurgery(Sparsifier):
                     weight.grad = None
                 elif self.freeze_pruned and self.step >= self.windows[layer][1]:
                     self._still[name] = weight.detach().clone()
+
+    @property
+    def strength(self) -> float:
+        """How likely a mask is made anew: the paper's sigma."""
+        return inverse_decay(self.step, self.gamma, self.power)
 
     def updated(self) -> Masks:
         """Make some masks anew."""

@@ -40,6 +40,22 @@ def check_sparsity(argument: str, sparsity: object) -> float:
     return float(sparsity)
 
 
+def check_least(least: float, **given: object) -> None:
+    """Raise where an option is no number, or less than the least it may be.
+
+    Raises:
+        BadInputError: it is.
+
+    >>> check_least(0.0, gamma=-1)
+    Traceback (most recent call last):
+    shrinknet.errors.BadInputError: gamma must be a number of at least 0. Got -1. Leave it out for the paper's.
+    """
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
+            allowed = f"a number of at least {least:g}"
+            raise BadInputError(name, allowed, repr(value), "Leave it out for the paper's.")
+
+
 def exponential(progress: float, steepness: float = 4.0) -> float:
     """Return `(1 - e^{-c t}) / (1 - e^{-c})`: 0 at t = 0, 1 at t = 1, fast first (Yasuda et al. 2024, section 2).
 

@@ -9,7 +9,7 @@ from shrinknet.errors import BadInputError
 from shrinknet.sparsify.base import Masks, Sparsifier
 from shrinknet.sparsify.blocks import Blocks
 from shrinknet.sparsify.keep import num_left, top
-from shrinknet.sparsify.schedules import Phases, check_sparsity, exponential
+from shrinknet.sparsify.schedules import Phases, check_least, check_sparsity, exponential
 
 FEWEST_BLOCKS = 100
 """The paper leaves layers with fewer blocks whole."""
@@ -66,6 +66,7 @@ class SequentialAttention(Sparsifier):
         seed: int = 0,
     ) -> None:
         super().__init__(model, layers, seed)
+        check_least(0.0, logit_lr=logit_lr)
         if softmax not in {"all", "candidates"}:
             raise BadInputError("softmax", "all or candidates", repr(softmax), "Leave it out for all.")
         self.softmax, self.sparsity = softmax, check_sparsity("sparsity", sparsity)
