@@ -13,6 +13,7 @@ from shrinknet.runs import RunFolder, whole
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 PANELS = (
     ("loss", ("training_loss", "validation_loss")),
@@ -51,6 +52,7 @@ def _curves(rows: list[dict[str, Any]]) -> bytes:
                 axis.plot(epochs, values, style, marker="o", markersize=3, color=colour, label=label)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(color="#e8ecf0")
         axis.spines[["top", "right"]].set_visible(False)
         if axis.lines and len(names) > 1:
