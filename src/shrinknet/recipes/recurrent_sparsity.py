@@ -21,7 +21,7 @@ from shrinknet.sparsify.undecayed_pruning import OneShot
 
 LENGTH = 64
 BATCH = 64
-EPOCHS = 12
+EPOCHS = 8
 RATE = 4e-3
 EMBEDDING = 32
 WIDTH, BIG = 128, 256
