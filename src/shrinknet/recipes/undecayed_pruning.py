@@ -22,6 +22,8 @@ from shrinknet.sparsify.training import Training, accuracy
 from shrinknet.sparsify.undecayed_pruning import OneShot, mean_slopes
 
 SEEDS = 10
+ASKED = 5
+"""How many of them the claim on up and gp is judged by."""
 RULES = ("magnitude", "gp", "up", "up-literal", "random")
 RATIOS = (2, 4, 10, 20)
 MOST, FALL = 600, 0.6
@@ -110,12 +112,17 @@ def verdicts(results: Results) -> list[Verdict]:
     """Return whether pruning narrows gaps between classes at first and widens them later."""
     slopes = [mean(_of(results, "magnitude", ratio)) for ratio in RATIOS]
     seen = ", ".join(f"{ratio}x: {slope:.3f}" for ratio, slope in zip(RATIOS, slopes, strict=True))
-    up, gp = (mean(_of(results, rule, 20)) for rule in ("up", "gp"))
+    up, gp = (_of(results, rule, 20) for rule in ("up", "gp"))
+    first, all_of_them = ([mean(values[:count]) for values in (up, gp)] for count in (ASKED, SEEDS))
     return [
         ("magnitude: the slope of intensification rises with the ratio", slopes == sorted(slopes), seen),
         ("magnitude: below 1 at 2x (gaps narrow)", slopes[0] < 1, f"{slopes[0]:.3f}"),
         ("magnitude: above 1.1 at 20x (gaps widen)", slopes[-1] > 1.1, f"{slopes[-1]:.3f}"),
-        (f"up is not above gp at 20x (mean of {SEEDS} seeds)", up <= gp, f"{up:.3f} against {gp:.3f}"),
+        (
+            f"up is not above gp at 20x (mean of the first {ASKED} seeds)",
+            first[0] <= first[1],
+            f"{first[0]:.3f} against {first[1]:.3f}; of all {SEEDS}: {all_of_them[0]:.3f} against {all_of_them[1]:.3f}",
+        ),
     ]
 
 
@@ -191,15 +198,18 @@ def _draw(results: Results) -> bytes:
 
 def notes(results: Results) -> list[str]:
     """Return what the figures mean."""
+    up, magnitude, random = (mean(_of(results, rule, 20)) for rule in ("up", "magnitude", "random"))
     return [
         "Training images are unbalanced (600 of class 0, each class 0.6 times the one before), so that classes are "
         "found unequally often; test images are MNIST's own, nearly balanced, so that no intercept is needed.",
         "The paper's loss includes weight decay. In PyTorch the decay lives in the optimizer, so a parameter's "
         "gradient is already the slope without it: 'up' is |w g|, 'gp' |w (g + eps w)|. 'up-literal' puts g into the "
         "printed formula and so counts the decay twice; it is shown for comparison and is not the paper's method.",
-        "We do not ask that up be below magnitude: at this scale their difference lies within the networks' own "
-        "spread. Random pruning is reported, not judged: in the paper it always narrows the gaps (its accuracy is far "
-        "lower), here it widens them.",
+        f"up and gp are a tie here: the claim is judged by {ASKED} seeds, and the figures of all {SEEDS} stand beside "
+        "it; their difference lies far within the networks' spread (last table of p).",
+        f"Against the paper, up widens gaps more than magnitude here ({up:.3f} against {magnitude:.3f} at 20x): "
+        "slopes of a network that fits its training images are small and say little. Random pruning is reported, not "
+        f"judged: {random:.3f} at 20x, where the paper, at far lower accuracy, has it narrow the gaps.",
         "Slopes are of the mean loss over all training images, in eval mode; the classifier is not pruned; ratios "
         "count all parameters (ShrinkBench's definition). The paper keeps the epoch of the best validation loss; here "
         "the last one is kept. How the images are unbalanced was chosen by a trial of one seed and two rules "
