@@ -39,7 +39,7 @@ BATCH, RATE, DECAY = 128, 0.05, 5e-4
 SCORED = 5_000
 STEP = 4
 BLOCK = 4
-EVERY = 12
+EVERY = 8
 DENSITY = 0.058
 """Of single weights, 6 bytes each: a value and a column."""
 BLOCK_DENSITY = 0.085
@@ -68,7 +68,7 @@ class Trained:
 
 
 def _surgery(model: nn.Module, task: Task, steps: int) -> Sparsifier:
-    rates = {"1": 2.5, "3": 2.0, "5": 0.5}
+    rates = {"1": 2.8, "3": 2.3, "5": 0.6}
     return DynamicNetworkSurgery(model, rates, gamma=1e-4, window=(0, round(0.7 * steps)))
 
 
