@@ -35,8 +35,8 @@ def test_committed_results_show_what_must_be_seen(name: str) -> None:
     assert len(verdicts) >= 1
     assert [what for what, holds, _ in verdicts if not holds] == NEGATIVE.get(name, [])
     assert (folder / "index.html").read_text() == recipe.page(results), "the page is made from these results"
-    for file in recipe.pictures:
-        assert (folder / file).read_bytes()[:4] == b"\x89PNG"
+    for file, (_, draw) in recipe.pictures.items():
+        assert (folder / file).read_bytes()[:4] == draw(results)[:4] == b"\x89PNG"
 
 
 def test_verdicts_can_fail() -> None:

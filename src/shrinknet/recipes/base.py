@@ -71,7 +71,7 @@ def figure(panels: int, draw: Callable[[Any, Sequence[Axes]], None], *, width: f
     for axis in axes[0]:
         axis.grid(color="#e8ecf0")
         axis.spines[["top", "right"]].set_visible(False)
-    draw(drawn, axes[0])
+    draw(drawn, list(axes[0]))
     content = io.BytesIO()
     drawn.savefig(content, format="png", dpi=110)
     plt.close(drawn)

@@ -174,7 +174,7 @@ def _row(
 
 
 def _of(results: Results, kind: str, rule: str, what: str = "accuracy") -> list[float]:
-    return [row[what] for row in results["rows"] if (row["kind"], row["rule"]) == (kind, rule)]
+    return [float(row[what]) for row in results["rows"] if (row["kind"], row["rule"]) == (kind, rule)]
 
 
 def verdicts(results: Results) -> list[Verdict]:
