@@ -65,7 +65,7 @@ class Recipe:
         )  # fmt: skip
 
 
-def figure(panels: int, draw: Callable[[Any, Sequence[Axes]], None], *, width: float = 6.0) -> bytes:
+def figure(panels: int, draw: Callable[[Any, Sequence[Axes]], None], *, width: int | float = 6.0) -> bytes:
     """Draw some panels side by side and return a PNG."""
     drawn, axes = plt.subplots(1, panels, figsize=(width * panels, 4.4), layout="constrained", squeeze=False)
     for axis in axes[0]:
