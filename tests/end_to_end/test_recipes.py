@@ -17,7 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 UNMEASURED = {
     "recurrent-sparsity": "to be run again: q comes from a dense network of the same width now",
-    "power-of-sparsity": "to be run again: the first convolution stays whole now",
 }
 """Recipes whose results are not committed yet, and why."""
 
