@@ -42,7 +42,7 @@ class Recipe:
         title: the page's first line.
         source: the paper.
         run: data, seed and somebody to tell in; JSON-able results out.
-        verdicts, tables, notes: what the page says of results, always computed from them.
+        verdicts, tables, notes: what the page says of results; every figure of ours is computed from them.
         pictures: file name -> what it shows, and how it is drawn.
     """
 

@@ -211,8 +211,7 @@ def notes(results: Results) -> list[str]:
         f"Without splicing the same thresholds leave far fewer weights ({without['ratio']:.1f}x), since whatever falls "
         "stays away; the line compares errors from the same thresholds, as the paper does, not at the same size.",
         "Weight decay is part of the method here, though the paper does not speak of it: it draws pruned weights to "
-        "zero, so that only those the loss asks for come back. With momentum and no decay the same thresholds end at "
-        "about half the compression.",
+        "zero, so that only those the loss asks for come back.",
         "The dense network that is compared with is the one surgery begins from; the row 'dense, trained as long' "
         "shows what the same number of further epochs gives without surgery.",
     ]

@@ -240,6 +240,8 @@ def notes(results: Results) -> list[str]:
         "one or three input filters, stays whole in the sparse networks and shrinks with the narrow ones.",
         "Narrow widths are those nearest to the multiplier's rounded-up root whose parameters agree. Nothing was "
         "tuned for either side.",
+        "The growing network's schedule was chosen after a first run, shorter and with new connections at the values "
+        "they were drawn with, in which it did not catch up.",
         f"Incremental: connections start at one of 64, double every {DOUBLE_EVERY} steps, new ones at zero; the "
         f"growing network and the full one beside it train for {GROWN_EPOCHS} epochs, longer than the pairs above, "
         "since the paper compares them where both have converged.",

@@ -238,7 +238,8 @@ def notes(results: Results) -> list[str]:
         "whole, as in the paper. Every network is trained for the same number of steps, sparse ones from scratch; the "
         "small dense one has at least as many weights as the big sparse one has left.",
         "q comes from a dense network of the same width, for the big sparse network too: the weights of a wider "
-        "network are smaller, and the narrower one's q would prune it far harder.",
+        "network are smaller, and the narrower one's q, taken in a first run, pruned it far harder and ended in a tie "
+        "with the small dense network.",
         f"Hard pruning (all at once at half the training, to the sparsity that the rule gave) ends at: {hard}.",
         "Blocks: tiles of 4 x 4, represented by their largest weight, thresholds times N^(1/4), with a group lasso of "
         f"{GROUP_LASSO:g} until pruning ends (Narang, Undersander, Diamos 2017); same q. The last tiles of the "
