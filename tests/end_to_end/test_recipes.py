@@ -15,19 +15,12 @@ from shrinknet.recipes.mnist import paper_subset
 
 ROOT = Path(__file__).resolve().parents[2]
 
-UNMEASURED = {
-    "recurrent-sparsity": "to be run again: q comes from a dense network of the same width now",
-}
-"""Recipes whose results are not committed yet, and why."""
-
 NEGATIVE: dict[str, list[str]] = {}
 """What a paper claims and does not show at this scale: said on the recipe's page, with its numbers."""
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))
 def test_committed_results_show_what_must_be_seen(name: str) -> None:
-    if name in UNMEASURED:
-        pytest.skip(UNMEASURED[name])
     recipe, folder = find_recipe(name), ROOT / "recipes" / name
     results = json.loads((folder / "results.json").read_text())
     verdicts = recipe.verdicts(results)

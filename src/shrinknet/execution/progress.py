@@ -1,11 +1,18 @@
 """What a long run tells while it runs. The library only tells; the command line draws."""
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Protocol, TypeVar, runtime_checkable
 
 from shrinknet.records import Step
 
 Item = TypeVar("Item")
+
+Tell = Callable[[str, float], None]
+"""Told what is under way, and which fraction is done."""
+
+
+def tell_nobody(what: str, fraction: float) -> None:
+    """Say nothing."""
 
 
 @runtime_checkable

@@ -8,6 +8,7 @@ from typing import Any
 import jinja2
 import matplotlib as mpl
 
+from shrinknet.execution.progress import Tell
 from shrinknet.recipes.files import Files
 
 mpl.use("Agg")
@@ -15,11 +16,10 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 Results = dict[str, Any]
-Tell = Callable[[str, float], None]
 Verdict = tuple[str, bool, str]
 """What must be seen, whether it is, and the figures."""
 
-COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#e0a100", "#7a5195", "#4a5a6a", "#00a0a0")
+COLOURS = ("#1b6ca8", "#d1495b", "#2e8b57", "#e0a100", "#7a5195", "#4a5a6a", "#00a0a0", "#8d5524")
 """One for each curve; told apart by the colour-blind too, by lightness."""
 
 

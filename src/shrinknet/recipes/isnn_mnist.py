@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from shrinknet.api import prune, rank
 from shrinknet.criteria.base import Criterion
+from shrinknet.execution.progress import Tell
 from shrinknet.losses import squared_error
 from shrinknet.recipes import isnn_figures as figures
 from shrinknet.recipes.authors_code import AuthorsTaylor
-from shrinknet.recipes.base import Recipe, Results, Tell
+from shrinknet.recipes.base import Recipe, Results
 from shrinknet.recipes.files import Files
 from shrinknet.recipes.mnist import paper_subset
 from shrinknet.recipes.training import train_epochs, train_until

@@ -11,8 +11,9 @@ import torch
 from matplotlib.axes import Axes
 from torch import nn
 
+from shrinknet.execution.progress import Tell
 from shrinknet.losses import cross_entropy
-from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Tell, Verdict, figure
+from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Verdict, figure
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.nets import dense, lenet5, one_cycle, split
 from shrinknet.runs import environment

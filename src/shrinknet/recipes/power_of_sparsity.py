@@ -9,8 +9,9 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
+from shrinknet.execution.progress import Tell
 from shrinknet.losses import cross_entropy
-from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Tell, Verdict, figure, mean, spread
+from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Verdict, figure, mean, spread
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.nets import split
 from shrinknet.runs import environment

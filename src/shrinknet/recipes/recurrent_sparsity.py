@@ -8,8 +8,9 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
+from shrinknet.execution.progress import Tell
 from shrinknet.losses import cross_entropy
-from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Tell, Verdict, figure
+from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Verdict, figure
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.runs import environment
 from shrinknet.sparsify.base import Sparsifier
@@ -214,7 +215,7 @@ def tables(results: Results) -> list[Table]:
 def _draw(results: Results) -> bytes:
     def panels(whole: Any, axes: Sequence[Axes]) -> None:
         for axis, cell in zip(axes, CELLS, strict=True):
-            for colour, row in zip(COLOURS, [r for r in results["rows"] if r["cell"] == cell], strict=True):
+            for colour, row in zip(COLOURS, [r for r in results["rows"] if r["cell"] == cell], strict=False):
                 epochs = range(1, len(row["curve"]) + 1)
                 label = f"{row['name']}, {row['width']} wide"
                 axis.plot(epochs, [loss for loss, _ in row["curve"]], "o-", color=colour, label=label)

@@ -1,6 +1,7 @@
 """All methods on one network at equal bytes: what each costs, and what it leaves."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from matplotlib.axes import Axes
 from torch import nn
 
 from shrinknet.api import prune
+from shrinknet.execution.progress import Tell
 from shrinknet.losses import cross_entropy
-from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Tell, Verdict, figure
+from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Verdict, figure
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.nets import dense, one_cycle, split
 from shrinknet.runs import environment
@@ -86,6 +88,9 @@ TRAINED: dict[str, Trained] = {
     ),
     "skeletonization, tuned between removals": Trained(
         "neurons", lambda model, task, steps: Skeletonization(task, every=EVERY)
+    ),
+    "ablation, tuned between removals": Trained(
+        "neurons", lambda model, task, steps: Skeletonization(task, criterion="ablation", every=EVERY)
     ),
     "one-shot magnitude, tuned": Trained(
         "weights", lambda model, task, steps: OneShot(model, sparsity=1 - DENSITY, at=1)
@@ -177,7 +182,9 @@ def _trained(model: nn.Module, how: Trained, rows: Rows, test: Rows, family: Fam
     if isinstance(sparsifier, NeuronRemoval):
         profile = Architecture.after(sparsifier.widths, sparsifier.removed)
         cost = family.costs(profile)
-        figures = {"accuracy": accuracy(own, test), "bytes": cost.flash_bytes, "macs": cost.macs}
+        gone = Counter(neuron.group for neuron in sparsifier.removed)
+        figures = {"accuracy": accuracy(own, test), "bytes": cost.flash_bytes, "macs": cost.macs,
+                   "kept": {name: width - gone[name] for name, width in sparsifier.widths.items()}}  # fmt: skip
     else:
         figures = _figures(own, test, None, sparsifier, how.block)
     return {"kind": how.kind, "epochs": EPOCHS, **figures}
@@ -253,6 +260,9 @@ def _draw(results: Results) -> bytes:
 
 def notes(results: Results) -> list[str]:
     """Return what the figures mean."""
+    left = "; ".join(
+        f"{row['method']}: {' and '.join(map(str, row['kept'].values()))}" for row in results["rows"] if "kept" in row
+    )
     return [
         "One network, one budget of bytes of the file, one seed: differences below a few tenths of a point say "
         "nothing. Methods that remove neurons are stored dense; masked weights in compressed rows (4 bytes for the "
@@ -261,6 +271,9 @@ def notes(results: Results) -> list[str]:
         "Settings are the methods' defaults or those of their own recipes, with densities that fill the budget; "
         "network surgery's density is an outcome, so that its file is smaller than allowed. Nothing was tuned on this "
         "page.",
+        f"What is left of the two hidden layers where neurons go one by one while training goes on: {left}. "
+        "The paper's relevance, the slope of the linear error, empties the last hidden layer of this network, and no "
+        "training brings back what one neuron cannot say. Ablation's scores in the same loop keep the layer.",
         f"Scores see {SCORED:,} training images; {STEP} neurons go at a time. Training methods begin with the dense "
         f"network ({DENSE_EPOCHS} epochs) and train for {EPOCHS} more, except random connections, which begin anew; "
         "the smaller network is trained for as long as both together.",

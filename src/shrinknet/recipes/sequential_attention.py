@@ -8,8 +8,9 @@ import torch
 from matplotlib.axes import Axes
 from torch import nn
 
+from shrinknet.execution.progress import Tell
 from shrinknet.losses import cross_entropy
-from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Tell, Verdict, figure, mean, spread
+from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Verdict, figure, mean, spread
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.nets import Embedded, adult_rows, dense, split
 from shrinknet.runs import environment

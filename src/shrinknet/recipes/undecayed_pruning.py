@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from scipy import stats
 from torch import nn
 
+from shrinknet.execution.progress import Tell
 from shrinknet.losses import cross_entropy
 from shrinknet.measure.recall import intensification, normalised_balance, recalls
-from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Tell, Verdict, figure, mean, spread
+from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Verdict, figure, mean, spread
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.nets import lenet5
 from shrinknet.runs import environment

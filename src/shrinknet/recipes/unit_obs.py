@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 from torch import nn
 
 from shrinknet.api import prune
+from shrinknet.execution.progress import Tell
 from shrinknet.losses import squared_error
-from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Tell, Verdict, figure, mean
+from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Verdict, figure, mean
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.isnn_mnist import NETWORKS, trained
 from shrinknet.recipes.mnist import paper_subset
@@ -125,7 +126,7 @@ def tables(results: Results) -> list[Table]:
 
 def _draw(results: Results) -> bytes:
     def panels(whole: Any, axes: Sequence[Axes]) -> None:
-        for colour, name in zip(COLOURS, (*METHODS, RETRAINED), strict=True):
+        for colour, name in zip(COLOURS, (*METHODS, RETRAINED), strict=False):
             places = range(max(SHOWN) + 1)
             for axis, what in zip(axes, ("error", "held_out"), strict=True):
                 axis.plot(places, [_at(results, name, k, what) for k in places], color=colour, label=name)
