@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from shrinknet.gates import GatedNetwork
 from shrinknet.measure.costs import CostsOf, costs
-from shrinknet.measure.evaluation import evaluate
+from shrinknet.measure.evaluation import Evaluation, evaluate, other_answers
 from shrinknet.records import Measures, Step
 from shrinknet.selection.methods import Choose
 from shrinknet.selection.price import Price, by_neuron
@@ -25,8 +25,16 @@ def measure(task: Task, network: GatedNetwork, costs_of: CostsOf = costs) -> Mea
 
     Cost: one pass over the calibration data and one over the validation data.
     """
+    return _measures(task, network, costs_of, on_validation(task, network))
+
+
+def on_validation(task: Task, network: GatedNetwork) -> Evaluation | None:
+    """Evaluate a masked network on the validation data, where there are any."""
+    return None if task.validation is None else evaluate(network.kept_outputs, task.loss, task.validation)
+
+
+def _measures(task: Task, network: GatedNetwork, costs_of: CostsOf, validation: Evaluation | None) -> Measures:
     calibration = evaluate(network.kept_outputs, task.loss, task.calibration)
-    validation = None if task.validation is None else evaluate(network.kept_outputs, task.loss, task.validation)
     return Measures(
         calibration_loss=calibration.loss,
         validation_loss=validation.loss if validation else None,
@@ -39,8 +47,9 @@ def measure(task: Task, network: GatedNetwork, costs_of: CostsOf = costs) -> Mea
 def first_step(task: Task, network: GatedNetwork, costs_of: CostsOf = costs) -> Step:
     """Return step 0: the untouched network."""
     started = time.perf_counter()
-    measures = measure(task, network, costs_of)
-    return Step(0, (), (), measures, time.perf_counter() - started)
+    validation = on_validation(task, network)
+    measures = _measures(task, network, costs_of, validation)
+    return Step(0, (), (), measures, time.perf_counter() - started, answers=other_answers(None, validation))
 
 
 def steps(
@@ -69,6 +78,7 @@ def steps(
         price: how much of what is scarce a neuron of each group frees.
         compensation: how the readers of what is gone make up for it.
     """
+    answered = on_validation(task, network)
     while True:
         started = time.perf_counter()
         room = limit(last.measures)
@@ -85,8 +95,10 @@ def steps(
         if compensation is not None:
             network = compensation.refit(network, removed)
             bare = measure(task, compensation.bare.with_present(network.present), costs_of)
-        measures = measure(task, network, costs_of)
-        last = Step(last.number + 1, removed, scores, measures, time.perf_counter() - started, choice.race, bare)
+        before, answered = answered, on_validation(task, network)
+        measures, answers = _measures(task, network, costs_of, answered), other_answers(before, answered)
+        seconds = time.perf_counter() - started
+        last = Step(last.number + 1, removed, scores, measures, seconds, choice.race, bare, answers)
         yield last
 
 

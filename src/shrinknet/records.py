@@ -140,11 +140,21 @@ class Measures:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """What a network answers to one validation row, and the class that the row is of."""
+
+    row: int
+    target: int
+    answer: int
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One step of a run: the neurons it removed, their scores, and the network as it is after the step.
 
     Step 0 removes nothing: it is the untouched network. `race` says how the neurons were found, where it was by a race.
-    `bare` measures the same removals without compensation, where there is one.
+    `bare` measures the same removals without compensation, where there is one. `answers` are those of the validation
+    rows whose answer is another one than before the step (all of them for step 0); None where targets are no classes.
     """
 
     number: int
@@ -154,6 +164,7 @@ class Step:
     seconds: float
     race: RaceResult | None = None
     bare: Measures | None = None
+    answers: tuple[Answer, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

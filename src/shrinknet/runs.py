@@ -29,14 +29,17 @@ from shrinknet.records import (
     Verification,
 )
 from shrinknet.tables import (
+    ANSWER_COLUMNS,
     BARE_COLUMNS,
     COLUMNS,
     RACE_COLUMNS,
+    answer_rows,
     bare_row,
     csv_text,
     race_rows,
     step_rows,
     steps_of,
+    with_answers,
     with_bare,
 )
 
@@ -148,12 +151,15 @@ class RunFolder:
     def append(self, step: Step) -> None:
         """Add a step to the history, in one synced write; before it what stands in files of their own.
 
-        That is how its neurons were found, if by a race, and its losses without compensation, where there is one.
+        That is how its neurons were found, if by a race; its losses without compensation, where there is one; and which
+        validation rows it answers otherwise.
         """
         if step.race is not None:
             self._grow("racing.csv", RACE_COLUMNS, [list(row.values()) for row in race_rows(step.race, step.number)])
         if step.bare is not None:
             self._grow("without_compensation.csv", BARE_COLUMNS, [bare_row(step.number, step.bare)])
+        if rows := answer_rows(step):
+            self._grow("answers.csv", ANSWER_COLUMNS, rows)
         self._grow("history.csv", COLUMNS, step_rows(step))
 
     def _grow(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -201,7 +207,8 @@ class RunFolder:
         if not path.exists():
             return []
         try:
-            return with_bare(steps_of(self._table("history.csv")), self._table("without_compensation.csv"))
+            steps = with_bare(steps_of(self._table("history.csv")), self._table("without_compensation.csv"))
+            return with_answers(steps, self._table("answers.csv"))
         except (KeyError, ValueError, TypeError) as error:
             raise RunFolderError(
                 f"RUN must be a run folder whose history.csv shrinknet wrote. Got {str(path)!r}, which cannot be read "
@@ -217,6 +224,8 @@ class RunFolder:
             self.write("racing.csv", csv_text([RACE_COLUMNS, *kept]).encode())
         if bare := [bare_row(step.number, step.bare) for step in steps if step.bare is not None]:
             self.write("without_compensation.csv", csv_text([BARE_COLUMNS, *bare]).encode())
+        if answers := [row for step in steps for row in answer_rows(step)]:
+            self.write("answers.csv", csv_text([ANSWER_COLUMNS, *answers]).encode())
 
     def write_plan(
         self,

@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from shrinknet.records import Costs, Measures, Neuron, RaceResult, Step
+from shrinknet.records import Answer, Costs, Measures, Neuron, RaceResult, Step
 
 COLUMNS = (
     "step", "group", "neuron", "score", "calibration_loss", "validation_loss", "validation_accuracy", "num_neurons",
@@ -16,6 +16,7 @@ RACE_COLUMNS = (
     "num_screened_out", "agreement",
 )  # fmt: skip
 BARE_COLUMNS = ("step", "calibration_loss", "validation_loss", "validation_accuracy")
+ANSWER_COLUMNS = ("step", "row", "target", "answer")
 
 
 def csv_text(rows: Iterable[Sequence[object]]) -> str:
@@ -58,6 +59,23 @@ def with_bare(steps: list[Step], rows: list[dict[str, str]]) -> list[Step]:
         )) if (row := by_number.get(step.number)) is not None else step
         for step in steps
     ]  # fmt: skip
+
+
+def answer_rows(step: Step) -> list[tuple[int, ...]]:
+    """Return one row for each validation row that a step answers otherwise than the step before it."""
+    return [(step.number, one.row, one.target, one.answer) for one in step.answers or ()]
+
+
+def with_answers(steps: list[Step], rows: list[dict[str, str]]) -> list[Step]:
+    """Return the steps, each with the validation rows that it answers otherwise; None for all where none are known."""
+    if not rows:
+        return steps
+    by_number: dict[int, list[Answer]] = {}
+    for row in rows:
+        by_number.setdefault(int(row["step"]), []).append(
+            Answer(int(row["row"]), int(row["target"]), int(row["answer"]))
+        )
+    return [replace(step, answers=tuple(by_number.get(step.number, ()))) for step in steps]
 
 
 def race_rows(race: RaceResult, step: int = 1) -> list[dict[str, str]]:

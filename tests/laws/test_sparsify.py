@@ -616,6 +616,68 @@ def test_frozen_pruned_weights_do_not_move_after_their_window() -> None:
         assert not torch.equal(seen[2][n][mask], seen[4][n][mask]) or not bool(mask.any())
 
 
+def test_other_layers_stand_still_only_while_a_window_is_open() -> None:
+    model = network()
+    sparsifier = DynamicNetworkSurgery(model, 0.5, window={"0": (0, 6), "*": (0, 12)}, fix_others=True)
+    seen = [model[0].weight.detach().clone()]
+    for epoch in training_of(model, sparsifier, "sgd").epochs():  # six steps an epoch
+        seen.append(model[0].weight.detach().clone())
+        if epoch == 3:
+            break
+    moved = [not torch.equal(*pair) for pair in itertools.pairwise(seen)]
+    assert moved == [True, False, True], "open; closed while others are open; all closed"
+
+
+def test_the_slope_of_the_group_lasso_is_that_of_its_penalty() -> None:
+    """lambda times the sum of the tiles' norms, by autograd, on the tiles themselves."""
+    model = nn.Linear(6, 4, bias=False).double()
+    sparsifier = GradualThreshold(model, start=4, ramp=8, end=16, freq=2, block=2, group_lasso=0.3)
+    model.weight.grad = torch.zeros_like(model.weight)
+    sparsifier.after_backward()
+    weight = model.weight.detach().clone().requires_grad_()
+    tiles = weight.view(2, 2, 3, 2).movedim(2, 1).flatten(2)
+    (0.3 * tiles.norm(dim=2).sum()).backward()
+    torch.testing.assert_close(model.weight.grad, weight.grad)
+
+
+def test_the_lowest_score_of_all_groups_goes_first_and_each_group_keeps_a_neuron() -> None:
+    class Given(Skeletonization):
+        def scores(self) -> dict:
+            return {
+                name: torch.arange(width) + 100.0 * place for place, (name, width) in enumerate(self.widths.items())
+            }
+
+    model = network()
+    pruning = Given(task_of(model), every=1)
+    for _ in training_of(model, pruning).epochs():
+        pass
+    first, *others = pruning.widths
+    order = [(neuron.group, neuron.index) for neuron in pruning.removed]
+    width = pruning.widths[first]
+    assert order[: width - 1] == [(first, k) for k in range(width - 1)], "the cheapest group empties first, but for one"
+    assert {group for group, _ in order[width - 1 :]} <= set(others)
+    assert len(order) == min(STEPS, sum(w - 1 for w in pruning.widths.values()))
+
+
+def test_a_block_that_fell_while_sparsifying_does_not_come_back() -> None:
+    model = network()
+    sparsifier = SequentialAttention(model, num_steps=STEPS, block=2, pad=True, sparsity=0.7, fewest_blocks=5)
+    fallen: dict = {}
+    with torch.no_grad():
+        for step in range(1, STEPS + 1):
+            sparsifier.step = step
+            sparsifier.updated()
+            if sparsifier.phases.at(step)[0] == "dense":
+                fallen.clear()  # all come back there
+                continue
+            for name in sparsifier.blocks:
+                used = sparsifier.tensors[f"used/{name}"]
+                assert not bool((used & fallen.get(name, torch.zeros_like(used))).any())
+                fallen[name] = ~used
+                sparsifier.tensors[f"logits/{name}"][~used] = 5.0  # momentum may carry what is gone to the top
+    assert any(bool(gone.any()) for gone in fallen.values())
+
+
 def test_logits_survive_a_step_that_mixed_precision_skips() -> None:
     model = network()
     sparsifier = METHODS["sequential-attention"](model)

@@ -9,7 +9,7 @@ long one; and of every layer in between only the neurons that are still there ar
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import torch
@@ -115,18 +115,27 @@ class LastLayers:
         """The loss of each sample as the network is now."""
         return self.across(self.tail(self.outputs, self.layers), self.targets)
 
-    def rises(self, candidates: Tensor) -> Float[Tensor, "candidates batch"]:
-        """Return the rise of each sample's loss without each candidate."""
-        return torch.cat([
-            _rises(self.tail, self.across, *given) for given in self._chunks(candidates, CHUNK_ELEMENTS)
-        ])  # fmt: skip
+    def rises(self, candidates: Tensor, gates: Tensor | None = None) -> Float[Tensor, "candidates batch"]:
+        """Return the rise of each sample's loss without each candidate, or with its gate at `gates[c]`."""
+        return torch.cat(list(self._parts(candidates, gates)))
 
-    def summed_rises(self, candidates: Tensor, *, compiled: bool) -> Float[Tensor, " candidates"]:
-        """Return the rise of the summed loss without each candidate, in fused loops where that is asked for."""
-        if compiled:
+    def summed_rises(
+        self, candidates: Tensor, gates: Tensor | None = None, *, compiled: bool = False
+    ) -> Float[Tensor, " candidates"]:
+        """Return the same for the summed loss; without each candidate, in fused loops where that is asked for."""
+        if compiled and gates is None:
             work = fused(self.tail, self.across)
             return torch.cat([work(*given) for given in self._chunks(candidates, FUSED_ELEMENTS)])
-        return self.rises(candidates).sum(1, dtype=torch.float64)
+        return torch.cat([part.sum(1, dtype=torch.float64) for part in self._parts(candidates, gates)])
+
+    def _parts(self, candidates: Tensor, gates: Tensor | None) -> Iterator[Float[Tensor, "some batch"]]:
+        """The rises of some candidates after the other, as many at once as the caches hold."""
+        changes = torch.full_like(candidates, -1, dtype=self.read.dtype) if gates is None else gates - 1
+        place = 0
+        for given in self._chunks(candidates, CHUNK_ELEMENTS):
+            some = changes[place : place + len(given[3])]
+            yield partial(_rises, changes=some)(self.tail, self.across, *given)
+            place += len(some)
 
     def _chunks(self, candidates: Tensor, elements: int) -> Iterator[tuple[Any, ...]]:
         widest = max(len(self.outputs), *(len(layer) for layer in self.layers), 1)
@@ -137,10 +146,12 @@ class LastLayers:
 
 def _rises(
     tail: Tail, across: Callable[..., Tensor], outputs: Tensor, read: Tensor, weights: Tensor, columns: Tensor,
-    layers: tuple[Tensor, ...], targets: Tensor, before: Tensor,
+    layers: tuple[Tensor, ...], targets: Tensor, before: Tensor, changes: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """`L(tail(z - o_k w_k^T)) - L(tail(z))` for each sample and each k among the columns."""
-    moved = torch.addcmul(outputs, read[columns][:, None, :], weights.T[columns][:, :, None], value=-1)
+    """`L(tail(z + c o_k w_k^T)) - L(tail(z))` for each sample and each k among the columns; c = -1 where left out."""
+    weights = weights.T[columns]
+    weights = -weights if changes is None else weights * changes[:, None]
+    moved = torch.addcmul(outputs, read[columns][:, None, :], weights[:, :, None])
     return across(tail(moved, layers), targets) - before
 
 

@@ -94,20 +94,33 @@ class Replay:
         self._beside.clear()  # another group stands beside other values
         yield from candidates.split(max(1, CHUNK_ELEMENTS // size)) if len(candidates) else ()
 
-    def rises(self, group: Group, candidates: Int[Tensor, " candidates"]) -> Float[Tensor, "candidates batch"]:
-        """Return the rise of each sample's loss when each candidate is switched off."""
+    def rises(
+        self, group: Group, candidates: Int[Tensor, " candidates"], gates: Float[Tensor, " candidates"] | None = None
+    ) -> Float[Tensor, "candidates batch"]:
+        """Return the rise of each sample's loss when each candidate's gate is `gates[c]`: 0 where left out."""
         if (last_layer := self._last_layer(group)) is not None:
-            return last_layer.rises(candidates)
-        gone = torch.zeros(len(candidates), dtype=self.program.dtype, device=self.batch.inputs.device)
-        chunks = self.chunks(group, candidates)
-        rises = [self.losses(group, chunk, gone[: len(chunk)]) - self.losses_before for chunk in chunks]
-        return torch.cat(rises) if rises else gone[:, None].expand(-1, len(self.batch))
+            return last_layer.rises(candidates, gates)
+        parts = list(self._rises_in_parts(group, candidates, gates))
+        return torch.cat(parts) if parts else self.losses_before.new_zeros(0, len(self.batch))
 
-    def summed_rises(self, group: Group, candidates: Int[Tensor, " candidates"]) -> Float[Tensor, " candidates"]:
-        """Return the rise of the batch's summed loss when each candidate is switched off."""
+    def summed_rises(
+        self, group: Group, candidates: Int[Tensor, " candidates"], gates: Float[Tensor, " candidates"] | None = None
+    ) -> Float[Tensor, " candidates"]:
+        """Return the rise of the batch's summed loss when each candidate's gate is `gates[c]`: 0 where left out."""
         if (last_layer := self._last_layer(group)) is not None:
-            return last_layer.summed_rises(candidates, compiled=self.program.scoring.compile)
-        return self.rises(group, candidates).sum(1, dtype=torch.float64)
+            return last_layer.summed_rises(candidates, gates, compiled=self.program.scoring.compile)
+        parts = [rises.sum(1, dtype=torch.float64) for rises in self._rises_in_parts(group, candidates, gates)]
+        return torch.cat(parts) if parts else self.losses_before.new_zeros(0, dtype=torch.float64)
+
+    def _rises_in_parts(
+        self, group: Group, candidates: Tensor, gates: Tensor | None
+    ) -> Iterator[Float[Tensor, "some batch"]]:
+        """The rises of as many candidates at a time as a replay holds."""
+        gates = self.losses_before.new_zeros(len(candidates)) if gates is None else gates
+        place = 0
+        for chunk in self.chunks(group, candidates):
+            yield self.losses(group, chunk, gates[place : place + len(chunk)]) - self.losses_before
+            place += len(chunk)
 
     def losses(
         self,
@@ -142,6 +155,17 @@ class Replay:
         if path.has_lanes:
             return self._in_lanes(path, entered, neurons, gates, plain)
         return torch.vmap(lambda *change: self._one(path, *change))(entered, neurons, gates)
+
+    def contributions(
+        self, group: Group, candidates: Int[Tensor, " candidates"]
+    ) -> list[Float[Tensor, "candidates batch ..."]]:
+        """Return what each candidate adds to the outputs of each reader that is reached by no other gate first."""
+        path = self._route(group)
+        gone = self.losses_before.new_zeros(len(candidates))
+        return [
+            self.values[node] - self._changed_reader(path, node, site, candidates, gone, plain=True)
+            for node, site in path.entrances.items()
+        ]
 
     def _last_layer(self, group: Group) -> LastLayers | None:
         """What the closed form needs, where there is one for that group."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from shrinknet.errors import BadInputError
 from shrinknet.sparsify.base import Masks, Sparsifier
 from shrinknet.sparsify.blocks import Blocks
-from shrinknet.sparsify.keep import quantile, top
+from shrinknet.sparsify.keep import quantile, thinned, top
 from shrinknet.sparsify.schedules import Ramp, check_least, check_sparsity
 from shrinknet.sparsify.targets import chosen_weights
 
@@ -103,8 +103,8 @@ class GradualThreshold(Sparsifier):
         for kind in dict.fromkeys(self.kinds.values()):
             sizes = _sizes([dense[name] for name, own in self.kinds.items() if own == kind and name in dense])
             if self.sparsity is not None:
-                table = torch.quantile(sizes, torch.linspace(0, 1, TABLE, dtype=sizes.dtype, device=sizes.device))
-                self.tensors[f"table/{kind}"] = table
+                places = torch.linspace(0, 1, TABLE, dtype=sizes.dtype, device=sizes.device)
+                self.tensors[f"table/{kind}"] = torch.quantile(thinned(sizes), places)
                 found[kind] = quantile(sizes, self.sparsity)
             elif q is None:
                 found[kind] = quantile(sizes, QUANTILE)
