@@ -18,8 +18,8 @@ from shrinknet.errors import BadInputError
 from shrinknet.export.artefact import WEIGHTS, Artefact
 from shrinknet.gates import gated
 from shrinknet.graph.trace import named_tensors
-from shrinknet.measure.evaluation import evaluate
-from shrinknet.pipeline import first_step, measure
+from shrinknet.measure.evaluation import evaluate, other_answers
+from shrinknet.pipeline import first_step, measure, on_validation
 from shrinknet.records import Plan, Step
 from shrinknet.report.training import write_training_page
 from shrinknet.run import Run, finish
@@ -32,7 +32,7 @@ from shrinknet.sparsify.stored import sparse_bytes
 from shrinknet.sparsify.to_plan import to_plan
 from shrinknet.sparsify.training import Rows, Training
 from shrinknet.tables import csv_text
-from shrinknet.task import Task
+from shrinknet.task import Task, evaluating
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class Sparsified:
         sparse_bytes, dense_bytes: the length of the weights file without its zeros, and with them.
         plan: the neurons that masks have made superfluous.
         smaller: the network without them, proven; None where there is none.
+        accuracy_before: on the validation data, before the training; None where there are none of classes.
     """
 
     model: nn.Module
@@ -69,15 +70,17 @@ class Sparsified:
     plan: Plan
     smaller: Run | None
     folder: RunFolder | None
+    accuracy_before: float | None = None
 
     @property
     def last_line(self) -> str:
         """What the training did, in one line."""
         end = self.history[-1]
-        accuracy = end["validation_accuracy"]
-        right = f", validation accuracy {100 * accuracy:.2f} %" if accuracy is not None else ""
+        before, after = self.accuracy_before, end["validation_accuracy"]
+        right = "" if before is None else f", validation accuracy {100 * before:.2f} % -> {100 * after:.2f} %"
         back = f", {end['num_regrown']:,} came back on the way" if self.sparsifier.regrows else ""
-        gone = "no whole neuron went" if self.smaller is None else f"{len(self.plan.removed)} whole neurons went"
+        count = 0 if self.smaller is None else len(self.plan.removed)
+        gone = f"{count or 'no'} whole neuron{'' if count < 2 else 's'} went"
         return (
             f"Done: {100 * self.sparsifier.density:.2f} % of the masked weights kept{back}; file "
             f"{self.dense_bytes:,} -> {self.sparse_bytes:,} bytes{right}; {gone}."
@@ -152,7 +155,11 @@ def sparsify(
     if sparsifier.num_kept == sum(mask.numel() for mask in sparsifier.masks.values()):
         log.warning("Nothing was masked: look at the method's schedule; the training has %d steps.", epochs * steps)
     sparsifier.finish()
-    return _concluded(own, training, sparsifier, folder, {"seed": seed, **(config or {})})
+    before = None
+    if task.validation is not None:
+        with evaluating(task.model):
+            before = evaluate(task.model, task.loss, task.validation).accuracy
+    return _concluded(own, training, sparsifier, folder, {"seed": seed, **(config or {})}, before)
 
 
 def _train(training: Training, task: Task, folder: RunFolder | None, tell: Callable[[str, float], None]) -> None:
@@ -178,8 +185,9 @@ def _train(training: Training, task: Task, folder: RunFolder | None, tell: Calla
 
 
 def _concluded(
-    task: Task, training: Training, sparsifier: Sparsifier, folder: RunFolder | None, config: Mapping[str, Any]
-) -> Sparsified:
+    task: Task, training: Training, sparsifier: Sparsifier, folder: RunFolder | None, config: Mapping[str, Any],
+    before: float | None,
+) -> Sparsified:  # fmt: skip
     tensors = {name: tensor.detach() for name, tensor in named_tensors(task.model).items()}
     whole = save({name: tensor.clone().contiguous() for name, tensor in tensors.items()})
     sparse = sparse_bytes(tensors, sparsifier.tile)
@@ -188,7 +196,7 @@ def _concluded(
     where = None if folder is None else folder.path / "smaller"
     smaller = remove(task, plan, where, config=config, resume=True) if plan.removed else None
     found = Sparsified(
-        task.model, sparsifier, training.history, len(sparse), len(whole), plan, smaller, folder
+        task.model, sparsifier, training.history, len(sparse), len(whole), plan, smaller, folder, before
     )  # fmt: skip
     if folder is not None:
         folder.write("model.safetensors", whole)
@@ -232,12 +240,14 @@ def remove(
     ships = Artefact(task, network.trace, WEIGHTS, "none")
     start, masked = first_step(task, network, ships.costs), network.without(plan.removed)
     after = measure(task, masked, ships.costs)
+    answers = other_answers(on_validation(task, network), on_validation(task, masked))
     options = {
         "criterion": "zeros", "method": "to-plan", "goals": [], "guards": [], "loss": task.loss.name, "keep": [],
         "only": [], "artefact": WEIGHTS, "quantize": "none", "compensate": "none", "seed": 0,
         "batch_size": task.batch_size, **(config or {}),
     }  # fmt: skip
-    history = (start, Step(1, plan.removed, (0.0,) * len(plan.removed), after, 0.0)) if plan.removed else (start,)
+    step = Step(1, plan.removed, (0.0,) * len(plan.removed), after, 0.0, answers=answers)
+    history = (start, step) if plan.removed else (start,)
     run = finish(task, masked, history, plan, after, "removed what the plan says", True, options, ships)
     run.verification.raise_if_broken()
     return run if out is None else replace(run, folder=run.save(out, resume=resume))

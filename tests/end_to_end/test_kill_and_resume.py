@@ -60,6 +60,7 @@ def test_killed_and_resumed_is_never_killed(folder, tmp_path, method: str, step:
     assert facts(broken) == facts(whole)
     for name in (
         "plan.json",
+        "answers.csv",
         "model.safetensors",
         "model.pt2",
         "original.pt2",
@@ -77,7 +78,7 @@ def test_a_finished_run_resumed_is_the_same_run(folder, tmp_path) -> None:
     assert first.wait(120) == 0, first.communicate()[1]
     before = {
         name: (out / name).read_bytes()
-        for name in ("history.csv", "plan.json", "model.safetensors", "model.pt2", "summary.json")
+        for name in ("history.csv", "answers.csv", "plan.json", "model.safetensors", "model.pt2", "summary.json")
     }
     again = command(folder, out, "reranking", "--remove", "20", "--resume")
     assert again.wait(120) == 0, again.communicate()[1]

@@ -96,7 +96,8 @@ def test_a_factory_of_datasets_is_data(type_command) -> None:
 def test_prune_writes_the_whole_schema(run, folder) -> None:
     names = {path.name for path in run.iterdir()}
     assert names == {
-        "config.json", "environment.json", "groups.json", "history.csv", "plan.json", "model.pt2", "model.safetensors",
+        "config.json", "environment.json", "groups.json", "history.csv", "answers.csv", "plan.json", "model.pt2",
+        "model.safetensors",
         "verification.json", "summary.json", "original.pt2", "report",
     }  # fmt: skip
     with open(run / "history.csv", newline="") as file:

@@ -417,6 +417,23 @@ def test_unit_obs_is_the_rise_that_optimal_brain_surgeon_promises(drawn: Drawn) 
                     assert found[sn.Neuron(group.name, index)] == pytest.approx(float(rise), rel=1e-6, abs=1e-12)
 
 
+def test_unit_obs_of_a_channel_that_is_read_at_many_positions_takes_all_its_columns_at_once() -> None:
+    """By least squares: what the reader's outputs lose at best when the other columns make up for the channel's."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)).double()
+    rows = torch.randn(60, 1, 4, 4).double()
+    found = UnitOBS(ridge=0.0).score(gated(task := sn.Task(model, "cross-entropy", (rows, torch.arange(60) % 2))),
+                                     task.calibration.batches())  # fmt: skip
+    with torch.no_grad():
+        read, given = model[:3](rows), model(rows)
+        for channel in range(3):
+            others = torch.ones(12, dtype=torch.bool)
+            others[4 * channel : 4 * channel + 4] = False
+            design = torch.cat([read[:, others], torch.ones(60, 1)], 1)
+            left = given - design @ torch.linalg.lstsq(design, given).solution
+            assert found.values["0"][channel] == pytest.approx(float(left.square().sum()) / 60, rel=1e-6)
+
+
 def test_unit_obs_with_white_readings_is_the_norm_of_the_outgoing_weights() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 3, bias=False)).double()

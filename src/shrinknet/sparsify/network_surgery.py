@@ -17,6 +17,8 @@ LOW, HIGH = 0.9, 1.1
 
 Window = Sequence[int]
 
+DEFAULT_SPARSITY = 0.9
+
 
 class DynamicNetworkSurgery(Sparsifier):
     """Weights are pruned and come back ("spliced") while the network trains: no cut is final until the end.
@@ -34,7 +36,8 @@ class DynamicNetworkSurgery(Sparsifier):
     Args:
         model: a trained network.
         c_rate: the paper's c, for all layers or by a glob of their names; may be negative.
-        sparsity: in place of c, the share of each layer below its base (by a glob too).
+        sparsity: in place of c, the share of each layer below its base (by a glob too); 0.9 where neither is given,
+            since the paper chooses c for each layer and names no default.
         gamma, power: how fast masks freeze.
         window: first and last iteration of surgery, for all layers or by a glob: the paper operates on convolutions
             (10,000 iterations) and dense layers (8,000) apart.
@@ -54,7 +57,7 @@ class DynamicNetworkSurgery(Sparsifier):
     def __init__(
         self,
         model: nn.Module,
-        c_rate: int | float | Mapping[str, int | float] = 3.0,
+        c_rate: int | float | Mapping[str, int | float] | None = None,
         *,
         gamma: int | float = 1e-3,
         power: int | float = 1.0,
@@ -77,7 +80,9 @@ class DynamicNetworkSurgery(Sparsifier):
         }
         for first, last in self.windows.values():
             check_window("window", first, last)
-        rates = _for_each(self.layers, c_rate, "c_rate")
+        if c_rate is None and sparsity is None:
+            sparsity = DEFAULT_SPARSITY
+        rates = _for_each(self.layers, 0.0 if c_rate is None else c_rate, "c_rate")
         shares = {} if sparsity is None else _for_each(self.layers, sparsity, "sparsity")
         for layer, names in self.layers.items():
             sizes = torch.cat([self.weights[name].detach().abs().flatten() for name in names]).double()
