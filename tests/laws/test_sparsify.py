@@ -661,10 +661,10 @@ def test_the_lowest_score_of_all_groups_goes_first_and_each_group_keeps_a_neuron
 
 def test_a_block_that_fell_while_sparsifying_does_not_come_back() -> None:
     model = network()
-    sparsifier = SequentialAttention(model, num_steps=STEPS, block=2, pad=True, sparsity=0.7, fewest_blocks=5)
+    sparsifier = SequentialAttention(model, num_steps=10 * STEPS, block=2, pad=True, sparsity=0.7, fewest_blocks=5)
     fallen: dict = {}
     with torch.no_grad():
-        for step in range(1, STEPS + 1):
+        for step in range(1, 10 * STEPS + 1):
             sparsifier.step = step
             sparsifier.updated()
             if sparsifier.phases.at(step)[0] == "dense":
