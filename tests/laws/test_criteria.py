@@ -445,6 +445,13 @@ def test_unit_obs_with_white_readings_is_the_norm_of_the_outgoing_weights() -> N
     np.testing.assert_allclose(found.values["0"], model[1].weight.detach().square().sum(0), rtol=1e-9)
 
 
+def test_sequential_attention_ends_when_every_neuron_is_picked() -> None:
+    """Groups smaller than the number of rounds."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 2))
+    task = sn.Task(model, "cross-entropy", (torch.randn(20, 4), torch.arange(20) % 2))
+    assert len(sn.rank(task, "sequential-attention")) == 9
+
+
 def test_sequential_attention_picks_what_the_loss_needs_first() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 6, bias=False), nn.Linear(6, 2, bias=False)).double()

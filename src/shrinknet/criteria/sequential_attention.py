@@ -58,6 +58,8 @@ class SequentialAttention(Criterion):
         groups = [network.trace.ids_of(group) for group in network.groups]
         picked, scores = torch.zeros_like(present), torch.zeros(len(present), dtype=torch.float64)
         for number in range(self.rounds):
+            if all(bool(picked[k]) for ids in groups for k in ids if present[k]):
+                break
             logits = 1e-5 * torch.randn(len(present), generator=generator, dtype=network.program.dtype)
             logits = self._trained(network, seen, logits.requires_grad_(), picked, groups)
             for ids in groups:
