@@ -678,6 +678,34 @@ def test_a_block_that_fell_while_sparsifying_does_not_come_back() -> None:
     assert any(bool(gone.any()) for gone in fallen.values())
 
 
+def test_slopes_are_the_mean_of_the_last_steps_before_the_cut() -> None:
+    model = nn.Linear(3, 2)
+    sparsifier = OneShot(model, "up", sparsity=0.5, at=6, over=2)
+    for step in range(6):
+        sparsifier.step = step
+        model.weight.grad = torch.full_like(model.weight, float(step))
+        sparsifier.after_backward()
+    assert sparsifier.tensors["slope/weight"].unique().tolist() == [4.5]
+
+
+def test_the_sparsification_phase_falls_along_its_schedule() -> None:
+    model = nn.Linear(40, 20)
+    sparsifier = SequentialAttention(model, num_steps=400, block=2, sparsity=0.8, fewest_blocks=5)
+    seen = 0
+    with torch.no_grad():
+        for step in range(1, 400):
+            sparsifier.step = step
+            sparsifier.updated()
+            kind, progress = sparsifier.phases.at(step)
+            if kind == "sparsification":
+                seen += 1
+                used = int(sparsifier.tensors["used/weight"].sum())
+                assert used == pytest.approx(
+                    200 * (1 - 0.8 * (1 - math.exp(-4 * progress)) / (1 - math.exp(-4))), abs=1
+                )
+    assert seen > 10
+
+
 def test_logits_survive_a_step_that_mixed_precision_skips() -> None:
     model = network()
     sparsifier = METHODS["sequential-attention"](model)
