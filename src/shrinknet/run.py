@@ -4,7 +4,9 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -47,6 +49,8 @@ LATENCY_ROUNDS = 200
 
 PARTS_WHEN_SLOW = 20
 """Where a sample takes too long, this part of the neurons that are left goes before it is measured again."""
+
+FRAME = 'style="width: 100%; height: 900px; border: 0"'
 
 MOST_NAMED = 4
 """How many of the values that hold the memory a sentence names."""
@@ -320,6 +324,12 @@ class Run:
         """
         folder = self.folder or self.save(out)
         return write_page([folder], Path(out) / "index.html" if self.folder else folder.path / "report" / "index.html")
+
+    def _repr_html_(self) -> str:
+        """The run's page in a frame, for a notebook."""
+        with TemporaryDirectory() as beside:
+            page = self.report(Path(beside) / "run").read_text(encoding="utf-8")
+        return f'<iframe title="shrinknet" srcdoc="{escape(page)}" sandbox="allow-scripts" {FRAME}></iframe>'
 
     def save(self, out: str | Path, *, resume: bool = False, **changed: object) -> RunFolder:
         """Write the run into a new folder and return it; `changed` options are written instead of the run's own.

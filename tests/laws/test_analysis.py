@@ -7,12 +7,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from networks import Drawn, networks
 from references.derivatives import mean_loss_at
+from scipy import stats
 from torch import nn
 
 import shrinknet as sn
+from shrinknet.analysis.agreement import agreement
 from shrinknet.analysis.cancellation import cancellation, contribution_cosines
 from shrinknet.analysis.error_surface import Alphas, error_surface, error_surfaces, judged
+from shrinknet.analysis.pruning_limit import (
+    Spectrum,
+    _in_weights,
+    _matrices,
+    crossing,
+    gate_hessian,
+    neuron_limit,
+    weight_limit,
+    zero_rows,
+)
+from shrinknet.analysis.recall_distortion import over_runs, recall_distortion
 from shrinknet.gates import gated
+from shrinknet.measure.recall import RecallHistory
+from shrinknet.records import Answer
 
 
 def drawn_neuron(data: st.DataObject, drawn: Drawn) -> sn.Neuron:
@@ -223,6 +238,16 @@ def test_neurons_that_are_gone_take_no_part() -> None:
         (lambda task: error_surface(task, sn.Neuron("0", 5)), "Got 0[5]. Count from 0."),
         (lambda task: error_surface(task, sn.Neuron("0", 1), gone=[sn.Neuron("0", 1)]), "Got 0[1], which is gone."),
         (lambda task: error_surfaces(sn.prune(task, goals=[sn.RemovedNeurons(1)]), every=0), "every must be a whole number of at least 1. Got 0."),
+        (lambda task: recall_distortion(history_of(ANSWERS, TARGETS, [4, 3, 2, 1]), 9), "step must be one of the run's steps, 0 to 3. Got 9."),
+        (lambda task: recall_distortion([]), "RUN must be a run whose validation data have classes as targets. Got one without answers.csv."),
+        (lambda task: over_runs([history_of(ANSWERS, TARGETS, [4, 3, 2, 1])], [2]), "RUN must be two runs or more, of networks trained apart. Got 1."),
+        (lambda task: over_runs(2 * [history_of(ANSWERS, TARGETS, [4, 3, 2, 1])], [9]), "ratio must be at most 4, which run 1 reaches. Got 9."),
+        (lambda task: weight_limit(task, eps=-1), "eps must be a rise of the loss of at least 0. Got -1."),
+        (lambda task: weight_limit(task, iterations=0), "iterations and probes must be at least 1. Got 0, 2."),
+        (lambda task: weight_limit(sn.Task(task.model, "cross-entropy", (torch.rand(90, 3).double(), torch.arange(90) % 2))), "calibration must be at least 256 rows, whose noise says what counts as no rise. Got 90 rows."),
+        (lambda task: neuron_limit(task, draws=0), "draws must be a whole number of at least 1. Got 0."),
+        (lambda task: agreement(task, ["taylor"]), "criterion must be the name of a criterion. Got 'taylor'."),
+        (lambda task: agreement(task, gone=[sn.Neuron("0", k) for k in range(4)]), "gone must be few enough that two neurons are left. Got 4."),
         (lambda task: cancellation(task, max_pairs=0), "max_pairs must be a whole number of at least 1. Got 0."),
         (lambda task: cancellation(task, gone=[sn.Neuron("0", k) for k in range(4)]), "few enough that a group keeps two neurons. Got 4."),
     ],
@@ -231,3 +256,263 @@ def test_what_cannot_be_analysed_is_said(ask, words) -> None:
     with pytest.raises(sn.BadInputError) as caught:
         ask(opposed()[0])
     assert words in str(caught.value)
+
+
+# Recall
+
+
+def history_of(answers: list[list[int]], targets: list[int], parameters: list[int]) -> list[sn.Step]:
+    """A history whose validation answers are these, one list for each step."""
+    steps = []
+    for number, (row_answers, count) in enumerate(zip(answers, parameters, strict=True)):
+        before = answers[number - 1] if number else [None] * len(row_answers)
+        changed = tuple(
+            Answer(row, targets[row], answer) for row, answer in enumerate(row_answers) if answer != before[row]
+        )
+        measures = sn.Measures(0.0, 0.0, 0.0, None, sn.Costs(count, count, count, count, count))
+        steps.append(sn.Step(number, (), (), measures, 0.0, answers=changed))
+    return steps
+
+
+TARGETS = [0, 0, 0, 0, 1, 1, 1, 1]
+ANSWERS = [[0, 0, 0, 0, 1, 1, 1, 0], [0, 0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0], [0, 0, 0, 1, 0, 0, 1, 0]]
+
+
+def test_recalls_and_precisions_along_a_history() -> None:
+    history = RecallHistory.of(history_of(ANSWERS, TARGETS, [40, 20, 10, 4]))
+    assert history.answers.tolist() == ANSWERS
+    assert history.ratios.tolist() == [1, 2, 4, 10]
+    assert history.recalls.tolist() == [[1, 0.75], [1, 0.5], [1, 0], [0.75, 0.25]]
+    np.testing.assert_allclose(history.precisions, [[0.8, 1], [4 / 6, 1], [0.5, np.nan], [0.5, 0.5]])
+    assert history.accuracies.tolist() == [7 / 8, 6 / 8, 4 / 8, 4 / 8]
+
+
+def test_distortion_is_the_regression_of_balances_and_names_what_was_lost() -> None:
+    found = recall_distortion(history_of(ANSWERS, TARGETS, [40, 20, 10, 4]))
+    before, after = np.array([1 / 7, -1 / 7]), np.array([0.5, -0.5])
+    assert found.slope == pytest.approx(float(before @ after / (before @ before)))
+    assert found.slopes[0] == pytest.approx(1)
+    assert [(row.row, row.target, row.answer, row.since) for row in found.lost] == [
+        (3, 0, 1, 3),
+        (4, 1, 0, 2),
+        (5, 1, 0, 2),
+    ]
+    assert found.worst.number == 1
+    one = found.classes[1]
+    assert (one.rows, one.recall_before, one.recall_after) == (4, 0.75, 0.25)
+    # two rows of class 1 fell and none came: McNemar's exact test says (1/2)^2, twice for two classes
+    assert one.p == pytest.approx(0.5)
+    middle = recall_distortion(history_of(ANSWERS, TARGETS, [40, 20, 10, 4]), 1)
+    assert [row.row for row in middle.lost] == [6]
+
+
+def test_the_interval_holds_the_slope_and_narrows_with_rows() -> None:
+    few = history_of([a * 20 for a in ANSWERS], TARGETS * 20, [40, 20, 10, 4])
+    many = history_of([a * 500 for a in ANSWERS], TARGETS * 500, [40, 20, 10, 4])
+    wide, narrow = (recall_distortion(history).interval for history in (few, many))
+    slope = recall_distortion(few).slope
+    assert wide[0] < slope < wide[1]
+    assert narrow[0] < slope < narrow[1]
+    assert narrow[1] - narrow[0] < wide[1] - wide[0]
+    assert recall_distortion(many).verdict == "intensified"
+    assert recall_distortion(few).interval == wide, "seeded"
+
+
+def test_a_class_without_rows_is_named_and_takes_no_part() -> None:
+    answers = [[0, 0, 1, 2], [0, 2, 1, 0]]
+    found = recall_distortion(history_of(answers, [0, 0, 1, 1], [10, 5]))
+    assert found.history.without_rows == (2,)
+    assert [one.number for one in found.classes] == [0, 1]
+    assert np.isnan(found.history.recalls[0, 2])
+
+
+def test_slopes_over_runs_are_tested_as_the_paper_tests_them() -> None:
+    generator = np.random.default_rng(0)
+
+    def one_run() -> list[sn.Step]:
+        targets = np.repeat(np.arange(4), 200)
+        chances = np.array([0.95, 0.9, 0.8, 0.6])
+        answers = []
+        for factor in (1, 0.7, 1.8):  # gaps narrow, then widen
+            found = 0.8 + factor * (chances - 0.8)
+            right = generator.random(800) < found.clip(0, 1)[targets]
+            answers.append(np.where(right, targets, (targets + 1) % 4).tolist())
+        return history_of(answers, targets.tolist(), [100, 50, 10])
+
+    low, high = over_runs([one_run() for _ in range(12)], [2, 10])
+    assert (low.label, high.label) == ("<", ">")
+    assert len(low.slopes) == 12
+    slopes = np.array([low.slopes, high.slopes])
+    assert low.mean == pytest.approx(slopes[0].mean())
+    width = stats.t.ppf(1 - 0.05 / 2 / 2, 11) * slopes[0].std(ddof=1) / 12**0.5
+    assert low.high - low.mean == pytest.approx(width)
+    assert np.isnan(low.p_rise)
+    assert high.p_rise == pytest.approx(stats.ttest_rel(*slopes, alternative="less").pvalue)
+
+
+# Limit
+
+
+def quadratic_task() -> sn.Task:
+    """A loss whose Hessian in the weights is known: half the squared error of a linear network on fixed rows."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 4, bias=False)).double()
+    inputs = torch.randn(400, 6).double()
+    with torch.no_grad():
+        targets = model(inputs) + 0.1 * torch.randn(400, 4).double()
+    return sn.Task(model, "squared-error", (inputs, targets))
+
+
+def test_the_hessian_product_is_that_of_autograd() -> None:
+    for model in (
+        nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)),
+        nn.Sequential(nn.Conv1d(1, 2, 2), nn.BatchNorm1d(2), nn.Sigmoid(), nn.Flatten(), nn.Linear(4, 2)),
+    ):
+        model = model.double().eval()
+        shape = (20, 3) if isinstance(model[0], nn.Linear) else (20, 1, 3)
+        task = sn.Task(model, "cross-entropy", (torch.randn(shape).double(), torch.arange(20) % 2), batch_size=7)
+        weights = _matrices(model)
+        product = _in_weights(task, weights)
+        sizes = [weight.numel() for weight in weights.values()]
+
+        def loss(flat, model=model, weights=weights, sizes=sizes, task=task):
+            parts = {n: p.view_as(w) for (n, w), p in zip(weights.items(), flat.split(sizes), strict=True)}
+            batches = list(task.calibration.batches())
+            return (
+                sum(
+                    task.loss.of(torch.func.functional_call(model, parts, (b.inputs,)), b.targets).sum()
+                    for b in batches
+                )
+                / 20
+            )
+
+        flat = torch.cat([w.detach().flatten() for w in weights.values()])
+        hessian = torch.autograd.functional.hessian(loss, flat)
+        vector = torch.randn_like(flat)
+        torch.testing.assert_close(product(vector), hessian @ vector)
+
+
+def test_the_quadrature_has_the_hessian_s_trace_and_largest_eigenvalue() -> None:
+    task = quadratic_task()
+    inputs = next(task.calibration.batches()).inputs
+    whole = torch.cat([batch.inputs for batch in task.calibration.batches()])
+    hessian = torch.kron(torch.eye(4).double(), whole.T @ whole / len(whole))
+    found = weight_limit(task, iterations=24, probes=30, eps=0.1)
+    assert found.num == 24
+    assert found.spectrum.largest == pytest.approx(float(torch.linalg.eigvalsh(hessian).max()), rel=1e-6)
+    assert found.spectrum.trace == pytest.approx(float(hessian.trace()), rel=0.1)
+    assert len(inputs)
+
+
+def test_the_crossing_is_the_fixed_point() -> None:
+    spectrum = Spectrum(np.array([0.5, 4.0, 0.0]), np.array([0.5, 0.3, 0.2]), 1000)
+    radii = np.sqrt(np.arange(1001) * 0.01)
+    eps = 0.7
+    share = crossing(spectrum, radii, eps)
+    slow = max(
+        n / 1000 for n in range(1001)
+        if n / 1000 <= 0.5 / (1 + 0.01 * n * 0.5 / 1.4) + 0.3 / (1 + 0.01 * n * 4 / 1.4) + 0.2
+    )  # fmt: skip
+    assert share == slow
+    assert crossing(spectrum, radii, 10 * eps) > share, "more may rise, more can go"
+    assert crossing(spectrum, 2 * radii, eps) < share, "larger weights, fewer can go"
+    assert crossing(spectrum, radii, 0.0) == 0
+
+
+def test_what_was_found_is_the_loss_of_networks_pruned_by_hand() -> None:
+    task = quadratic_task()
+    found = weight_limit(task, eps=0.5)
+    weight = task.model[0].weight.detach()
+    order = weight.abs().flatten().argsort()
+    rows = [(batch.inputs, batch.targets) for batch in task.calibration.batches()]
+
+    def loss(count: int) -> float:
+        kept = weight.flatten().clone()
+        kept[order[:count]] = 0
+        return sum(float(((x @ kept.view(4, 6).T - t) ** 2).sum()) / 2 for x, t in rows) / 400
+
+    allowed = loss(0) + 0.5
+    most = next(count for count in range(25) if loss(count) > allowed) - 1
+    assert found.found[0] == pytest.approx(most / 24, abs=1 / 24 + 1e-9)
+    assert found.losses[0] == pytest.approx(loss(0))
+    assert found.losses[-1] == pytest.approx(loss(24))
+
+
+def test_rows_of_the_hessian_that_are_zero_are_counted() -> None:
+    def product(vector: torch.Tensor) -> torch.Tensor:
+        return torch.where(torch.arange(200) < 100, 0.0, vector)
+
+    values = torch.arange(200.0)  # the first hundred are the smallest
+    assert zero_rows(product, values) == 0.5
+    assert Spectrum(np.array([1.0]), np.array([1.0]), 200, 0.5).share_free(1e9, 1.0) == pytest.approx(0.5)
+
+
+@given(networks)
+def test_the_gates_hessian_is_that_of_the_gated_loss(drawn: Drawn) -> None:
+    task, network = drawn.task(), drawn.network
+    found = gate_hessian(network, task.calibration)
+    batch = next(task.calibration.batches())
+
+    def loss(gates):
+        gating = network.gating_by_sample(torch.cat([torch.ones(1).double(), gates])[None])
+        return network.loss.of(network.program.outputs(batch.inputs, gating), batch.targets).mean()
+
+    slow = torch.autograd.functional.hessian(loss, torch.ones(len(network.present) - 1).double())
+    torch.testing.assert_close(found, slow, rtol=1e-8, atol=1e-10)
+
+
+def test_the_limit_of_neurons_is_where_the_guard_breaks() -> None:
+    task, model = opposed()
+    rows = [torch.cat([getattr(b, what) for b in task.calibration.batches()]) for what in ("inputs", "targets")]
+    guarded = sn.Task(model, "cross-entropy", (rows[0][:300], rows[1][:300]), (rows[0][300:], rows[1][300:]))
+    found = neuron_limit(guarded, max_loss_rise=0.02, draws=2)
+    assert found.num == 5
+    assert len(found.found) == 2
+    for draw, share in enumerate(found.found):
+        generator = torch.Generator().manual_seed(draw)
+        drawn = torch.randint(300, (300,), generator=generator)
+        again = sn.Task(
+            model, "cross-entropy", (rows[0][:300][drawn], rows[1][:300][drawn]), (rows[0][300:], rows[1][300:])
+        )
+        run = sn.prune(again, guards=[sn.LossRise(0.02)])
+        assert share == len(run.plan.removed) / 5
+    assert found.eps == 0.02
+
+
+# Agreement
+
+
+def test_agreement_is_spearman_s_and_regret_is_what_an_order_costs() -> None:
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(5, 10), nn.ReLU(), nn.Linear(10, 10), nn.Tanh(), nn.Linear(10, 3)).double()
+    task = sn.Task(model, "cross-entropy", (torch.randn(80, 5).double(), torch.arange(80) % 3))
+    found = {one.criterion: one for one in agreement(task, ["ablation", "taylor-1", "magnitude"])}
+    scores = {name: dict(sn.rank(task, name)) for name in found}
+    neurons = list(scores["ablation"])
+    network = gated(task)
+    batch = next(task.calibration.batches())
+    for name, one in found.items():
+        ours, theirs = ([scores[which][neuron] for neuron in neurons] for which in (name, "ablation"))
+        assert one.overall == pytest.approx(stats.spearmanr(ours, theirs).statistic)
+        inside = [k for k, neuron in enumerate(neurons) if neuron.group == "0"]
+        assert one.by_group["0"] == pytest.approx(
+            stats.spearmanr([ours[k] for k in inside], [theirs[k] for k in inside]).statistic
+        )
+        with torch.no_grad():
+            cost = [
+                float(network.without([n for n, _ in sn.rank(task, which)[:2]]).losses(batch).mean())
+                for which in (name, "ablation")
+            ]
+        assert one.regret == pytest.approx(cost[0] - cost[1], abs=1e-12)
+    assert found["ablation"].overall == pytest.approx(1)
+
+
+def test_a_criterion_that_cannot_score_a_network_says_why() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)
+    )
+    task = sn.Task(model, "cross-entropy", (torch.randn(8, 1, 7, 7), torch.arange(8) % 2))
+    found = agreement(task, ["taylor-2-diagonal", "ablation"])
+    assert [one.criterion for one in found] == ["ablation", "taylor-2-diagonal"]
+    assert "dense" in found[1].why_not
+    assert np.isnan(found[1].overall)

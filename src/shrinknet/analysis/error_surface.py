@@ -268,9 +268,10 @@ def judged(
     ('harmful', 'without it the loss falls by 0.2 (standard error 0.01)')
     """
     sure = SURE * standard_error
+    rises = f"without it the loss {'rises' if rise >= 0 else 'falls'} by {abs(rise):.3g}"
+    rises += f" (standard error {standard_error:.2g})"
     if rise < -sure and rise < 0:
-        return "harmful", f"without it the loss falls by {-rise:.3g} (standard error {standard_error:.2g})"
-    rises = f"without it the loss rises by {rise:.3g} (standard error {standard_error:.2g})"
+        return "harmful", rises
     if rise <= max(sure, SMALL_PART * loss):
         limit = "two standard errors" if sure >= SMALL_PART * loss else f"{100 * SMALL_PART:g} % of the loss"
         return "redundant", f"{rises}, less than {limit}"

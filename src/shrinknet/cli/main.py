@@ -6,7 +6,21 @@ import warnings
 
 import typer
 
-from shrinknet.cli import bench, console, cut, demo, export, inspect, prune, rank, report, reproduce, sparsify, verify
+from shrinknet.cli import (
+    analyse,
+    bench,
+    console,
+    cut,
+    demo,
+    export,
+    inspect,
+    prune,
+    rank,
+    report,
+    reproduce,
+    sparsify,
+    verify,
+)
 from shrinknet.errors import ShrinknetError, VerificationError
 
 app = typer.Typer(
@@ -21,6 +35,7 @@ for name, verb in {
     "report": report, "reproduce": reproduce, "sparsify": sparsify, "bench": bench,
 }.items():  # fmt: skip
     app.command(name)(verb.command)
+app.add_typer(analyse.app, name="analyse")
 
 
 def main() -> None:

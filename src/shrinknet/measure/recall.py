@@ -1,11 +1,13 @@
 """Recall by class, and how pruning widens or narrows the gap between classes (Good, Lin, Yu et al. 2022)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shrinknet.errors import BadInputError
+from shrinknet.records import Step
 
 Vector = NDArray[np.float64]
 
@@ -70,3 +72,81 @@ def intensification(before: Vector, after: Vector) -> float:
             "before", "a balance that is not 0 for every class", "0 for all", "There is no gap to widen."
         )
     return float(before @ after) / size
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RecallHistory:
+    """What the validation rows were answered along a run of S steps, for C classes.
+
+    Attributes:
+        steps: [S] their numbers, 0 being the untouched network.
+        ratios: [S] parameters before / parameters after: the compression ratio t.
+        targets: [rows] the class of each validation row.
+        answers: [S, rows] what each step answers.
+    """
+
+    steps: NDArray[np.int64]
+    ratios: Vector
+    targets: NDArray[np.int64]
+    answers: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, history: Sequence[Step]) -> "RecallHistory":
+        """Put the answers of a history together: each step names the rows that it answers otherwise.
+
+        Raises:
+            BadInputError: the history holds no answers: targets were no classes, or nothing was validated.
+        """
+        if not history or not history[0].answers:
+            raise BadInputError(
+                "RUN", "a run whose validation data have classes as targets", "one without answers.csv",
+                "Make it again with 'shrinknet prune MODEL --data DATA', whose data have classes and a split.",
+            )  # fmt: skip
+        targets = np.array([one.target for one in history[0].answers])
+        answers = np.empty((len(history), len(targets)), np.int64)
+        for place, step in enumerate(history):
+            answers[place] = answers[max(0, place - 1)]
+            for one in step.answers or ():
+                answers[place, one.row] = one.answer
+        parameters = np.array([step.measures.costs.num_parameters for step in history], np.float64)
+        return cls(np.array([step.number for step in history]), parameters[0] / parameters, targets, answers)
+
+    @property
+    def num_classes(self) -> int:
+        """One more than the largest class among targets and answers."""
+        return 1 + int(max(self.targets.max(), self.answers.max()))
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """[C] how many rows each class has."""
+        found: NDArray[np.int64] = np.bincount(self.targets, minlength=self.num_classes)
+        return found
+
+    @property
+    def accuracies(self) -> Vector:
+        """[S] the share of rows that are right."""
+        found: Vector = (self.answers == self.targets).mean(1)
+        return found
+
+    @property
+    def recalls(self) -> Vector:
+        """[S, C] the share of each class's rows that is found; NaN for a class without rows."""
+        return self._shares(self.targets, self.rows[None])
+
+    @property
+    def precisions(self) -> Vector:
+        """[S, C] the share of each class's answers that is right; NaN where a class was never the answer."""
+        answered = np.stack([np.bincount(one, minlength=self.num_classes) for one in self.answers])
+        return self._shares(self.targets, answered)
+
+    def _shares(self, classes: NDArray[np.int64], of: NDArray[np.int64]) -> Vector:
+        hits = np.stack(
+            [np.bincount(classes, weights=one == self.targets, minlength=self.num_classes) for one in self.answers]
+        )
+        found: Vector = np.divide(hits, of, out=np.full(hits.shape, np.nan), where=of > 0)
+        return found
+
+    @property
+    def without_rows(self) -> tuple[int, ...]:
+        """The classes that are among the answers and have no row."""
+        return tuple(int(c) for c in np.flatnonzero(self.rows == 0))

@@ -8,7 +8,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from shrinknet.recipes.base import Results, Table, Verdict, figure
+from shrinknet.recipes.base import Results, Table, Verdict
+from shrinknet.report.pictures import figure
 
 LOOK = {
     "ablation": ("#1b6ca8", "-"),

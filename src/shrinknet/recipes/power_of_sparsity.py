@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from shrinknet.execution.progress import Tell
 from shrinknet.losses import cross_entropy
-from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Verdict, figure, mean, spread
+from shrinknet.recipes.base import Recipe, Results, Table, Verdict, mean, spread
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.nets import split
+from shrinknet.report.pictures import COLOURS, figure
 from shrinknet.runs import environment
 from shrinknet.sparsify.power_of_sparsity import RandomConnections, depth_multiplier
 from shrinknet.sparsify.schedules import cosine

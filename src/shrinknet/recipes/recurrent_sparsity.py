@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from shrinknet.execution.progress import Tell
 from shrinknet.losses import cross_entropy
-from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Verdict, figure
+from shrinknet.recipes.base import Recipe, Results, Table, Verdict
 from shrinknet.recipes.files import Files, Rows
+from shrinknet.report.pictures import COLOURS, figure
 from shrinknet.runs import environment
 from shrinknet.sparsify.base import Sparsifier
 from shrinknet.sparsify.gradual_threshold import GradualThreshold, dense_thresholds

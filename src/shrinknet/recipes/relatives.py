@@ -14,9 +14,10 @@ from torch import nn
 from shrinknet.api import prune
 from shrinknet.execution.progress import Tell
 from shrinknet.losses import cross_entropy
-from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Verdict, figure
+from shrinknet.recipes.base import Recipe, Results, Table, Verdict
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.nets import dense, one_cycle, split
+from shrinknet.report.pictures import COLOURS, figure
 from shrinknet.runs import environment
 from shrinknet.sparsify.acdc import AlternatingCompression
 from shrinknet.sparsify.base import Sparsifier

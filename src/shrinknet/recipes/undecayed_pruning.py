@@ -15,9 +15,10 @@ from torch import nn
 from shrinknet.execution.progress import Tell
 from shrinknet.losses import cross_entropy
 from shrinknet.measure.recall import intensification, normalised_balance, recalls
-from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Verdict, figure, mean, spread
+from shrinknet.recipes.base import Recipe, Results, Table, Verdict, mean, spread
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.nets import lenet5
+from shrinknet.report.pictures import COLOURS, figure
 from shrinknet.runs import environment
 from shrinknet.sparsify.training import Training, accuracy
 from shrinknet.sparsify.undecayed_pruning import OneShot, mean_slopes

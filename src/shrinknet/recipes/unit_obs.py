@@ -12,10 +12,11 @@ from torch import nn
 from shrinknet.api import prune
 from shrinknet.execution.progress import Tell
 from shrinknet.losses import squared_error
-from shrinknet.recipes.base import COLOURS, Recipe, Results, Table, Verdict, figure, mean
+from shrinknet.recipes.base import Recipe, Results, Table, Verdict, mean
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.isnn_mnist import NETWORKS, trained
 from shrinknet.recipes.mnist import paper_subset
+from shrinknet.report.pictures import COLOURS, figure
 from shrinknet.runs import environment
 from shrinknet.sparsify.skeletonization import Skeletonization
 from shrinknet.sparsify.training import Training, accuracy, mean_loss

@@ -1,17 +1,19 @@
 """`report/index.html`: one file that opens without a network, made from run folders alone."""
 
+import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from plotly.offline import get_plotlyjs
 
 from shrinknet.errors import RunFolderError
 from shrinknet.records import Costs, Group, Measures, Step, TestResult, Verification
-from shrinknet.report import figures, summary
+from shrinknet.report import summary
+from shrinknet.report.page_data import MOST_STEPS, page_data
 from shrinknet.runs import RunFolder, whole
 
 MOST_STEPS_LISTED = 60
@@ -29,12 +31,9 @@ class Chapter:
     history: list[Step]
     end: dict[str, Any]
     verification: Verification
-    num_removed_by_group: dict[str, int]
     races: list[dict[str, str]]
     shipped: dict[str, Any] | None
     corners: list[dict[str, Any]]
-    widths: str
-    order: str
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
@@ -80,25 +79,22 @@ def write_page(folders: Sequence[RunFolder], out: Path) -> Path:
     Raises:
         RunFolderError: a run is not finished.
     """
-    chapters, curves = [], []
+    chapters, data = [], []
     for folder, name in zip(folders, _names(folders), strict=True):
         with whole(folder):
             chapter = _chapter(folder, name)
-            curves.append(figures.Curve(name, chapter.history, int(chapter.end["num_removed"])))
-            if any(step.bare for step in chapter.history):
-                bare = [replace(step, measures=step.bare or step.measures) for step in chapter.history]
-                curves.append(figures.Curve(f"{name}, the same without compensation", bare, None))
+            data.append(page_data(folder, name, chapter.groups, chapter.history, MOST_STEPS // len(folders)))
             chapters.append(chapter)
-    return _write(chapters, curves, out)
+    return _write(chapters, data, out)
 
 
-def _write(chapters: list[Chapter], curves: list[figures.Curve], out: Path) -> Path:
+def _write(chapters: list[Chapter], data: list[dict[str, Any]], out: Path) -> Path:
     loader = jinja2.PackageLoader("shrinknet.report")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["bytes"] = summary.bytes_text
-    html = environment.get_template("page.html").render(
-        chapters=chapters, plotly_js=get_plotlyjs(), trade_off=figures.as_html(figures.trade_off(curves))
-    )
+    runs = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")  # no name ends the script
+    plotly = (files("shrinknet.report") / "vendor" / "plotly-basic.min.js").read_text(encoding="utf-8")
+    html = environment.get_template("page.html").render(chapters=chapters, plotly_js=plotly, runs=runs)
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = out.with_name(f".{out.name}.part")
     beside.write_text(html, encoding="utf-8")
@@ -122,10 +118,9 @@ def _chapter(folder: RunFolder, name: str) -> Chapter:
             f"RUN must be a finished run. Got {str(folder.path)!r}, which has no summary.json. "
             f"Go on with it: the same command with --resume."
         )
-    groups, history, plan = folder.groups(), folder.history(), folder.plan()
+    groups, history = folder.groups(), folder.history()
     if not history:
         raise ValueError("history.csv has no step")
-    gone = {group.name: sum(neuron.group == group.name for neuron in plan.removed) for group in groups}
     return Chapter(
         name=name,
         config=folder.config,
@@ -135,12 +130,9 @@ def _chapter(folder: RunFolder, name: str) -> Chapter:
         history=history,
         end=folder.read_json("summary.json"),
         verification=folder.verification(),
-        num_removed_by_group=gone,
         races=folder.races(),
         shipped=folder.manifest(),
         corners=folder.corners(),
-        widths=figures.as_html(figures.widths(groups, plan.removed)),
-        order=figures.as_html(figures.order(groups, history)),
     )
 
 

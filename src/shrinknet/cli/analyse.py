@@ -1,0 +1,303 @@
+"""`shrinknet analyse`: look at a network or a run; nothing is removed."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shrinknet.analysis import files
+from shrinknet.analysis.agreement import agreement
+from shrinknet.analysis.cancellation import MOST_PAIRS, cancellation
+from shrinknet.analysis.error_surface import Alphas, error_surfaces
+from shrinknet.analysis.pruning_limit import Limit, neuron_limit, weight_limit
+from shrinknet.analysis.recall_distortion import over_runs, recall_distortion
+from shrinknet.cli import console
+from shrinknet.cli.options import (
+    BatchSize,
+    ExampleInput,
+    Json,
+    Keep,
+    LossName,
+    Only,
+    Seed,
+    TrustPickle,
+    Weights,
+    make_task,
+)
+from shrinknet.cli.reopen import reopen
+from shrinknet.errors import BadInputError
+from shrinknet.records import Neuron, removed_by
+from shrinknet.report.page import write_page
+from shrinknet.runs import RunFolder, whole
+from shrinknet.task import DEFAULT_BATCH_SIZE, Task
+
+app = typer.Typer(
+    no_args_is_help=True, help="Look at a network or a run: surface, cancellation, recall, limit, agreement."
+)
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
+Source = Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, or a model with --data.")]
+Data = Annotated[str | None, typer.Option("--data", help="An .npz file, or package.module:factory; a run has its own.")]
+At = Annotated[int, typer.Option("--step", help="Look at the run's network as it was after that step.")]
+Folder = Annotated[Path | None, typer.Option("--out", help="Where to write (default: RUN/analysis, or analysis).")]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is looked at, and where the findings go."""
+
+    task: Task
+    gone: tuple[Neuron, ...]
+    folder: RunFolder
+
+
+def _subject(
+    source: str, weights: str | None, example_input: str | None, data: str | None, loss: str, seed: int,
+    batch_size: int, trust_pickle: bool, step: int, out: Path | None,
+) -> Subject:  # fmt: skip
+    """A run as it was after some step, or a model with data."""
+    if (Path(source) / "config.json").is_file():
+        run = reopen(Path(source), data)
+        last = run.history[-1].number
+        if not 0 <= step <= last:
+            raise BadInputError("--step", f"one of the run's steps, 0 to {last}", str(step), "Leave it out for 0.")
+        gone = removed_by(taken for taken in run.history if taken.number <= step)
+        return Subject(run.task, gone, RunFolder(out or Path(source)))
+    if Path(source).is_dir():
+        RunFolder.open(source)  # says what is missing
+    if data is None:
+        raise BadInputError("--data", "given with a model", "nothing", "Name the data, or a run folder.")
+    task = make_task(source, weights, example_input, data, loss, seed, batch_size, trust_pickle)
+    return Subject(task, (), RunFolder(out or Path()))
+
+
+def _said(found: Any, as_json: bool, show: Callable[[], None], folder: RunFolder, words: str) -> None:
+    if as_json:
+        console.print_json(found)
+    else:
+        show()
+    console.talk.print(f"{words} Written to {folder.path / 'analysis'}.")
+
+
+@app.command()
+def surface(
+    run: RunPath,
+    data: Data = None,
+    every: Annotated[int, typer.Option(help="Every N-th removal.")] = 10,
+    alphas: Annotated[str, typer.Option(help="Values of the gate, FIRST:LAST:STEP.")] = "0:10:0.001",
+    json: Json = False,
+) -> None:
+    """The loss as a function of the gate of each N-th neuron that went, at that moment, with a verdict on each."""
+    values = Alphas.parsed(alphas)
+    opened = reopen(run, data)
+    with console.Bar("error surfaces") as bar:
+        found = error_surfaces(opened, every=every, alphas=values, tell=bar.tell)
+    folder = RunFolder.open(run)
+    files.write_surfaces(folder, found)
+    write_page([folder], run / "report" / "index.html")
+    rows = [(one.step, str(one.neuron), f"{one.rise:.4g}", one.verdict, one.ground) for one in found]
+    _said(
+        folder.read_json("analysis/surfaces.json"), json,
+        lambda: console.table("", ("step", "neuron", "rise", "verdict", "because"), rows), folder,
+        f"{len(found)} surfaces of {len(values.values):,} values each; they are on the run's page.",
+    )  # fmt: skip
+
+
+@app.command(name="cancellation")
+def cancellation_command(
+    source: Source,
+    data: Data = None,
+    weights: Weights = None,
+    example_input: ExampleInput = None,
+    loss: LossName = "cross-entropy",
+    step: At = 0,
+    keep: Keep = None,
+    only: Only = None,
+    max_pairs: Annotated[int, typer.Option(help="Of a group with more pairs, look at so many.")] = MOST_PAIRS,
+    seed: Seed = 0,
+    batch_size: BatchSize = DEFAULT_BATCH_SIZE,
+    trust_pickle: TrustPickle = False,
+    out: Folder = None,
+    json: Json = False,
+) -> None:
+    """For pairs of neurons, whether they cancel each other; cancelling groups are removed together as a test."""
+    subject = _subject(source, weights, example_input, data, loss, seed, batch_size, trust_pickle, step, out)
+    with console.Bar("cancellation") as bar:
+        found = cancellation(
+            subject.task, gone=subject.gone, keep=keep or (), only=only or (), max_pairs=max_pairs, seed=seed,
+            tell=bar.tell,
+        )  # fmt: skip
+    files.write_cancellation(subject.folder, found)
+    pairs = [(one.group, f"{one.group}[{i}]", f"{one.group}[{j}]", f"{value:.4g}")
+             for one in found for i, j, value in one.strongest(5)]  # fmt: skip
+    together = [(f"{one.group}: {', '.join(map(str, group.neurons[:12]))}{' ...' if len(group.neurons) > 12 else ''}",
+                 f"{group.sum_of_rises:.4g}", f"{group.joint_rise:.4g}", f"{group.p:.2g}")
+                for one in found for group in one.together]  # fmt: skip
+
+    def show() -> None:
+        console.table("", ("group", "neuron", "cancels", "interaction"), pairs)
+        if together:
+            console.table("", ("removed together", "rises added up", "rise together", "p"), together)
+        for one in found:
+            console.talk.print(f"{one.group}: {one.chosen}.")
+
+    words = f"{sum(one.num_pairs for one in found):,} pairs, {len(together)} cancelling groups."
+    _said(subject.folder.read_json("analysis/cancellation.json"), json, show, subject.folder, words)
+
+
+@app.command()
+def recall(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="A run; or several, of networks trained apart.")],
+    step: Annotated[
+        int | None, typer.Option(help="Compare that step with the start (default: the one handed back).")
+    ] = None,
+    ratios: Annotated[str, typer.Option(help="Of several runs: parameters before / after, such as 2,4,10.")] = "2,4,10",
+    seed: Seed = 0,
+    json: Json = False,
+) -> None:
+    """Which classes pay: recalls along the run, the slope of intensification, rows that became wrong. Runs nothing."""
+    folders = [RunFolder.open(run) for run in runs]
+    histories = []
+    for folder in folders:
+        with whole(folder):
+            histories.append(folder.history())
+    if len(runs) > 1:
+        _over_runs(folders, over_runs(histories, _numbers(ratios)), json)
+        return
+    found, folder = recall_distortion(histories[0], _handed_back(folders[0], step), seed=seed), folders[0]
+    files.write_recall(folder, found)
+    for number in found.history.without_rows:
+        console.talk.print(f"Class {number} has no validation row: it has no recall and takes no part.")
+    rows = [
+        (one.number, one.rows, f"{one.recall_before:.4f}", f"{one.recall_after:.4f}", f"{one.precision_after:.4f}",
+         f"{one.balance_before:+.3f}", f"{one.balance_after:+.3f}", f"{one.p:.2g}")
+        for one in found.classes
+    ]  # fmt: skip
+    columns = ("class", "rows", "recall before", "after", "precision after", "balance before", "after", "p of the fall")
+    low, high = found.interval
+    words = (
+        f"Slope {found.slope:.3f} (99 % interval {low:.3f} to {high:.3f}): {found.verdict}. Worst class: "
+        f"{found.worst.number}, recall {found.worst.recall_after:.4f}. {len(found.lost)} rows became wrong."
+    )
+    _said(folder.read_json("analysis/recall.json"), json, lambda: console.table("", columns, rows), folder, words)
+
+
+def _handed_back(folder: RunFolder, step: int | None) -> int | None:
+    """The step asked for; else the one whose network the run handed back."""
+    if step is not None or not folder.has("summary.json"):
+        return step
+    gone, taken = int(folder.read_json("summary.json")["num_removed"]), 0
+    for one in folder.history():
+        taken += len(one.removed)
+        if taken >= gone:
+            return one.number
+    return None
+
+
+def _over_runs(folders: list[RunFolder], found: list[Any], as_json: bool) -> None:
+    files.write_ratios(folders[0], found)
+    rows = [(f"{one.ratio:g}", f"{one.mean:.3f}", f"{one.low:.3f} to {one.high:.3f}", one.label,
+             "" if one.p_rise != one.p_rise else f"{one.p_rise:.2g}") for one in found]  # fmt: skip
+    columns = ("ratio", "mean slope", "95 % of families", "", "p that it rises")
+    content = folders[0].read_json("analysis/intensification.json")
+    words = f"{len(folders)} runs: below 1 gaps narrow (<), above they widen (>), else it cannot be told (?)."
+    _said(content, as_json, lambda: console.table("", columns, rows), folders[0], words)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or any(not number >= 1 for number in found) or found != sorted(set(found)):
+        raise BadInputError("--ratios", "numbers from 1 on, ascending", repr(text), "Write them as 2,4,10.")
+    return found
+
+
+@app.command()
+def limit(
+    source: Source,
+    data: Data = None,
+    weights: Weights = None,
+    example_input: ExampleInput = None,
+    loss: LossName = "cross-entropy",
+    what: Annotated[str, typer.Option(help="weights, neurons, or both.")] = "both",
+    eps: Annotated[float | None, typer.Option(help="The loss's rise that counts as none (default: its noise).")] = None,
+    max_accuracy_drop: Annotated[str | None, typer.Option(help="For neurons, the guard of the search instead.")] = None,
+    draws: Annotated[int, typer.Option(help="How often neurons are searched on rows drawn anew.")] = 3,
+    seed: Seed = 0,
+    batch_size: BatchSize = DEFAULT_BATCH_SIZE,
+    trust_pickle: TrustPickle = False,
+    out: Folder = None,
+    json: Json = False,
+) -> None:
+    """How small the network can get: predicted from its curvature before anything is pruned, beside what is found."""
+    if what not in {"weights", "neurons", "both"}:
+        raise BadInputError("--what", "weights, neurons or both", repr(what), "Leave it out for both.")
+    subject = _subject(source, weights, example_input, data, loss, seed, batch_size, trust_pickle, 0, out)
+    found = list[Limit]()
+    with console.Bar("limit") as bar:
+        if what != "neurons":
+            found.append(weight_limit(subject.task, eps=eps, seed=seed, tell=bar.tell))
+        if what != "weights":
+            found.append(neuron_limit(subject.task, max_loss_rise=eps, max_accuracy_drop=max_accuracy_drop,
+                                      draws=draws, seed=seed, tell=bar.tell))  # fmt: skip
+    for one in found:
+        files.write_limit(subject.folder, one)
+    rows = [
+        (one.what, one.num, f"{100 * one.predicted:.1f} %",
+         f"{100 * one.mean_found:.1f} ± {100 * one.error_bar:.1f} %", f"{one.eps:.3g}",
+         f"{one.spectrum.largest:.3g}", f"{one.seconds:.1f}")
+        for one in found
+    ]  # fmt: skip
+    columns = ("", "in all", "can go, predicted", "can go, found", "eps", "top eigenvalue", "seconds")
+    words = " ".join(
+        f"{round(one.num * (1 - one.mean_found)):,} of {one.num:,} {one.what} are needed; {one.advice}."
+        for one in found
+    )
+    content = [subject.folder.read_json(f"analysis/limit-{one.what}.json") for one in found]
+    _said(content, json, lambda: console.table("", columns, rows), subject.folder, words)
+
+
+@app.command(name="agreement")
+def agreement_command(
+    source: Source,
+    data: Data = None,
+    weights: Weights = None,
+    example_input: ExampleInput = None,
+    loss: LossName = "cross-entropy",
+    criterion: Annotated[
+        list[str] | None, typer.Option(help="A criterion (may be repeated; all where left out).")
+    ] = None,
+    step: At = 0,
+    keep: Keep = None,
+    only: Only = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = DEFAULT_BATCH_SIZE,
+    trust_pickle: TrustPickle = False,
+    out: Folder = None,
+    json: Json = False,
+) -> None:
+    """Which criterion ranks this network as ablation does, and what it would cost to trust another one."""
+    subject = _subject(source, weights, example_input, data, loss, seed, batch_size, trust_pickle, step, out)
+    with console.Bar("agreement") as bar:
+        found = agreement(subject.task, criterion or (), gone=subject.gone, keep=keep or (), only=only or (), seed=seed,
+                          tell=bar.tell)  # fmt: skip
+    files.write_agreement(subject.folder, found)
+    able = [one for one in found if not one.why_not]
+    groups = list(able[0].by_group) if able else []
+    shown = groups if len(groups) <= 6 else []
+    rows = [(one.criterion, f"{one.overall:.3f}", *(f"{one.by_group[name]:.3f}" for name in shown), f"{one.regret:.4g}")
+            for one in able]  # fmt: skip
+
+    def show() -> None:
+        console.table("", ("criterion", "overall", *shown, "loss more than ablation's"), rows)
+        for one in found:
+            if one.why_not:
+                console.talk.print(f"{one.criterion} cannot score it: {one.why_not}")
+
+    best = next((one for one in able if one.criterion != "ablation"), None)
+    words = "" if best is None else f"Besides ablation, trust {best.criterion} here (Spearman {best.overall:.3f})."
+    _said([asdict(one) for one in found], json, show, subject.folder, words)

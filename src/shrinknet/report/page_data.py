@@ -1,0 +1,105 @@
+"""What the page's script draws: one run's history as columns of plain numbers, from the run folder alone."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from shrinknet.measure.recall import RecallHistory
+from shrinknet.records import Group, Measures, Step
+from shrinknet.runs import RunFolder
+
+MOST_STEPS = 10_001
+"""Steps of all runs together that a page holds; of longer histories evenly spaced ones, and the one handed back."""
+
+MOST_RECALLS = 500
+"""Steps whose recalls a page holds."""
+
+COSTS = ("num_neurons", "num_parameters", "flash_bytes", "peak_ram_bytes", "macs")
+
+
+def page_data(
+    folder: RunFolder, name: str, groups: Sequence[Group], history: list[Step], most_steps: int
+) -> dict[str, Any]:
+    """Return columns over the steps: costs, losses, accuracy, what went, its score and its true rise; and recalls."""
+    end = folder.read_json("summary.json")
+    handed = _handed_back(history, int(end["num_removed"]))
+    places = _spread(len(history), most_steps, handed)
+    steps = [history[place] for place in places]
+    number = {group.name: place for place, group in enumerate(groups)}
+    losses = [step.measures.calibration_loss for step in history]
+    rises = [None, *(after - before for before, after in pairwise(losses))]
+    return {
+        "name": name,
+        "folder": folder.path.name,
+        "groups": [{"name": group.name, "width": group.width} for group in groups],
+        "steps": [step.number for step in steps],
+        "went": _went(number, history, places),
+        "removed": [[[number[n.group], n.index] for n in step.removed[:4]] for step in steps],
+        "counts": [len(step.removed) for step in steps],
+        "scores": [_short(step.scores[0]) if step.scores else None for step in steps],
+        "rises": [_short(rises[place]) for place in places],
+        "loss": [_short(_loss(step.measures)) for step in steps],
+        "accuracy": [_short(step.measures.validation_accuracy) for step in steps],
+        "bare_loss": [_short(_loss(step.bare)) if step.bare else None for step in steps],
+        "bare_accuracy": [_short(step.bare.validation_accuracy) if step.bare else None for step in steps],
+        "costs": {cost: [getattr(step.measures.costs, cost) for step in steps] for cost in COSTS},
+        "handed": places.index(handed),
+        "all_steps": len(history),
+        "on": "validation" if history[0].measures.validation_loss is not None else "calibration",
+        "recalls": _recalls(history, places),
+        "surfaces": _surfaces(folder),
+    }  # fmt: skip
+
+
+def _surfaces(folder: RunFolder) -> list[dict[str, Any]]:
+    """What `shrinknet analyse surface` has written."""
+    name = "analysis/surfaces.json"
+    return list(folder.read_json(name)["surfaces"]) if folder.has(name) else []
+
+
+def _loss(measures: Measures) -> float:
+    return measures.calibration_loss if measures.validation_loss is None else measures.validation_loss
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
+
+
+def _handed_back(history: Sequence[Step], num_removed: int) -> int:
+    """The place of the first step by which so many neurons are gone."""
+    whole, last = history[0].measures.costs.num_neurons, len(history) - 1
+    gone = [whole - step.measures.costs.num_neurons for step in history]
+    return next((place for place, count in enumerate(gone) if count >= num_removed), last)
+
+
+def _spread(count: int, most: int, kept: int) -> list[int]:
+    """Places evenly spaced, first and last and one more among them.
+
+    >>> _spread(5, 10, 2), _spread(9, 3, 3)
+    ([0, 1, 2, 3, 4], [0, 3, 4, 8])
+    """
+    if count <= most:
+        return list(range(count))
+    return sorted({kept, *(round(k * (count - 1) / (most - 1)) for k in range(most))})
+
+
+def _went(number: Mapping[str, int], history: Sequence[Step], places: Sequence[int]) -> list[list[list[int]]]:
+    """For each step shown, (group, how many of it went since the step shown before)."""
+    found = []
+    for before, place in zip([0, *places], places, strict=False):
+        gone = Counter(number[neuron.group] for step in history[before + 1 : place + 1] for neuron in step.removed)
+        found.append([list(pair) for pair in sorted(gone.items())])
+    return found
+
+
+def _recalls(history: Sequence[Step], places: Sequence[int]) -> dict[str, Any] | None:
+    """Recalls of each class in hundredths of a percent, for at most so many of the steps shown; -1: no rows."""
+    if not history[0].answers:
+        return None
+    answers = RecallHistory.of(history)
+    recalls = answers.recalls
+    shown = [places[k] for k in _spread(len(places), MOST_RECALLS, 0)]
+    rows = [[-1 if value != value else round(10_000 * value) for value in recalls[place].tolist()] for place in shown]
+    at = {place: k for k, place in enumerate(places)}
+    return {"at": [at[place] for place in shown], "recalls": rows, "rows": answers.rows.tolist()}
