@@ -40,7 +40,7 @@ from shrinknet.stopping.goals import (
     RemovedFraction,
     RemovedNeurons,
 )
-from shrinknet.stopping.guards import AccuracyDrop, Guard, LossRise, WorstClassRecall
+from shrinknet.stopping.guards import AccuracyDrop, ClassRecall, Guard, LossRise, WorstClassRecall
 from shrinknet.surgery.apply_plan import apply_plan
 from shrinknet.task import Task
 from shrinknet.types import Scores
@@ -48,6 +48,7 @@ from shrinknet.types import Scores
 __all__ = [
     "AccuracyDrop",
     "BadInputError",
+    "ClassRecall",
     "Costs",
     "Criterion",
     "ExportError",

@@ -179,6 +179,7 @@ def easy_task() -> sn.Task:
         (sn.AccuracyDrop(0.02), lambda start, end: start.validation_accuracy - end.validation_accuracy <= 0.02),
         (sn.LossRise(0.3), lambda start, end: end.validation_loss - start.validation_loss <= 0.3),
         (sn.WorstClassRecall("5%"), lambda start, end: start.worst_class_recall - end.worst_class_recall <= 0.05),
+        (sn.ClassRecall("60%"), lambda start, end: end.worst_class_recall >= 0.6),
     ],
 )
 def test_a_guard_compares_with_the_start_and_undoes_the_step_that_breaks_it(guard, fall) -> None:

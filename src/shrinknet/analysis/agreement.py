@@ -47,8 +47,6 @@ def agreement(
     criteria: Sequence[str] = (),
     *,
     gone: Sequence[Neuron] = (),
-    keep: str | Sequence[str] = (),
-    only: str | Sequence[str] = (),
     seed: int = 0,
     tell: Tell = tell_nobody,
 ) -> list[Agreement]:
@@ -58,7 +56,6 @@ def agreement(
         task: network, loss and data; scores and losses are on calibration data.
         criteria: their names; all there are where left out.
         gone: neurons that were removed before: how they agree along a run.
-        keep, only: globs of groups to leave out, or to look at alone.
         seed: of criteria that draw.
         tell: who is told how far it is.
 
@@ -72,7 +69,7 @@ def agreement(
     >>> [one.criterion for one in agreement(task, ["ablation", "random"])]
     ['ablation', 'random']
     """
-    untouched = gated(task, keep, only)
+    untouched = gated(task)
     task = in_memory(task, untouched)
     network = untouched.without(gone)
     alive = [Neuron(group.name, int(k)) for group in network.groups for k in network.alive(group)]

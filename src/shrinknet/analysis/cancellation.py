@@ -28,6 +28,7 @@ from shrinknet.data import Batch, Data
 from shrinknet.errors import BadInputError
 from shrinknet.execution.progress import Tell, tell_nobody
 from shrinknet.gates import GatedNetwork, gated
+from shrinknet.graph.restrict import restrict
 from shrinknet.records import Group, Neuron
 from shrinknet.task import Task
 
@@ -142,10 +143,10 @@ def cancellation(
     """
     if isinstance(max_pairs, bool) or not isinstance(max_pairs, int) or max_pairs < 1:
         raise BadInputError("max_pairs", "a whole number of at least 1", repr(max_pairs), f"Try {MOST_PAIRS}.")
-    untouched = gated(task, keep, only)
+    untouched = gated(task)
     task = in_memory(task, untouched)
-    network = untouched.without(gone)
-    groups = [group for group in network.groups if len(network.alive(group)) > 1]
+    network, chosen = untouched.without(gone), restrict(untouched.trace, keep, only).groups
+    groups = [group for group in network.groups if group in chosen and len(network.alive(group)) > 1]
     if not groups:
         raise BadInputError("gone", "few enough that a group keeps two neurons", f"{len(gone)}", "Name fewer.")
     scores = Ablation().score(network, task.calibration.batches())

@@ -166,7 +166,9 @@ def recall(
     if len(runs) > 1:
         _over_runs(folders, over_runs(histories, _numbers(ratios)), json)
         return
-    found, folder = recall_distortion(histories[0], _handed_back(folders[0], step), seed=seed), folders[0]
+    folder = folders[0]
+    with whole(folder):
+        found = recall_distortion(histories[0], _handed_back(folder, step), seed=seed)
     files.write_recall(folder, found)
     for number in found.history.without_rows:
         console.talk.print(f"Class {number} has no validation row: it has no recall and takes no part.")
@@ -272,8 +274,6 @@ def agreement_command(
         list[str] | None, typer.Option(help="A criterion (may be repeated; all where left out).")
     ] = None,
     step: At = 0,
-    keep: Keep = None,
-    only: Only = None,
     seed: Seed = 0,
     batch_size: BatchSize = DEFAULT_BATCH_SIZE,
     trust_pickle: TrustPickle = False,
@@ -283,8 +283,7 @@ def agreement_command(
     """Which criterion ranks this network as ablation does, and what it would cost to trust another one."""
     subject = _subject(source, weights, example_input, data, loss, seed, batch_size, trust_pickle, step, out)
     with console.Bar("agreement") as bar:
-        found = agreement(subject.task, criterion or (), gone=subject.gone, keep=keep or (), only=only or (), seed=seed,
-                          tell=bar.tell)  # fmt: skip
+        found = agreement(subject.task, criterion or (), gone=subject.gone, seed=seed, tell=bar.tell)
     files.write_agreement(subject.folder, found)
     able = [one for one in found if not one.why_not]
     groups = list(able[0].by_group) if able else []

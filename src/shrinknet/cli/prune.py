@@ -53,7 +53,7 @@ from shrinknet.cli.options import (
 from shrinknet.report import summary
 from shrinknet.run import Run
 from shrinknet.scoring import Scoring
-from shrinknet.stopping.guards import AccuracyDrop, Guard, LossRise, WorstClassRecall
+from shrinknet.stopping.guards import AccuracyDrop, ClassRecall, Guard, LossRise, WorstClassRecall
 from shrinknet.task import DEFAULT_BATCH_SIZE
 from shrinknet.units import parse_fraction, parse_milliseconds
 
@@ -76,6 +76,9 @@ def command(
     max_accuracy_drop: Annotated[str | None, typer.Option(help="Guard, such as 1%.")] = None,
     max_loss_rise: Annotated[float | None, typer.Option(help="Guard, in the loss's unit.")] = None,
     max_recall_drop: Annotated[str | None, typer.Option(help="Guard on the worst class's recall, such as 5%.")] = None,
+    min_class_recall: Annotated[
+        str | None, typer.Option(help="Guard: every class's recall stays above, as 70%.")
+    ] = None,
     to: To = None,
     quantize: Quantize = "none",
     price: Price = "neuron",
@@ -109,7 +112,7 @@ def command(
     """
     goals = make_goals(flash, ram, parameters, macs, remove)
     latency = None if max_latency is None else parse_milliseconds("--max-latency", max_latency)
-    guards = _guards(max_accuracy_drop, max_loss_rise, max_recall_drop)
+    guards = _guards(max_accuracy_drop, max_loss_rise, max_recall_drop, min_class_recall)
     task = make_task(model, weights, example_input, data, loss, seed, batch_size, trust_pickle)
     sources: dict[str, Any] = {
         "model": source_of(model), "weights": source_of(weights), "data": source_of(data), "loss": loss,
@@ -151,7 +154,9 @@ def finish(run: Run, out: Path, as_json: bool) -> None:
         sys.exit(1)
 
 
-def _guards(accuracy_drop: str | None, loss_rise: float | None, recall_drop: str | None) -> list[Guard]:
+def _guards(
+    accuracy_drop: str | None, loss_rise: float | None, recall_drop: str | None, class_recall: str | None
+) -> list[Guard]:
     guards: list[Guard] = []
     if accuracy_drop is not None:
         guards.append(AccuracyDrop(parse_fraction("--max-accuracy-drop", accuracy_drop)))
@@ -159,6 +164,8 @@ def _guards(accuracy_drop: str | None, loss_rise: float | None, recall_drop: str
         guards.append(LossRise(loss_rise))
     if recall_drop is not None:
         guards.append(WorstClassRecall(parse_fraction("--max-recall-drop", recall_drop)))
+    if class_recall is not None:
+        guards.append(ClassRecall(parse_fraction("--min-class-recall", class_recall)))
     return guards
 
 

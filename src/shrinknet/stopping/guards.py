@@ -77,6 +77,41 @@ class WorstClassRecall(_Drop):
 
 
 @dataclass(frozen=True, slots=True)
+class ClassRecall:
+    """The recall of every class stays at least so high: the run stops before a class is lost.
+
+    This one is a floor and does not compare with the start; a network that lies below it at the start is refused.
+
+    >>> str(ClassRecall("70%"))
+    "every class's recall at least 70 %"
+    """
+
+    least: float | str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "least", parse_fraction("ClassRecall", self.least))
+
+    def check(self, start: Measures) -> None:
+        """Need classes, and a start that is good enough."""
+        _needs(start.worst_class_recall, "ClassRecall", "validation data whose targets are classes")
+        if self.broken(start, start):
+            recalls = [1.0 if recall != recall else recall for recall in start.validation_recalls or ()]
+            worst = min(range(len(recalls)), key=recalls.__getitem__)
+            raise BadInputError(
+                "ClassRecall", f"at most {recalls[worst]:.4f}, the recall of class {worst} at the start",
+                f"{float(self.least):g}", "Ask for less, or train the network for that class.",
+            )  # fmt: skip
+
+    def broken(self, start: Measures, now: Measures) -> bool:
+        """Whether the worst class lies below."""
+        assert now.worst_class_recall is not None
+        return now.worst_class_recall < float(self.least) - 1e-12
+
+    def __str__(self) -> str:
+        return f"every class's recall at least {100 * float(self.least):g} %"
+
+
+@dataclass(frozen=True, slots=True)
 class LossRise:
     """The mean validation loss rises by at most that much, in the loss's own unit.
 
