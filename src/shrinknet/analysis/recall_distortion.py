@@ -242,6 +242,11 @@ def over_runs(histories: Sequence[Sequence[Step]], ratios: Sequence[int | float]
                 raise BadInputError("ratio", most, f"{ratio:g}", "Make the runs with --whole-curve.")
             slopes[row, column] = found.slopes[places[0]]
             accuracies[row, column] = found.history.accuracies[places[0]]
+    return over_slopes(ratios, slopes, accuracies)
+
+
+def over_slopes(ratios: Sequence[int | float], slopes: Vector, accuracies: Vector) -> list[AtRatio]:
+    """Return the means, intervals and tests of slopes [ratios, runs] that were measured elsewhere; see `over_runs`."""
     rises = [
         float(stats.ttest_rel(slopes[one], slopes[other], alternative="less").pvalue)
         for one, other in pairwise(range(len(ratios)))

@@ -1,0 +1,119 @@
+"""What the documentation says is true: its code runs, its commands run in their order, no criterion lacks a page."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shrinknet.criteria import criterion_names
+from shrinknet.recipes.catalogue import recipes
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+
+
+def run_python(code: str, folder: Path) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_tutorial_is_what_a_newcomer_types(tmp_path, type_command, monkeypatch) -> None:
+    page = DOCS / "tutorial.md"
+    code = "\n".join(blocks(page, "python"))
+    said = run_python(code + "\nassert sum(p.numel() for p in small.parameters()) < 5000", tmp_path)
+    assert "proven: masked and cut outputs differ by at most" in said
+    typed = [shlex.split(line) for block in blocks(page, "sh") for line in block.splitlines()]
+    assert [words[1] for words in typed] == ["inspect", "rank", "prune", "analyse", "analyse", "cut", "verify"]
+    for words in typed:
+        monkeypatch.chdir(tmp_path)
+        answer = type_command(*words[1:])
+        assert answer.status == 0, (words, answer.err)
+    assert (tmp_path / "run" / "report" / "index.html").exists()
+    assert (tmp_path / "smaller" / "model.pt2").stat().st_size < (tmp_path / "run" / "model.pt2").stat().st_size
+
+
+def test_an_lstm_is_pruned_as_the_page_says(tmp_path) -> None:
+    said = run_python("\n".join(blocks(DOCS / "how-to" / "lstm.md", "python")), tmp_path)
+    assert int(said.strip()) < 24
+
+
+def test_a_criterion_of_one_small_file_works_as_the_page_says(tmp_path) -> None:
+    code = "\n".join(blocks(DOCS / "how-to" / "criterion.md", "python"))
+    code += """
+import torch
+from torch import nn
+import shrinknet as sn
+torch.manual_seed(0)
+model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))
+x = torch.randn(50, 4)
+task = sn.Task(model, "cross-entropy", (x, torch.arange(50) % 2), batch_size=16)
+scores = dict(sn.rank(task, SquaredActivation()))
+said = model[:2](x).detach().double().square().mean(0)
+assert all(abs(scores[sn.Neuron("0", k)] - float(said[k])) < 1e-6 for k in range(6))
+assert sn.prune(task, SquaredActivation(), goals=[sn.RemovedNeurons(3)]).is_met
+"""
+    run_python(code, tmp_path)
+
+
+def test_every_criterion_has_a_page_of_theory_and_stands_in_the_table() -> None:
+    pages = "\n".join(page.read_text() for page in (DOCS / "theory").glob("*.md"))
+    nav, table = (ROOT / "mkdocs.yml").read_text(), (DOCS / "theory" / "index.md").read_text()
+    for name in criterion_names():
+        assert re.search(rf"^# .*\b{re.escape(name)}\b", pages, re.MULTILINE), name
+        assert name in nav
+        assert name in table
+        assert f"shrinknet.criteria.{name.replace('-', '_')}" in (DOCS / "reference" / "criteria.md").read_text()
+
+
+def test_the_site_builds_without_a_warning(tmp_path) -> None:
+    """Every link and formula; warnings are errors. No page asks another machine for anything."""
+    site = tmp_path / "site"
+    words = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(site)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 30 + len(recipes())
+    for page in pages:
+        text = page.read_text()
+        found = re.findall(r'<(?:script|img|link|iframe)[^>]+(?:src|href)="(https?:[^"]+)"', text)
+        assert [url for url in found if "canonical" not in url] == [], page
+    theory = (site / "theory" / "taylor-2.html").read_text()
+    assert theory.count("<math") >= 10
+    assert "arithmatex" not in theory
+    gallery = (site / "gallery.html").read_text()
+    for name in recipes():
+        assert f'href="recipes/{name}/index.html"' in gallery
+        assert (site / "recipes" / name / "index.html").exists()
+    paper = (site / "paper.html").read_text()
+    assert "0.898" in paper, "the published accuracy at 70 removed"
+    assert "analyse surface" in (site / "reference" / "commands.html").read_text()
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda page: page.stem)
+def test_commands_on_every_page_are_real(page: Path) -> None:
+    """Each `shrinknet VERB` that a page names exists, and so does each of its options."""
+    import typer
+
+    from shrinknet.cli.main import app
+
+    root = typer.main.get_command(app)
+    for line in re.findall(r"shrinknet ([a-z]+(?: [^`\n#]*)?)", page.read_text()):
+        words = line.split()
+        if words[0] not in root.commands:
+            continue  # prose
+        command = root.commands[words[0]]
+        if hasattr(command, "commands"):
+            assert words[1].strip(":;,.") in {*command.commands, "surface,"}, line
+            command = command.commands.get(words[1].strip(":;,."))
+        known = {name for parameter in command.params for name in parameter.opts}
+        for word in words:
+            if word.startswith("--") and len(word) > 2:
+                assert word.strip("`.,;)") in known, line
