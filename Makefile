@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test check lint wheel clean
+.PHONY: demo test check lint wheel docs clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,7 +30,10 @@ wheel: $(VENV)/installed
 	$(BIN)/python -m build --quiet --wheel
 	$(BIN)/python tests/check_wheel.py dist/*.whl
 
+docs: $(VENV)/installed
+	$(BIN)/mkdocs build
+
 check: lint test wheel demo
 
 clean:
-	rm -rf $(VENV) build dist demo-run
+	rm -rf $(VENV) build dist demo-run site

@@ -24,8 +24,10 @@ def on_page_content(content: str, **_: Any) -> str:
     """Turn the formulas of a page into MathML."""
 
     def drawn(match: re.Match[str]) -> str:
-        display = "inline" if match[2] == "(" else "block"
-        return str(convert(html.unescape(match[3]).strip(), display=display))
+        formula = html.unescape(match[3]).strip()
+        if match[2] == "(":
+            return str(convert(formula))
+        return f'<div class="formula">{convert(formula, display="block")}</div>'
 
     return FORMULA.sub(drawn, content)
 

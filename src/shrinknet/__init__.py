@@ -1,5 +1,10 @@
 """shrinknet removes whole neurons from a trained network, in the order that costs the least, to fit a budget."""
 
+from shrinknet.analysis.agreement import agreement
+from shrinknet.analysis.cancellation import cancellation
+from shrinknet.analysis.error_surface import Alphas, error_surface, error_surfaces
+from shrinknet.analysis.pruning_limit import neuron_limit, weight_limit
+from shrinknet.analysis.recall_distortion import recall_distortion
 from shrinknet.api import prune, race, rank
 from shrinknet.criteria import Criterion, criterion_names
 from shrinknet.errors import (
@@ -47,6 +52,7 @@ from shrinknet.types import Scores
 
 __all__ = [
     "AccuracyDrop",
+    "Alphas",
     "BadInputError",
     "ClassRecall",
     "Costs",
@@ -85,15 +91,22 @@ __all__ = [
     "Verification",
     "VerificationError",
     "WorstClassRecall",
+    "agreement",
     "apply_plan",
+    "cancellation",
     "criterion_names",
+    "error_surface",
+    "error_surfaces",
     "find_sparsifier",
+    "neuron_limit",
     "prune",
     "race",
     "rank",
+    "recall_distortion",
     "remove",
     "sparsifier_names",
     "sparsify",
     "to_plan",
     "trace",
+    "weight_limit",
 ]

@@ -52,6 +52,7 @@ def test_the_commands_of_the_readme_run(folder, tmp_path, type_command, monkeypa
         "prune",
         "export",
         "verify",
+        "analyse",
         "sparsify",
         "bench",
     ]

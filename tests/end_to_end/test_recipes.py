@@ -16,6 +16,7 @@ from shrinknet.recipes.mnist import paper_subset
 ROOT = Path(__file__).resolve().parents[2]
 
 NEGATIVE: dict[str, list[str]] = {
+    "pruning-limit": ["convolutions 8-16, dense 64, l1 1e-4: predicted within 5 points of the found limit"],
     "recall-distortion": [  # from 1.5x to 2x it rises, but not significantly
         "ablation, least squares: the slope rises with the ratio (each paired test below 0.05)",
         "ablation, least squares, tuned: the slope rises with the ratio (each paired test below 0.05)",

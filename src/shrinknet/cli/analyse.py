@@ -28,8 +28,9 @@ from shrinknet.cli.options import (
 )
 from shrinknet.cli.reopen import reopen
 from shrinknet.errors import BadInputError
-from shrinknet.records import Neuron, removed_by
+from shrinknet.records import Neuron, Step, removed_by
 from shrinknet.report.page import write_page
+from shrinknet.report.page_data import handed_back
 from shrinknet.runs import RunFolder, whole
 from shrinknet.task import DEFAULT_BATCH_SIZE, Task
 
@@ -168,7 +169,7 @@ def recall(
         return
     folder = folders[0]
     with whole(folder):
-        found = recall_distortion(histories[0], _handed_back(folder, step), seed=seed)
+        found = recall_distortion(histories[0], _compared(folder, histories[0], step), seed=seed)
     files.write_recall(folder, found)
     for number in found.history.without_rows:
         console.talk.print(f"Class {number} has no validation row: it has no recall and takes no part.")
@@ -186,16 +187,11 @@ def recall(
     _said(folder.read_json("analysis/recall.json"), json, lambda: console.table("", columns, rows), folder, words)
 
 
-def _handed_back(folder: RunFolder, step: int | None) -> int | None:
-    """The step asked for; else the one whose network the run handed back."""
-    if step is not None or not folder.has("summary.json"):
+def _compared(folder: RunFolder, history: list[Step], step: int | None) -> int | None:
+    """The step asked for; else the one whose network the run handed back, if it is finished."""
+    if step is not None or not history or not folder.has("summary.json"):
         return step
-    gone, taken = int(folder.read_json("summary.json")["num_removed"]), 0
-    for one in folder.history():
-        taken += len(one.removed)
-        if taken >= gone:
-            return one.number
-    return None
+    return history[handed_back(history, int(folder.read_json("summary.json")["num_removed"]))].number
 
 
 def _over_runs(folders: list[RunFolder], found: list[Any], as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +75,7 @@ def intensification(before: Vector, after: Vector) -> float:
     return float(before @ after) / size
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class RecallHistory:
     """What the validation rows were answered along a run of S steps, for C classes.
 
@@ -111,42 +112,43 @@ class RecallHistory:
         parameters = np.array([step.measures.costs.num_parameters for step in history], np.float64)
         return cls(np.array([step.number for step in history]), parameters[0] / parameters, targets, answers)
 
-    @property
+    @cached_property
     def num_classes(self) -> int:
         """One more than the largest class among targets and answers."""
         return 1 + int(max(self.targets.max(), self.answers.max()))
 
-    @property
+    @cached_property
     def rows(self) -> NDArray[np.int64]:
         """[C] how many rows each class has."""
         found: NDArray[np.int64] = np.bincount(self.targets, minlength=self.num_classes)
         return found
 
-    @property
+    @cached_property
     def accuracies(self) -> Vector:
         """[S] the share of rows that are right."""
         found: Vector = (self.answers == self.targets).mean(1)
         return found
 
-    @property
+    @cached_property
     def recalls(self) -> Vector:
         """[S, C] the share of each class's rows that is found; NaN for a class without rows."""
-        return self._shares(self.targets, self.rows[None])
+        return self._shares(self.rows[None])
 
-    @property
+    @cached_property
     def precisions(self) -> Vector:
         """[S, C] the share of each class's answers that is right; NaN where a class was never the answer."""
-        answered = np.stack([np.bincount(one, minlength=self.num_classes) for one in self.answers])
-        return self._shares(self.targets, answered)
+        count = self.num_classes
+        answered = np.stack([np.bincount(one, minlength=count) for one in self.answers])
+        return self._shares(answered)
 
-    def _shares(self, classes: NDArray[np.int64], of: NDArray[np.int64]) -> Vector:
-        hits = np.stack(
-            [np.bincount(classes, weights=one == self.targets, minlength=self.num_classes) for one in self.answers]
-        )
+    def _shares(self, of: NDArray[np.int64]) -> Vector:
+        """The right answers of each class, as a share of some counts [S or 1, C]."""
+        count = self.num_classes
+        hits = np.stack([np.bincount(self.targets[one == self.targets], minlength=count) for one in self.answers])
         found: Vector = np.divide(hits, of, out=np.full(hits.shape, np.nan), where=of > 0)
         return found
 
-    @property
+    @cached_property
     def without_rows(self) -> tuple[int, ...]:
         """The classes that are among the answers and have no row."""
         return tuple(int(c) for c in np.flatnonzero(self.rows == 0))

@@ -23,7 +23,7 @@ def page_data(
 ) -> dict[str, Any]:
     """Return columns over the steps: costs, losses, accuracy, what went, its score and its true rise; and recalls."""
     end = folder.read_json("summary.json")
-    handed = _handed_back(history, int(end["num_removed"]))
+    handed = handed_back(history, int(end["num_removed"]))
     places = _spread(len(history), most_steps, handed)
     steps = [history[place] for place in places]
     number = {group.name: place for place, group in enumerate(groups)}
@@ -66,8 +66,8 @@ def _short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.6g}")
 
 
-def _handed_back(history: Sequence[Step], num_removed: int) -> int:
-    """The place of the first step by which so many neurons are gone."""
+def handed_back(history: Sequence[Step], num_removed: int) -> int:
+    """Return the place of the first step by which so many neurons are gone: the one that a run handed back."""
     whole, last = history[0].measures.costs.num_neurons, len(history) - 1
     gone = [whole - step.measures.costs.num_neurons for step in history]
     return next((place for place, count in enumerate(gone) if count >= num_removed), last)
