@@ -157,8 +157,8 @@ def error_surfaces(
 ) -> list[Surface]:
     """Return the error surface of the first neuron of every N-th step of a run, at the moment of its removal.
 
-    Where readers are refit, they stand as they were before the removal: alpha = 0 is then the loss before the refit, and
-    the history has the one after it.
+    Where readers are refit, they stand as they were before the removal: alpha = 0 is then the loss before the refit,
+    and the history has the one after it.
 
     Args:
         run: a run, or a reopened one.
