@@ -115,6 +115,16 @@ def test_agreement_names_whom_to_trust(type_command, run) -> None:
     assert f"Besides ablation, trust {found[1]['criterion']} here" in answer.err
 
 
+def test_agreement_along_a_run(type_command, run) -> None:
+    words = ("--criterion", "taylor-1", "--criterion", "taylor-2", "--every", "10")
+    answer = type_command("analyse", "agreement", run, *words)
+    assert answer.status == 0, answer.err
+    found = json.loads((run / "analysis" / "agreement-along.json").read_text())["steps"]
+    assert list(found) == ["0", "10", "20", "30"]
+    one = type_command("analyse", "agreement", run, *words[:4], "--step", "20", "--json")
+    assert {c["criterion"]: c["overall"] for c in json.loads(one.out)} == pytest.approx(found["20"])
+
+
 def test_a_floor_under_every_class_stops_a_run(type_command, tmp_path) -> None:
     out = tmp_path / "run"
     answer = type_command(
@@ -146,6 +156,8 @@ def test_a_floor_under_every_class_stops_a_run(type_command, tmp_path) -> None:
         (("limit", "RUN", "--eps", "-1"), "eps must be a rise of the loss of at least 0. Got -1.0."),
         (("limit", "RUN", "--draws", "0"), "draws must be a whole number of at least 1. Got 0."),
         (("agreement", "RUN", "--criterion", "tailor-1"), "Did you mean 'taylor-1'?"),
+        (("agreement", "RUN", "--every", "0"), "--every must be a whole number of at least 1, with a run folder. Got 0."),
+        (("agreement", *FACTORY, *DATA, "--every", "2"), "Got a model. Name a run."),
     ],
 )  # fmt: skip
 def test_bad_input_ends_with_status_2_and_one_sentence(words, said, type_command, run) -> None:

@@ -52,6 +52,7 @@ class Subject:
     task: Task
     gone: tuple[Neuron, ...]
     folder: RunFolder
+    history: tuple[Step, ...] = ()
 
 
 def _subject(
@@ -65,7 +66,7 @@ def _subject(
         if not 0 <= step <= last:
             raise BadInputError("--step", f"one of the run's steps, 0 to {last}", str(step), "Leave it out for 0.")
         gone = removed_by(taken for taken in run.history if taken.number <= step)
-        return Subject(run.task, gone, RunFolder(out or Path(source)))
+        return Subject(run.task, gone, RunFolder(out or Path(source)), run.history)
     if Path(source).is_dir():
         RunFolder.open(source)  # says what is missing
     if data is None:
@@ -270,6 +271,7 @@ def agreement_command(
         list[str] | None, typer.Option(help="A criterion (may be repeated; all where left out).")
     ] = None,
     step: At = 0,
+    every: Annotated[int | None, typer.Option(help="Along a run: after every so many steps.")] = None,
     seed: Seed = 0,
     batch_size: BatchSize = DEFAULT_BATCH_SIZE,
     trust_pickle: TrustPickle = False,
@@ -278,6 +280,9 @@ def agreement_command(
 ) -> None:
     """Which criterion ranks this network as ablation does, and what it would cost to trust another one."""
     subject = _subject(source, weights, example_input, data, loss, seed, batch_size, trust_pickle, step, out)
+    if every is not None:
+        _along(subject, every, criterion or [], seed, json)
+        return
     with console.Bar("agreement") as bar:
         found = agreement(subject.task, criterion or (), gone=subject.gone, seed=seed, tell=bar.tell)
     files.write_agreement(subject.folder, found)
@@ -296,3 +301,28 @@ def agreement_command(
     best = next((one for one in able if one.criterion != "ablation"), None)
     words = "" if best is None else f"Besides ablation, trust {best.criterion} here (Spearman {best.overall:.3f})."
     _said([asdict(one) for one in found], json, show, subject.folder, words)
+
+
+def _along(subject: Subject, every: int, criteria: list[str], seed: int, as_json: bool) -> None:
+    """How each criterion agrees with ablation along a run, while two neurons are left."""
+    if every < 1 or not subject.history:
+        got = str(every) if every < 1 else "a model"
+        raise BadInputError("--every", "a whole number of at least 1, with a run folder", got, "Name a run.")
+    found: dict[int, dict[str, float]] = {}
+    last = subject.history[-1].number
+    with console.Bar("agreement") as bar:
+        for step in subject.history[::every]:
+            if step.measures.costs.num_neurons < 2:
+                break
+            bar.tell(f"step {step.number}", step.number / max(1, last))
+            gone = removed_by(taken for taken in subject.history if taken.number <= step.number)
+            able = agreement(subject.task, criteria, gone=gone, seed=seed)
+            found[step.number] = {one.criterion: one.overall for one in able if not one.why_not}
+    subject.folder.write_json("analysis/agreement-along.json", {"steps": found})
+    names = list(found[0])
+    rows = [
+        (str(step), *(f"{overall.get(name, float('nan')):.3f}" for name in names)) for step, overall in found.items()
+    ]
+    words = f"Spearman's correlation with ablation after {len(found)} of the run's steps."
+    content = subject.folder.read_json("analysis/agreement-along.json")
+    _said(content, as_json, lambda: console.table("", ("step", *names), rows), subject.folder, words)

@@ -120,7 +120,8 @@
     const one = run(), found = one.surfaces.find((s) => s.step === one.steps[state.place]);
     $("surface").hidden = !found;
     const near = one.surfaces.map((s) => s.step).sort((a, b) => Math.abs(a - one.steps[state.place]) - Math.abs(b - one.steps[state.place]))[0];
-    $("surface-words").textContent = found ? `${found.neuron}: ${found.verdict}; ${found.ground}.`
+    const refit = one.bare_loss.some((value) => value !== null) ? " That is before its readers make up for it." : "";
+    $("surface-words").textContent = found ? `${found.neuron}: ${found.verdict}; ${found.ground}.${refit}`
       : one.surfaces.length ? `The nearest step whose error surface was computed is ${near}.`
         : `Its error surface is not in the folder: shrinknet analyse surface ${one.folder} --every 1 computes it.`;
     if (!found) return;
