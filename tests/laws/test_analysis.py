@@ -11,6 +11,7 @@ from scipy import stats
 from torch import nn
 
 import shrinknet as sn
+from shrinknet.analysis import pictures
 from shrinknet.analysis.agreement import agreement
 from shrinknet.analysis.cancellation import cancellation, contribution_cosines
 from shrinknet.analysis.error_surface import Alphas, error_surface, error_surfaces, judged
@@ -516,3 +517,19 @@ def test_a_criterion_that_cannot_score_a_network_says_why() -> None:
     assert [one.criterion for one in found] == ["ablation", "taylor-2-diagonal"]
     assert "dense" in found[1].why_not
     assert np.isnan(found[1].overall)
+
+
+def test_pictures_of_flat_and_of_negative_losses_are_drawn_without_a_warning() -> None:
+    """A neuron that nobody hears does not move the loss; a loss of one's own may lie below 0."""
+    _, model = opposed()
+    inputs = torch.rand(300, 3).double()
+    for loss in ("cross-entropy", lambda outputs, targets: -outputs.square().mean(1)):
+        task = sn.Task(model, loss, (inputs, torch.arange(300) % 2))
+        flat = error_surface(task, sn.Neuron("0", 2), alphas=Alphas(0, 2, 0.5))
+        assert flat.losses.min() == flat.losses.max()
+        for drawn in (
+            pictures.surfaces([flat]),
+            pictures.limit(weight_limit(task)),
+            pictures.cancellation_map(cancellation(task)[0]),
+        ):
+            assert drawn[:4] == b"\x89PNG"

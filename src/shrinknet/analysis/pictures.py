@@ -35,9 +35,11 @@ def surfaces(found: Sequence[Surface]) -> bytes:
             axis.axvline(1, color="#b3261e", linewidth=1)
             axis.set_xlabel("alpha: 0 the removal, 1 the network as it is")
         low, high = min(one.losses.min() for one in found), max(one.losses.max() for one in found)
-        axes[0].set_yscale("log")
-        axes[0].set_ylim(low / 1.5, high * 1.5)
-        axes[1].set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+        room = 0.05 * (high - low) or 1.0  # nothing that is drawn need move the loss
+        if low > 0:
+            axes[0].set_yscale("log")
+            axes[0].set_ylim(low / 1.5, high * 1.5)
+        axes[1].set_ylim(low - room, high + room)
         axes[0].set_ylabel("mean loss (dashes: taylor-1, dots: taylor-2)")
         if len(found) <= MOST_NAMED:
             axes[1].legend(fontsize=8, frameon=False)
@@ -115,7 +117,7 @@ def limit(found: Limit) -> bytes:
             axes[1].plot(found.shares, found.losses, color=COLOURS[0], label="loss, pruned one-shot")
             axes[1].axhline(found.losses[0] + found.eps, color="#66788a", linewidth=1, label="start + eps")
             axes[1].axvline(found.predicted, color=COLOURS[1])
-            axes[1].set_yscale("log")
+            axes[1].set_yscale("log" if found.losses.min() > 0 else "linear")
             axes[1].set_xlabel(f"share of the {found.what} removed")
             axes[1].legend(fontsize=8, frameon=False)
 
