@@ -282,7 +282,8 @@ def prune(
     task = in_memory(task, network)
     ships = Artefact(task, network.trace, artefact, quantize)
     ships.check(goals, max_latency)
-    start = first_step(task, network, ships.costs)
+    with scoring.arithmetic():
+        start = first_step(task, network, ships.costs)
     for guard in guards:
         guard.check(start.measures)
     options = {

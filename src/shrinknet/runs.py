@@ -216,16 +216,21 @@ class RunFolder:
             ) from error
 
     def keep_history(self, steps: Sequence[Step]) -> None:
-        """Replace the history by these steps."""
-        rows = [row for step in steps for row in step_rows(step)]
-        self.write("history.csv", csv_text([COLUMNS, *rows]).encode())
-        if races := self.races():
-            kept = [list(row.values()) for row in races if int(row["step"]) <= steps[-1].number]
-            self.write("racing.csv", csv_text([RACE_COLUMNS, *kept]).encode())
-        if bare := [bare_row(step.number, step.bare) for step in steps if step.bare is not None]:
-            self.write("without_compensation.csv", csv_text([BARE_COLUMNS, *bare]).encode())
-        if answers := [row for step in steps for row in answer_rows(step)]:
-            self.write("answers.csv", csv_text([ANSWER_COLUMNS, *answers]).encode())
+        """Replace the history by these steps; the files beside it first, so that a kill leaves nothing without them."""
+        races = [list(row.values()) for row in self.races() if int(row["step"]) <= steps[-1].number]
+        bare = [bare_row(step.number, step.bare) for step in steps if step.bare is not None]
+        answers = [row for step in steps for row in answer_rows(step)]
+        self._replace("racing.csv", RACE_COLUMNS, races)
+        self._replace("without_compensation.csv", BARE_COLUMNS, bare)
+        self._replace("answers.csv", ANSWER_COLUMNS, answers)
+        self._replace("history.csv", COLUMNS, [row for step in steps for row in step_rows(step)])
+
+    def _replace(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Write a table anew; no file where it has no row."""
+        if rows:
+            self.write(name, csv_text([columns, *rows]).encode())
+        else:
+            self.remove(name)
 
     def write_plan(
         self,

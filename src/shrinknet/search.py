@@ -121,8 +121,9 @@ def _resumed(folder: RunFolder, start: Step, step: int | None) -> list[Step]:
             f"{start.measures.calibration_loss!r}, the run in {str(folder.path)!r} has "
             f"{history[0].measures.calibration_loss!r}. Use the same ones."
         )
+    history = [replace(start, seconds=history[0].seconds), *history[1:]]
     folder.keep_history(history)
-    return [start, *history[1:]]
+    return history
 
 
 def _fraction(goals: Sequence[Goal], start: Measures, now: Measures, network: GatedNetwork) -> float:

@@ -125,6 +125,49 @@ def test_agreement_along_a_run(type_command, run) -> None:
     assert {c["criterion"]: c["overall"] for c in json.loads(one.out)} == pytest.approx(found["20"])
 
 
+def test_refit_readers_are_not_passed_over(type_command, tmp_path) -> None:
+    out = tmp_path / "run"
+    words = ("--criterion", "taylor-1", "--remove", "6", "--compensate", "least-squares", "--out", out)
+    assert type_command("prune", *FACTORY, *DATA, *words).status == 0
+    for verb in ("cancellation", "agreement"):
+        answer = type_command("analyse", verb, out, "--step", "3")
+        assert answer.status == 2
+        assert "--step must be 0 for a run whose readers were refit. Got 3." in answer.err
+    assert type_command("analyse", "agreement", out, "--every", "2").status == 2
+    assert type_command("analyse", "surface", out, "--every", "3", "--alphas", "0:1:0.5").status == 0
+
+
+def test_a_network_cut_to_another_budget_is_shown_as_what_it_is(type_command, run, tmp_path) -> None:
+    from shrinknet.report.page_data import with_handed_back
+    from shrinknet.runs import RunFolder
+
+    smaller = tmp_path / "smaller"
+    assert type_command("cut", run, "--remove", "33", "--out", smaller).status == 0
+    folder = RunFolder.open(smaller)
+    among, place = with_handed_back(folder, folder.history())
+    after = json.loads((smaller / "summary.json").read_text())["after"]
+    assert (among[place].number, len(among)) == (31, 32)
+    assert among[place].measures.costs.num_parameters == after["costs"]["num_parameters"]
+    assert len(among[place].removed) == 3
+    assert "recalls" in (smaller / "report" / "index.html").read_text()
+    answer = type_command("analyse", "recall", smaller)
+    assert answer.status == 2
+    assert "Got one that was cut to another budget. Name a step with --step." in answer.err
+    assert type_command("analyse", "recall", smaller, "--step", "30").status == 0
+
+
+def test_json_of_what_cannot_be_told_is_json(type_command, folder, tmp_path) -> None:
+    """A criterion that cannot score a network of convolutions: text in place of a number that JSON has no word for."""
+    inputs = np.random.default_rng(0).random((40, 1, 8, 8), np.float32)
+    np.savez(tmp_path / "images.npz", inputs=inputs, targets=np.arange(40) % 10)
+    words = ("--criterion", "taylor-2-diagonal", "--criterion", "ablation", "--out", tmp_path, "--json")
+    answer = type_command(
+        "analyse", "agreement", "nets_of_a_stranger:images", "--data", tmp_path / "images.npz", *words
+    )
+    assert answer.status == 0, answer.err
+    json.loads(answer.out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
 def test_a_floor_under_every_class_stops_a_run(type_command, tmp_path) -> None:
     out = tmp_path / "run"
     answer = type_command(
@@ -157,7 +200,7 @@ def test_a_floor_under_every_class_stops_a_run(type_command, tmp_path) -> None:
         (("limit", "RUN", "--draws", "0"), "draws must be a whole number of at least 1. Got 0."),
         (("agreement", "RUN", "--criterion", "tailor-1"), "Did you mean 'taylor-1'?"),
         (("agreement", "RUN", "--every", "0"), "--every must be a whole number of at least 1, with a run folder. Got 0."),
-        (("agreement", *FACTORY, *DATA, "--every", "2"), "Got a model. Name a run."),
+        (("agreement", *FACTORY, *DATA, "--every", "2"), "Got a model, or a run whose readers were refit. Name another run."),
     ],
 )  # fmt: skip
 def test_bad_input_ends_with_status_2_and_one_sentence(words, said, type_command, run) -> None:

@@ -8,7 +8,7 @@ import torch
 from scipy.stats import spearmanr
 
 from shrinknet.api import in_memory
-from shrinknet.criteria import criterion_names, find_criterion
+from shrinknet.criteria import Criterion, criterion_names, find_criterion
 from shrinknet.errors import BadInputError, ShrinknetError
 from shrinknet.execution.progress import Tell, tell_nobody
 from shrinknet.gates import GatedNetwork, gated
@@ -77,6 +77,14 @@ def agreement(
         raise BadInputError("gone", "few enough that two neurons are left", str(len(gone)), "Name fewer.")
     names = tuple(criteria) or criterion_names()
     wanted = [find_criterion(name, seed) for name in names]
+    with network.program.scoring.arithmetic():
+        found = _compared(task, network, wanted, alive, tell)
+    return sorted(found, key=lambda one: (one.why_not != "", -np.nan_to_num(one.overall, nan=-2.0), one.criterion))
+
+
+def _compared(
+    task: Task, network: GatedNetwork, wanted: Sequence[Criterion], alive: Sequence[Neuron], tell: Tell
+) -> list[Agreement]:
     oracle = find_criterion(ORACLE).score(network, task.calibration.batches())
     count = max(1, round(FIRST * len(alive)))
     least = _loss_without(task, network, oracle, count)
@@ -94,7 +102,7 @@ def agreement(
         }
         regret = _loss_without(task, network, scores, count) - least
         found.append(Agreement(criterion.name, _correlation(scores, oracle, alive), by_group, regret))
-    return sorted(found, key=lambda one: (one.why_not != "", -np.nan_to_num(one.overall, nan=-2.0), one.criterion))
+    return found
 
 
 def _correlation(scores: Scores, oracle: Scores, neurons: Sequence[Neuron]) -> float:

@@ -149,14 +149,15 @@ def cancellation(
     groups = [group for group in network.groups if group in chosen and len(network.alive(group)) > 1]
     if not groups:
         raise BadInputError("gone", "few enough that a group keeps two neurons", f"{len(gone)}", "Name fewer.")
-    scores = Ablation().score(network, task.calibration.batches())
-    found = []
-    for place, group in enumerate(groups):
+    found = list[Cancellation]()
+    with network.program.scoring.arithmetic():
+        scores = Ablation().score(network, task.calibration.batches())
+        for place, group in enumerate(groups):
 
-        def told(part: float, place: int = place, name: str = group.name) -> None:
-            tell(f"pairs of {name!r}", (place + part) / len(groups))
+            def told(part: float, place: int = place, name: str = group.name) -> None:
+                tell(f"pairs of {name!r}", (place + part) / len(groups))
 
-        found.append(_of_group(task, network, group, scores.values[group.name], max_pairs, seed, told))
+            found.append(_of_group(task, network, group, scores.values[group.name], max_pairs, seed, told))
     return found
 
 

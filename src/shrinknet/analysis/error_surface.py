@@ -23,7 +23,7 @@ from shrinknet.execution.progress import Tell, tell_nobody
 from shrinknet.gates import GatedNetwork, gated
 from shrinknet.records import Group, Neuron
 from shrinknet.run import Run
-from shrinknet.surgery.compensate import masked_after
+from shrinknet.surgery.compensate import Compensation
 from shrinknet.task import Task
 
 Vector = NDArray[np.float64]
@@ -149,7 +149,9 @@ def error_surface(task: Task, neuron: Neuron, *, gone: Iterable[Neuron] = (), al
     True
     """
     network = gated(task)
-    return _surface(in_memory(task, network), network.without(_checked(network, gone)), neuron, alphas or Alphas(), 0)
+    task = in_memory(task, network)
+    with network.program.scoring.arithmetic():
+        return _surface(task, network.without(_checked(network, gone)), neuron, alphas or Alphas(), 0)
 
 
 def error_surfaces(
@@ -169,23 +171,26 @@ def error_surfaces(
     Raises:
         BadInputError: the run removed nothing, or `every` is not a whole number of at least 1.
 
-    Cost: for each surface what `error_surface` costs.
+    Cost: for each surface what `error_surface` costs; with compensation one refit for each step.
     """
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise BadInputError("every", "a whole number of at least 1", repr(every), "Leave it out for 10.")
     steps = [step for step in run.history if step.removed]
     if not steps:
         raise BadInputError("RUN", "a run that removed something", "one that stopped at once", "Give it a goal.")
-    kind = str(run.options.get("compensate", "none"))
-    found = []
-    task = in_memory(run.task, run.network)
-    untouched = gated(task, run.options.get("keep", ()), run.options.get("only", ()))
-    for step in steps[::every]:
-        neuron = step.removed[0]
-        tell(f"{neuron}, step {step.number}", (step.number - 1) / len(steps))
-        before = [earlier.removed for earlier in run.history if earlier.number < step.number]
-        network = masked_after(task, untouched, before, kind)
-        found.append(_surface(task, network, neuron, alphas or Alphas(), step.number))
+    scoring, kind = run.network.program.scoring, str(run.options.get("compensate", "none"))
+    task, found = in_memory(run.task, run.network), []
+    network = gated(task, run.options.get("keep", ()), run.options.get("only", ()), scoring)
+    compensation = None if kind == "none" else Compensation(kind, task, network)
+    with scoring.arithmetic():
+        network = network if compensation is None else compensation.restart()
+        for place, step in enumerate(steps):
+            if place % every == 0:
+                tell(f"{step.removed[0]}, step {step.number}", place / len(steps))
+                found.append(_surface(task, network, step.removed[0], alphas or Alphas(), step.number))
+            network = network.without(step.removed)
+            if compensation is not None:
+                network = compensation.refit(network, step.removed)
     return found
 
 

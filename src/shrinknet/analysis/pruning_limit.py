@@ -12,13 +12,15 @@ Mind the language: `removed` is s, `kept` is 1 - s; "pruning ratio" stands for e
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from shrinknet.api import in_memory, prune
 from shrinknet.data import Data
@@ -26,6 +28,7 @@ from shrinknet.errors import BadInputError
 from shrinknet.execution.progress import Tell, tell_nobody
 from shrinknet.gates import GatedNetwork, gated
 from shrinknet.measure.evaluation import evaluate
+from shrinknet.scoring import Scoring
 from shrinknet.stopping.guards import AccuracyDrop, Guard, LossRise
 from shrinknet.task import Task, evaluating
 
@@ -41,6 +44,12 @@ LARGE = 1_000_000
 """From so many weights on, rows of the Hessian that are all zero are counted beside the spectrum."""
 
 ZERO_ROW = 1e-7
+NEXT_TO_ZERO = 1e-9
+"""Of the largest eigenvalue: below that a node stands for 0."""
+
+MOST_ROWS = 256
+"""Rows that are differentiated twice at once: bounds memory."""
+
 FAR = 0.1
 GRID = 400
 """Shares at which the network is pruned to look for the limit."""
@@ -50,7 +59,8 @@ GRID = 400
 class Spectrum:
     """The Hessian's eigenvalues as a quadrature: `mean f(lambda) = sum_j weights_j f(nodes_j)`.
 
-    `zero_rows` is the share of weights whose row of the Hessian is zero; the quadrature speaks for the others.
+    `zero_rows` is the share of weights whose row of the Hessian is zero: as many eigenvalues are 0, of which the nodes
+    see a part (those next to 0) or, in large networks, none.
     """
 
     nodes: Vector
@@ -61,7 +71,7 @@ class Spectrum:
     @property
     def trace(self) -> float:
         """The sum of the eigenvalues."""
-        return float((self.weights * self.nodes).sum()) * self.size * (1 - self.zero_rows)
+        return float((self.weights * self.nodes).sum()) * self.size
 
     @property
     def largest(self) -> float:
@@ -77,7 +87,13 @@ class Spectrum:
         if eps <= 0:
             return self.zero_rows
         free = float((self.weights / (1 + radius**2 * np.abs(self.nodes) / (2 * eps))).sum())
-        return self.zero_rows + (1 - self.zero_rows) * free
+        return self._unseen + (1 - self._unseen) * free
+
+    @property
+    def _unseen(self) -> float:
+        """The share of zero eigenvalues that no node stands for."""
+        seen = float(self.weights[np.abs(self.nodes) <= NEXT_TO_ZERO * np.abs(self.nodes).max()].sum())
+        return max(0.0, self.zero_rows - seen) / (1 - seen) if seen < 1 else 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,9 +179,9 @@ def weight_limit(
     """
     started = time.perf_counter()
     _check(eps, iterations, probes)
-    weights = _matrices(task.model)
+    weights, task = _matrices(task.model), task.in_batches_of(MOST_ROWS)
     values = torch.cat([value.detach().flatten() for value in weights.values()])
-    with evaluating(task.model):
+    with evaluating(task.model), exactly():
         allowed = batch_noise(task) if eps is None else float(eps)
         product = _in_weights(task, weights)
         nodes, shares = lanczos(product, values, min(iterations, values.numel()), probes, seed, tell)
@@ -217,7 +233,8 @@ def neuron_limit(
     fitting = in_memory(task, network)
     with evaluating(task.model):
         allowed = batch_noise(task) if max_loss_rise is None else float(max_loss_rise)
-    eigenvalues = np.linalg.eigvalsh(gate_hessian(network, fitting.calibration).numpy())
+    with exactly():
+        eigenvalues = np.linalg.eigvalsh(gate_hessian(network, fitting.calibration).numpy())
     num = len(eigenvalues)
     spectrum = Spectrum(eigenvalues, np.full(num, 1 / num), num)
     radii = np.sqrt(np.arange(num + 1.0))
@@ -232,6 +249,17 @@ def neuron_limit(
     seconds = time.perf_counter() - started
     predicted = crossing(spectrum, radii, allowed)
     return Limit("neurons", num, allowed, predicted, spectrum, shares, free, tuple(found), None, seconds)
+
+
+@contextmanager
+def exactly() -> Iterator[None]:
+    """Products in whole precision, by operators that can be differentiated twice (fused attention and RNNs cannot)."""
+    with (
+        Scoring().arithmetic(),
+        sdpa_kernel(SDPBackend.MATH),
+        torch.backends.cudnn.flags(enabled=False, allow_tf32=False),
+    ):
+        yield
 
 
 def _check(eps: int | float | None, iterations: int, probes: int) -> None:
@@ -260,7 +288,9 @@ def batch_noise(task: Task) -> float:
     with torch.no_grad():
         for batch in task.calibration.batches():
             losses.append(task.loss.of(task.model(batch.inputs), batch.targets).double().cpu())
-    means = [part.mean() for part in torch.cat(losses).split(NOISE_BATCH) if len(part) == NOISE_BATCH]
+    rows = torch.cat(losses)
+    drawn = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]  # files are sorted by class
+    means = [part.mean() for part in drawn.split(NOISE_BATCH) if len(part) == NOISE_BATCH]
     if len(means) < 2:
         raise BadInputError(
             "calibration", f"at least {2 * NOISE_BATCH} rows, whose noise says what counts as no rise",

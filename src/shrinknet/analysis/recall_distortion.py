@@ -23,6 +23,9 @@ Vector = NDArray[np.float64]
 CONFIDENCE = 0.99
 """Of every interval; the paper's."""
 
+RELIABLE = 0.8
+"""Below that part the balances before are mostly noise, and nothing is said of the slope."""
+
 DRAWS = 1000
 """How often rows are drawn anew for the interval of one run."""
 
@@ -84,8 +87,22 @@ class RecallDistortion:
     @property
     def verdict(self) -> str:
         """Whether the gaps between classes widened, narrowed, or whether that cannot be told."""
+        if self.reliability < RELIABLE:
+            return "cannot be told: the gaps between classes before are within the noise of so few rows"
         low, high = self.interval
         return "intensified" if low > 1 else "narrowed" if high < 1 else "cannot be told from unchanged"
+
+    @property
+    def reliability(self) -> float:
+        """The part of the balances before that is not the noise of so few rows: 1 - sum var(B^c) / sum (B^c)^2.
+
+        With `var(R^c) = R^c (1 - R^c) / rows`. Where it is small, so is the slope, whatever pruning did: a regression
+        on noise is flat.
+        """
+        size = sum(one.balance_before**2 for one in self.classes)
+        right = self.history.accuracies[0]
+        noise = sum(one.recall_before * (1 - one.recall_before) / one.rows for one in self.classes) / right**2
+        return float(1 - noise / size) if size > 0 else 0.0
 
     @property
     def worst(self) -> ClassChange:
@@ -102,7 +119,7 @@ def recall_distortion(history: Sequence[Step], step: int | None = None, *, seed:
         seed: of the rows that are drawn anew.
 
     Raises:
-        BadInputError: the history holds no answers, no such step, or a start whose classes are all found equally often.
+        BadInputError: the history holds no answers, or no such step; or the network is never right at the start.
 
     Cost: no forward pass; numbers for each step, row and class.
     """
@@ -116,7 +133,7 @@ def recall_distortion(history: Sequence[Step], step: int | None = None, *, seed:
     recalls, accuracies = answers.recalls[:, present], answers.accuracies
     before = normalised_balance(recalls[0], float(accuracies[0]))
     slopes = np.array([
-        intensification(before, normalised_balance(recall, float(right))) if right > 0 else np.nan
+        intensification(before, normalised_balance(recall, float(right))) if right > 0 and before.any() else np.nan
         for recall, right in zip(recalls, accuracies, strict=True)
     ])  # fmt: skip
     return RecallDistortion(
@@ -251,7 +268,7 @@ def over_slopes(ratios: Sequence[int | float], slopes: Vector, accuracies: Vecto
         float(stats.ttest_rel(slopes[one], slopes[other], alternative="less").pvalue)
         for one, other in pairwise(range(len(ratios)))
     ]
-    rises = [float("nan"), *(min(1.0, p * len(rises)) for p in rises)]
+    rises = [float("nan"), *(float(np.minimum(1.0, p * len(rises))) for p in rises)]
     return [
         _at_ratio(float(ratio), slopes[row], accuracies[row], len(ratios), rises[row])
         for row, ratio in enumerate(ratios)

@@ -1,7 +1,7 @@
 """`shrinknet analyse`: look at a network or a run; nothing is removed."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +30,7 @@ from shrinknet.cli.reopen import reopen
 from shrinknet.errors import BadInputError
 from shrinknet.records import Neuron, Step, removed_by
 from shrinknet.report.page import write_page
-from shrinknet.report.page_data import handed_back
+from shrinknet.report.page_data import with_handed_back
 from shrinknet.runs import RunFolder, whole
 from shrinknet.task import DEFAULT_BATCH_SIZE, Task
 
@@ -65,8 +65,13 @@ def _subject(
         last = run.history[-1].number
         if not 0 <= step <= last:
             raise BadInputError("--step", f"one of the run's steps, 0 to {last}", str(step), "Leave it out for 0.")
+        if step and run.options.get("compensate", "none") != "none":
+            raise BadInputError(
+                "--step", "0 for a run whose readers were refit", str(step), "'analyse surface' sees the refit readers."
+            )
         gone = removed_by(taken for taken in run.history if taken.number <= step)
-        return Subject(run.task, gone, RunFolder(out or Path(source)), run.history)
+        is_bare = run.options.get("compensate", "none") == "none"
+        return Subject(run.task, gone, RunFolder(out or Path(source)), run.history if is_bare else ())
     if Path(source).is_dir():
         RunFolder.open(source)  # says what is missing
     if data is None:
@@ -166,7 +171,9 @@ def recall(
         with whole(folder):
             histories.append(folder.history())
     if len(runs) > 1:
-        _over_runs(folders, over_runs(histories, _numbers(ratios)), json)
+        with whole(folders[0]):
+            several = over_runs(histories, _numbers(ratios))
+        _over_runs(folders, several, json)
         return
     folder = folders[0]
     with whole(folder):
@@ -192,7 +199,13 @@ def _compared(folder: RunFolder, history: list[Step], step: int | None) -> int |
     """The step asked for; else the one whose network the run handed back, if it is finished."""
     if step is not None or not history or not folder.has("summary.json"):
         return step
-    return history[handed_back(history, int(folder.read_json("summary.json")["num_removed"]))].number
+    among, place = with_handed_back(folder, history)
+    if len(among) > len(history):
+        raise BadInputError(
+            "RUN", "a run that handed back a step of its history", "one that was cut to another budget",
+            "Name a step with --step.",
+        )  # fmt: skip
+    return among[place].number
 
 
 def _over_runs(folders: list[RunFolder], found: list[Any], as_json: bool) -> None:
@@ -300,14 +313,14 @@ def agreement_command(
 
     best = next((one for one in able if one.criterion != "ablation"), None)
     words = "" if best is None else f"Besides ablation, trust {best.criterion} here (Spearman {best.overall:.3f})."
-    _said([asdict(one) for one in found], json, show, subject.folder, words)
+    _said(subject.folder.read_json("analysis/agreement.json")["criteria"], json, show, subject.folder, words)
 
 
 def _along(subject: Subject, every: int, criteria: list[str], seed: int, as_json: bool) -> None:
     """How each criterion agrees with ablation along a run, while two neurons are left."""
     if every < 1 or not subject.history:
-        got = str(every) if every < 1 else "a model"
-        raise BadInputError("--every", "a whole number of at least 1, with a run folder", got, "Name a run.")
+        got = str(every) if every < 1 else "a model, or a run whose readers were refit"
+        raise BadInputError("--every", "a whole number of at least 1, with a run folder", got, "Name another run.")
     found: dict[int, dict[str, float]] = {}
     last = subject.history[-1].number
     with console.Bar("agreement") as bar:

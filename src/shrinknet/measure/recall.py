@@ -89,7 +89,7 @@ class RecallHistory:
     steps: NDArray[np.int64]
     ratios: Vector
     targets: NDArray[np.int64]
-    answers: NDArray[np.int64]
+    answers: NDArray[np.int32]
 
     @classmethod
     def of(cls, history: Sequence[Step]) -> "RecallHistory":
@@ -104,7 +104,7 @@ class RecallHistory:
                 "Make it again with 'shrinknet prune MODEL --data DATA', whose data have classes and a split.",
             )  # fmt: skip
         targets = np.array([one.target for one in history[0].answers])
-        answers = np.empty((len(history), len(targets)), np.int64)
+        answers = np.empty((len(history), len(targets)), np.int32)
         for place, step in enumerate(history):
             answers[place] = answers[max(0, place - 1)]
             for one in step.answers or ():

@@ -11,9 +11,9 @@ from typing import Any
 import jinja2
 
 from shrinknet.errors import RunFolderError
-from shrinknet.records import Costs, Group, Measures, Step, TestResult, Verification
+from shrinknet.records import Group, Step, TestResult, Verification
 from shrinknet.report import summary
-from shrinknet.report.page_data import MOST_STEPS, page_data
+from shrinknet.report.page_data import MOST_STEPS, measures_of, page_data
 from shrinknet.runs import RunFolder, whole
 
 MOST_STEPS_LISTED = 60
@@ -38,13 +38,13 @@ class Chapter:
     @property
     def rows(self) -> list[tuple[str, str, str]]:
         """Before and after."""
-        before, after = _measures(self.end["before"]), _measures(self.end["after"])
+        before, after = measures_of(self.end["before"]), measures_of(self.end["after"])
         return summary.rows(before, after, _test(self.end["test"]), self.shipped)
 
     @property
     def last_line(self) -> str:
         """What the run did, in one line."""
-        before, after = _measures(self.end["before"]), _measures(self.end["after"])
+        before, after = measures_of(self.end["before"]), measures_of(self.end["after"])
         return summary.last_line(before, after, _test(self.end["test"]), self.end["reason"], self.shipped)
 
     @property
@@ -134,14 +134,6 @@ def _chapter(folder: RunFolder, name: str) -> Chapter:
         shipped=folder.manifest(),
         corners=folder.corners(),
     )
-
-
-def _measures(content: dict[str, Any]) -> Measures:
-    recalls = content["validation_recalls"]
-    return Measures(
-        content["calibration_loss"], content["validation_loss"], content["validation_accuracy"],
-        None if recalls is None else tuple(float(recall) for recall in recalls), Costs(**content["costs"]),
-    )  # fmt: skip
 
 
 def _test(content: dict[str, Any] | None) -> TestResult | None:

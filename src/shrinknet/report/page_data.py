@@ -1,12 +1,13 @@
 """What the page's script draws: one run's history as columns of plain numbers, from the run folder alone."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from shrinknet.measure.recall import RecallHistory
-from shrinknet.records import Group, Measures, Step
+from shrinknet.records import Costs, Group, Measures, Step
 from shrinknet.runs import RunFolder
 
 MOST_STEPS = 10_001
@@ -22,8 +23,7 @@ def page_data(
     folder: RunFolder, name: str, groups: Sequence[Group], history: list[Step], most_steps: int
 ) -> dict[str, Any]:
     """Return columns over the steps: costs, losses, accuracy, what went, its score and its true rise; and recalls."""
-    end = folder.read_json("summary.json")
-    handed = handed_back(history, int(end["num_removed"]))
+    history, handed = with_handed_back(folder, history)
     places = _spread(len(history), most_steps, handed)
     steps = [history[place] for place in places]
     number = {group.name: place for place, group in enumerate(groups)}
@@ -37,7 +37,8 @@ def page_data(
         "went": _went(number, history, places),
         "removed": [[[number[n.group], n.index] for n in step.removed[:4]] for step in steps],
         "counts": [len(step.removed) for step in steps],
-        "scores": [_short(step.scores[0]) if step.scores else None for step in steps],
+        "scores": [_short(min(step.scores)) if step.scores else None for step in steps],
+        "highest": [_short(max(step.scores)) if len(step.scores) > 1 else None for step in steps],
         "rises": [_short(rises[place]) for place in places],
         "loss": [_short(_loss(step.measures)) for step in steps],
         "accuracy": [_short(step.measures.validation_accuracy) for step in steps],
@@ -63,14 +64,32 @@ def _loss(measures: Measures) -> float:
 
 
 def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.6g}")
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
-def handed_back(history: Sequence[Step], num_removed: int) -> int:
-    """Return the place of the first step by which so many neurons are gone: the one that a run handed back."""
-    whole, last = history[0].measures.costs.num_neurons, len(history) - 1
-    gone = [whole - step.measures.costs.num_neurons for step in history]
-    return next((place for place, count in enumerate(gone) if count >= num_removed), last)
+def measures_of(content: dict[str, Any]) -> Measures:
+    """Return the measures that `summary.json` has of a network."""
+    recalls = content["validation_recalls"]
+    return Measures(
+        content["calibration_loss"], content["validation_loss"], content["validation_accuracy"],
+        None if recalls is None else tuple(float(recall) for recall in recalls), Costs(**content["costs"]),
+    )  # fmt: skip
+
+
+def with_handed_back(folder: RunFolder, history: list[Step]) -> tuple[list[Step], int]:
+    """Return the history with the network that the run handed back in it, and its place.
+
+    A network that was cut to another budget need not be one of the steps: it then stands among them, without answers.
+    """
+    end = folder.read_json("summary.json")
+    wanted, gone = int(end["num_removed"]), list(accumulate(len(step.removed) for step in history))
+    if wanted in gone:
+        return history, gone.index(wanted)
+    place = next((k for k, count in enumerate(gone) if count > wanted), len(history))
+    number = history[place].number if place < len(history) else history[-1].number + 1
+    removed = folder.plan().removed[gone[place - 1] : wanted]
+    cut = Step(number, removed, (), measures_of(end["after"]), 0.0)
+    return [*history[:place], cut, *history[place:]], place
 
 
 def _spread(count: int, most: int, kept: int) -> list[int]:
@@ -100,6 +119,11 @@ def _recalls(history: Sequence[Step], places: Sequence[int]) -> dict[str, Any] |
     answers = RecallHistory.of(history)
     recalls = answers.recalls
     shown = [places[k] for k in _spread(len(places), MOST_RECALLS, 0)]
-    rows = [[-1 if value != value else round(10_000 * value) for value in recalls[place].tolist()] for place in shown]
+    rows = [
+        None  # a network that was cut to another budget has no answers
+        if history[place].answers is None
+        else [-1 if value != value else round(10_000 * value) for value in recalls[place].tolist()]
+        for place in shown
+    ]
     at = {place: k for k, place in enumerate(places)}
     return {"at": [at[place] for place in shown], "recalls": rows, "rows": answers.rows.tolist()}

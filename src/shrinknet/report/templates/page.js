@@ -27,6 +27,11 @@
     return names.join(", ") + (more > 0 ? ` and ${more} more` : "") || "nothing yet";
   }
 
+  function scored(one, place) {
+    if (one.scores[place] === null) return "";
+    return one.highest[place] === null ? `score ${figure(one.scores[place])}, ` : `scores ${figure(one.scores[place])} to ${figure(one.highest[place])}, `;
+  }
+
   function thin(length) { // a line of more points than the screen has is drawn by fewer; the slider knows them all
     const stride = Math.max(1, Math.ceil(length / 1500));
     const places = [];
@@ -60,7 +65,7 @@
     runs.forEach((one, k) => {
       const places = thin(one.steps.length);
       const x = (place) => one.costs[state.cost][place];
-      const hover = places.map((place) => `${text(one.name)}, step ${one.steps[place]}<br>removed: ${text(neuronsOf(one, place))}<br>score ${figure(one.scores[place])}, true rise ${figure(one.rises[place])}<br>${shown(state.cost, x(place))}: ${format(one[values][place])}`);
+      const hover = places.map((place) => `${text(one.name)}, step ${one.steps[place]}<br>removed: ${text(neuronsOf(one, place))}<br>${scored(one, place)}true rise ${figure(one.rises[place])}<br>${shown(state.cost, x(place))}: ${format(one[values][place])}`);
       if (one[bare].some((value) => value !== null)) {
         traces.push({ x: places.map(x), y: places.map((place) => one[bare][place]), mode: "lines", hoverinfo: "skip", line: { color: COLOURS[k % 8], width: 1.5, dash: "dot" }, name: `${text(one.name)}, nothing made up for` });
       }
@@ -74,7 +79,7 @@
       clickable.add(id);
       $(id).on("plotly_click", (event) => {
         const found = event.points.map((point) => point.customdata).find(Boolean);
-        if (found) { [state.run, state.place] = found; update(); }
+        if (found) { [state.run, state.place] = found; $("fits").textContent = ""; update(); }
       });
     }
   }
@@ -103,9 +108,10 @@
 
   function recalls() {
     const one = run();
-    $("recalls-part").hidden = !one.recalls;
-    if (!one.recalls) return;
-    const before = one.recalls.recalls[0], now = recallAt(one, state.place);
+    const now = one.recalls && recallAt(one, state.place);
+    $("recalls-part").hidden = !now;
+    if (!now) return;
+    const before = one.recalls.recalls[0];
     let classes = before.map((_, k) => k).filter((k) => before[k] >= 0);
     if (classes.length > 30) classes = classes.sort((a, b) => now[a] - now[b]).slice(0, 30);
     const names = classes.map((k) => `class ${k}`);
@@ -145,10 +151,11 @@
     card("now-loss", figure(one.loss[place]), figure(one.loss[0]));
     $("card-accuracy").hidden = one.accuracy[0] === null;
     if (one.accuracy[0] !== null) card("now-accuracy", percent(one.accuracy[place]), percent(one.accuracy[0]));
-    $("card-worst").hidden = !one.recalls;
-    if (one.recalls) {
+    const known = one.recalls && recallAt(one, place);
+    $("card-worst").hidden = !known;
+    if (known) {
       const worst = (row) => row.reduce((least, value, k) => (value >= 0 && (least < 0 || value < row[least]) ? k : least), -1);
-      const now = recallAt(one, place), before = one.recalls.recalls[0];
+      const now = known, before = one.recalls.recalls[0];
       const said = (row) => `${(row[worst(row)] / 100).toFixed(2)} %`;
       card("now-worst", said(now), `${said(before)}; class ${worst(now)}, was ${worst(before)}`);
     }
@@ -157,7 +164,7 @@
       ? "This is the network in the run folder: cut, and proven to compute what the masked network computed."
       : place === 0 ? "This is the untouched network."
         : `Another member of the same family, as its masked network measured. To cut and prove it: shrinknet cut ${one.folder} --flash ${cost} --out smaller`;
-    $("went").textContent = `Step ${one.steps[place]} removed ${neuronsOf(one, place)}` + (place ? `; score ${figure(one.scores[place])}, true rise of the calibration loss ${figure(one.rises[place])}.` : ".");
+    $("went").textContent = `Step ${one.steps[place]} removed ${neuronsOf(one, place)}` + (place ? `; ${scored(one, place)}true rise of the calibration loss ${figure(one.rises[place])}.` : ".");
     const slider = $("slider");
     slider.max = one.steps.length - 1;
     slider.value = place;
@@ -172,7 +179,7 @@
     readout();
     if (runs.some((one) => one.accuracy[0] !== null)) curve("accuracy", "accuracy", "bare_accuracy", { yaxis: { title: { text: `accuracy, ${run().on} data` }, tickformat: ".0%" } }, percent);
     else $("accuracy-part").hidden = true;
-    curve("loss", "loss", "bare_loss", { yaxis: { type: "log", title: { text: `mean loss, ${run().on} data` }, dtick: 1, exponentformat: "power" } }, figure);
+    curve("loss", "loss", "bare_loss", { yaxis: { type: runs.every((one) => one.loss.every((value) => value === null || value > 0)) ? "log" : "linear", title: { text: `mean loss, ${run().on} data` }, exponentformat: "power" } }, figure);
     groups();
     order();
     recalls();
@@ -212,8 +219,8 @@
   addEventListener("beforeprint", () => { theme("light"); update(); });
   addEventListener("afterprint", () => { theme(chosen); update(); });
   $("slider").addEventListener("input", (event) => { state.place = +event.target.value; $("fits").textContent = ""; soon(); });
-  $("cost").addEventListener("change", (event) => { state.cost = event.target.value; update(); });
-  $("run").addEventListener("change", (event) => { state.run = +event.target.value; state.place = run().handed; update(); });
+  $("cost").addEventListener("change", (event) => { state.cost = event.target.value; $("fits").textContent = ""; update(); });
+  $("run").addEventListener("change", (event) => { state.run = +event.target.value; state.place = run().handed; $("fits").textContent = ""; update(); });
   $("budget").addEventListener("change", fit);
   $("back").addEventListener("click", () => { state.place = run().handed; $("fits").textContent = ""; update(); });
   theme(chosen);
