@@ -59,8 +59,9 @@ scores = dict(sn.rank(task, SquaredActivation()))
 said = model[:2](x).detach().double().square().mean(0)
 assert all(abs(scores[sn.Neuron("0", k)] - float(said[k])) < 1e-6 for k in range(6))
 assert sn.prune(task, SquaredActivation(), goals=[sn.RemovedNeurons(3)]).is_met
+print("as the page says")
 """
-    run_python(code, tmp_path)
+    assert run_python(code, tmp_path).endswith("as the page says\n")
 
 
 def test_every_criterion_has_a_page_of_theory_and_stands_in_the_table() -> None:

@@ -98,3 +98,31 @@ def test_resuming_with_other_data_is_refused(folder, tmp_path) -> None:
     _, said = again.communicate(timeout=120)
     assert again.returncode == 2
     assert "--resume must come with the options that the run began with. Got data_sha256 = " in said
+
+
+def test_what_stands_beside_the_history_is_written_before_it_and_goes_with_it(tmp_path, monkeypatch) -> None:
+    """Killed while a history is replaced, the files beside it are there; those of steps that are gone are not."""
+    from pathlib import Path
+
+    import torch
+
+    import shrinknet as sn
+    from shrinknet.runs import RunFolder
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 9), torch.nn.ReLU(), torch.nn.Linear(9, 2))
+    rows = torch.randn(40, 4), torch.arange(40) % 2
+    task = sn.Task(model, "cross-entropy", rows, rows)
+    run = sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(3)], compensate="mean", out=tmp_path / "run")
+    folder, written, write = RunFolder(tmp_path / "run"), [], RunFolder.write
+
+    def noted(self, name: str, content: bytes) -> None:
+        written.append(name)
+        write(self, name, content)
+
+    monkeypatch.setattr(RunFolder, "write", noted)
+    folder.keep_history(run.history)
+    assert written == ["without_compensation.csv", "answers.csv", "history.csv"]
+    folder.keep_history(run.history[:1])
+    assert not Path(folder.path / "without_compensation.csv").exists()
+    assert {one.answers is None for one in folder.history()} == {False}

@@ -271,3 +271,46 @@ def test_a_notebook_shows_the_same_page(open_page, tmp_path) -> None:
     frame = open_page(tmp_path / "notebook.html").frame_locator("iframe")
     assert frame.locator("#now-num_neurons").inner_text().startswith("6")
     assert frame.locator(".js-plotly-plot").count() >= 3
+
+
+def small_task() -> sn.Task:
+    import torch
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 12), torch.nn.ReLU(), torch.nn.Linear(12, 2))
+    rows = torch.randn(40, 4), torch.arange(40) % 2
+    return sn.Task(model, "cross-entropy", rows, rows)
+
+
+def test_scores_beyond_all_bounds_do_not_lose_the_page(open_page, tmp_path) -> None:
+    """A criterion may say that a neuron must stay; with the whole curve it goes in the end."""
+    import torch
+
+    class Protecting(sn.Criterion):
+        name, unit = "protecting", "loss"
+
+        def observe(self, network, batch):
+            return {group.name: torch.full((group.width,), torch.inf).double() for group in network.groups}
+
+        def conclude(self, sums, num_samples):
+            return sums
+
+    run = sn.prune(small_task(), Protecting(), goals=[sn.RemovedNeurons(3)], whole_curve=True)
+    tab = open_page(run.report(tmp_path / "run"))
+    assert "Step 3 removed 0[2]; true rise" in tab.inner_text("#went")
+
+
+def test_a_step_of_several_neurons_says_all_its_scores(open_page, tmp_path) -> None:
+    run = sn.prune(small_task(), "ablation", goals=[sn.RemovedNeurons(6)], step=3)
+    lowest, highest = min(run.history[2].scores), max(run.history[2].scores)
+    said = open_page(run.report(tmp_path / "run")).inner_text("#went")
+    numbers = [float(part) for part in said.split("scores ")[1].split(", true")[0].split(" to ")]
+    assert numbers == pytest.approx([lowest, highest], rel=2e-3)
+
+
+def test_a_loss_below_zero_is_drawn_on_a_straight_axis(open_page, tmp_path) -> None:
+    task = small_task()
+    rows = next(task.calibration.batches())
+    below = sn.Task(task.model, lambda outputs, targets: -outputs.square().mean(1), (rows.inputs, rows.targets))
+    page = sn.prune(below, goals=[sn.RemovedNeurons(3)]).report(tmp_path / "run")
+    assert open_page(page).evaluate("document.getElementById('loss').layout.yaxis.type") == "linear"
