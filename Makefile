@@ -17,7 +17,7 @@ demo: $(VENV)/installed
 	$(BIN)/shrinknet demo --out demo-run
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --jaxtyping-packages=shrinknet,beartype.beartype
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal --jaxtyping-packages=shrinknet,beartype.beartype
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

@@ -32,7 +32,7 @@ def test_a_plain_recurrent_layer_is_the_fused_one(kind: str, biased: bool, batch
 @pytest.mark.parametrize("options", [
     {}, {"is_causal": True}, {"scale": 0.3}, {"enable_gqa": True},
     {"mask": torch.randn(4, 4).double()}, {"mask": torch.eye(4, dtype=torch.bool)},
-], ids=str)  # fmt: skip
+], ids=["whole", "causal", "scaled", "grouped", "mask of numbers", "mask of flags"])  # fmt: skip
 def test_plain_attention_is_the_fused_one(options: dict) -> None:
     mask = options.pop("mask", None) if "mask" in options else None
     heads = 2 if options.get("enable_gqa") else 6
