@@ -81,9 +81,10 @@ def rank(
     if scoring.confidence is not None or scoring.screen is not None:
         do = "Ask for the first few with race()."
         raise BadInputError("scoring", "one without confidence and screen, for an order of all neurons", scoring, do)
+    rule, told = find_criterion(criterion, seed), progress or Silence()
+    _check_coupling(task, rule, scoring)
     network = gated(task, keep, only, scoring)
     task = in_memory(task, network)
-    rule, told = find_criterion(criterion, seed), progress or Silence()
     with _scored_by(task, scoring, rule, clip, globs(keep), globs(only), shards, told) as score:
         return ranked(network, score(network))
 
@@ -124,6 +125,7 @@ def race(
     scoring = scoring or Scoring()
     if scoring.confidence is None and scoring.screen is None:
         scoring = replace(scoring, confidence=DEFAULT_CONFIDENCE)
+    _check_coupling(task, find_criterion("ablation"), scoring)
     network = gated(task, keep, only, scoring)
     if isinstance(first, bool) or not isinstance(first, int) or not 1 <= first < network.trace.num_neurons:
         allowed = f"a whole number from 1 to {network.trace.num_neurons - 1}, one less than there are neurons"
@@ -158,9 +160,20 @@ def in_memory(task: Task, network: GatedNetwork) -> Task:
             f"{network.program.scoring.memory:,} bytes",
             "Allow more, or look at fewer positions of each sample.",
         )
-    smaller = task.in_batches_of(min(allowed // needed, samples_at_once(network)))
+    most = allowed // needed
+    smaller = task.in_batches_of(most if task.loss.couples_samples else min(most, samples_at_once(network)))
     log.info("%s", chunks_text(network, smaller.calibration.batch_size))
     return smaller
+
+
+def _check_coupling(task: Task, criterion: Criterion, scoring: Scoring, compensate: str = "none") -> None:
+    """What needs a loss of each sample alone is refused, before anything is done, where samples are coupled."""
+    if criterion.needs_each_sample:
+        task.loss.needs_each_sample(f"criterion {criterion.name!r}")
+    if scoring.confidence is not None or scoring.screen is not None:
+        task.loss.needs_each_sample("confidence and screen")
+    if compensate == "newton":
+        task.loss.needs_each_sample("--compensate newton")
 
 
 def _scorer(task: Task, criterion: Criterion, clip: str, progress: Progress) -> Scorer:
@@ -278,6 +291,7 @@ def prune(
     check_quantize(artefact, quantize)
     if compensate != "none" and scoring.executor != "serial":
         raise BadInputError("--compensate", "none where workers score", repr(compensate), "Use --executor serial.")
+    _check_coupling(task, criterion, scoring, compensate)
     network = gated(task, keep, only, scoring)
     task = in_memory(task, network)
     ships = Artefact(task, network.trace, artefact, quantize)
@@ -291,7 +305,7 @@ def prune(
         "step": step, "clip": clip, "keep": globs(keep), "only": globs(only),
         "multiple_of": multiple_of, "min_neurons": min_neurons, "whole_curve": whole_curve, "seed": seed,
         "artefact": artefact, "quantize": quantize, "price": price, "compensate": compensate,
-        "max_latency": max_latency, "loss": task.loss.name, "batch_size": task.batch_size,
+        "max_latency": max_latency, **task.loss.facts, "batch_size": task.batch_size,
         **{name: getattr(scoring, name) for name in ("memory", "confidence", "screen", "compile", "tf32")},
         **(config or {}),
     }  # fmt: skip

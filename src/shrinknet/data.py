@@ -89,6 +89,11 @@ class Data:
         """Return some rows that follow one another."""
         return self._with(self.dataset, torch.arange(start, stop))
 
+    def spread(self, most: int) -> Batch:
+        """Return so many rows, spread evenly over all (files are often sorted by class)."""
+        places = torch.linspace(0, len(self) - 1, min(most, len(self)), dtype=torch.float64).long()
+        return next(replace(self._with(self.dataset, places), batch_size=len(places)).batches())
+
     def _with(self, dataset: Dataset[tuple[Tensor, Tensor]], rows: Tensor) -> "Data":
         if isinstance(dataset, TensorDataset):
             chosen: Dataset[Any] = TensorDataset(*(tensor[rows] for tensor in dataset.tensors))

@@ -78,6 +78,7 @@ def _through_activation(node: Node, below: Node, values: dict[Node, Any], pair: 
 
 def loss_derivatives(loss: Loss, outputs: Tensor, targets: Tensor) -> Pair:
     """Return the slope and the diagonal of the Hessian of each sample's loss in its outputs [batch, outputs]."""
+    loss.needs_each_sample("second-order back-propagation")
     with torch.enable_grad():
         x = outputs.detach().requires_grad_()
         (slope,) = torch.autograd.grad(loss.of(x, targets).sum(), x, create_graph=True)

@@ -20,7 +20,7 @@ from shrinknet.graph.call import Site
 from shrinknet.graph.restrict import restrict
 from shrinknet.graph.trace import Inputs, Trace, trace
 from shrinknet.graph.widths import Present
-from shrinknet.losses import Loss, checked
+from shrinknet.losses import Loss
 from shrinknet.passes import Passes, Values
 from shrinknet.program import Gating, Program
 from shrinknet.records import Group, Neuron
@@ -101,7 +101,7 @@ class GatedNetwork:
 
     def losses(self, batch: Batch) -> Float[Tensor, " batch"]:
         """Return the loss of each sample."""
-        return checked(self.loss.of(self.outputs(batch.inputs), batch.targets), len(batch), self.loss.name)
+        return self.loss.each(self.outputs(batch.inputs), batch.targets)
 
     def gating(self) -> Gating | None:
         """Return the factors of the present gates; None where every neuron is there (the same bits then)."""
@@ -119,7 +119,11 @@ class GatedNetwork:
 
         Cost: one forward and one backward pass (one for each sample where a reader mixes samples with another axis);
         memory for one number for each sample and neuron.
+
+        Raises:
+            BadInputError: the loss of one sample depends on the others of its batch.
         """
+        self.loss.needs_each_sample("a slope for each sample")
         if self.program.has_samples_apart:
             return self.by_group(self._slopes(batch, apart=True))
         rows = zip(batch.inputs.split(1), batch.targets.split(1), strict=True)
@@ -140,11 +144,7 @@ class GatedNetwork:
 
         gating = self.gating_by_sample(gates)
         with torch.enable_grad():
-            losses = checked(
-                self.loss.of(self.passes.program.outputs(batch.inputs, gating), batch.targets),
-                len(batch),
-                self.loss.name,
-            )
+            losses = self.loss.each(self.passes.program.outputs(batch.inputs, gating), batch.targets)
             (slopes,) = torch.autograd.grad(losses.sum(), gates)
         return slopes * present
 

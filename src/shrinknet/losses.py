@@ -1,6 +1,6 @@
 """Losses of each sample. Every figure of shrinknet is a mean of these over samples."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional
 
+from shrinknet.accuracy import Accuracy, argmax, threshold
 from shrinknet.errors import BadInputError, did_you_mean
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
@@ -44,7 +45,7 @@ def squared_error(outputs: Shaped[Tensor, "..."], targets: Shaped[Tensor, "batch
     tensor([0.1250])
     """
     if not targets.is_floating_point():
-        targets = functional.one_hot(targets, outputs.shape[-1]).to(outputs.dtype)
+        targets = _one_hot(targets, outputs.shape[-targets.dim()]).to(outputs.dtype)
     lead = outputs.dim() - targets.dim()
     squares = functional.mse_loss(outputs, targets.expand_as(outputs), reduction="none")
     if targets.dim() == 1:
@@ -53,25 +54,105 @@ def squared_error(outputs: Shaped[Tensor, "..."], targets: Shaped[Tensor, "batch
     return squares @ squares.new_full((squares.shape[-1],), 0.5)  # a sum over a short last axis is slow
 
 
+def _one_hot(targets: Shaped[Tensor, "batch ..."], num_classes: int) -> Shaped[Tensor, "batch classes ..."]:
+    return functional.one_hot(targets, num_classes).movedim(-1, 1)
+
+
+def binary_cross_entropy(outputs: Shaped[Tensor, "batch ..."], targets: Shaped[Tensor, "batch ..."]) -> Tensor:
+    """Return the mean over each sample's logits x of `-t log s(x) - (1 - t) log(1 - s(x))`, s the sigmoid, 0 <= t <= 1.
+
+    Targets have an element for each logit, so that [batch] and [batch, 1] are the same; whole numbers are 0 and 1.
+
+    >>> binary_cross_entropy(torch.tensor([[0.0], [0.0]]), torch.tensor([0, 1]))
+    tensor([0.6931, 0.6931])
+    """
+    return binary_cross_entropies(outputs[None], targets)[0]
+
+
+def binary_cross_entropies(
+    outputs: Float[Tensor, "candidates batch ..."], targets: Shaped[Tensor, "batch ..."]
+) -> Float[Tensor, "candidates batch"]:
+    """Return `binary_cross_entropy` of many candidate networks on one batch.
+
+    >>> binary_cross_entropies(torch.zeros(3, 1, 2), torch.tensor([[0.0, 1.0]]))
+    tensor([[0.6931],
+            [0.6931],
+            [0.6931]])
+    """
+    wanted = targets.reshape(outputs.shape[1:]).to(outputs.dtype).expand_as(outputs)
+    losses = functional.binary_cross_entropy_with_logits(outputs, wanted, reduction="none")
+    return losses if losses.dim() == 2 else losses.flatten(2).mean(-1)
+
+
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A loss by its name: `of(outputs, targets)` gives one value for each sample."""
+    """A loss by its name: `of(outputs, targets)` gives one value for each sample.
+
+    Attributes:
+        name: what it is called.
+        of: the function.
+        accuracy: which rows are right; None where nobody says.
+        couples_samples: whether the value of one sample depends on the others of its batch.
+    """
 
     name: str
     of: PerSample
+    accuracy: Accuracy | None = None
+    couples_samples: bool = False
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What a run's config says of it: its name, an accuracy that is not its own, and whether it couples samples."""
+        own = LOSSES[self.name].accuracy if self.name in LOSSES else None
+        found: dict[str, object] = {"loss": self.name}
+        if self.accuracy is not None and self.accuracy != own:
+            found["accuracy"] = self.accuracy.name
+        if self.couples_samples:
+            found["couples_samples"] = True
+        return found
+
+    def each(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, " batch"]:
+        """Return the loss of each sample.
+
+        Raises:
+            BadInputError: a function of the user's own fails, or returns another shape, NaN or infinity.
+        """
+        try:
+            losses = self.of(outputs, targets)
+        except Exception as error:  # a function of the user's own
+            raise BadInputError(
+                "loss",
+                "a function of outputs and targets that returns one value for each sample",
+                f"{self.name!r}, which said: {type(error).__name__}: {error}",
+                f"It was given outputs {list(outputs.shape)} and targets {list(targets.shape)}.",
+            ) from error
+        return checked(losses, len(outputs), self.name)
 
     def of_candidates(
         self, outputs: Float[Tensor, "candidates batch ..."], targets: Shaped[Tensor, "batch ..."]
     ) -> Float[Tensor, "candidates batch"]:
         """Return the losses of many candidate networks on one batch.
 
-        The built-in losses broadcast over the candidates; any other loss sees them folded into the batch.
+        The built-in losses broadcast over the candidates; any other loss sees them folded into the batch, or one after
+        the other where it couples samples.
         """
-        if self.of in LOSSES.values():
-            return self.of(outputs, targets)
+        if self.of in OF_CANDIDATES:
+            return OF_CANDIDATES[self.of](outputs, targets)
+        if self.couples_samples:
+            return torch.stack([self.of(one, targets) for one in outputs])
         num_candidates, num_samples = outputs.shape[:2]
         repeated = targets.expand(num_candidates, *targets.shape).flatten(0, 1)
         return self.of(outputs.flatten(0, 1), repeated).view(num_candidates, num_samples)
+
+    def needs_each_sample(self, what: str) -> None:
+        """Raise BadInputError where this loss couples samples: `what` needs a loss of each sample alone."""
+        if self.couples_samples:
+            raise BadInputError(
+                what,
+                "used with a loss whose value for one sample does not depend on the others",
+                f"{self.name!r}, which looks at the batch as a whole",
+                "Rank and prune by ablation, taylor-1, taylor-2 or gauss-newton, without a race.",
+            )
 
 
 def cross_entropy_across(
@@ -97,6 +178,17 @@ def squared_error_across(
     return (outputs - targets).square_().sum(-2) / 2
 
 
+def binary_cross_entropy_across(
+    outputs: Float[Tensor, "... outputs batch"], targets: Float[Tensor, "outputs batch"]
+) -> Tensor:
+    """Return `binary_cross_entropy` of logits that lie along the last axis but one, samples last.
+
+    >>> binary_cross_entropy_across(torch.zeros(1, 2), torch.tensor([[0.0, 1.0]]))
+    tensor([0.6931, 0.6931])
+    """
+    return (outputs.clamp_min(0) - outputs * targets + outputs.abs().neg().exp().log1p()).mean(-2)
+
+
 def targets_across(targets: Shaped[Tensor, "batch ..."], outputs: Float[Tensor, "batch outputs"]) -> Tensor:
     """Return classes one-hot, or targets of the outputs' shape, samples last.
 
@@ -105,15 +197,26 @@ def targets_across(targets: Shaped[Tensor, "batch ..."], outputs: Float[Tensor, 
             [1.],
             [0.]])
     """
-    if not targets.is_floating_point():
+    if targets.numel() != outputs.numel():
         targets = functional.one_hot(targets, outputs.shape[1])
     return targets.to(outputs.dtype).view(outputs.shape).T.contiguous()
 
 
-LOSSES: dict[str, PerSample] = {"cross-entropy": cross_entropy, "squared-error": squared_error}
+LOSSES: dict[str, Loss] = {
+    "cross-entropy": Loss("cross-entropy", cross_entropy, Accuracy("argmax", argmax)),
+    "squared-error": Loss("squared-error", squared_error, Accuracy("argmax", argmax)),
+    "binary-cross-entropy": Loss("binary-cross-entropy", binary_cross_entropy, Accuracy("threshold", threshold)),
+}
 
+OF_CANDIDATES: dict[PerSample, PerSample] = {
+    cross_entropy: cross_entropy, squared_error: squared_error, binary_cross_entropy: binary_cross_entropies,
+}  # fmt: skip
+"""The built-in losses for outputs [candidates, batch, ...]."""
 
-ACROSS: dict[PerSample, PerSample] = {cross_entropy: cross_entropy_across, squared_error: squared_error_across}
+ACROSS: dict[PerSample, PerSample] = {
+    cross_entropy: cross_entropy_across, squared_error: squared_error_across,
+    binary_cross_entropy: binary_cross_entropy_across,
+}  # fmt: skip
 """The built-in losses for outputs [..., outputs, batch] and targets [outputs, batch]."""
 
 
@@ -130,7 +233,65 @@ def find_loss(loss: str | PerSample | Loss) -> Loss:
     if loss not in LOSSES:
         do = f"{did_you_mean(loss, LOSSES)} A loss of your own is written package.module:function."
         raise BadInputError("loss", "the name of a loss", repr(loss), do)
-    return Loss(loss, LOSSES[loss])
+    return LOSSES[loss]
+
+
+RELATIVE = 1e-6
+"""How far losses may differ that are the same but for rounding, in float64, as a share of the largest one."""
+
+ROUNDINGS = 64
+"""The same in other precisions, in roundings."""
+
+
+def couples_samples(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
+    """Whether the loss of some rows is anything else than the losses of parts of them, put together.
+
+    Asked of the rows' own outputs, of those of their neighbours, of outputs near to each other and of smaller ones: a
+    loss may be 0 where a network is right. The parts are halves and two unequal ones; and all of these are put in one
+    batch, as candidates are. What a loss cannot say of a part couples too.
+
+    Cost: some evaluations of the loss.
+
+    >>> couples_samples(find_loss(lambda o, t: (o - t).abs()), torch.randn(5), torch.zeros(5))
+    False
+    >>> couples_samples(find_loss(lambda o, t: (o - t).norm().expand(5)), torch.randn(5), torch.zeros(5))
+    True
+    """
+    if loss.of in OF_CANDIDATES:
+        return False
+    near = outputs.lerp(outputs.mean(0, keepdim=True), 0.9)
+    wholes = [(given, targets) for given in (outputs, outputs.roll(1, 0), near, outputs / 2)]
+    wholes = [whole for whole in wholes if _said(loss, whole) is not None]
+    cuts = {len(targets) // 2, len(targets) // 3} - {0}
+    partitions = [wholes, *([(o[:cut], t[:cut]), (o[cut:], t[cut:])] for o, t in wholes for cut in cuts)]
+    return not wholes or not all(_falls_apart(loss, parts) for parts in partitions)
+
+
+Rows = tuple[Tensor, Tensor]
+"""Outputs and targets of some rows."""
+
+
+def _falls_apart(loss: Loss, parts: Sequence[Rows]) -> bool:
+    """Whether the loss of all parts at once is the losses of the parts, put together."""
+    outputs, targets = zip(*parts, strict=True)
+    whole, apart = _said(loss, (torch.cat(outputs), torch.cat(targets))), [_said(loss, part) for part in parts]
+    if whole is None or any(part is None for part in apart):
+        return False
+    together = torch.cat([part for part in apart if part is not None])
+    precision = torch.finfo(whole.dtype).eps
+    allowed = RELATIVE if whole.dtype == torch.float64 else ROUNDINGS * precision
+    return bool((whole - together).abs().max() <= allowed * together.abs().max())
+
+
+def _said(loss: Loss, rows: Rows) -> Tensor | None:
+    """The losses of some rows, in float64 where the loss can; None where it has nothing to say."""
+    for given in (tuple(part.double() if part.is_floating_point() else part for part in rows), rows):
+        try:
+            losses = loss.of(*given).reshape(len(given[0]))
+        except Exception:  # a function of the user's own, which may know batches of one size alone, or one precision
+            continue
+        return losses if bool(losses.isfinite().all()) else None
+    return None
 
 
 def checked(losses: Tensor, num_samples: int, name: str) -> Tensor:
@@ -144,7 +305,8 @@ def checked(losses: Tensor, num_samples: int, name: str) -> Tensor:
             "loss",
             f"a function that returns one value for each sample, shape [{num_samples}]",
             f"shape {list(losses.shape)} from {name!r}",
-            "Use reduction='none' and average over everything but the samples.",
+            "Use reduction='none' and average over everything but the samples; what is one number for a whole batch, "
+            "give to each of its samples: loss.expand(len(targets)).",
         )
     bad = torch.nonzero(~losses.isfinite())
     if len(bad):

@@ -310,7 +310,8 @@ class Run:
         """Return before and after in a few lines, the proof, and why the run stopped."""
         lines = [f"{what:<30}{before:>14} -> {after:>14}" for what, before, after in self.rows()]
         made = [] if self._manifest is None else [summary.shipped_line(self._manifest)]
-        return "\n".join([*lines, summary.proof_line(self.verification), *made, self.last_line()])
+        said = summary.coupled_line(self.options)
+        return "\n".join([*lines, *said, summary.proof_line(self.verification), *made, self.last_line()])
 
     def last_line(self) -> str:
         """Return what the run did, in one line."""

@@ -145,7 +145,7 @@ def sparsify(
         said = {
             "verb": "sparsify", "method": method, "options": dict(options or {}), "epochs": epochs, "seed": seed,
             "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
-            "weight_decay": weight_decay, "loss": task.loss.name, **(config or {}),
+            "weight_decay": weight_decay, **task.loss.facts, **(config or {}),
         }  # fmt: skip
         folder = RunFolder.create(out, said, resume=resume)
         folder.write_json("environment.json", {**environment(), "num_threads": torch.get_num_threads()})
@@ -242,7 +242,7 @@ def remove(
     after = measure(task, masked, ships.costs)
     answers = other_answers(on_validation(task, network), on_validation(task, masked))
     options = {
-        "criterion": "zeros", "method": "to-plan", "goals": [], "guards": [], "loss": task.loss.name, "keep": [],
+        "criterion": "zeros", "method": "to-plan", "goals": [], "guards": [], **task.loss.facts, "keep": [],
         "only": [], "artefact": WEIGHTS, "quantize": "none", "compensate": "none", "seed": 0,
         "batch_size": task.batch_size, **(config or {}),
     }  # fmt: skip

@@ -8,11 +8,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from shrinknet.accuracy import ASKED, Accuracy, Judge, argmax, find_accuracy, judged
 from shrinknet.data import Batch, Data, Source, as_data
 from shrinknet.errors import BadInputError
-from shrinknet.losses import LOSSES, Loss, PerSample, checked, find_loss
+from shrinknet.losses import OF_CANDIDATES, Loss, PerSample, couples_samples, find_loss
 
 DEFAULT_BATCH_SIZE = 1024
+
+ROWS_LOOKED_AT = 128
+"""So many rows, spread over the data, say whether samples depend on each other."""
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -23,14 +27,24 @@ class Task:
     Each role is a pair of tensors `(inputs, targets)`, a `Dataset` or a `DataLoader` (read unshuffled). The network
     is computed in eval mode, in its own dtype and on its own device, and comes back untouched.
 
+    Where the loss of one sample depends on the others of its batch (a Dice of the whole batch, a contrastive loss), the
+    loss of the data is the mean over its batches, each counted by its rows: then `batch_size` and the order of the rows
+    are part of the loss, candidates are scored one copy of the batch at a time, and what needs a loss of each sample
+    alone (races, some criteria) is refused. A task finds that out by itself: `task.loss.couples_samples`.
+
     Args:
         model: any `nn.Module` that takes one tensor and returns one, samples along the first axis.
-        loss: "cross-entropy", "squared-error", or a function `(outputs, targets) -> [num_samples]`.
+        loss: "cross-entropy", "squared-error", "binary-cross-entropy" (of logits), or a function
+            `(outputs, targets) -> [num_samples]`.
         calibration: the rows that scores are computed on.
         validation: the rows that guards look at (needed only for guards).
         test: the rows that nothing looks at but the last line of the report.
         batch_size: the most rows for each pass; fewer are taken where a network's activations are large. It changes
             speed and memory, never a result beyond rounding.
+        accuracy: which rows are right. The built-in losses say so themselves where targets are classes; with a loss of
+            your own: "argmax" (the largest output is the class), "threshold" (logits above 0 are 1; of several, all
+            must be right), or a function `(outputs, targets) -> [num_samples]` of numbers from 0 to 1. There is none
+            where it is left out, and guards on it are refused.
 
     Raises:
         BadInputError: data, weights, outputs or loss cannot be used; the message says what, where and what to do.
@@ -58,6 +72,7 @@ class Task:
         validation: Source | None = None,
         test: Source | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
+        accuracy: str | Judge | None = None,
     ) -> None:
         _check_weights(model)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
@@ -67,12 +82,15 @@ class Task:
         dtype = first.dtype if first is not None else torch.get_default_dtype()
         sources = {"calibration": calibration, "validation": validation, "test": test}
         object.__setattr__(self, "model", model)
-        object.__setattr__(self, "loss", find_loss(loss))
+        judge = find_loss(loss)
+        if accuracy is not None:
+            judge = replace(judge, accuracy=find_accuracy(accuracy))
+        object.__setattr__(self, "loss", judge)
         object.__setattr__(self, "batch_size", batch_size)
         for role, source in sources.items():
             data = None if source is None else as_data(role, source, batch_size, device, dtype)
             object.__setattr__(self, role, data)
-        self._check()
+        self._check(is_asked=accuracy is not None)
 
     @property
     def example_inputs(self) -> Tensor:
@@ -87,15 +105,25 @@ class Task:
         return other
 
     def in_batches_of(self, most: int) -> "Task":
-        """Return the same task with at most that many rows for each pass."""
+        """Return the same task with at most that many rows for each pass.
+
+        Raises:
+            BadInputError: the loss couples the samples of a batch, and a batch has more rows.
+        """
         smaller = copy.copy(self)
         for role in ("calibration", "validation", "test"):
             data = getattr(self, role)
-            if data is not None:
-                object.__setattr__(smaller, role, replace(data, batch_size=min(most, data.batch_size)))
+            if data is None or min(len(data), data.batch_size) <= most:
+                continue
+            if self.loss.couples_samples:
+                raise BadInputError(
+                    "batch_size", f"at most {most:,}, as memory holds no more and the loss looks at batches as a whole",
+                    f"{data.batch_size:,}", "Take smaller batches, which changes the loss, or allow more memory.",
+                )  # fmt: skip
+            object.__setattr__(smaller, role, replace(data, batch_size=most))
         return smaller
 
-    def _check(self) -> None:
+    def _check(self, *, is_asked: bool) -> None:
         with evaluating(self.model), torch.no_grad():
             for data in (self.calibration, self.validation, self.test):
                 if data is None:
@@ -107,7 +135,15 @@ class Task:
                     _check_outputs(outputs, _outputs(self.model, batch, data.role), batch)
                 for rows in (batch, *batches):
                     _check_targets(rows.targets, outputs, self.loss, data.role)
-                checked(_losses(self.loss, outputs, batch.targets), len(batch), self.loss.name)
+                    if is_asked:
+                        _check_classes(rows.targets, outputs, self.loss.accuracy, data.role)
+                _check_loss(self.loss, outputs, batch.targets)
+                judged(self.loss.accuracy, outputs, batch.targets)
+            rows = self.calibration.spread(ROWS_LOOKED_AT)
+            outputs = _outputs(self.model, rows, self.calibration.role)
+            _check_apart(self.model, rows, outputs)
+            if couples_samples(self.loss, outputs, rows.targets):
+                object.__setattr__(self, "loss", replace(self.loss, couples_samples=True))
 
 
 @contextmanager
@@ -167,44 +203,129 @@ def _check_outputs(outputs: Tensor, again: Tensor, batch: Batch) -> None:
         )
 
 
-def _losses(loss: Loss, outputs: Tensor, targets: Tensor) -> Tensor:
-    try:
-        return loss.of(outputs, targets)
-    except Exception as error:  # a function of the user's own
+def _check_apart(model: nn.Module, rows: Batch, outputs: Tensor) -> None:
+    """A row's answer must not depend on the rows beside it: means over samples, batches and lanes all lean on that."""
+    cut = len(rows) // 3
+    if cut == 0:
+        return
+    parts = [_outputs(model, Batch(given, rows.targets), "calibration") for given in rows.inputs.tensor_split([cut])]
+    allowed = 1000 * torch.finfo(outputs.dtype).eps * max(1.0, float(outputs.abs().max()))
+    if not float((torch.cat(parts) - outputs).abs().max()) <= allowed:
         raise BadInputError(
-            "loss",
-            "a function of outputs and targets that returns one value for each sample",
-            f"{loss.name!r}, which said: {type(error).__name__}: {error}",
-            f"It was given outputs {list(outputs.shape)} and targets {list(targets.shape)}.",
-        ) from error
+            "model",
+            "a network that answers each row by itself",
+            f"other answers to {cut} rows alone than to the same rows among {len(rows)}",
+            "Look for a sum, a mean, a sort or a softmax over the first axis.",
+        )
+
+
+def _check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
+    """A loss says the same twice, and leaves what it is given as it is."""
+    versions = outputs._version, targets._version
+    first, again = loss.each(outputs, targets), loss.each(outputs, targets)
+    if (outputs._version, targets._version) != versions:
+        raise BadInputError(
+            "loss", "a function that leaves outputs and targets as they are",
+            f"{loss.name!r}, which changes them in place", "Write it without operators that end in an underscore.",
+        )  # fmt: skip
+    if not torch.equal(first, again):
+        raise BadInputError(
+            "loss", "a function that says the same of the same outputs", f"{loss.name!r}, which said two things",
+            "Take what is random, and what it remembers, out of it.",
+        )  # fmt: skip
 
 
 def _check_targets(targets: Tensor, outputs: Tensor, loss: Loss, role: str) -> None:
     """The built-in losses want classes within the outputs, or values of the outputs' shape."""
-    if loss.of not in LOSSES.values():
+    if loss.of not in OF_CANDIDATES:
         return
     rest = tuple(outputs.shape[1:])
+    if loss.name == "binary-cross-entropy":
+        _check_binary(targets, rest, role)
+        return
     if loss.name == "cross-entropy" and (not rest or rest[0] < 2):
         raise BadInputError(
             "loss", "squared-error or your own where the network has one output", "cross-entropy",
-            "Say --loss squared-error, or give the network one output for each class.",
+            "Say --loss binary-cross-entropy for one logit, --loss squared-error for a value, or give the network one "
+            "output for each class.",
+        )  # fmt: skip
+    if not targets.is_floating_point() and rest in ((), (1,)):
+        raise BadInputError(
+            f"{role} targets", "floating values where the network has one output", _kind(targets),
+            "Say --loss binary-cross-entropy for 0 and 1, or make them floating numbers.",
         )  # fmt: skip
     if targets.is_floating_point():
         wanted, values = rest, f"of the outputs' shape [N, {', '.join(map(str, rest))}]" if rest else "of shape [N]"
     else:
         wanted, values = rest[1:], "classes, one for each sample" + (" and position" if rest[1:] else "")
-    if tuple(targets.shape[1:]) != wanted or not (rest or targets.is_floating_point()):
-        kind = str(targets.dtype).removeprefix("torch.")
+    if tuple(targets.shape[1:]) != wanted:
+        do = "Reshape them; whole numbers are classes, floating ones are values."
+        raise BadInputError(f"{role} targets", values, _kind(targets), do)
+    if not targets.is_floating_point():
+        _check_classes_within(targets, rest[0], role)
+    elif loss.name == "cross-entropy":
+        _check_probabilities(targets, role)
+
+
+def _check_classes_within(targets: Tensor, num_classes: int, role: str) -> None:
+    if not 0 <= int(targets.min()) <= int(targets.max()) < num_classes:
+        wrong = targets[(targets < 0) | (targets >= num_classes)]
         raise BadInputError(
-            f"{role} targets", values, f"{kind} of shape [N{''.join(f', {size}' for size in targets.shape[1:])}]",
-            "Reshape them; whole numbers are classes, floating ones are values.",
-        )  # fmt: skip
-    if not targets.is_floating_point() and not 0 <= int(targets.min()) <= int(targets.max()) < rest[0]:
-        wrong = targets[(targets < 0) | (targets >= rest[0])]
-        raise BadInputError(
-            f"{role} targets", f"classes from 0 to {rest[0] - 1}", f"class {int(wrong.flatten()[0])}",
+            f"{role} targets", f"classes from 0 to {num_classes - 1}", f"class {int(wrong.flatten()[0])}",
             "Number the classes from 0, or give the network one output for each.",
         )  # fmt: skip
+
+
+def _check_probabilities(targets: Tensor, role: str) -> None:
+    """Floating targets of cross-entropy are probabilities over the classes (smoothed labels are)."""
+    sums, allowed = targets.double().sum(1), max(1e-3, 4 * torch.finfo(targets.dtype).eps)
+    if bool((targets < 0).any()):
+        got = f"{float(targets.min()):.4g} among them"
+    elif bool(((sums - 1).abs() > allowed).any()):
+        got = f"rows that add up to {float(sums.flatten()[(sums - 1).abs().flatten().argmax()]):.4g}"
+    else:
+        return
+    raise BadInputError(
+        f"{role} targets", "probabilities over the classes, at least 0 and adding up to 1, for cross-entropy", got,
+        "Say --loss binary-cross-entropy where a row may have several classes or none, else divide by the sum.",
+    )  # fmt: skip
+
+
+def _check_binary(targets: Tensor, rest: tuple[int, ...], role: str) -> None:
+    """Binary cross-entropy wants a number from 0 to 1 for each logit."""
+    long_axes = [[size for size in shape if size != 1] for shape in (targets.shape[1:], rest)]
+    if long_axes[0] != long_axes[1]:
+        values = f"a number from 0 to 1 for each logit, shape [N{''.join(f', {size}' for size in rest)}]"
+        do = "Give the network a logit for each, or say --loss cross-entropy where each row has one of several classes."
+        raise BadInputError(f"{role} targets", values, _kind(targets), do)
+    if bool(((targets < 0) | (targets > 1)).any()):
+        wrong = targets[(targets < 0) | (targets > 1)].flatten()[0]
+        do = "Scale them, or say --loss squared-error."
+        raise BadInputError(f"{role} targets", "from 0 to 1 for binary-cross-entropy", f"{wrong.item():.4g}", do)
+
+
+def _check_classes(targets: Tensor, outputs: Tensor, accuracy: Accuracy | None, role: str) -> None:
+    """An accuracy that was asked for by name needs targets that it can compare with."""
+    if accuracy is None or accuracy.of not in ASKED.values():
+        return
+    if accuracy.of is argmax and not targets.is_floating_point() and targets.dim() == 1 and outputs.dim() == 2:
+        _check_classes_within(targets, outputs.shape[1], role)
+    elif (
+        accuracy.of is argmax or judged(accuracy, outputs[:1].expand(len(targets), *outputs.shape[1:]), targets) is None
+    ):
+        wanted = (
+            "one class for each row of outputs [N, C]" if accuracy.of is argmax else "a 0 or 1 for each logit [N, L]"
+        )
+        raise BadInputError(
+            f"{role} targets", f"{wanted} where accuracy is {accuracy.name!r}",
+            f"{_kind(targets)} for outputs of shape [N{''.join(f', {size}' for size in outputs.shape[1:])}]",
+            "Give a function of outputs and targets that says how right each row is.",
+        )  # fmt: skip
+
+
+def _kind(tensor: Tensor) -> str:
+    dtype, sizes = str(tensor.dtype).removeprefix("torch."), "".join(f", {size}" for size in tensor.shape[1:])
+    return f"{dtype} of shape [N{sizes}]"
 
 
 def _check_weights(model: nn.Module) -> None:

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from shrinknet.losses import cross_entropy, find_loss, squared_error
+from shrinknet.losses import (
+    ACROSS,
+    OF_CANDIDATES,
+    binary_cross_entropy,
+    cross_entropy,
+    find_loss,
+    squared_error,
+    targets_across,
+)
 
 
 @pytest.mark.parametrize("positions", [(), (5,), (3, 4)])
@@ -39,3 +47,43 @@ def test_squared_error_is_half_the_sum_of_squares_and_takes_classes_one_hot() ->
     assert squared_error(outputs, torch.tensor([[0.0, 1.0, 1.0]])).tolist() == [0.625]
     images = torch.ones(2, 3, 4)
     assert squared_error(images, torch.zeros(2, 3, 4)).tolist() == [6.0, 6.0]
+
+
+SHAPES = [((), ()), ((1,), ()), ((), (1,)), ((1,), (1,)), ((4,), (4,)), ((1, 3, 2), (3, 2)), ((5, 3, 2), (5, 3, 2))]
+
+
+@pytest.mark.parametrize(("rest", "wanted"), SHAPES)
+@pytest.mark.parametrize("rows", [6, 1])
+def test_binary_cross_entropy_is_torchs_own(rest: tuple[int, ...], wanted: tuple[int, ...], rows: int) -> None:
+    outputs = torch.randn(rows, *rest, dtype=torch.float64) * 30
+    for targets in (torch.randint(0, 2, (rows, *wanted)), torch.rand(rows, *wanted, dtype=torch.float64)):
+        each = functional.binary_cross_entropy_with_logits(outputs, targets.double().view_as(outputs), reduction="none")
+        expected = each.flatten(1).mean(1) if rest else each
+        torch.testing.assert_close(binary_cross_entropy(outputs, targets), expected, rtol=1e-12, atol=1e-12)
+        for count in (1, 3):
+            many = torch.randn(count, *outputs.shape, dtype=torch.float64)
+            expected = torch.stack([binary_cross_entropy(one, targets) for one in many])
+            found = find_loss("binary-cross-entropy").of_candidates(many, targets)
+            torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "squared-error", "binary-cross-entropy"])
+def test_every_built_in_loss_is_the_same_with_samples_last(name: str) -> None:
+    loss, outputs = find_loss(name), torch.randn(3, 6, 4, dtype=torch.float64) * 30
+    for targets in (torch.randint(0, 4, (6,)), torch.rand(6, 4, dtype=torch.float64).softmax(1)):
+        if name == "binary-cross-entropy" and targets.dim() == 1:
+            targets = torch.randint(0, 2, (6, 4))
+        across = ACROSS[loss.of](outputs.transpose(1, 2), targets_across(targets, outputs[0]))
+        torch.testing.assert_close(across, loss.of_candidates(outputs, targets), rtol=1e-12, atol=1e-12)
+    assert ACROSS.keys() == OF_CANDIDATES.keys()
+
+
+@pytest.mark.parametrize("positions", [(4,), (3, 3)])
+def test_squared_error_takes_the_class_of_each_position_one_hot_along_the_class_axis(
+    positions: tuple[int, ...],
+) -> None:
+    classes = torch.randint(0, 3, (5, *positions))
+    perfect = functional.one_hot(classes, 3).movedim(-1, 1).double()
+    assert squared_error(perfect, classes).tolist() == [0.0] * 5
+    both = torch.stack([perfect, perfect + 1])
+    assert squared_error(both, classes)[1].tolist() == [3 * classes[0].numel() / 2] * 5

@@ -143,6 +143,7 @@ def cancellation(
     """
     if isinstance(max_pairs, bool) or not isinstance(max_pairs, int) or max_pairs < 1:
         raise BadInputError("max_pairs", "a whole number of at least 1", repr(max_pairs), f"Try {MOST_PAIRS}.")
+    task.loss.needs_each_sample("cancellation")
     untouched = gated(task)
     task = in_memory(task, untouched)
     network, chosen = untouched.without(gone), restrict(untouched.trace, keep, only).groups

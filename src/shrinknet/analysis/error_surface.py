@@ -210,6 +210,7 @@ def _group(network: GatedNetwork, neuron: Neuron) -> Group:
 
 
 def _surface(task: Task, network: GatedNetwork, neuron: Neuron, alphas: Alphas, step: int) -> Surface:
+    task.loss.needs_each_sample("an error surface")
     group = _group(network, neuron)
     if neuron.index not in network.alive(group):
         raise BadInputError("neuron", "one that is still there", f"{neuron}, which is gone", "Name another.")

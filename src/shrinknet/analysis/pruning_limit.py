@@ -229,6 +229,7 @@ def neuron_limit(
     if isinstance(draws, bool) or draws < 1:
         raise BadInputError("draws", "a whole number of at least 1", repr(draws), "Leave it out for 3.")
     _check(max_loss_rise, 1, 1)
+    task.loss.needs_each_sample("a limit of neurons")
     network = gated(task)
     fitting = in_memory(task, network)
     with evaluating(task.model):
@@ -284,6 +285,7 @@ def _matrices(model: nn.Module) -> dict[str, Tensor]:
 
 def batch_noise(task: Task) -> float:
     """Return the standard deviation of the mean loss over batches of 128 calibration rows."""
+    task.loss.needs_each_sample("a limit")
     losses = list[Tensor]()
     with torch.no_grad():
         for batch in task.calibration.batches():

@@ -97,7 +97,7 @@ def _random_task(model: torch.nn.Module, example: Tensor, samples: int, loss: st
     inputs = torch.rand(shape).to(example.dtype) if example.is_floating_point() else example[:1].expand(shape).clone()
     with torch.no_grad(), evaluating(model):
         outputs = model(example[:2] if len(example) > 1 else example.expand(2, *example.shape[1:]))
-    if loss == "squared-error":
+    if loss in ("squared-error", "binary-cross-entropy"):
         targets = torch.rand(samples, *outputs.shape[1:]).to(outputs.dtype)
     else:
         targets = torch.randint(0, outputs.shape[1], (samples, *outputs.shape[2:]))

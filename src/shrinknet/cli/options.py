@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from torch import nn
 
+from shrinknet.accuracy import Judge
 from shrinknet.data import Source
 from shrinknet.errors import BadInputError
 from shrinknet.loading.data import load_data
@@ -31,7 +32,13 @@ TrustPickle = Annotated[bool, typer.Option("--trust-pickle", help="Open a .pt2 f
 DataPath = Annotated[
     str, typer.Option("--data", help="An .npz file (inputs, targets, split), or package.module:factory.")
 ]
-LossName = Annotated[str, typer.Option("--loss", help="cross-entropy, squared-error, or package.module:function.")]
+LossName = Annotated[
+    str, typer.Option("--loss", help="cross-entropy, squared-error, binary-cross-entropy, or package.module:function.")
+]
+AccuracyName = Annotated[
+    str | None,
+    typer.Option("--accuracy", help="argmax, threshold, or package.module:function; the loss's own where left out."),
+]
 CriterionName = Annotated[str, typer.Option("--criterion", help="How neurons are scored.")]
 Memory = Annotated[str, typer.Option(help="What scoring may use beside model and data, such as 2GiB.")]
 Confidence = Annotated[float | None, typer.Option(help="Race for the next neurons, as sure as this, such as 0.99.")]
@@ -67,7 +74,7 @@ Remove = Annotated[str | None, typer.Option(help="Remove that many neurons (40),
 
 def make_task(
     model: str, weights: str | None, example_input: str | None, data: str, loss: str, seed: int,
-    batch_size: int = DEFAULT_BATCH_SIZE, trust_pickle: bool = False,
+    batch_size: int = DEFAULT_BATCH_SIZE, trust_pickle: bool = False, accuracy: str | None = None,
 ) -> Task:  # fmt: skip
     """Load everything that a task is made of.
 
@@ -75,7 +82,7 @@ def make_task(
         BadInputError: something cannot be loaded, or the example input is not of the data's shape.
     """
     loaded = load_model(model, weights, example_input, trust_pickle=trust_pickle)
-    task = task_of(loaded.model, load_data(data, seed), loss, batch_size)
+    task = task_of(loaded.model, load_data(data, seed), loss, batch_size, accuracy)
     shape = list(task.example_inputs.shape[1:])
     if (
         example_input is not None
@@ -86,8 +93,12 @@ def make_task(
     return task
 
 
-def task_of(model: nn.Module, roles: dict[str, Source], loss: str, batch_size: int) -> Task:
+def task_of(
+    model: nn.Module, roles: dict[str, Source], loss: str, batch_size: int, accuracy: str | Judge | None = None
+) -> Task:
     """Make a task of a loaded network and data."""
+    if isinstance(accuracy, str) and is_import_path(accuracy):
+        accuracy = find_named("--accuracy", accuracy)
     judged: str | PerSample = find_named("--loss", loss) if is_import_path(loss) else loss
     return Task(
         model,
@@ -96,6 +107,7 @@ def task_of(model: nn.Module, roles: dict[str, Source], loss: str, batch_size: i
         roles.get("validation"),
         roles.get("test"),
         batch_size,
+        accuracy,
     )
 
 

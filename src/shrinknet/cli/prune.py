@@ -11,6 +11,7 @@ import typer
 from shrinknet.api import prune
 from shrinknet.cli import console
 from shrinknet.cli.options import (
+    AccuracyName,
     Address,
     BatchSize,
     Clip,
@@ -65,6 +66,7 @@ def command(
     weights: Weights = None,
     example_input: ExampleInput = None,
     loss: LossName = "cross-entropy",
+    accuracy: AccuracyName = None,
     criterion: CriterionName = "ablation",
     method: Annotated[str, typer.Option(help="reranking, or single-ranking.")] = "reranking",
     step: Annotated[int, typer.Option(help="Neurons removed for each ranking.")] = 1,
@@ -113,11 +115,13 @@ def command(
     goals = make_goals(flash, ram, parameters, macs, remove)
     latency = None if max_latency is None else parse_milliseconds("--max-latency", max_latency)
     guards = _guards(max_accuracy_drop, max_loss_rise, max_recall_drop, min_class_recall)
-    task = make_task(model, weights, example_input, data, loss, seed, batch_size, trust_pickle)
+    task = make_task(model, weights, example_input, data, loss, seed, batch_size, trust_pickle, accuracy)
     sources: dict[str, Any] = {
         "model": source_of(model), "weights": source_of(weights), "data": source_of(data), "loss": loss,
         "model_sha256": _hash(model), "weights_sha256": _hash(weights), "data_sha256": _hash(data),
     }  # fmt: skip
+    if accuracy is not None:
+        sources["accuracy"] = accuracy
     scoring = Scoring(memory, confidence, screen, compile, tf32, executor, workers, threads, address)
     with console.Bar("pruning") as bar:
         run = prune(
@@ -141,6 +145,8 @@ def finish(run: Run, out: Path, as_json: bool) -> None:
         })  # fmt: skip
     else:
         console.table("", ("", "before", "after"), run.rows())
+        for line in summary.coupled_line(run.options):
+            console.out.print(line)
         console.out.print(summary.proof_line(run.verification))
         if run.artefact is not None:
             console.out.print(summary.shipped_line(asdict(run.artefact)))

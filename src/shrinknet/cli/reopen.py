@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from shrinknet.accuracy import ASKED, nobody_says
 from shrinknet.cli.options import task_of
 from shrinknet.errors import BadInputError
 from shrinknet.loading.data import load_data
@@ -22,10 +23,11 @@ def reopen(path: Path, data: str | None) -> Run:
         if config.get("verb") == "sparsify":
             raise BadInputError("RUN", "a run of 'shrinknet prune'", "one of 'shrinknet sparsify'",
                                 "Name RUN/smaller, if whole neurons went.")  # fmt: skip
+        accuracy = ASKED.get(config["accuracy"], nobody_says) if "accuracy" in config else None
         spec, seed, loss, batch_size = data or config.get("data"), config["seed"], config["loss"], config["batch_size"]
     if spec is None:
         raise BadInputError("--data", "given for a run that was made in Python", "nothing", "Name the data.")
     loaded = load_model(str(folder.path / "original.pt2"))
-    task = task_of(loaded.model, load_data(spec, seed), loss, batch_size)
+    task = task_of(loaded.model, load_data(spec, seed), loss, batch_size, accuracy)
     with whole(folder):
         return reopened(folder, task)

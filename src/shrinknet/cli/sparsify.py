@@ -7,7 +7,17 @@ from typing import Annotated, Any
 import typer
 
 from shrinknet.cli import console
-from shrinknet.cli.options import DataPath, ExampleInput, Json, LossName, Model, Out, Weights, make_task
+from shrinknet.cli.options import (
+    AccuracyName,
+    DataPath,
+    ExampleInput,
+    Json,
+    LossName,
+    Model,
+    Out,
+    Weights,
+    make_task,
+)
 from shrinknet.cli.prune import source_of
 from shrinknet.errors import BadInputError
 from shrinknet.sparsify.base import sparsifier_names
@@ -26,6 +36,7 @@ def command(
     weights: Weights = None,
     example_input: ExampleInput = None,
     loss: LossName = "cross-entropy",
+    accuracy: AccuracyName = None,
     epochs: Annotated[int, typer.Option(help="How often the calibration rows are seen.")] = 10,
     batch: Annotated[int, typer.Option(help="Rows for each step.")] = 64,
     optimizer: Annotated[str, typer.Option(help="adam, or sgd (momentum 0.9).")] = "adam",
@@ -38,7 +49,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Train on the calibration rows under a training-time method; cut what whole-neuron zeros allow; write a page."""
-    task = make_task(model, weights, example_input, data, loss, seed)
+    task = make_task(model, weights, example_input, data, loss, seed, accuracy=accuracy)
     sources = {"model": source_of(model), "weights": source_of(weights), "data": source_of(data)}
     with console.Bar(method) as bar:
         found = sparsify(

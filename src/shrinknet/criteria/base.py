@@ -28,11 +28,13 @@ class Criterion(ABC):
     A subclass gives a `name`, a `unit` ("loss" when the score estimates the rise of the mean loss), and the two
     halves `observe` and `conclude`. Batches, shards and resuming are then one loop that it knows nothing about. One
     that looks at neurons one by one may say `splits_by_group` and write `observe_groups`: workers then share a batch.
+    One that takes the loss of each sample apart says `needs_each_sample`: it is refused where there is no such thing.
     """
 
     name: ClassVar[str]
     unit: ClassVar[str] = "loss"
     splits_by_group: ClassVar[bool] = False
+    needs_each_sample: ClassVar[bool] = False
 
     @abstractmethod
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:

@@ -15,6 +15,7 @@ class EmpiricalFisher(Criterion):
     """
 
     name = "empirical-fisher"
+    needs_each_sample = True
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed squares of each sample's slope."""

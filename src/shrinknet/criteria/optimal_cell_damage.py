@@ -26,6 +26,7 @@ class OptimalCellDamage(Criterion):
     """
 
     name = "optimal-cell-damage"
+    needs_each_sample = True
 
     def __init__(self, levenberg_marquardt: bool = False) -> None:
         self.levenberg_marquardt = levenberg_marquardt

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from shrinknet.criteria.base import Criterion, Statistics, as_scores, mean_over_samples
 from shrinknet.data import Batch
+from shrinknet.errors import BadInputError
 from shrinknet.gates import GatedNetwork
 from shrinknet.losses import Loss
 from shrinknet.types import Scores
@@ -23,7 +24,7 @@ class Skeletonization(Criterion):
     alpha is the neuron's attentional strength, `o_j = f(sum_i w_ji alpha_i o_i)`: our gate. The linear error stands in
     for the squared one, whose slope vanishes where outputs reach their targets, so that neurons which matter would
     look as if they did not; its own slope is `sign(o - t)`, 0 where they are equal. Under cross-entropy the outputs are
-    taken after the softmax.
+    taken after the softmax, under binary cross-entropy after the sigmoid.
 
     Args:
         smoothing: None for the mean over all patterns; 0.8 for the paper's running mean over presentations,
@@ -71,16 +72,33 @@ def smoothed(start: Tensor, presented: Tensor, kept: float = KEPT) -> Tensor:
 
 
 def linear_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Return `sum_j |t_j - o_j|` of each sample; classes are compared one-hot."""
-    if not targets.is_floating_point():
-        targets = functional.one_hot(targets, outputs.shape[1]).movedim(-1, 1).to(outputs.dtype)
-    return (outputs - targets).abs().flatten(1).sum(1)
+    """Return `sum_j |t_j - o_j|` of each sample; classes are compared one-hot.
+
+    Raises:
+        BadInputError: targets are neither classes within the outputs nor values of their number.
+    """
+    if targets.numel() != outputs.numel():
+        is_of_classes = not targets.is_floating_point() and outputs.dim() == targets.dim() + 1
+        if not is_of_classes or not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
+            raise BadInputError(
+                "criterion 'skeletonization'", "used with targets that are classes within the outputs, or their values",
+                f"targets {list(targets.shape)} for outputs {list(outputs.shape)}", "Use criterion 'taylor-1'.",
+            )  # fmt: skip
+        targets = functional.one_hot(targets, outputs.shape[1]).movedim(-1, 1)
+    return (outputs - targets.reshape(outputs.shape).to(outputs.dtype)).abs().reshape(len(outputs), -1).sum(1)
 
 
 def _linear(network: GatedNetwork) -> GatedNetwork:
-    is_entropy = network.loss.name == "cross-entropy"
-    return replace(network, loss=Loss("linear-error", _after_softmax if is_entropy else linear_error))
+    return replace(network, loss=Loss("linear-error", AFTER.get(network.loss.name, linear_error)))
 
 
 def _after_softmax(outputs: Tensor, targets: Tensor) -> Tensor:
     return linear_error(outputs.softmax(1), targets)
+
+
+def _after_sigmoid(outputs: Tensor, targets: Tensor) -> Tensor:
+    return linear_error(outputs.sigmoid(), targets)
+
+
+AFTER = {"cross-entropy": _after_softmax, "binary-cross-entropy": _after_sigmoid}
+"""Losses of logits: the linear error is that of the probabilities."""

@@ -25,7 +25,7 @@ class Taylor2(Criterion):
     Where the outputs (or a value just before them) are a piecewise linear function of a gate, as they are behind ReLU
     and max pooling, the second derivative is `J^T H J`, and all such neurons take one backward pass for each element
     of that value together. The others (smooth activations, residual streams that are read again) are differentiated
-    twice through their replay, as exactly.
+    twice through their replay, as exactly; so are all under a loss that couples samples.
 
     Cost: one forward pass; C + 1 backward passes for the first kind, C the number of outputs; about five replays of
     what lies downstream for each neuron of the second. Memory for one chunk of candidates.
@@ -58,6 +58,8 @@ def parabola_at_zero(replay: Replay, group: Group, candidates: Tensor) -> Tensor
 def bend_of(network: GatedNetwork, group: Group) -> Node | None:
     """The value that stands between the group and the loss, if one is narrow enough to take its elements one by one."""
     program = network.passes.program
+    if network.loss.couples_samples:  # the Hessian has blocks between samples: replays know them all
+        return None
     bend = route(program, network.trace.ids_of(group)).bend
     if bend is None:
         return None

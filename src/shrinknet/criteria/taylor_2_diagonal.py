@@ -27,6 +27,7 @@ class Taylor2Diagonal(Criterion):
     """
 
     name = "taylor-2-diagonal"
+    needs_each_sample = True
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed estimates over the batch."""

@@ -7,16 +7,17 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from shrinknet.data import Batch, Data
-from shrinknet.losses import Loss, checked
+from shrinknet.accuracy import judged
+from shrinknet.data import Data
+from shrinknet.losses import Loss
 from shrinknet.records import Answer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """Means over samples. The rest is there when the targets are classes, one for each sample.
+    """Means over samples. Accuracy is there where the loss defines one or the user asked for it.
 
-    `answers` [samples, 2] holds for each sample its class and the answer.
+    Recalls and `answers` [samples, 2], the class of each sample and its answer, are there where each has one class.
     """
 
     loss: float
@@ -33,23 +34,23 @@ def evaluate(outputs_of: Callable[[Tensor], Tensor], loss: Loss, data: Data) -> 
 
     Cost: one forward pass over the data; memory for one batch.
     """
-    total, num_samples = 0.0, 0
-    confusion: Tensor | None = None
-    pairs = list[Tensor]()
+    total, num_samples, num_classes = 0.0, 0, 2
+    rows = list[Tensor | None]()
     with torch.no_grad():
         for batch in data.batches():
             outputs = outputs_of(batch.inputs)
-            total += float(checked(loss.of(outputs, batch.targets), len(batch), loss.name).sum(dtype=torch.float64))
+            total += float(loss.each(outputs, batch.targets).sum(dtype=torch.float64))
             num_samples += len(batch)
-            if _are_classes(batch, outputs):
-                counts = _confusion(outputs, batch.targets)
-                confusion = counts if confusion is None else confusion + counts
-                pairs.append(torch.stack([batch.targets, outputs.argmax(1)], 1).cpu())
-    if confusion is None:
+            num_classes = max([num_classes, *outputs.shape[1:2]])
+            rows.append(judged(loss.accuracy, outputs, batch.targets))
+    found = [one.cpu() for one in rows if one is not None]
+    if len(found) < len(rows):
         return Evaluation(total / num_samples, None, None, num_samples)
-    hits = confusion.diagonal()
-    recalls = tuple((hits / confusion.sum(1)).tolist())
-    return Evaluation(total / num_samples, float(hits.sum() / confusion.sum()), recalls, num_samples, torch.cat(pairs))
+    judgement = torch.cat(found)
+    if judgement.dim() == 1:
+        return Evaluation(total / num_samples, float(judgement.double().mean()), None, num_samples)
+    recalls, accuracy = _shares_right(judgement, num_classes)
+    return Evaluation(total / num_samples, accuracy, recalls, num_samples, judgement)
 
 
 def other_answers(before: Evaluation | None, after: Evaluation | None) -> tuple[Answer, ...] | None:
@@ -67,12 +68,8 @@ def other_answers(before: Evaluation | None, after: Evaluation | None) -> tuple[
     return tuple(Answer(row, *after.answers[row].tolist()) for row in rows.tolist())
 
 
-def _are_classes(batch: Batch, outputs: Tensor) -> bool:
-    return not batch.targets.is_floating_point() and batch.targets.dim() == 1 and outputs.dim() == 2
-
-
-def _confusion(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Counts of (target, answer), float64 [classes, classes]."""
-    num_classes = outputs.shape[1]
-    pairs = targets * num_classes + outputs.argmax(1)
-    return torch.bincount(pairs, minlength=num_classes**2).view(num_classes, num_classes).double().cpu()
+def _shares_right(answers: Tensor, num_classes: int) -> tuple[tuple[float, ...], float]:
+    """The share of each class's samples that is right, and of all samples."""
+    targets, is_right = answers[:, 0], answers[:, 0] == answers[:, 1]
+    counts, hits = (torch.bincount(some, minlength=num_classes).double() for some in (targets, targets[is_right]))
+    return tuple((hits / counts).tolist()), float(hits.sum() / len(answers))

@@ -89,6 +89,18 @@ def last_line(
     )
 
 
+def coupled_line(options: Mapping[str, Any]) -> list[str]:
+    """Return what the losses of a run are means of, where that is not the samples.
+
+    >>> coupled_line({"loss": "dice", "batch_size": 8, "couples_samples": True})
+    ["The loss 'dice' looks at batches as a whole: losses are means over batches of at most 8 rows."]
+    """
+    if not options.get("couples_samples"):
+        return []
+    batches = f"batches of at most {options['batch_size']:,} rows"
+    return [f"The loss {options['loss']!r} looks at batches as a whole: losses are means over {batches}."]
+
+
 def race_line(rows: Sequence[Mapping[str, str]]) -> str:
     """Return what races saved, in one line; nothing where there was none.
 

@@ -29,7 +29,7 @@ def _needs(measured: object, guard: str, what: str) -> None:
             guard,
             f"used with {what}",
             "a task without it",
-            "Give the task validation data with class targets.",
+            "Give the task validation data with class targets, and name an accuracy where a loss of your own has none.",
         )
 
 

@@ -259,6 +259,7 @@ def curvatures(network: GatedNetwork, node: Node, values: Mapping[Node, Any], ta
     Cost: one forward pass of what is behind the reader, and a backward pass of the loss for each output.
     """
     program = network.program
+    network.loss.needs_each_sample("--compensate newton")
     with torch.enable_grad():
         y = values[node].detach().requires_grad_()
         found: dict[Node, Any] = {**program.constants, node: y}
