@@ -17,12 +17,21 @@ ALIGNMENT = 64
 Source = tuple[Tensor, Tensor] | Dataset[tuple[Tensor, Tensor]] | DataLoader[tuple[Tensor, Tensor]]
 
 
+class Origin:
+    """Where batches come from: what is kept of them is found by it, and freed with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some samples and their targets, on the network's device and (floating inputs) in its dtype."""
+    """Some samples and their targets, on the network's device and (floating inputs) in its dtype.
+
+    `number` counts the batches of one `origin`: each time the same rows come, they come under the same two.
+    """
 
     inputs: Tensor
     targets: Tensor
+    number: int = 0
+    origin: Origin = field(default_factory=Origin, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -39,9 +48,13 @@ class Data:
     dtype: torch.dtype
     loader: DataLoader[tuple[Tensor, Tensor]] | None = None
     _in_memory: list[Batch] = field(default_factory=list, init=False, compare=False, repr=False)
+    _origin: Origin = field(default_factory=Origin, init=False, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(cast(Sized, self.dataset))
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.batches()
 
     def batches(self) -> Iterator[Batch]:
         """Yield the rows in their order, `batch_size` at a time; shuffling loaders are read unshuffled."""
@@ -49,14 +62,14 @@ class Data:
             yield from self._in_memory
             return
         is_in_memory, batches = isinstance(self.dataset, TensorDataset), list[Batch]()
-        for inputs, targets in self._raw_batches():
-            batch = Batch(self._moved(inputs), self._moved(_as_targets(targets)))
+        for number, (inputs, targets) in enumerate(self._raw_batches()):
+            batch = Batch(self._moved(inputs), self._moved(_as_targets(targets)), number, self._origin)
             is_in_memory = is_in_memory and inputs.device == self.device
             if is_in_memory:
                 batches.append(batch)
             yield batch
-        if is_in_memory and not self._in_memory:  # the same tensors each time, by which kept passes know them
-            self._in_memory.extend(batches)
+        if is_in_memory:
+            self._in_memory[:] = batches
 
     def checked_batches(self) -> Iterator[Batch]:
         """Yield the same batches, each looked through for NaN and infinity (one look is enough: a task takes it).

@@ -88,7 +88,7 @@ def curvatures_by_output(
         slopes, curvatures = zip(*(curvatures_by_output(network, part, bend) for part in parts), strict=True)
         return sum(slopes), sum(curvatures)
     program, present = network.passes.program, torch.from_numpy(network.present).to(batch.inputs.device)
-    slope, hessian = _in_value(network, bend, network.kept_values(batch.inputs), batch.targets)
+    slope, hessian = _in_value(network, bend, network.kept_values(batch), batch.targets)
     gates = present.to(program.dtype).expand(len(batch), -1).clone().requires_grad_()
     with torch.enable_grad():
         value = program.run(batch.inputs, network.gating_by_sample(gates), keep=True)[bend].flatten(1)

@@ -33,7 +33,7 @@ class GatedNetwork:
     """A traced network with a gate on every neuron, and the loss it is judged by.
 
     `present` says which gates are 1; `without` gives another network, it changes nothing. All networks that come of
-    one share its `passes`.
+    one share its `passes`. Criteria look at the groups that are `shown`: all, where it is None.
     """
 
     program: Program
@@ -41,6 +41,7 @@ class GatedNetwork:
     present: Present
     passes: Passes = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
     unsaid: Mapping[Site, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    shown: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.passes is None:
@@ -53,8 +54,10 @@ class GatedNetwork:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """The groups of neurons that can be removed."""
-        return self.trace.groups
+        """The groups of neurons that can be removed, as far as they are shown."""
+        if self.shown is None:
+            return self.trace.groups
+        return tuple(group for group in self.trace.groups if group.name in self.shown)
 
     def alive(self, group: Group) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return the indices of a group's neurons that are still there."""
@@ -64,6 +67,10 @@ class GatedNetwork:
     def without(self, neurons: Iterable[Neuron]) -> "GatedNetwork":
         """Return the network with these neurons switched off as well."""
         return replace(self, present=self.present & self.trace.present(tuple(neurons)))
+
+    def showing(self, group: Group) -> "GatedNetwork":
+        """Return the network with one group to look at; the others are there, and are computed."""
+        return replace(self, shown=(group.name,))
 
     def with_present(self, present: Present) -> "GatedNetwork":
         """Return the network with just these gates at 1."""
@@ -91,13 +98,13 @@ class GatedNetwork:
         """Return the output of the masked network, or a tuple of all outputs where there are several."""
         return self.program.outputs(inputs, self.gating())
 
-    def kept_values(self, inputs: Tensor) -> Values:
+    def kept_values(self, batch: Batch) -> Values:
         """Return the value of every node of the program that passes are kept of (see `Passes`)."""
-        return self.passes.values(inputs, self.present, self.gating())
+        return self.passes.values(batch, self.present, self.gating())
 
-    def kept_outputs(self, inputs: Tensor) -> Tensor:
+    def kept_outputs(self, batch: Batch) -> Tensor:
         """Return the output of the masked network up to rounding, from a kept pass where there is one."""
-        return self.passes.outputs(inputs, self.present, self.gating())
+        return self.passes.outputs(batch, self.present, self.gating())
 
     def losses(self, batch: Batch) -> Float[Tensor, " batch"]:
         """Return the loss of each sample."""

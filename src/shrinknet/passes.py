@@ -1,13 +1,16 @@
 """Forward passes that are kept from one ranking to the next: after a removal only what depends on it runs again."""
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Node
 
+from shrinknet.data import Batch, Origin
 from shrinknet.folding import folded
 from shrinknet.graph.widths import Present
 from shrinknet.program import Gating, Program
@@ -15,11 +18,22 @@ from shrinknet.program import Gating, Program
 Values = dict[Node, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One pass: the rows, the gates, what came of them, and the memory that it takes."""
+
+    inputs: Tensor
+    present: Present
+    values: Values
+    num_bytes: int
+
+
 class Passes:
     """The values of every node of one program, for as many batches as a bound of memory holds.
 
     A node's value is a function of what it reads, so that a pass that was brought up to date has the same bits as a new
-    one; that is why nothing is ever updated by a difference.
+    one; that is why nothing is ever updated by a difference. A pass is found by the origin and number of its batch, and
+    counts only while its rows are the same: a data set may draw them anew each time. It is freed with their origin.
 
     Args:
         program: the program that is run, in its faster form.
@@ -27,13 +41,13 @@ class Passes:
     """
 
     def __init__(self, program: Program, memory: int) -> None:
-        self.free, self._given = memory, program
-        self._kept: dict[int, tuple[Tensor, Present, Values]] = {}
+        self.memory, self._given = memory, program
+        self._kept: WeakKeyDictionary[Origin, dict[int, Kept]] = WeakKeyDictionary()
 
     def moved_to(self, program: Program) -> "Passes":
         """Return the passes of a program that differs in some of its constants; what was kept goes along."""
-        moved = Passes(program, self.free)
-        moved._kept, self._kept = self._kept, {}
+        moved = Passes(program, self.memory)
+        moved._kept, self._kept = self._kept, moved._kept
         return moved
 
     @cached_property
@@ -41,28 +55,43 @@ class Passes:
         """The program whose values are kept."""
         return folded(self._given)
 
-    def values(self, inputs: Tensor, present: Present, gating: Gating | None) -> Values:
-        """Return the values of every node of a masked network on some inputs.
+    @property
+    def free(self) -> int:
+        """How many bytes more may be kept."""
+        return self.memory - sum(kept.num_bytes for passes in self._kept.values() for kept in passes.values())
+
+    def values(self, batch: Batch, present: Present, gating: Gating | None) -> Values:
+        """Return the values of every node of a masked network on the inputs of a batch.
 
         Cost: a forward pass the first time; then the nodes downstream of the gates that changed since.
         """
-        if id(inputs) in self._kept:
-            _, before, values = self._kept[id(inputs)]
-            values = self._brought_up_to_date(values, before, present, gating)
-            self._kept[id(inputs)] = (inputs, present, values)
+        kept = self._found(batch)
+        if kept is not None:
+            values = self._brought_up_to_date(kept.values, kept.present, present, gating)
+            self._keep(batch, Kept(kept.inputs, present, values, kept.num_bytes))
             return values
-        values = self.program.run(inputs, gating, keep=True)
+        values = self.program.run(batch.inputs, gating, keep=True)
         size = self._bytes(values)
         if size <= self.free:
-            self.free -= size
-            self._kept[id(inputs)] = (inputs, present, values)  # the inputs too: their id is theirs while they live
+            self._keep(batch, Kept(batch.inputs, present, values, size))
         return values
 
-    def outputs(self, inputs: Tensor, present: Present, gating: Gating | None) -> Tensor:
-        """Return the output of a masked network on some inputs."""
-        if self.free or self._kept:
-            return self.values(inputs, present, gating)[self.program.output]  # type: ignore[no-any-return]
-        return self.program.outputs(inputs, gating)  # type: ignore[no-any-return]
+    def outputs(self, batch: Batch, present: Present, gating: Gating | None) -> Tensor:
+        """Return the output of a masked network on the inputs of a batch."""
+        if self.memory:
+            return self.values(batch, present, gating)[self.program.output]  # type: ignore[no-any-return]
+        return self.program.outputs(batch.inputs, gating)  # type: ignore[no-any-return]
+
+    def _keep(self, batch: Batch, kept: Kept) -> None:
+        self._kept.setdefault(batch.origin, {})[batch.number] = kept
+
+    def _found(self, batch: Batch) -> Kept | None:
+        """The pass that was kept of a batch; one of other rows is dropped."""
+        kept = self._kept.get(batch.origin, {}).get(batch.number)
+        if kept is None or kept.inputs is batch.inputs or torch.equal(kept.inputs, batch.inputs):
+            return kept
+        del self._kept[batch.origin][batch.number]
+        return None
 
     def _brought_up_to_date(self, values: Values, before: Present, present: Present, gating: Gating | None) -> Values:
         changed = np.flatnonzero(before != present)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from shrinknet.gates import GatedNetwork
 from shrinknet.measure.costs import CostsOf, costs
-from shrinknet.measure.evaluation import Evaluation, evaluate, other_answers
+from shrinknet.measure.evaluation import Evaluation, evaluate_batches, other_answers
 from shrinknet.records import Measures, Step
 from shrinknet.selection.methods import Choose
 from shrinknet.selection.price import Price, by_neuron
@@ -30,11 +30,11 @@ def measure(task: Task, network: GatedNetwork, costs_of: CostsOf = costs) -> Mea
 
 def on_validation(task: Task, network: GatedNetwork) -> Evaluation | None:
     """Evaluate a masked network on the validation data, where there are any."""
-    return None if task.validation is None else evaluate(network.kept_outputs, task.loss, task.validation)
+    return None if task.validation is None else evaluate_batches(network.kept_outputs, task.loss, task.validation)
 
 
 def _measures(task: Task, network: GatedNetwork, costs_of: CostsOf, validation: Evaluation | None) -> Measures:
-    calibration = evaluate(network.kept_outputs, task.loss, task.calibration)
+    calibration = evaluate_batches(network.kept_outputs, task.loss, task.calibration)
     return Measures(
         calibration_loss=calibration.loss,
         validation_loss=validation.loss if validation else None,

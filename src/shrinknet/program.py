@@ -44,6 +44,7 @@ class Program:
     ) -> None:
         self.trace, self.asked_dtype, self.scoring = trace, dtype, scoring or Scoring()
         self.tensors = dict(tensors or {})
+        self.routes: dict[range, Any] = {}  # see `ablation.route`
         self.nodes = [node for node in trace.nodes if node.op == "call_function"]
         self.sites: dict[str, list[Site]] = {}
         for site in trace.sites:

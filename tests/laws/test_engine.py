@@ -68,7 +68,7 @@ def test_kept_passes_have_the_bits_of_new_ones(drawn: Drawn, data) -> None:
         masked = network.without(data.draw(st.lists(st.sampled_from(neurons), unique=True, max_size=3)))
         fresh = gated(task).without([n for n in neurons if not masked.present[network.trace.ids_of(next(
             g for g in network.groups if g.name == n.group)).start + n.index]])  # fmt: skip
-        kept, new = masked.kept_values(batch.inputs), fresh.kept_values(batch.inputs)
+        kept, new = masked.kept_values(batch), fresh.kept_values(batch)
         pairs = zip(kept.items(), new.items(), strict=True)
         assert all(torch.equal(a, b) for (_, a), (_, b) in pairs if isinstance(a, torch.Tensor))
     assert network.passes.free < network.program.scoring.kept_bytes, "something was kept"
@@ -78,7 +78,7 @@ def test_passes_are_kept_within_the_memory_and_no_further() -> None:
     task = task_of(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), num_samples=40, batch_size=10)
     network = gated(task, scoring=sn.Scoring(memory=2 * 1100, keeps_passes=True))
     for batch in task.calibration.batches():
-        network.kept_values(batch.inputs)
+        network.kept_values(batch)
     assert len(network.passes._kept) == 1, (
         "each pass of 10 samples takes 40 x (6 + 5 + 5 + 3) = 760 bytes; 1100 are there"
     )

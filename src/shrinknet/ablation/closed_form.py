@@ -80,7 +80,8 @@ def _step(route: Route, node: Node, last: Node) -> Pointwise | str | None:
     if operator_name(node) == "linear":
         constants = [given for given in node.all_input_nodes if given is not last]
         return "dense" if all(given in route.program.constants for given in constants) else None
-    if not is_elementwise(node) or node.all_input_nodes != [last]:
+    reads_it_twice = any(isinstance(given, Node) for given in (*node.args[1:], *node.kwargs.values()))
+    if not is_elementwise(node) or node.all_input_nodes != [last] or reads_it_twice:
         return None
     return node.target, tuple(node.args[1:]), tuple(node.kwargs.items())  # type: ignore[return-value]
 
@@ -201,5 +202,7 @@ def _kept(given: Tensor, prepare: Callable[[Tensor], Tensor], kind: object = Non
     """What was prepared of a tensor, for one kind of use."""
     prepared = _PREPARED.setdefault(given, {})
     if kind not in prepared:
-        prepared[kind] = prepare(given)
+        laid_out = prepare(given)
+        is_a_view = laid_out.data_ptr() == given.data_ptr()  # it would hold what it is found by, and never go
+        prepared[kind] = laid_out.clone() if is_a_view else laid_out
     return prepared[kind]  # type: ignore[no-any-return]

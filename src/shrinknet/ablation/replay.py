@@ -79,7 +79,7 @@ class Replay:
     def __init__(self, network: GatedNetwork, batch: Batch) -> None:
         keep_freed_memory()
         self.network, self.batch, self.program = network, batch, network.passes.program
-        self.values = network.kept_values(batch.inputs)
+        self.values = network.kept_values(batch)
         self._beside: dict[tuple[Node, int], Any] = {}
         self._last_layers: dict[str, LastLayers | None] = {}
 

@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
@@ -19,11 +20,21 @@ from shrinknet.program import Program
 
 @dataclass(frozen=True)
 class Route:
-    """How a change of one group's gates travels: the reading sites and the nodes downstream of them."""
+    """How a change of one group's gates travels: the reading sites and the nodes downstream of them.
 
-    program: Program
+    A program holds its routes, so that they are freed with it; they know it by a reference that does not hold it.
+    """
+
+    of: ReferenceType[Program]
     neurons: range
     sites: frozenset[Site]
+
+    @property
+    def program(self) -> Program:
+        """The program whose graph this is a route through."""
+        program = self.of()
+        assert program is not None, "a route is asked for from its program, and used while that lives"
+        return program
 
     @cached_property
     def downstream(self) -> tuple[Node, ...]:
@@ -196,13 +207,14 @@ class Route:
         )
 
 
-@lru_cache(maxsize=1024)
 def route(program: Program, group_ids: range) -> Route:
     """Return the route of the group with these neuron ids (found once for each program)."""
-    sites = [
-        site for site, ids in program.ids.items() if bool(((ids >= group_ids.start) & (ids < group_ids.stop)).any())
-    ]
-    return Route(program, group_ids, frozenset(sites))
+    if group_ids not in program.routes:
+        sites = [
+            site for site, ids in program.ids.items() if bool(((ids >= group_ids.start) & (ids < group_ids.stop)).any())
+        ]
+        program.routes[group_ids] = Route(ref(program), group_ids, frozenset(sites))
+    return program.routes[group_ids]  # type: ignore[no-any-return]
 
 
 def samples_axis(value: Tensor) -> int:

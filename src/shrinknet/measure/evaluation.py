@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from shrinknet.accuracy import judged
-from shrinknet.data import Data
+from shrinknet.data import Batch, Data
 from shrinknet.losses import Loss
 from shrinknet.records import Answer
 
@@ -34,11 +34,16 @@ def evaluate(outputs_of: Callable[[Tensor], Tensor], loss: Loss, data: Data) -> 
 
     Cost: one forward pass over the data; memory for one batch.
     """
+    return evaluate_batches(lambda batch: outputs_of(batch.inputs), loss, data)
+
+
+def evaluate_batches(outputs_of: Callable[[Batch], Tensor], loss: Loss, data: Data) -> Evaluation:
+    """Measure the same of outputs that are found by the batch: a pass of it may have been kept."""
     total, num_samples, num_classes = 0.0, 0, 2
     rows = list[Tensor | None]()
     with torch.no_grad():
         for batch in data.batches():
-            outputs = outputs_of(batch.inputs)
+            outputs = outputs_of(batch)
             total += float(loss.each(outputs, batch.targets).sum(dtype=torch.float64))
             num_samples += len(batch)
             num_classes = max([num_classes, *outputs.shape[1:2]])
