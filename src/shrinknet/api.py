@@ -11,7 +11,7 @@ from shrinknet.ablation.racing import parts_of
 from shrinknet.ablation.replay import chunks_text, samples_at_once
 from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.errors import BadInputError
-from shrinknet.execution.progress import Progress, Silence, num_batches, told
+from shrinknet.execution.progress import Progress, Silence, Told, num_batches
 from shrinknet.export.artefact import WEIGHTS, Artefact, check_quantize
 from shrinknet.gates import GatedNetwork, gated
 from shrinknet.graph.restrict import globs
@@ -181,7 +181,7 @@ def _scorer(task: Task, criterion: Criterion, clip: str, progress: Progress) -> 
     total = num_batches(task.calibration, task.calibration.batch_size)
 
     def score(network: GatedNetwork) -> Scores:
-        return clipped(network, criterion.score(network, told(task.calibration.batches(), total, progress)), clip)
+        return clipped(network, criterion.score(network, Told(task.calibration, total, progress)), clip)
 
     return score
 

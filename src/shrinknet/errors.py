@@ -17,7 +17,11 @@ class BadInputError(ShrinknetError, ValueError):
     """  # noqa: E501
 
     def __init__(self, argument: str, allowed: str, got: object, do: str) -> None:
-        super().__init__(f"{argument} must be {allowed}. Got {got}. {do}")
+        super().__init__(argument, allowed, str(got), do)  # all text, so that it can be pickled and copied
+        self.argument, self.allowed, self.got, self.do = argument, allowed, str(got), do
+
+    def __str__(self) -> str:
+        return f"{self.argument} must be {self.allowed}. Got {self.got}. {self.do}"
 
 
 class UnfollowedOperatorError(ShrinknetError):

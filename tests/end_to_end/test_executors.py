@@ -14,6 +14,8 @@ import torch
 from torch import nn
 
 import shrinknet as sn
+from shrinknet.criteria.sequential_attention import SequentialAttention
+from shrinknet.criteria.skeletonization import Skeletonization
 
 NUM_SHARDS = 2 * 34  # groups x batches
 
@@ -163,6 +165,25 @@ def test_the_number_of_workers_changes_no_bit_and_no_criterion_minds() -> None:
         assert [step.scores for step in run.history] == [step.scores for step in by_two.history]
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_bits_of_one_process_for_criteria_of_every_kind() -> None:
+    """In one look or several; rows in half precision, which numpy does not know."""
+    pytest.importorskip("ray")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3)).bfloat16()
+    task = sn.Task(model, "squared-error", (torch.randn(20, 6), torch.randn(20, 3)), batch_size=7)
+    criteria = SequentialAttention(rounds=2, steps=1), Skeletonization(smoothing=0.8)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for criterion in criteria:
+            scoring = sn.Scoring(executor="ray", workers=1)
+            assert sn.rank(task, criterion, scoring=scoring) == sn.rank(task, criterion), criterion
+    finally:
+        torch.set_num_threads(before)
+        sys.modules["ray"].shutdown()
 
 
 def task_of(loss="cross-entropy") -> sn.Task:

@@ -85,14 +85,14 @@ def agreement(
 def _compared(
     task: Task, network: GatedNetwork, wanted: Sequence[Criterion], alive: Sequence[Neuron], tell: Tell
 ) -> list[Agreement]:
-    oracle = find_criterion(ORACLE).score(network, task.calibration.batches())
+    oracle = find_criterion(ORACLE).score(network, task.calibration)
     count = max(1, round(FIRST * len(alive)))
     least = _loss_without(task, network, oracle, count)
     found = []
     for place, criterion in enumerate(wanted):
         tell(criterion.name, place / len(wanted))
         try:
-            scores = criterion.score(network, task.calibration.batches())
+            scores = criterion.score(network, task.calibration)
         except ShrinknetError as error:  # a criterion for networks of another kind
             found.append(Agreement(criterion.name, float("nan"), {}, float("nan"), str(error)))
             continue

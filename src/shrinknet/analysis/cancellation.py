@@ -152,7 +152,7 @@ def cancellation(
         raise BadInputError("gone", "few enough that a group keeps two neurons", f"{len(gone)}", "Name fewer.")
     found = list[Cancellation]()
     with network.program.scoring.arithmetic():
-        scores = Ablation().score(network, task.calibration.batches())
+        scores = Ablation().score(network, task.calibration)
         for place, group in enumerate(groups):
 
             def told(part: float, place: int = place, name: str = group.name) -> None:

@@ -247,8 +247,8 @@ def _partner(task: Task, network: GatedNetwork, neuron: Neuron) -> tuple[Neuron 
     With rises before and after this one is gone, that is `min(-after, before - after)`: what comes back, and only as
     far as it would not come anyway (a harmful neuron cancels nobody).
     """
-    now = Ablation().score(network, task.calibration.batches())
-    after = Ablation().score(network.without([neuron]), task.calibration.batches())
+    now = Ablation().score(network, task.calibration)
+    after = Ablation().score(network.without([neuron]), task.calibration)
     others = [
         (max(after[other], after[other] - now[other]), other)
         for group in network.groups

@@ -129,8 +129,8 @@ def _measured(task: Task, network: GatedNetwork, criterion: str) -> dict[str, in
     with torch.no_grad(), evaluating(task.model):
         forward = min(_timed(lambda: _plain_passes(task, 1)) for _ in range(3))
         loop = _timed(lambda: _plain_passes(task, PASSES_TIMED)) / PASSES_TIMED * network.trace.num_neurons
-    _timed(lambda: rule.score(network, own.calibration.batches()))
-    seconds = min(_timed(lambda: rule.score(network, own.calibration.batches())) for _ in range(3))
+    _timed(lambda: rule.score(network, own.calibration))
+    seconds = min(_timed(lambda: rule.score(network, own.calibration)) for _ in range(3))
     rates = measured_rates(network)
     expected = forecast(network, criterion, len(task.calibration), rates).seconds
     return {

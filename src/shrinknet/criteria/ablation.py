@@ -1,11 +1,9 @@
 """Ablation: the brute-force criterion, the oracle for all others."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from shrinknet.ablation.replay import Replay
-from shrinknet.criteria.base import Criterion, Statistics, mean_over_samples, over_candidates
+from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples, over_candidates
 from shrinknet.data import Batch
 from shrinknet.gates import GatedNetwork
 from shrinknet.records import Group
@@ -26,15 +24,11 @@ class Ablation(Criterion):
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed rise of the loss over the batch."""
-        return self.observe_groups(network, batch, network.groups)
+        return over_candidates(network, batch, rise_without)
 
-    def observe_groups(self, network: GatedNetwork, batch: Batch, groups: Sequence[Group]) -> Statistics:
-        """Return the same for some groups."""
-        return over_candidates(network, batch, rise_without, groups)
-
-    def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
+    def conclude(self, network: GatedNetwork, sums: Sums) -> Statistics:
         """Return means over samples."""
-        return mean_over_samples(sums, num_samples)
+        return mean_over_samples(sums)
 
 
 def rise_without(replay: Replay, group: Group, candidates: Tensor) -> Tensor:

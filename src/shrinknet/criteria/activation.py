@@ -2,7 +2,7 @@
 
 import torch
 
-from shrinknet.criteria.base import Criterion, Statistics, mean_over_samples
+from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples
 from shrinknet.data import Batch
 from shrinknet.gates import GatedNetwork
 
@@ -29,6 +29,6 @@ class Activation(Criterion):
             places.index_add_(0, ids, torch.ones_like(loudness))
         return network.by_group(totals / places.clamp(min=1))
 
-    def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
+    def conclude(self, network: GatedNetwork, sums: Sums) -> Statistics:
         """Return means over samples."""
-        return mean_over_samples(sums, num_samples)
+        return mean_over_samples(sums)

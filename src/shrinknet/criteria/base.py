@@ -1,11 +1,12 @@
-"""What a criterion is: it sums first and concludes last (design 4.3)."""
+"""What a criterion is: it begins with the network, sums over batches, and concludes (design 4.3)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from pkgutil import iter_modules
-from typing import ClassVar
+from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
@@ -13,22 +14,49 @@ from torch import Tensor
 from shrinknet.ablation.replay import Replay
 from shrinknet.data import Batch
 from shrinknet.errors import BadInputError, did_you_mean
-from shrinknet.execution.serial import ordered_map
 from shrinknet.gates import GatedNetwork
 from shrinknet.records import Group
 from shrinknet.types import Scores
 
-Statistics = dict[str, Tensor]
-"""For each group, a float64 tensor whose last axis runs over the group's neurons; it adds up over samples."""
+Statistics = Mapping[str, Tensor]
+"""What one batch says: tensors that add up over samples, most of them one for each group, neurons last."""
+
+
+class Sums(dict[str, Tensor]):
+    """Statistics added up in float64 over the batches of one look at the data, and how many samples they are of."""
+
+    num_samples = 0
+
+    def add(self, num_samples: int, observed: Statistics) -> None:
+        """Add what one batch says."""
+        self.num_samples += num_samples
+        for name, value in observed.items():
+            self[name] = self[name] + value if name in self else value
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What a criterion concludes that must look at the data once more, with another state."""
+
+    state: Any
+
+
+Look = Callable[[Any], Iterable[tuple[int, Statistics]]]
+"""Given the state to observe with: the number of samples and the statistics of each batch, in order."""
 
 
 class Criterion(ABC):
     """A rule that scores every neuron of a network.
 
-    A subclass gives a `name`, a `unit` ("loss" when the score estimates the rise of the mean loss), and the two
-    halves `observe` and `conclude`. Batches, shards and resuming are then one loop that it knows nothing about. One
-    that looks at neurons one by one may say `splits_by_group` and write `observe_groups`: workers then share a batch.
-    One that takes the loss of each sample apart says `needs_each_sample`: it is refused where there is no such thing.
+    A subclass gives a `name`, a `unit` ("loss" when the score estimates the rise of the mean loss), and three methods:
+    `begin(network)` returns a state, `observe(state, batch)` what one batch says, `conclude(state, sums)` the scores.
+    The state is the network unless `begin` says otherwise; a rule that needs no data leaves `observe` out. Batches,
+    workers and resuming are then one loop that it knows nothing about.
+
+    The state travels to workers, pickled; the network in it stands for each worker's own. `observe` must be a function
+    of state and batch alone. One whose state is the network, and that looks at groups one by one, may say
+    `splits_by_group`: workers then share a batch, and each sees one of `network.groups`. One that takes the loss of each
+    sample apart says `needs_each_sample`: it is refused where there is no such thing.
     """
 
     name: ClassVar[str]
@@ -36,45 +64,99 @@ class Criterion(ABC):
     splits_by_group: ClassVar[bool] = False
     needs_each_sample: ClassVar[bool] = False
 
-    @abstractmethod
-    def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.score is not Criterion.score:
+            allowed = "one that writes begin, observe and conclude, by which workers score too"
+            do = "Let begin(network) return what score took from the network, and conclude(state, sums) the scores."
+            raise BadInputError("criterion", allowed, f"{cls.__qualname__}, which overrides score", do)
+
+    def begin(self, network: GatedNetwork) -> Any:
+        """Return the state that batches are observed with: all that the rule takes from the network."""
+        return network
+
+    def observe(self, state: Any, batch: Batch) -> Statistics:
         """Return statistics of one batch that add up over samples."""
+        return {}
 
     @abstractmethod
-    def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
-        """Turn the sums over all samples into scores, one for each neuron of each group."""
+    def conclude(self, state: Any, sums: Sums) -> "Statistics | Again":
+        """Turn the sums over all samples into scores, one for each neuron of each group; or look `Again`."""
 
-    @classmethod
-    def with_seed(cls, seed: int) -> "Criterion":
-        """Return the criterion; one that draws numbers draws them from this seed."""
-        return cls()
+    @property
+    def needs_data(self) -> bool:
+        """Whether the rule looks at data."""
+        return type(self).observe is not Criterion.observe
 
+    @final
     def score(self, network: GatedNetwork, batches: Iterable[Batch]) -> Scores:
-        """Score every neuron: observe each batch, add up in order, conclude."""
-        sums: Statistics = {}
-        num_samples = 0
-        for size, observed in ordered_map(partial(self._observe_sized, network), batches):
-            num_samples += size
-            add(observed, sums)
-        return self.concluded(sums, num_samples)
+        """Score every neuron in this process."""
+        again = list(batches) if isinstance(batches, Iterator) else batches
 
-    def observe_groups(self, network: GatedNetwork, batch: Batch, groups: Sequence[Group]) -> Statistics:
-        """Return the statistics of one batch; of some groups alone where the criterion `splits_by_group`."""
-        return self.observe(network, batch)
+        def look(state: Any) -> Iterator[tuple[int, Statistics]]:
+            for number, batch in enumerate(again):
+                yield len(batch), self.observed(state, batch, number)
 
-    def concluded(self, sums: Statistics, num_samples: int) -> Scores:
-        """Return the scores that the sums over all samples give."""
-        return as_scores(self.conclude(sums, num_samples), self.unit)
+        return scored(self, network, look)
 
-    def _observe_sized(self, network: GatedNetwork, batch: Batch) -> tuple[int, Statistics]:
+    @final
+    def observed(self, state: Any, batch: Batch, number: int) -> Statistics:
+        """Return what the batch of that number says, in float64 on the CPU: the same here and in every worker."""
+        if batch.number != number:
+            batch = Batch(batch.inputs, batch.targets, number, batch.origin)
         with torch.no_grad():
-            return len(batch), self.observe(network, batch)
+            return {name: value.detach().double().cpu() for name, value in self.observe(state, batch).items()}
 
 
-def add(observed: Statistics, sums: Statistics) -> None:
-    """Add statistics to sums."""
-    for name, value in observed.items():
-        sums[name] = sums[name] + value if name in sums else value
+def scored(criterion: Criterion, network: GatedNetwork, look: Look) -> Scores:
+    """Score every neuron: begin, look at the data, conclude, until the criterion need not look again."""
+    with torch.no_grad():
+        concluded: Statistics | Again = Again(criterion.begin(network))
+        while isinstance(concluded, Again):
+            state, sums = concluded.state, Sums()
+            for num_samples, observed in look(state) if criterion.needs_data else ():
+                sums.add(num_samples, observed)
+            concluded = criterion.conclude(state, sums)
+    return as_scores(concluded, criterion, network)
+
+
+def as_scores(values: Statistics, criterion: Criterion, network: GatedNetwork) -> Scores:
+    """Bring scores to the CPU as float64 vectors.
+
+    Raises:
+        BadInputError: there is not one score for each neuron of each group.
+    """
+    widths = {group.name: (group.width,) for group in network.groups}
+    found = {name: tuple(value.shape) for name, value in values.items()}
+    if found != widths:
+        wrong = next(name for name in {**widths, **found} if widths.get(name) != found.get(name))
+        raise BadInputError(
+            "criterion",
+            "one that concludes with a score for each neuron of each group",
+            f"{found.get(wrong, 'nothing')} from {criterion.name!r} for group {wrong!r} of {widths.get(wrong, 'no')}",
+            "Return a tensor [neurons] under the name of every group.",
+        )
+    arrays = {name: values[name].detach().double().cpu().numpy() + 0.0 for name in widths}  # no minus zero
+    return Scores(arrays, criterion.unit)
+
+
+def mean_over_samples(sums: Sums) -> Statistics:
+    """Divide sums by the number of samples."""
+    return {name: total / sums.num_samples for name, total in sums.items()}
+
+
+def of_batch(batch: Batch, statistics: Statistics) -> Statistics:
+    """Return statistics that are not added to those of other batches (see `by_batch`)."""
+    return {f"{batch.number}:{name}": value for name, value in statistics.items()}
+
+
+def by_batch(sums: Sums) -> list[Statistics]:
+    """Return the statistics that `of_batch` kept apart, in the order of the batches."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for key, value in sums.items():
+        number, _, name = key.partition(":")
+        found.setdefault(int(number), {})[name] = value
+    return [found[number] for number in sorted(found)]
 
 
 Estimate = Callable[[Replay, Group, Tensor], Tensor]
@@ -94,17 +176,6 @@ def over_candidates(
             total[alive] = estimate(replay, group, alive).double()
         totals[group.name] = total
     return totals
-
-
-def mean_over_samples(sums: Statistics, num_samples: int) -> Statistics:
-    """Divide sums by the number of samples."""
-    return {group: total / num_samples for group, total in sums.items()}
-
-
-def as_scores(values: Statistics, unit: str) -> Scores:
-    """Bring scores to the CPU as float64 vectors."""
-    arrays = {name: value.detach().double().cpu().numpy() + 0.0 for name, value in values.items()}  # no minus zero
-    return Scores(arrays, unit)
 
 
 def _all_criteria() -> dict[str, type[Criterion]]:
@@ -137,4 +208,5 @@ def find_criterion(criterion: "str | Criterion", seed: int = 0) -> Criterion:
         raise BadInputError("criterion", "the name of a criterion", repr(criterion), do)
     if criterion not in known:
         raise BadInputError("criterion", "the name of a criterion", repr(criterion), did_you_mean(criterion, known))
-    return known[criterion].with_seed(seed)
+    seeded = {"seed": seed} if "seed" in signature(known[criterion]).parameters else {}
+    return known[criterion](**seeded)

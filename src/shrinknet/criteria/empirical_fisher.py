@@ -1,6 +1,6 @@
 """Empirical Fisher: the squared slope of the loss in the gate."""
 
-from shrinknet.criteria.base import Criterion, Statistics, mean_over_samples
+from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples
 from shrinknet.data import Batch
 from shrinknet.gates import GatedNetwork
 
@@ -22,6 +22,6 @@ class EmpiricalFisher(Criterion):
         slopes = network.gate_slopes(batch)
         return {group: slope.double().square().sum(0) for group, slope in slopes.items()}
 
-    def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
+    def conclude(self, network: GatedNetwork, sums: Sums) -> Statistics:
         """Return half the means over samples."""
-        return {group: 0.5 * mean for group, mean in mean_over_samples(sums, num_samples).items()}
+        return {group: 0.5 * mean for group, mean in mean_over_samples(sums).items()}

@@ -1,11 +1,9 @@
 """Second-order Taylor with the Gauss-Newton part of the second derivative."""
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from shrinknet.ablation.replay import Replay
-from shrinknet.criteria.base import Criterion, Statistics, mean_over_samples, over_candidates
+from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples, over_candidates
 from shrinknet.data import Batch
 from shrinknet.derivatives import in_chunks, slope_and_gauss_newton
 from shrinknet.gates import GatedNetwork
@@ -27,15 +25,11 @@ class GaussNewton(Criterion):
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed estimates over the batch."""
-        return self.observe_groups(network, batch, network.groups)
+        return over_candidates(network, batch, gauss_newton_at_zero)
 
-    def observe_groups(self, network: GatedNetwork, batch: Batch, groups: Sequence[Group]) -> Statistics:
-        """Return the same for some groups."""
-        return over_candidates(network, batch, gauss_newton_at_zero, groups)
-
-    def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
+    def conclude(self, network: GatedNetwork, sums: Sums) -> Statistics:
         """Return means over samples."""
-        return mean_over_samples(sums, num_samples)
+        return mean_over_samples(sums)
 
 
 def gauss_newton_at_zero(replay: Replay, group: Group, candidates: Tensor) -> Tensor:

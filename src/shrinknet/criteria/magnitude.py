@@ -1,14 +1,10 @@
 """Magnitude: the size of the weights that produce a neuron."""
 
-from collections.abc import Iterable
-
 import torch
 
-from shrinknet.criteria.base import Criterion, Statistics, as_scores
-from shrinknet.data import Batch
+from shrinknet.criteria.base import Criterion, Statistics, Sums
 from shrinknet.gates import GatedNetwork
 from shrinknet.records import Group
-from shrinknet.types import Scores
 
 
 class Magnitude(Criterion):
@@ -22,17 +18,9 @@ class Magnitude(Criterion):
     name = "magnitude"
     unit = "weight norm"
 
-    def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
-        """Return nothing: the data are not looked at."""
-        return {}
-
-    def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
-        """Return nothing: see `score`."""
-        return sums
-
-    def score(self, network: GatedNetwork, batches: Iterable[Batch]) -> Scores:
+    def conclude(self, network: GatedNetwork, sums: Sums) -> Statistics:
         """Return the norms of the producing weights."""
-        return as_scores({group.name: _norms(network, group) for group in network.groups}, self.unit)
+        return {group.name: _norms(network, group) for group in network.groups}
 
 
 def _norms(network: GatedNetwork, group: Group) -> torch.Tensor:

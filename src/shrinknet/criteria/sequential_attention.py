@@ -1,14 +1,46 @@
 """Sequential Attention as a ranking: which neurons attention picks first."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from shrinknet.criteria.base import Criterion, Statistics, as_scores
+from shrinknet.criteria.base import Again, Criterion, Statistics, Sums, by_batch, of_batch
 from shrinknet.data import Batch
 from shrinknet.gates import GatedNetwork
-from shrinknet.types import Scores
+
+
+@dataclass
+class Attention:
+    """Where the rounds stand: what is picked, and the logits of this round after so many steps.
+
+    All vectors run over the neurons' ids.
+    """
+
+    network: GatedNetwork
+    generator: torch.Generator
+    picked: Tensor
+    scores: Tensor
+    logits: Tensor
+    optimizer: torch.optim.Optimizer
+    round: int = 0
+    step: int = 0
+
+    @property
+    def present(self) -> Tensor:
+        """Which neurons are there."""
+        return torch.from_numpy(self.network.present)
+
+    @property
+    def groups(self) -> list[range]:
+        """The ids of each group."""
+        return [self.network.trace.ids_of(group) for group in self.network.groups]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every neuron is picked."""
+        return bool((self.picked | ~self.present)[1:].all())
 
 
 class SequentialAttention(Criterion):
@@ -38,57 +70,57 @@ class SequentialAttention(Criterion):
     def __init__(self, rounds: int = 50, steps: int = 10, rate: float = 0.1, seed: int = 0) -> None:
         self.rounds, self.steps, self.rate, self.seed = rounds, steps, rate, seed
 
-    @classmethod
-    def with_seed(cls, seed: int) -> "SequentialAttention":
-        """Return the criterion with first logits of this seed."""
-        return cls(seed=seed)
+    def begin(self, network: GatedNetwork) -> Attention:
+        """Nothing is picked yet."""
+        num_ids, generator = len(network.present), torch.Generator().manual_seed(self.seed)
+        picked, scores = torch.zeros(num_ids, dtype=torch.bool), torch.zeros(num_ids, dtype=torch.float64)
+        return Attention(network, generator, picked, scores, *self._first_logits(network, generator))
 
-    def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
-        """Return nothing: see `score`."""
-        return {}
+    def observe(self, attention: Attention, batch: Batch) -> Statistics:
+        """Return the slope of the batch's summed loss in the logits."""
+        network, logits = attention.network, attention.logits
+        with torch.enable_grad():
+            gates = _gates(logits, attention.present, attention.picked, attention.groups).to(batch.inputs.device)
+            outputs = network.program.outputs(batch.inputs, network.gating_by_sample(gates[None]))
+            total = network.loss.of(outputs, batch.targets).sum()
+            return of_batch(batch, {"slope": torch.autograd.grad(total, logits)[0]})
 
-    def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
-        """Return nothing: see `score`."""
-        return sums
+    def conclude(self, attention: Attention, sums: Sums) -> Statistics | Again:
+        """Take a step with the logits; after the last one of a round pick neurons; after the last round return when."""
+        if attention.is_over or attention.round == self.rounds:
+            return attention.network.by_group(attention.scores)
+        self._step(attention, sums)
+        if attention.step == self.steps:
+            self._pick(attention)
+            attention.round, attention.step = attention.round + 1, 0
+            if attention.is_over or attention.round == self.rounds:
+                return attention.network.by_group(attention.scores)
+            attention.logits, attention.optimizer = self._first_logits(attention.network, attention.generator)
+        return Again(attention)
 
-    def score(self, network: GatedNetwork, batches: Iterable[Batch]) -> Scores:
-        """Pick neurons round by round."""
-        seen, generator = list(batches), torch.Generator().manual_seed(self.seed)
-        present = torch.from_numpy(network.present)
-        groups = [network.trace.ids_of(group) for group in network.groups]
-        picked, scores = torch.zeros_like(present), torch.zeros(len(present), dtype=torch.float64)
-        for number in range(self.rounds):
-            if all(bool(picked[k]) for ids in groups for k in ids if present[k]):
-                break
-            logits = 1e-5 * torch.randn(len(present), generator=generator, dtype=network.program.dtype)
-            logits = self._trained(network, seen, logits.requires_grad_(), picked, groups)
-            for ids in groups:
-                waiting = torch.tensor([k for k in ids if present[k] and not picked[k]], dtype=torch.long)
-                attention = logits[waiting].softmax(0)
-                so_far = len([k for k in ids if present[k]]) - len(waiting)
-                count = -(-(so_far + len(waiting)) * (number + 1) // self.rounds) - so_far
-                first = torch.sort(attention, descending=True, stable=True).indices[:count]
-                scores[waiting[first]] = self.rounds - number + attention[first].double()
-                picked[waiting[first]] = True
-        return as_scores(network.by_group(scores), self.unit)
+    def _first_logits(self, network: GatedNetwork, generator: torch.Generator) -> tuple[Tensor, torch.optim.Optimizer]:
+        logits = 1e-5 * torch.randn(len(network.present), generator=generator, dtype=network.program.dtype)
+        return logits.requires_grad_(), torch.optim.Adam([logits], lr=self.rate)
 
-    def _trained(
-        self, network: GatedNetwork, batches: Sequence[Batch], logits: Tensor, picked: Tensor, groups: Sequence[range]
-    ) -> Tensor:
-        optimizer = torch.optim.Adam([logits], lr=self.rate)
-        present = torch.from_numpy(network.present)
-        num_samples = sum(map(len, batches))
-        for _ in range(self.steps):
-            slope = torch.zeros_like(logits)
-            for batch in batches:
-                with torch.enable_grad():
-                    gates = _gates(logits, present, picked, groups).to(batch.inputs.device)
-                    outputs = network.program.outputs(batch.inputs, network.gating_by_sample(gates[None]))
-                    total = network.loss.of(outputs, batch.targets).sum()
-                    slope += torch.autograd.grad(total, logits)[0] / num_samples
-            logits.grad = slope
-            optimizer.step()
-        return logits.detach()
+    def _step(self, attention: Attention, sums: Sums) -> None:
+        slope = torch.zeros_like(attention.logits)
+        for observed in by_batch(sums):  # one after another, in the network's own precision
+            slope += observed["slope"].to(slope.dtype) / sums.num_samples
+        attention.logits.grad = slope
+        attention.optimizer.step()
+        attention.step += 1
+
+    def _pick(self, attention: Attention) -> None:
+        """Pick the neurons of each group that have the most attention, as many as this round is due."""
+        present, picked = attention.present, attention.picked
+        for ids in attention.groups:
+            waiting = torch.tensor([k for k in ids if present[k] and not picked[k]], dtype=torch.long)
+            share = attention.logits.detach()[waiting].softmax(0)
+            so_far = len([k for k in ids if present[k]]) - len(waiting)
+            count = -(-(so_far + len(waiting)) * (attention.round + 1) // self.rounds) - so_far
+            first = torch.sort(share, descending=True, stable=True).indices[:count]
+            attention.scores[waiting[first]] = self.rounds - attention.round + share[first].double()
+            picked[waiting[first]] = True
 
 
 def _gates(logits: Tensor, present: Tensor, picked: Tensor, groups: Sequence[range]) -> Tensor:

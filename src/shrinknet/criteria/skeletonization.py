@@ -1,18 +1,16 @@
 """Skeletonization: the slope of the linear error in each neuron's attentional strength."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from shrinknet.criteria.base import Criterion, Statistics, as_scores, mean_over_samples
+from shrinknet.criteria.base import Criterion, Statistics, Sums, by_batch, mean_over_samples, of_batch
 from shrinknet.data import Batch
 from shrinknet.errors import BadInputError
 from shrinknet.gates import GatedNetwork
 from shrinknet.losses import Loss
-from shrinknet.types import Scores
 
 KEPT = 0.8
 """What the paper keeps of the relevance so far at each presentation of a pattern."""
@@ -41,34 +39,40 @@ class Skeletonization(Criterion):
     def __init__(self, smoothing: float | None = None) -> None:
         self.smoothing = smoothing
 
+    def begin(self, network: GatedNetwork) -> GatedNetwork:
+        """Judge the network by the linear error."""
+        return replace(network, loss=Loss("linear-error", AFTER.get(network.loss.name, linear_error)))
+
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
-        """Return the summed slopes of the linear error, turned round."""
-        return {group: -slopes for group, slopes in _linear(network).summed_gate_slopes(batch).items()}
-
-    def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
-        """Return means over samples."""
-        return mean_over_samples(sums, num_samples)
-
-    def score(self, network: GatedNetwork, batches: Iterable[Batch]) -> Scores:
-        """Score every neuron; with smoothing, in the order in which patterns are presented."""
+        """Return the summed slopes of the linear error, turned round; with smoothing, what the batch does to rho."""
         if self.smoothing is None:
-            return super().score(network, batches)
+            return {group: -slopes for group, slopes in network.summed_gate_slopes(batch).items()}
+        slopes = network.gate_slopes(batch)
+        return of_batch(
+            batch, {group: smoothing(-rows.double().cpu(), self.smoothing) for group, rows in slopes.items()}
+        )
+
+    def conclude(self, network: GatedNetwork, sums: Sums) -> Statistics:
+        """Return means over samples; with smoothing, rho after all patterns in the order in which they came."""
+        if self.smoothing is None:
+            return mean_over_samples(sums)
         relevance = {group.name: torch.zeros(group.width, dtype=torch.float64) for group in network.groups}
-        with torch.no_grad():
-            for batch in batches:
-                for group, slopes in _linear(network).gate_slopes(batch).items():
-                    relevance[group] = smoothed(relevance[group], -slopes.double().cpu(), self.smoothing)
-        return as_scores(relevance, self.unit)
+        for presented in by_batch(sums):
+            for group, (kept, gained) in presented.items():
+                relevance[group] = relevance[group] * kept + gained
+        return relevance
 
 
-def smoothed(start: Tensor, presented: Tensor, kept: float = KEPT) -> Tensor:
-    """Return `rho <- kept rho + (1 - kept) x` after each row x in turn.
+def smoothing(presented: Tensor, kept: float = KEPT) -> Tensor:
+    """Return a and b [2, neurons] with `a rho + b` what `rho <- kept rho + (1 - kept) x` makes of rho after all rows x.
 
-    >>> smoothed(torch.zeros(1), torch.tensor([[1.0], [0.0]])).round(decimals=2)
-    tensor([0.1600])
+    >>> smoothing(torch.tensor([[1.0], [0.0]])).round(decimals=2)
+    tensor([[0.6400],
+            [0.1600]])
     """
     shares = (1 - kept) * kept ** torch.arange(len(presented) - 1, -1, -1, dtype=presented.dtype)
-    return start * kept ** len(presented) + shares @ presented
+    gained = shares @ presented
+    return torch.stack([torch.full_like(gained, kept ** len(presented)), gained])
 
 
 def linear_error(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -86,10 +90,6 @@ def linear_error(outputs: Tensor, targets: Tensor) -> Tensor:
             )  # fmt: skip
         targets = functional.one_hot(targets, outputs.shape[1]).movedim(-1, 1)
     return (outputs - targets.reshape(outputs.shape).to(outputs.dtype)).abs().reshape(len(outputs), -1).sum(1)
-
-
-def _linear(network: GatedNetwork) -> GatedNetwork:
-    return replace(network, loss=Loss("linear-error", AFTER.get(network.loss.name, linear_error)))
 
 
 def _after_softmax(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """First-order Taylor: the slope of the loss in the gate."""
 
-from shrinknet.criteria.base import Criterion, Statistics, mean_over_samples
+from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples
 from shrinknet.data import Batch
 from shrinknet.gates import GatedNetwork
 
@@ -21,6 +21,6 @@ class Taylor1(Criterion):
         """Return the summed slopes, turned round."""
         return {group: -slopes for group, slopes in network.summed_gate_slopes(batch).items()}
 
-    def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
+    def conclude(self, network: GatedNetwork, sums: Sums) -> Statistics:
         """Return means over samples."""
-        return mean_over_samples(sums, num_samples)
+        return mean_over_samples(sums)

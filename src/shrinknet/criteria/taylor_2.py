@@ -5,7 +5,7 @@ from torch.fx import Node
 
 from shrinknet.ablation.replay import Replay
 from shrinknet.ablation.route import route
-from shrinknet.criteria.base import Criterion, Statistics, mean_over_samples, over_candidates
+from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples, over_candidates
 from shrinknet.data import Batch
 from shrinknet.derivatives import curvatures_by_output, elements_of, in_chunks, slope_and_curvature
 from shrinknet.gates import GatedNetwork
@@ -37,16 +37,16 @@ class Taylor2(Criterion):
         """Return the summed estimates over the batch."""
         bends = {group: bend_of(network, group) for group in network.groups}
         replayed = [group for group, bend in bends.items() if bend is None]
-        found = over_candidates(network, batch, parabola_at_zero, replayed) if replayed else {}
+        found = dict(over_candidates(network, batch, parabola_at_zero, replayed)) if replayed else {}
         for bend in dict.fromkeys(bend for bend in bends.values() if bend is not None):
             slopes, curvatures = curvatures_by_output(network, batch, bend)
             estimates = network.by_group(-slopes + curvatures / 2)
             found |= {group.name: estimates[group.name] for group, its in bends.items() if its is bend}
         return {group.name: found[group.name] for group in network.groups}
 
-    def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
+    def conclude(self, network: GatedNetwork, sums: Sums) -> Statistics:
         """Return means over samples."""
-        return mean_over_samples(sums, num_samples)
+        return mean_over_samples(sums)
 
 
 def parabola_at_zero(replay: Replay, group: Group, candidates: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import torch
 
-from shrinknet.criteria.base import Criterion, Statistics, mean_over_samples
+from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples
 from shrinknet.data import Batch
 from shrinknet.diagonal import diagonal_derivatives
 from shrinknet.gates import GatedNetwork
@@ -41,6 +41,6 @@ class Taylor2Diagonal(Criterion):
                 totals.index_add_(0, program.ids[site], estimate.double().flatten(0, -2).sum(0))
         return network.by_group(totals)
 
-    def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
+    def conclude(self, network: GatedNetwork, sums: Sums) -> Statistics:
         """Return means over samples."""
-        return mean_over_samples(sums, num_samples)
+        return mean_over_samples(sums)

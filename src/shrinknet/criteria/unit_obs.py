@@ -1,16 +1,13 @@
 """Unit-OBS: how much what readers give must change when a neuron goes and the others make up for it."""
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
-from shrinknet.criteria.base import Criterion, Statistics, as_scores
+from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples
 from shrinknet.data import Batch
 from shrinknet.gates import GatedNetwork
 from shrinknet.surgery.least_squares import with_ones
 from shrinknet.surgery.readers import Reader, as_matrix, readers
-from shrinknet.types import Scores
 
 RIDGE = 1e-3
 """A share of the mean square of what is read, as `--compensate` takes."""
@@ -44,23 +41,13 @@ class UnitOBS(Criterion):
             grams[node.name] = rows.T @ rows
         return grams
 
-    def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
-        """Return means over samples: scores need the weights too (see `score`)."""
-        return {name: total / num_samples for name, total in sums.items()}
-
-    def score(self, network: GatedNetwork, batches: Iterable[Batch]) -> Scores:
+    def conclude(self, network: GatedNetwork, sums: Sums) -> Statistics:
         """Score every neuron from the moments of what its readers read."""
-        sums, num_samples = Statistics(), 0
-        with torch.no_grad():
-            for batch in batches:
-                num_samples += len(batch)
-                for name, gram in self.observe(network, batch).items():
-                    sums[name] = sums[name] + gram if name in sums else gram
-            grams = self.conclude(sums, num_samples)
-            totals = torch.zeros(len(network.present), dtype=torch.float64)
-            for node, reader in readers(network.program).items():
-                totals += self._of_reader(network, reader, grams[node.name].cpu())
-        return as_scores(network.by_group(totals), self.unit)
+        grams = mean_over_samples(sums)
+        totals = torch.zeros(len(network.present), dtype=torch.float64)
+        for node, reader in readers(network.program).items():
+            totals += self._of_reader(network, reader, grams[node.name])
+        return network.by_group(totals)
 
     def _of_reader(self, network: GatedNetwork, reader: Reader, gram: Tensor) -> Tensor:
         constants = network.program.constants

@@ -1,7 +1,8 @@
 """What a long run tells while it runs. The library only tells; the command line draws."""
 
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import Protocol, TypeVar, runtime_checkable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 from shrinknet.records import Step
 
@@ -36,11 +37,18 @@ class Silence:
         """Say nothing."""
 
 
-def told(items: Iterable[Item], total: int, progress: Progress) -> Iterator[Item]:
-    """Yield the items and tell after each how many are done."""
-    for done, item in enumerate(items, start=1):
-        yield item
-        progress.ranking(done, total)
+@dataclass(frozen=True)
+class Told(Generic[Item]):
+    """Items that can be gone through again and again; somebody is told after each how many of them are done."""
+
+    items: Iterable[Item]
+    total: int
+    progress: Progress
+
+    def __iter__(self) -> Iterator[Item]:
+        for done, item in enumerate(self.items, start=1):
+            yield item
+            self.progress.ranking(done, self.total)
 
 
 def num_batches(data: Sized, batch_size: int) -> int:

@@ -61,13 +61,14 @@ class Finished:
         found: dict[int, Result] = {}
         for path in sorted(self.folder.glob("*.npz")):
             with np.load(path, allow_pickle=False) as file:
-                found[int(path.stem)] = {name: file[name] for name in file.files}
+                names, *values = (file[f"arr_{place}"] for place in range(len(file.files)))
+                found[int(path.stem)] = dict(zip(names.tolist(), values, strict=True))
         return found
 
     def keep(self, number: int, result: Result) -> None:
         """Write one result, whole or not at all."""
         content = io.BytesIO()
-        np.savez(content, **result)  # type: ignore[arg-type]
+        np.savez(content, np.array(list(result), np.str_), *result.values())  # names are a user's: "file" is one too
         RunFolder(self.folder).write(f"{number:06d}.npz", content.getvalue())
 
     def clear(self) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.fx import Node
 
-from shrinknet.criteria.base import Criterion, Statistics, mean_over_samples
+from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples
 from shrinknet.data import Batch
 from shrinknet.gates import GatedNetwork
 
@@ -52,9 +52,9 @@ class AuthorsTaylor(Criterion):
             totals.index_add_(0, program.ids[site], predicted.sum(0))
         return network.by_group(totals)
 
-    def conclude(self, sums: Statistics, num_samples: int) -> Statistics:
+    def conclude(self, network: GatedNetwork, sums: Sums) -> Statistics:
         """(iii): descending among those of at most the median size; the others follow, descending."""
-        means = mean_over_samples(sums, num_samples)
+        means = mean_over_samples(sums)
         everything = np.abs(np.concatenate([mean[mean != 0].numpy() for mean in means.values()]))
         limit = np.sort(everything)[len(everything) // 2]
         worst = float(everything.max())

@@ -51,5 +51,5 @@ class Skeletonization(NeuronRemoval):
         """Return what each neuron is worth now, with the weights as they now are."""
         tensors = {name: tensor.detach().clone() for name, tensor in named_tensors(self.model).items()}
         gone = [Neuron(name, int(k)) for name in self.widths for k in (~self.tensors[f"alive/{name}"]).nonzero()]
-        found = self.criterion.score(self.network.refit(tensors).without(gone), self.task.calibration.batches())
+        found = self.criterion.score(self.network.refit(tensors).without(gone), self.task.calibration)
         return {name: torch.from_numpy(found.values[name]) for name in self.widths}
