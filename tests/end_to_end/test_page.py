@@ -292,7 +292,7 @@ def test_scores_beyond_all_bounds_do_not_lose_the_page(open_page, tmp_path) -> N
         def observe(self, network, batch):
             return {group.name: torch.full((group.width,), torch.inf).double() for group in network.groups}
 
-        def conclude(self, sums, num_samples):
+        def conclude(self, network, sums):
             return sums
 
     run = sn.prune(small_task(), Protecting(), goals=[sn.RemovedNeurons(3)], whole_curve=True)

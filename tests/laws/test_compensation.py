@@ -295,15 +295,15 @@ def test_compensation_of_a_grown_network_is_not_shared() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
     task = sn.Task(model, "cross-entropy", (torch.randn(40, 4), torch.arange(40) % 3))
     network = gated(task)
-    inputs = next(task.calibration.batches()).inputs
-    before = network.kept_outputs(inputs).clone()
+    batch = next(task.calibration.batches())
+    before = network.kept_outputs(batch).clone()
     refit = Compensation("least-squares", task, network).refit(
         network.without([sn.Neuron("0", 0)]), [sn.Neuron("0", 0)]
     )
-    assert not torch.equal(refit.kept_outputs(inputs), before)
-    assert torch.equal(network.kept_outputs(inputs), before)
-    assert torch.allclose(refit.kept_outputs(inputs), refit.outputs(inputs), atol=1e-6)
-    assert replace(network, unsaid={}).outputs(inputs).equal(network.outputs(inputs))
+    assert not torch.equal(refit.kept_outputs(batch), before)
+    assert torch.equal(network.kept_outputs(batch), before)
+    assert torch.allclose(refit.kept_outputs(batch), refit.outputs(batch.inputs), atol=1e-6)
+    assert replace(network, unsaid={}).outputs(batch.inputs).equal(network.outputs(batch.inputs))
 
 
 def test_a_step_that_a_guard_undoes_leaves_no_trace() -> None:

@@ -246,7 +246,7 @@ def test_single_ranking_scores_once_and_reranking_every_time() -> None:
             calls.append(1)
             return {group.name: torch.arange(group.width).double() for group in network.groups}
 
-        def conclude(self, sums, num_samples):
+        def conclude(self, network, sums):
             return sums
 
     sn.prune(easy_task(), Counting(), "single-ranking", [sn.RemovedNeurons(4)])
