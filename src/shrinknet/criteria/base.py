@@ -55,8 +55,8 @@ class Criterion(ABC):
 
     The state travels to workers, pickled; the network in it stands for each worker's own. `observe` must be a function
     of state and batch alone. One whose state is the network, and that looks at groups one by one, may say
-    `splits_by_group`: workers then share a batch, and each sees one of `network.groups`. One that takes the loss of each
-    sample apart says `needs_each_sample`: it is refused where there is no such thing.
+    `splits_by_group`: workers then share a batch, and each sees one of `network.groups`. One that takes the loss of
+    each sample apart says `needs_each_sample`: it is refused where there is no such thing.
     """
 
     name: ClassVar[str]
