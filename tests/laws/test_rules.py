@@ -86,6 +86,25 @@ def without_autocast(work):
         return work().double()
 
 
+def over_time(cell, x, width, states):
+    """The last output of a cell that reads one step after another, from ones made of a size."""
+    ones = torch.ones(x.shape[0], width, dtype=x.dtype)
+    state = (ones, ones) if states == 2 else ones
+    for step in x.unbind(1):
+        state = cell(step, state)
+    return state[0] if states == 2 else state
+
+
+def channel_attention(m, x):
+    """A weight for each channel, from its mean and its largest value."""
+    return x * torch.sigmoid(sum(m.e(torch.relu(m.s(y))) for y in (x.mean((2, 3), True), x.amax((2, 3), True))))
+
+
+def spatial_attention(m, x):
+    """A weight for each position, from the mean and the largest over the channels."""
+    return x * torch.sigmoid(m.p(torch.cat([x.mean(1, True), torch.max(x, 1, keepdim=True)[0]], 1)))
+
+
 def mask_like(x):
     """Zeros made beside x, some of them overwritten: their values follow nobody's gate."""
     mask = x.new_zeros(4, 2)
@@ -142,6 +161,16 @@ ROWS = [
         lambda: dense(4, 6, 2), (4,), {"a": 6}),
     Row("sum and norm", lambda m, x: (lambda y: m.b(functional.normalize(y, dim=-1)) + y.sum(-1, keepdim=True))(m.a(x)),
         lambda: dense(4, 6, 2), (4,), {"a": 6}),
+    Row("amax", lambda m, x: (lambda y: m.b(y * torch.sigmoid(y.amax(-1, keepdim=True))))(m.a(x)),
+        lambda: dense(4, 6, 2), (4,), {"a": 6}),
+    Row("amin and max", lambda m, x: (lambda y: m.b(y) + y.amin(-1, True) * y.max(-1, keepdim=True)[0])(m.a(x)),
+        lambda: dense(4, 6, 2), (4,), {"a": 6}),
+    Row("CBAM", lambda m, x: m.b(spatial_attention(m, channel_attention(m, m.a(x)))), lambda: conv(2, 6, 2) | {
+        "s": nn.Conv2d(6, 4, 1), "e": nn.Conv2d(4, 6, 1), "p": nn.Conv2d(2, 1, 3, padding=1)}, (2, 5, 5), {"a": 6, "s": 4}),
+    Row("bilinear", lambda m, x: m.b(m.l(m.a(x), m.c(x))), lambda: dense(4, 6, 2) | {
+        "c": nn.Linear(4, 5), "l": nn.Bilinear(6, 5, 4), "b": nn.Linear(4, 2)}, (4,), {"a": 6, "c": 5, "l": 4}),
+    Row("type_as, another shape", lambda m, x: (lambda y: m.b(y + torch.arange(5)[:, None].type_as(y)) * torch.arange(5).to(
+        y))(m.a(x)), lambda: conv(2, 6, 2), (2, 5, 5), {"a": 6}),
     Row("pools", lambda m, x: m.b(functional.adaptive_max_pool2d(functional.avg_pool2d(m.a(x), 2), 1)),
         lambda: conv(2, 6, 2), (2, 6, 6), {"a": 6}),
     Row("upsample and pad", lambda m, x: m.b(functional.pad(functional.interpolate(m.a(x), scale_factor=2), (1, 0))),
@@ -197,6 +226,14 @@ ROWS = [
         "b": nn.Linear(6, 2)}, (4, 3), {"r": 6}),
     Row("rnn_relu", lambda m, x: m.b(m.r(x)[0]), lambda: {"r": nn.RNN(3, 6, nonlinearity="relu", batch_first=True),
         "b": nn.Linear(6, 2)}, (4, 3), {"r": 6}),
+    Row("lstm_cell, over time", lambda m, x: m.b(over_time(m.r, x, m.r.hidden_size, states=2)), lambda: {
+        "r": nn.LSTMCell(3, 6), "b": nn.Linear(6, 2)}, (4, 3), {"r": 6}),
+    Row("gru_cell, over time", lambda m, x: m.b(over_time(m.r, x, m.r.hidden_size, states=1)), lambda: {
+        "r": nn.GRUCell(3, 6), "b": nn.Linear(6, 2)}, (4, 3), {"r": 6}),
+    Row("rnn_tanh_cell, over time", lambda m, x: m.b(over_time(m.r, x, m.r.hidden_size, states=1)), lambda: {
+        "r": nn.RNNCell(3, 6, bias=False), "b": nn.Linear(6, 2)}, (4, 3), {"r": 6}),
+    Row("rnn_relu_cell, over time", lambda m, x: m.b(over_time(m.r, x, m.r.hidden_size, states=1)), lambda: {
+        "r": nn.RNNCell(3, 6, nonlinearity="relu"), "b": nn.Linear(6, 2)}, (4, 3), {"r": 6}),
     Row("glu", lambda m, x: m.b(functional.glu(m.a(x), -1)), lambda: {"a": nn.Linear(4, 12), "b": nn.Linear(6, 2)}, (4,),
         {"a": 6}),
     Row("a region without autocast", lambda m, x: m.b(without_autocast(lambda: torch.relu(m.a(x)))),

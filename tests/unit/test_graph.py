@@ -52,8 +52,8 @@ def test_an_operator_without_a_rule_freezes_its_neighbours_and_says_so() -> None
         (lambda m, x: m.two(torch.softmax(m.one(x), 1)), "mixed or moved at softmax"),
         (lambda m, x: m.two(torch.cat([x, m.one(x)], 1)[:, ::2][:, [0, 1, 2, 3, 4, 4]]), "strided at slice"),
         (lambda m, x: m.two(m.one(x) + torch.nn.functional.pad(x, (0, 2))), "meets values of fixed width at add"),
-        (lambda m, x: m.two(m.one(x) - m.one(x).amax(1, keepdim=True)), "reduced over at amax"),
-        (lambda m, x: m.two(torch.einsum("...i,...i->...i", m.one(x), m.one(x))), "no rule for einsum"),
+        (lambda m, x: m.two(m.one(x) - m.one(x).prod(1, keepdim=True)), "reduced over at prod"),
+        (lambda m, x: m.two(torch.einsum("bii->bi", m.one(x)[:, :, None] * m.one(x)[:, None])), "no rule for einsum"),
     ],
 )
 def test_what_cannot_be_followed_is_frozen_with_the_reason(forward, reason: str) -> None:
@@ -180,6 +180,8 @@ def test_a_graph_that_computes_something_else_than_the_model_is_refused(monkeypa
         (lambda m, x: m.two(m.one(x.float())), False),
         (lambda m, x: m.two(m.one(x).unflatten(-1, (6, 1)).flatten(1)), False),
         (lambda m, x: m.two(m.one(x).t().t()), False),
+        (lambda m, x: m.two(m.one(x)) + m.one(x)[:, :1].sum(1, keepdim=True), False),
+        (lambda m, x: m.two(m.one(x)) + torch.linspace(0, 1, 2)[:, None].type_as(m.one(x)).mT, False),
         (lambda m, x: m.two(m.one(x[:, None]).sum(1)), False),
         (lambda m, x: m.two(m.one(x[:, None]).amax((1,), keepdim=True)[:, 0]), False),
     ],
@@ -194,6 +196,24 @@ def test_odd_but_legal_networks_are_cut_or_frozen_never_wrong(forward, frozen: b
         return
     run = sn.prune(task, goals=[sn.RemovedNeurons(2)])
     torch.testing.assert_close(run.exported.module()(inputs), run.network.outputs(inputs), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("cell", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+@pytest.mark.parametrize("start", ["zeros of a size", "none given"])
+def test_a_loop_over_a_cell_is_one_group_and_the_own_class_follows(cell: type[nn.Module], start: str) -> None:
+    def forward(m, x):
+        zeros = x.new_zeros(x.shape[0], m.cell.hidden_size)
+        state = None if start == "none given" else (zeros, zeros) if cell is nn.LSTMCell else zeros
+        for step in x.unbind(1):
+            state = m.cell(step, state)
+        return m.two(state[0] if cell is nn.LSTMCell else state)
+
+    model = Wrapped(forward, cell=cell(4, 6), two=nn.Linear(6, 2))
+    inputs = torch.randn(6, 3, 4)
+    run = sn.prune(sn.Task(model, "cross-entropy", (inputs, torch.arange(6) % 2)), goals=[sn.RemovedNeurons(2)])
+    assert {group.name: group.width for group in sn.trace(model, inputs).groups} == {"cell": 6}
+    assert run.model.cell.hidden_size == run.model.two.in_features == 4
+    torch.testing.assert_close(run.model(inputs), run.exported.module()(inputs), rtol=0, atol=1e-5)
 
 
 def test_a_model_that_export_cannot_follow_is_refused_in_one_sentence() -> None:

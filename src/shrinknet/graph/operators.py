@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Set
+from typing import Any
 
 import torch
 from torch.fx import Node
@@ -9,8 +10,15 @@ from torch.fx import Node
 ELEMENTWISE = frozenset({
     "hardswish", "relu6", "log_sigmoid", "dropout", "feature_dropout", "alpha_dropout", "detach", "contiguous",
     "type_as", "rsub", "to", "where", "masked_fill", "copy", "zeros_like", "ones_like", "full_like", "empty_like",
+    "floor_divide", "fill",
 })  # fmt: skip
 """Operators that treat every element alone (dropout does in eval mode) and that torch does not tag as such."""
+
+
+REWRITTEN = frozenset({
+    "stack", "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unbind", "view", "_unsafe_view",
+})  # fmt: skip
+"""Operators without a rule that are written as others before labels ride (graph/rewrite.py)."""
 
 
 ALIASES = frozenset({
@@ -68,6 +76,18 @@ def operator_name(node: Node) -> str:
     if node.target is operator.getitem:
         return "getitem"
     return str(node.target).removeprefix("aten.").split(".")[0]
+
+
+def returning(target: Any) -> Any:
+    """Return the operator that returns what one in place writes into its first argument: `relu` of `relu_`."""
+    name = target._schema.name.removeprefix("aten::")
+    packet = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
+    overloads = [getattr(packet, overload) for overload in packet.overloads()] if packet is not None else []
+    return next((other for other in overloads if _given(other) == _given(target)), None)
+
+
+def _given(target: Any) -> list[tuple[str, str]]:
+    return [(argument.name, str(argument.type)) for argument in target._schema.arguments]
 
 
 def is_elementwise(node: Node) -> bool:

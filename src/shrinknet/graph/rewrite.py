@@ -14,7 +14,9 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from shrinknet.errors import UnfollowedOperatorError
-from shrinknet.graph.operators import ALIASES, describe, operator_name
+from shrinknet.graph.decompose import decompose
+from shrinknet.graph.operators import ALIASES, describe, operator_name, returning
+from shrinknet.graph.regions import inline
 
 aten = torch.ops.aten
 
@@ -28,6 +30,7 @@ def rewrite(module: GraphModule) -> None:
     for step in (
         _inline_regions,
         _drop_assertions,
+        decompose,
         _make_out_of_place,
         _write_sizes,
         _join_stacks,
@@ -71,19 +74,7 @@ def _inline_regions(graph: Graph) -> None:
         is_on = place == 4 and node.args[2]
         if is_on or any(inner.op == "get_attr" for inner in region.graph.nodes):
             continue
-        known: dict[Node, Any] = {}
-        given = iter(node.args[place + 1 :])
-        with graph.inserting_before(node):
-            for inner in region.graph.nodes:
-                if inner.op == "placeholder":
-                    known[inner] = next(given)
-                elif inner.op == "call_function":
-                    known[inner] = graph.node_copy(inner, known.__getitem__)
-        results: Any = map_arg(next(n for n in region.graph.nodes if n.op == "output").args[0], known.__getitem__)
-        for user in list(node.users):
-            user.replace_all_uses_with(results[user.args[1]])
-            graph.erase_node(user)
-        graph.erase_node(node)
+        inline(node, region.graph, node.args[place + 1 :])
 
 
 def _drop_assertions(graph: Graph) -> None:
@@ -93,14 +84,10 @@ def _drop_assertions(graph: Graph) -> None:
 
 
 def _write_sizes(graph: Graph) -> None:
-    """A view is a reshape, which asks nothing of strides; one by another tensor's example is one to written sizes."""
+    """A view is a reshape, which asks nothing of strides."""
     for node in _calls(graph, "view", "_unsafe_view"):
         if node.target in {aten.view.default, aten._unsafe_view.default}:
             node.target = aten.reshape.default
-    for node in _calls(graph, "reshape_as", "view_as", "expand_as"):
-        like: Any = node.args[1]
-        node.target = aten.expand.default if operator_name(node) == "expand_as" else aten.reshape.default
-        node.args = (node.args[0], _sizes(like, before=node))
 
 
 def _sizes(like: Node, before: Node) -> list[Any]:
@@ -121,10 +108,8 @@ def _join_stacks(graph: Graph) -> None:
 
 
 def _slice_pieces(graph: Graph) -> None:
-    """A piece of `split`, `chunk` or `unbind` is a slice of, or one place in, what is split."""
-    for node in _calls(
-        graph, "split", "split_with_sizes", "chunk", "unbind", "unsafe_split", "unsafe_chunk", "tensor_split"
-    ):
+    """A piece of `split` or `unbind` is a slice of, or one place in, what is split."""
+    for node in _calls(graph, "split", "split_with_sizes", "unbind", "unsafe_split", "unsafe_split_with_sizes"):
         x, axis = node.args[0], _axis_of_pieces(node)
         starts = [0]
         for piece in node.meta["val"]:
@@ -153,18 +138,11 @@ def _make_out_of_place(graph: Graph) -> None:
         if not getattr(getattr(node.target, "_schema", None), "is_mutable", False):
             continue
         changed = node.args[0]
-        target = _returning(node)
+        target = returning(node.target)
         if target is None or not isinstance(changed, Node):
             raise _unfollowed(node)
         node.target = target
         _replace_later(changed, node, node)
-
-
-def _returning(node: Node) -> Any:
-    """The operator that returns what this one writes into its first argument."""
-    name, overload = node.target._schema.name.removeprefix("aten::"), node.target._overloadname  # type: ignore
-    packet = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") else None
-    return getattr(packet, overload) if packet is not None and overload in packet.overloads() else None
 
 
 def _replace_later(changed: Node, new: Node, since: Node) -> None:

@@ -29,6 +29,11 @@ WIDTHS = {
 }  # fmt: skip
 """Which axis of which tensor of its module an attribute of that name speaks of (nf and nx: transformers' Conv1D)."""
 
+OTHER_WIDTHS = (
+    ("num_features", ("running_mean", 0)), ("hidden_size", ("weight_hh", 1)), ("input_size", ("weight_ih", 1)),
+)  # fmt: skip
+"""The same, where modules of another kind call another tensor so (cells of recurrent networks)."""
+
 
 def cut_module(model: nn.Module, kept: Kept, attributes: Attributes) -> nn.Module:
     """Return a copy of the user's module without the removed neurons; the original is not touched.
@@ -79,7 +84,7 @@ def _lengths(name: str, module: nn.Module, kept: Kept) -> Lengths:
 
 def _named(module: nn.Module, lengths: Lengths) -> Iterator[tuple[str, Any]]:
     """Yield the attributes of well-known names, where they say what the tensor they speak of says."""
-    for attribute, axis in [*WIDTHS.items(), ("num_features", ("running_mean", 0))]:
+    for attribute, axis in [*WIDTHS.items(), *OTHER_WIDTHS]:
         before, after = lengths.get(axis, (None, None))
         if after is not None and getattr(module, attribute, None) == before:
             yield attribute, after

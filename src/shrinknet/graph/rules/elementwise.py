@@ -54,6 +54,14 @@ def _spanned(call: Call, node: Node) -> set[int]:
     return {axis + offset for axis, size in enumerate(shape) if size > 1}
 
 
+@rule("to", "type_as")
+def cast(call: Call) -> Slots:
+    """Of a second tensor only the type is read, whatever its shape."""
+    for slot in (slot for node in call.tensors[1:] for slot in call.slots(node)):
+        call.store.say(slot)
+    return call.slots(call.argument(0))
+
+
 @rule("prelu")
 def prelu(call: Call) -> Slots:
     """A slope for each channel (axis 1), or one for all."""

@@ -51,10 +51,7 @@ def axes_of(node: Node) -> tuple[list[Way], list[str], str]:
     """Return the way to each operand, its letters, and the output's; no output letters where there is no rule."""
     name = str(node.target)
     if "einsum" in name:
-        given, _, out = str(node.args[0]).replace(" ", "").partition("->")
-        letters = given.split(",")
-        is_plain = "." not in given and all(len(set(part)) == len(part) for part in letters)
-        return [(1, place) for place in range(len(letters))], letters, out if is_plain else ""
+        return _letters_of_einsum(node)
     if "attention" in name:
         mask = [3] if isinstance(argument(node, 3, "attn_mask"), Node) else []
         if mask and len(node.args) < 4:
@@ -68,13 +65,29 @@ def axes_of(node: Node) -> tuple[list[Way], list[str], str]:
     return [(place,) for place in operands], letters, _batch(max(ranks) - 2) + ends
 
 
+def _letters_of_einsum(node: Node) -> tuple[list[Way], list[str], str]:
+    """The equation's own letters, with one for each axis that three dots stand for."""
+    given, arrow, out = str(node.args[0]).replace(" ", "").partition("->")
+    letters = given.split(",")
+    ways: list[Way] = [(1, place) for place in range(len(letters))]
+    if not arrow:
+        once = sorted(letter for letter in set(given) - set(",.") if given.count(letter) == 1)
+        out = "..." * ("..." in given) + "".join(once)
+    hidden = [_rank(node, way) - len(part) + 3 if "..." in part else 0 for way, part in zip(ways, letters, strict=True)]
+    dots = _batch(max(hidden), avoid=given)
+    letters = [part.replace("...", dots[len(dots) - num :]) for part, num in zip(letters, hidden, strict=True)]
+    is_plain = all(len(set(part)) == len(part) for part in letters)
+    return ways, letters, out.replace("...", dots) if is_plain else ""
+
+
 def _rank(node: Node, way: Way) -> int:
     return len(shape_of(argument_at(node.args, way).meta["val"]))
 
 
-def _batch(count: int) -> str:
-    """Letters of the axes in front, the last one always A: shapes are aligned on their right."""
-    return "ZYXWVUTSA"[-count:] if count > 0 else ""
+def _batch(count: int, avoid: str = "") -> str:
+    """Letters of the axes in front, the last one always the same: shapes are aligned on their right."""
+    letters = [letter for letter in "ZYXWVUTSA" if letter not in avoid]
+    return "".join(letters[-count:]) if count > 0 else ""
 
 
 def _by_letter(call: Call, ways: list[Way], letters: list[str], out: str) -> dict[tuple[int, str], Tensor]:

@@ -9,6 +9,7 @@ from shrinknet.graph.labels import Slots, varying
 from shrinknet.graph.operators import operator_name
 from shrinknet.graph.widths import shape_of
 
+EXTREMES = ("amax", "amin")
 SUMS = ("mean", "sum", "var", "std", "linalg_vector_norm", "norm")
 
 
@@ -35,7 +36,7 @@ def padding(call: Call) -> Slots:
     return call.passing(call.argument(0), {-1 - place // 2 for place, amount in enumerate(amounts) if amount != 0})
 
 
-@rule("softmax", "log_softmax", "cumsum", "roll")
+@rule("softmax", "log_softmax", "cumsum", "cumprod", "logcumsumexp", "roll")
 def one_axis(call: Call) -> Slots:
     """One axis (or a list of them) is mixed or moved; the others pass."""
     position = 2 if operator_name(call.node) == "roll" else 1
@@ -43,15 +44,15 @@ def one_axis(call: Call) -> Slots:
     return call.passing(call.argument(0), set(range(len(call.shape))) if given == () else set(_axes(given)))
 
 
-@rule("amax", "amin", "argmax", "logsumexp", "prod")
-def extreme(call: Call) -> Slots:
+@rule("argmax", "argmin", "logsumexp", "prod")
+def reduction(call: Call) -> Slots:
     """Reduced axes cannot carry neurons."""
     return _reduced(call, *_axes_and_keepdim(call), rigid=True)
 
 
-@rule(*SUMS)
-def mean(call: Call) -> Slots:
-    """Sums over neurons read them; a mean or a variance is that of the neurons that are there."""
+@rule(*SUMS, *EXTREMES)
+def statistic(call: Call) -> Slots:
+    """Sums over neurons read them; a mean, a variance or an extreme is that of the neurons that are there."""
     axes, keepdim = _axes_and_keepdim(call)
     return _reduced(call, axes, keepdim, rigid=False)
 
@@ -62,6 +63,20 @@ def weighted_mean(weights: Tensor, x: Tensor, axes: Any = None, keepdim: bool = 
     axes = tuple(range(x.dim())) if axes is None else tuple(axes)
     mean: Tensor = (weights * x).sum(axes, keepdim) / weights.expand_as(x).sum(axes, keepdim)
     return mean
+
+
+@weighted("amax")
+def weighted_amax(weights: Tensor, x: Tensor, axes: Any = (), keepdim: bool = False) -> Tensor:
+    """`max(w x + (1 - w) min(x))`: a neuron that is gone is never the largest."""
+    smallest = x.amin(axes, keepdim=True)
+    largest: Tensor = (weights * x + (1 - weights) * smallest).amax(axes, keepdim)
+    return largest
+
+
+@weighted("amin")
+def weighted_amin(weights: Tensor, x: Tensor, axes: Any = (), keepdim: bool = False) -> Tensor:
+    """`min(w x + (1 - w) max(x))`."""
+    return -weighted_amax(weights, -x, axes, keepdim)
 
 
 @weighted("var")
@@ -104,7 +119,7 @@ def _reduced(call: Call, axes: set[int], keepdim: bool, *, rigid: bool) -> Slots
         if elsewhere:
             picks = ((slice(0, 1) if keepdim else 0) if axis in axes else slice(None) for axis in range(slot.dim()))
             out.append(call.united(slot, elsewhere)[tuple(picks)])
-        elif rigid or len(varying(slot)) > 1:
+        elif rigid or len(varying(slot)) != 1:
             call.freeze((slot,), f"reduced over at {call.where}")
         else:
             call.gate(0, *varying(slot))
