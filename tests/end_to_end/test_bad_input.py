@@ -293,8 +293,8 @@ def test_a_crafted_pt2_runs_nothing(way: str, folder, tmp_path, type_command) ->
         replace_member(source, crafted, "models/model.json", evil.encode())
     answer = type_command("inspect", crafted)
     assert not trophy.exists()
-    if way == "guard":
-        assert answer.status == 0, "guards are never built, so the file is as good as any"
+    if way in {"guard", "pickle"}:
+        assert answer.status == 0, "guards are never built and sample inputs never read, so the file is as good as any"
     else:
         assert answer.status == 2
         assert "MODEL must be a .pt2 file that holds data only. Got a file whose member" in answer.err

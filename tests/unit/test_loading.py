@@ -6,7 +6,7 @@ from torch import nn
 
 import shrinknet as sn
 from shrinknet.loading.models import load_model
-from shrinknet.loading.safe_pt2 import is_plain_expression
+from shrinknet.loading.pt2_schema import is_plain_expression
 
 
 @pytest.mark.parametrize(

@@ -34,13 +34,21 @@ class Pt2(Exporter):
         return by_torch(torch.export.load(io.BytesIO(content)).module())
 
 
+UNREADABLE_BACK = set(";,()[]")
+"""Between these torch.export.load cuts the path of a module."""
+
+
 def pt2_bytes(program: ExportedProgram) -> bytes:
     """Return the content of a .pt2 file; `torch.export.load` opens it without shrinknet.
 
-    Where nodes came from is left out: it holds memory addresses, and the same network would never be the same bits.
+    Where nodes came from is left out: it holds memory addresses, and the same network would never be the same bits. So
+    are modules whose names torch could not read back.
     """
     for node in program.graph.nodes:
         node.meta.pop("from_node", None)
+        stack = node.meta.get("nn_module_stack") or {}
+        if any(set(f"{key}{path}") & UNREADABLE_BACK for key, (path, _) in stack.items()):
+            node.meta.pop("nn_module_stack")
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     return buffer.getvalue()

@@ -18,6 +18,7 @@ from shrinknet.errors import BadInputError
 from shrinknet.graph.call import Call, Site, argument_at, find_rule, first_of, load_rules, makes_labels
 from shrinknet.graph.groups import Layout, Numbering, layout_of, solve
 from shrinknet.graph.labels import LabelStore, Slots, along
+from shrinknet.graph.names import is_tensor_name
 from shrinknet.graph.rewrite import rewrite
 from shrinknet.graph.widths import EXAMPLE_BATCH, Present, Widths, kept_shape, shape_of
 from shrinknet.records import Frozen, Group, Neuron
@@ -127,6 +128,7 @@ def export_program(model: nn.Module, example_inputs: Inputs) -> ExportedProgram:
     Raises:
         BadInputError: torch.export cannot follow the network, or it fixes the number of samples.
     """
+    _check_names(model)
     rows = tuple(tensor[:EXAMPLE_BATCH] for tensor in as_tuple(example_inputs))
     try:
         with evaluating(model), torch.no_grad(), _quiet():
@@ -139,6 +141,17 @@ def export_program(model: nn.Module, example_inputs: Inputs) -> ExportedProgram:
             f"{type(error).__name__}: {_first_line(error)}",
             "Export it yourself with dynamic_shapes=({0: Dim('batch')},) to see torch's full explanation.",
         ) from error
+
+
+def _check_names(model: nn.Module) -> None:
+    for name in named_tensors(model):
+        if not is_tensor_name(name):
+            raise BadInputError(
+                "model",
+                "a network whose modules have names without quotes, backslashes, line breaks and Python keywords",
+                repr(name),
+                "Give that module another name.",
+            )
 
 
 @contextmanager

@@ -1,20 +1,26 @@
 """Data from what a user types: an .npz file, or a factory of datasets."""
 
 import logging
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib import format as npy
 
 from shrinknet.data import Source
 from shrinknet.errors import BadInputError, did_you_mean
+from shrinknet.loading.archive import Archive, UnreadableArchiveError, opened
 from shrinknet.loading.models import existing
 from shrinknet.loading.named import find_named, is_import_path, made_by
 
 ROLES = ("calibration", "validation", "test")
 SHARES = (0.6, 0.2, 0.2)
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+TAKEN = {np.dtype(kind) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")}
+"""What torch has a type for: no extended floats, text, dates or complex numbers."""
 
 logger = logging.getLogger(__name__)
 
@@ -81,18 +87,41 @@ def _from_npz(path: Path, seed: int) -> dict[str, Source]:
 
 
 def _arrays(path: Path) -> dict[str, Any]:
+    """The arrays of a file: the sizes in every header are held against the archive's before one is unpacked."""
     if not zipfile.is_zipfile(path):
         raise _unreadable(path, "which is no .npz archive")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        why = "which holds a pickle" if "allow_pickle" in str(error) else f"which cannot be read ({error})"
-        raise _unreadable(path, why) from error
-    for name, array in arrays.items():
-        if array.ndim == 0 or array.dtype.kind not in "fiub":
-            raise _unreadable(path, f"whose {name!r} is {array.dtype} of shape {list(array.shape)}")
+        with opened(path) as archive:
+            names = {name.removesuffix(".npy"): name for name in archive.sizes}
+            if len(names) < len(archive.sizes):
+                raise UnreadableArchiveError("which has two arrays of one name")
+            for name, member in names.items():
+                _check_header(archive, name, member)
+            arrays = {name: _array(archive, member) for name, member in names.items()}
+    except UnreadableArchiveError as error:
+        raise _unreadable(path, str(error)) from error
     return {name: array.astype(array.dtype.newbyteorder("="), copy=False) for name, array in arrays.items()}
+
+
+def _check_header(archive: Archive, name: str, member: str) -> None:
+    with archive.open(member) as file:
+        version = npy.read_magic(file)
+        if version not in HEADERS:
+            raise UnreadableArchiveError(f"whose {name!r} has a header of version {version}")
+        shape, _, dtype = HEADERS[version](file)
+        start = file.tell()
+    if dtype.hasobject:
+        raise UnreadableArchiveError("which holds a pickle")
+    if not shape or dtype.newbyteorder("=") not in TAKEN:
+        raise UnreadableArchiveError(f"whose {name!r} is {dtype} of shape {list(shape)}")
+    claimed, held = math.prod(shape) * dtype.itemsize, archive.sizes[member] - start
+    if min(shape) < 0 or claimed != held:
+        raise UnreadableArchiveError(f"whose {name!r} claims {claimed:,} bytes and holds {held:,}")
+
+
+def _array(archive: Archive, name: str) -> Any:
+    with archive.open(name) as file:
+        return npy.read_array(file, allow_pickle=False)
 
 
 def _unreadable(path: Path, why: str) -> BadInputError:

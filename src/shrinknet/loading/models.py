@@ -1,6 +1,5 @@
 """A model from what a user types: a .pt2 file, or a factory with a weights file."""
 
-import logging
 import math
 import zipfile
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from shrinknet.errors import BadInputError
 from shrinknet.graph.trace import export_program
 from shrinknet.loading.named import find_named, is_import_path, made_by
-from shrinknet.loading.safe_pt2 import refuse_unsafe
+from shrinknet.loading.safe_pt2 import open_pt2, opened_by_torch
 
 PICKLE_ENDINGS = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"}
 
@@ -102,8 +101,14 @@ def fill(model: nn.Module, path: Path) -> None:
 
 
 def _load(model: nn.Module, state: dict[str, Tensor]) -> str | None:
-    """Load weights; return what does not fit, if anything."""
+    """Load weights, and buffers that the network does not save; return what does not fit, if anything."""
     tensors = model.state_dict(keep_vars=True)
+    unsaved = {name: buffer for name, buffer in model.named_buffers(remove_duplicate=False) if name not in tensors}
+    for name in unsaved.keys() & state.keys():
+        given = state.pop(name)
+        if given.shape != unsaved[name].shape:
+            return f"{name!r} of shape {list(given.shape)} in place of {list(unsaved[name].shape)}"
+        unsaved[name].data.copy_(given)
     covered = {id(tensors[name]) for name in state if name in tensors}
     try:
         result = model.load_state_dict(state, strict=False)
@@ -126,18 +131,7 @@ def _from_pt2(path: Path, trust_pickle: bool) -> LoadedModel:
             repr(str(path)),
             "Export it with torch.export.save(torch.export.export(...), 'model.pt2').",
         )
-    if not trust_pickle:
-        refuse_unsafe(path)
-    logging.getLogger("torch.export").setLevel(logging.ERROR)
-    try:
-        program = torch.export.load(path)
-    except Exception as error:  # torch reports a damaged archive in many types
-        raise BadInputError(
-            "MODEL",
-            "a .pt2 file written by torch.export.save",
-            f"{str(path)!r}, which torch cannot open ({type(error).__name__})",
-            "Save it again.",
-        ) from error
+    program = opened_by_torch(path, path) if trust_pickle else open_pt2(path)
     example = program.example_inputs[0][0] if program.example_inputs and program.example_inputs[0] else None
     # Guards are Python text that torch would run, and fix shapes that we recompute: never built.
     model = program.module(check_guards=False)
@@ -194,7 +188,9 @@ def _is_pickle(path: Path) -> bool:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("data.pkl") for name in archive.namelist())
-    return path.read_bytes()[:1] == b"\x80"
+    with path.open("rb") as file:
+        start = file.read(9)  # a .safetensors file begins with the length of its table and a brace
+    return start[:1] == b"\x80" and start[8:] != b"{"
 
 
 def _pickle(argument: str, allowed: str, path: Path) -> BadInputError:

@@ -1,137 +1,183 @@
-"""Look through a .pt2 file before torch opens it: `torch.export.load` runs code that a crafted file brings along.
+"""Open a .pt2 file from a stranger: torch never sees the archive that came.
 
-Four ways in are closed. (1) Members that torch would unpickle (sample inputs, "use_pickle" tensors, custom objects)
-must pass the restricted unpickler, and none may ask for more. (2) Compiled members (shared libraries) are refused.
-(3) Symbolic sizes are text that sympy evaluates: they may hold arithmetic on symbols and nothing else. (4) Operators
-are found by dotted names under `torch`: only ATen operators and plain arithmetic are let through.
+Each member is read once, by one reader, and a clean archive of our own is what `torch.export.load` opens: the program
+written anew (`pt2_schema.py`), tensors as plain bytes of the length that their sizes need, and sample inputs made here.
+Pickles, compiled libraries and everything else that a file may bring along stay behind. `docs/security.md` says what
+is promised.
 """
 
-import ast
 import io
 import json
-import re
-import zipfile
-from collections.abc import Iterator
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE as DTYPES
+from torch.export import ExportedProgram
+from torch.export.pt2_archive._package import PT2ArchiveWriter
+from torch.utils._pytree import tree_unflatten, treespec_loads
 
 from shrinknet.errors import BadInputError
+from shrinknet.export.quiet import quiet
+from shrinknet.loading.archive import Archive, UnreadableArchiveError, opened
+from shrinknet.loading.pt2_schema import RefusedError, cleaned_program, cleaned_table
 
-PLAIN_MEMBERS = re.compile(
-    r"(archive_format|archive_version|byteorder|\.data/(version|serialization_id)"
-    r"|models/model\.json|data/weights/weight_\d+|data/constants/tensor_\d+"
-    r"|data/(weights|constants)/model_(weights|constants)_config\.json)"
-)
+PROGRAM = "models/model.json"
+TABLES = {
+    "data/weights": "data/weights/model_weights_config.json",
+    "data/constants": "data/constants/model_constants_config.json",
+}
 SAMPLE_INPUTS = "data/sample_inputs/model.pt"
-OPERATORS = re.compile(
-    r"torch\.ops\.aten\.\w+\.\w+|torch\.sym_(int|float|not|max|min|sum|sqrt|ite)"
-    r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|lt|le|gt|ge|and_|or_|getitem)"
-    r"|math\.(ceil|floor|trunc|sqrt)"
-)
-EXPRESSION_NODES = (
-    ast.Expression, ast.Call, ast.Name, ast.Load, ast.Constant, ast.BinOp, ast.UnaryOp, ast.Compare, ast.keyword,
-    ast.operator, ast.unaryop, ast.cmpop,
-)  # fmt: skip
-EXPRESSION_NAMES = re.compile(
-    r"Symbol|Integer|Float|Rational|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilToInt|FloorToInt|TruncToInt"
-    r"|IntTrueDiv|Eq|Ne|Lt|Le|Gt|Ge|[suz]\d+|batch|int_oo|oo"
-)
+PLAIN = {"archive_format", "archive_version", "byteorder", ".data/version", ".data/serialization_id", SAMPLE_INPUTS}
+"""Members that every file has and that are never read."""
+
+LARGEST_SAMPLE = 2**28
+"""Elements of an example of the inputs that is made for a program."""
 
 
-def refuse_unsafe(path: Path) -> None:
-    """Refuse a .pt2 file that could run code when torch opens it.
+def open_pt2(path: Path) -> ExportedProgram:
+    """Return the program in a .pt2 file, without running anything that the file brings along.
 
     Raises:
-        BadInputError: it is no such file, is damaged, or holds something that torch would execute.
+        BadInputError: it is no such file, is damaged, or holds something that a network does not need.
+
+    Cost: memory for the tensors twice while it is opened.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                _check_member(archive, name, name.partition("/")[2])
-    except (zipfile.BadZipFile, EOFError, OSError, KeyError, ValueError) as error:
-        if isinstance(error, BadInputError):
-            raise
+        with opened(path) as archive:
+            content = clean_archive(archive)
+    except RefusedError as error:
         raise BadInputError(
             "MODEL",
-            "a .pt2 file written by torch.export.save",
-            f"{str(path)!r}, which cannot be read ({error})",
-            "Save it again.",
+            "a .pt2 file that holds data only",
+            f"a file {error}",
+            "Get it from someone you trust and say --trust-pickle, or export the model yourself.",
         ) from error
+    except UnreadableArchiveError as error:
+        raise _no_pt2(path, str(error)) from error
+    return opened_by_torch(path, io.BytesIO(content))
 
 
-def _refuse(name: str, why: str) -> BadInputError:
-    return BadInputError(
-        "MODEL",
-        "a .pt2 file that holds data only",
-        f"a file whose member {name!r} {why}",
-        "Get it from someone you trust and say --trust-pickle, or export the model yourself.",
-    )
+def opened_by_torch(path: Path, content: Any) -> ExportedProgram:
+    """Return the program that torch finds in a file or its content.
 
-
-def _check_member(archive: zipfile.ZipFile, name: str, inner: str) -> None:
-    if inner == SAMPLE_INPUTS:
-        _check_sample_inputs(archive.read(name), name)
-    elif not PLAIN_MEMBERS.fullmatch(inner):
-        raise _refuse(name, "is nothing that a network needs")
-    elif inner.endswith("_config.json"):
-        _check_tensor_table(json.loads(archive.read(name)), name)
-    elif inner == "models/model.json":
-        _check_program(json.loads(archive.read(name)), name)
-
-
-def _check_sample_inputs(content: bytes, name: str) -> None:
-    try:
-        torch.load(io.BytesIO(content), weights_only=True)
-    except Exception as error:  # any failure here would make torch fall back to unrestricted unpickling
-        raise _refuse(name, "is a pickle that asks for more than tensors") from error
-
-
-def _check_tensor_table(table: dict[str, Any], name: str) -> None:
-    for entry in table["config"].values():
-        if entry.get("use_pickle"):
-            raise _refuse(name, "asks for a pickle")
-        if not re.fullmatch(r"(weight|tensor)_\d+", entry["path_name"]):
-            raise _refuse(name, f"asks for the custom object {entry['path_name']!r}")
-
-
-def _check_program(program: dict[str, Any], name: str) -> None:
-    for key, value in _entries(program):
-        if key == "target" and isinstance(value, str) and not OPERATORS.fullmatch(value):
-            raise _refuse(name, f"calls {value!r}")
-        if key == "expr_str" and not is_plain_expression(str(value)):
-            raise _refuse(name, f"evaluates {value!r}")
-        if key == "treespec_namedtuple_fields" and value:
-            raise _refuse(name, "asks for classes of its own")
-
-
-def _entries(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield every key and value, at every depth."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield key, item
-            yield from _entries(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _entries(item)
-
-
-def is_plain_expression(text: str) -> bool:
-    """Whether a symbolic size is arithmetic on symbols.
-
-    >>> is_plain_expression("2*Symbol('s77', positive=True, integer=True)")
-    True
-    >>> is_plain_expression("__import__('os').system('true')")
-    False
+    Raises:
+        BadInputError: torch cannot open it.
     """
     try:
-        tree = ast.parse(text, mode="eval")
-    except SyntaxError:
-        return False
-    return all(
-        isinstance(node, EXPRESSION_NODES)
-        and (not isinstance(node, ast.Name) or EXPRESSION_NAMES.fullmatch(node.id) is not None)
-        and (not isinstance(node, ast.Constant) or not isinstance(node.value, str) or node.value.isidentifier())
-        for node in ast.walk(tree)
-    )
+        with quiet():
+            return torch.export.load(content)
+    except Exception as error:  # torch reports a damaged archive in many types
+        raise _no_pt2(path, f"which torch cannot open ({type(error).__name__})") from error
+
+
+def _no_pt2(path: Path, why: str) -> BadInputError:
+    allowed = "a .pt2 file written by torch.export.save"
+    return BadInputError("MODEL", allowed, f"{str(path)!r}, {why}", "Save it again.")
+
+
+def clean_archive(archive: Archive) -> bytes:
+    """Return the content of a new archive with what a network needs of one that came.
+
+    Raises:
+        RefusedError: a member is nothing that a network needs, or does not pass its check.
+    """
+    members = _by_place(archive)
+    program = _checked("a program", cleaned_program, archive, members, PROGRAM)
+    tables = {
+        folder: _checked("a table of tensors", cleaned_table, archive, members, name) for folder, name in TABLES.items()
+    }
+    wanted = dict[str, bytes]()
+    for folder, table in tables.items():
+        wanted |= _tensors(archive, members, folder, table)
+    if extra := sorted(members.keys() - wanted.keys() - PLAIN - {PROGRAM, *TABLES.values()}):
+        raise RefusedError(f"whose member {members[extra[0]]!r} is nothing that a network needs")
+    buffer = io.BytesIO()
+    with PT2ArchiveWriter(buffer) as writer:
+        writer.write_string(PROGRAM, json.dumps(program))
+        for folder, table in tables.items():
+            writer.write_string(TABLES[folder], json.dumps(table))
+        for name, content in wanted.items():
+            writer.write_bytes(name, content)
+        writer.write_bytes(SAMPLE_INPUTS, _sample_inputs(program))
+    return buffer.getvalue()
+
+
+def _by_place(archive: Archive) -> dict[str, str]:
+    """The members by their place below the archive's one folder."""
+    places = {name.partition("/")[2]: name for name in archive.sizes}
+    if len(places) < len(archive.sizes) or len({name.partition("/")[0] for name in archive.sizes}) != 1:
+        raise RefusedError("which has members in more than one folder")
+    return places
+
+
+def _checked(what: str, check: Any, archive: Archive, members: dict[str, str], name: str) -> Any:
+    if name not in members:
+        raise RefusedError(f"which lacks {what} ({name})")
+    try:
+        return check(archive.read(members[name]))
+    except RefusedError as error:
+        raise RefusedError(f"whose member {members[name]!r} {error}") from error
+
+
+def _tensors(archive: Archive, members: dict[str, str], folder: str, table: dict[str, Any]) -> dict[str, bytes]:
+    """The bytes of every tensor in a table, each long enough for the sizes that it claims."""
+    contents = dict[str, bytes]()
+    for name, entry in table["config"].items():
+        place = f"{folder}/{entry['path_name']}"
+        if place not in members:
+            raise RefusedError(f"which lacks the tensor {name!r}")
+        meta = entry["tensor_meta"]
+        sizes, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))
+        offset, dtype = meta["storage_offset"]["as_int"], DTYPES.get(meta["dtype"])
+        if dtype is None or len(sizes) != len(strides) or min(0, offset, *sizes, *strides) < 0:
+            raise RefusedError(f"whose tensor {name!r} has no size that a tensor can have")
+        steps = sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+        needed = 0 if 0 in sizes else (offset + 1 + steps) * dtype.itemsize
+        length = archive.sizes[members[place]]
+        if needed > length or (length == 0 and math.prod(sizes) > 0) or (length and length % dtype.itemsize):
+            raise RefusedError(f"whose tensor {name!r} claims {needed:,} bytes of {length:,}")
+        if place not in contents:
+            contents[place] = archive.read(members[place])
+    return contents
+
+
+def _sample_inputs(program: dict[str, Any]) -> bytes:
+    """An example of the inputs, made from the sizes that the program gives them; nothing where they are not tensors."""
+    graph, signature = (program["graph_module"][key] for key in ("graph", "signature"))
+    roots = [entry["signature"] for entry in program["graph_module"]["module_call_graph"] if entry.get("signature")]
+    names = [
+        spec["user_input"]["arg"].get("as_tensor", {}).get("name")
+        for spec in signature["input_specs"]
+        if "user_input" in spec
+    ]
+    metas = [graph["tensor_values"].get(name) for name in names]
+    if not roots or None in metas or any("constant_input" in spec for spec in signature["input_specs"]):
+        return b""
+    leaves = [_sample(meta) for meta in metas]
+    spec = treespec_loads(roots[0]["in_spec"])
+    if None in leaves or spec.num_leaves != len(leaves):
+        return b""
+    buffer = io.BytesIO()
+    torch.save(tree_unflatten(leaves, spec), buffer)
+    return buffer.getvalue()
+
+
+def _sample(meta: dict[str, Any]) -> Tensor | None:
+    sizes = [_hint(size) for size in meta["sizes"]]
+    dtype = DTYPES.get(meta["dtype"])
+    if dtype is None or None in sizes or not 0 <= math.prod(size or 0 for size in sizes) <= LARGEST_SAMPLE:
+        return None
+    shape = [int(size or 0) for size in sizes]
+    if not dtype.is_floating_point:
+        return torch.zeros(shape, dtype=dtype)
+    return torch.linspace(-1, 1, math.prod(shape)).to(dtype).view(shape)
+
+
+def _hint(size: dict[str, Any]) -> int | None:
+    if "as_int" in size:
+        return int(size["as_int"])
+    hint = (size["as_expr"].get("hint") or {}).get("as_int")
+    return None if hint is None else int(hint)
