@@ -24,8 +24,9 @@ class Task:
     """What is to be shrunk, and by what it is judged.
 
     Scores see only `calibration` data, guards only `validation` data, the last number of a report only `test` data.
-    Each role is a pair of tensors `(inputs, targets)`, a `Dataset` or a `DataLoader` (read unshuffled). The network
-    is computed in eval mode, in its own dtype and on its own device, and comes back untouched.
+    Each role is a pair of tensors `(inputs, targets)`, a `Dataset` or a `DataLoader`: the rows of its sampler, read
+    unshuffled (see `shrinknet.samplers`). The network is computed in eval mode, in its own dtype and on its own device,
+    and comes back untouched.
 
     Where the loss of one sample depends on the others of its batch (a Dice of the whole batch, a contrastive loss), the
     loss of the data is the mean over its batches, each counted by its rows: then `batch_size` and the order of the rows
