@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib as mpl
-
-from shrinknet.runs import RunFolder, whole
-
-mpl.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from shrinknet.report.pictures import png
+from shrinknet.runs import RunFolder, whole
 
 PANELS = (
     ("loss", ("training_loss", "validation_loss")),
@@ -42,7 +40,8 @@ def write_training_page(folder: RunFolder) -> Path:
 
 
 def _curves(rows: list[dict[str, Any]]) -> bytes:
-    figure, axes = plt.subplots(2, 2, figsize=(11, 6.4), layout="constrained")
+    figure = Figure(figsize=(11, 6.4), layout="constrained")
+    axes = figure.subplots(2, 2)
     epochs = [int(row["epoch"]) for row in rows]
     for axis, (title, names) in zip(axes.flat, PANELS, strict=True):
         for name, colour, style in zip(names, ("#1b6ca8", "#d1495b"), ("-", "--"), strict=False):
@@ -57,7 +56,4 @@ def _curves(rows: list[dict[str, Any]]) -> bytes:
         axis.spines[["top", "right"]].set_visible(False)
         if axis.lines and len(names) > 1:
             axis.legend(fontsize=8, frameon=False)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
-    plt.close(figure)
-    return content.getvalue()
+    return png(figure)
