@@ -220,6 +220,15 @@ ROWS = [
     Row("lstm, two layers, both ways", lambda m, x: m.b(m.r(x)[0]), lambda: {
         "r": nn.LSTM(3, 4, 2, bidirectional=True, batch_first=True), "b": nn.Linear(8, 2)}, (4, 3),
         {f"r.weight_ih_l{k}[0]": 4 for k in ("0", "0_reverse", "1", "1_reverse")}),
+    Row("lstm, projected", lambda m, x: m.b(m.r(x)[0]), lambda: {
+        "r": nn.LSTM(3, 6, proj_size=4, batch_first=True), "b": nn.Linear(4, 2)}, (4, 3),
+        {"r.weight_ih_l0[0]": 6, "r.weight_hh_l0[1]": 4}),
+    Row("lstm, projected, two layers, both ways, last cells", lambda m, x: (lambda y, last: m.b(y) + m.c(
+        last[1][-1])[:, None])(*m.r(x)),
+        lambda: {"r": nn.LSTM(3, 5, 2, proj_size=3, bidirectional=True, batch_first=True, bias=False),
+        "b": nn.Linear(6, 2), "c": nn.Linear(5, 2)}, (4, 3), {
+        f"r.weight_{kind}": width for k in ("0", "0_reverse", "1", "1_reverse")
+        for kind, width in ((f"ih_l{k}[0]", 5), (f"hh_l{k}[1]", 3))}),
     Row("gru, last state", lambda m, x: m.b(m.r(x)[1][-1]), lambda: {"r": nn.GRU(3, 6, 2, batch_first=True),
         "b": nn.Linear(6, 2)}, (4, 3), {"r.weight_ih_l0[0]": 6, "r.weight_ih_l1[0]": 6}),
     Row("rnn_tanh", lambda m, x: m.b(m.r(x)[0]), lambda: {"r": nn.RNN(3, 6, batch_first=True, bias=False),

@@ -192,11 +192,9 @@ def _separate_recurrent_layers(graph: Graph) -> None:
         if node.target._overloadname != "input":  # type: ignore[union-attr]
             continue
         args: Any = node.args
-        weights, has_biases, num_layers, bidirectional = args[2], args[3], args[4], args[7]
-        num_calls = num_layers * (1 + bidirectional)
-        if num_calls == 1 or len(weights) != num_calls * (2 + 2 * has_biases):
-            continue  # already one; or projected states, which no rule follows
-        _Layers(node).write()
+        num_layers, bidirectional = args[4], args[7]
+        if num_layers * (1 + bidirectional) > 1:
+            _Layers(node).write()
 
 
 class _Layers:
@@ -230,7 +228,7 @@ class _Layers:
         time = 1 if self.batch_first else 0
         x = self._add(aten.flip.default, x, [time]) if direction else x
         first = [self._first_state(state, place) for state in self.states]
-        width = 2 + 2 * bool(self.has_biases)
+        width = len(self.weights) // (self.num_layers * self.num_directions)
         weights = list(self.weights[place * width : (place + 1) * width])
         given = first if len(first) > 1 else first[0]
         rest = (self.has_biases, 1, 0.0, self.train, False, self.batch_first)
@@ -242,9 +240,9 @@ class _Layers:
 
     def _values(self, x: Node, states: list[Node]) -> tuple[Any, ...]:
         """The traced outputs: torch's own kernels cannot take sizes that are symbols."""
-        shape, state = x.meta["val"].shape, states[0].meta["val"]
+        shape, last = x.meta["val"].shape, [state.meta["val"] for state in states]
         with fake_mode_of(self.node.graph):
-            return (state.new_empty([*shape[:-1], state.shape[-1]]), *(torch.empty_like(state) for _ in states))
+            return (last[0].new_empty([*shape[:-1], last[0].shape[-1]]), *map(torch.empty_like, last))
 
     def _first_state(self, state: Node, place: int) -> Node:
         if operator_name(state) == "zeros" and state.op == "call_function":

@@ -31,6 +31,7 @@ WIDTHS = {
 
 OTHER_WIDTHS = (
     ("num_features", ("running_mean", 0)), ("hidden_size", ("weight_hh", 1)), ("input_size", ("weight_ih", 1)),
+    ("hidden_size", ("weight_hr_l0", 1)), ("proj_size", ("weight_hr_l0", 0)),
 )  # fmt: skip
 """The same, where modules of another kind call another tensor so (cells of recurrent networks)."""
 

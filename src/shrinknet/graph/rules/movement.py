@@ -41,7 +41,11 @@ def expand(call: Call) -> Slots:
 @rule("getitem")
 def getitem(call: Call) -> Slots:
     """One output of several: what has the shape of the first has its labels; a last state, those of its last axis."""
-    slots = call.slots(call.argument(0))
+    whole, place = call.argument(0), call.argument(1)
+    slots = call.slots(whole)
+    if operator_name(whole) == "lstm" and place == 2 and len(whole.args[2]) % 2:  # cells, of which others are projected
+        cells = call.vector_along(whole.args[2][-1], 1)
+        return () if cells is None else (along(len(call.shape) - 1, cells, call.shape),)
     if all(slot.shape == call.shape for slot in slots):
         return slots
     units = call.vector_along(call.argument(0), -1)

@@ -20,10 +20,12 @@ NUM_GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 def recurrent(call: Call) -> Slots:
     """Unit j: row j of every gate's weights and biases, column j of the recurrent weights, its first state.
 
-    The recurrent read happens inside the operator, so it is the columns of the recurrent weights that are gated.
+    The recurrent read happens inside the operator, so it is the columns of the recurrent weights that are gated. Where
+    an LSTM projects, its cells (read by the projection's columns) and its outputs (its rows) are neurons apart.
     """
-    x, weights, gates = call.argument(0), call.argument(2), NUM_GATES[operator_name(call.node)]
+    x, gates = call.argument(0), NUM_GATES[operator_name(call.node)]
     states = call.argument(1) if isinstance(call.argument(1), list | tuple) else [call.argument(1)]
+    weights, projection = _with_projection(call.node)
     inputs, columns = call.vector_along(x, -1), call.vector_along(weights[0], 1)
     recurrent_columns = call.vector_along(weights[1], 1)
     for labels in (columns, recurrent_columns):
@@ -33,23 +35,39 @@ def recurrent(call: Call) -> Slots:
         call.gate(0, -1)
     rows = [call.vector_along(weight, 0) for weight in weights]
     by_gate = [None if labels is None else labels.view(gates, -1)[gate] for labels in rows for gate in range(gates)]
-    units = call.unite_all(*by_gate, recurrent_columns, *(call.vector_along(state, -1) for state in states))
+    outputs, *cells = (call.vector_along(state, -1) for state in states)
+    if projection is None:
+        units = call.unite_all(*by_gate, recurrent_columns, outputs, *cells)
+    else:
+        read, units = call.vector_along(projection, 1), call.vector_along(projection, 0)
+        if call.unite_all(*by_gate, read, *cells) is not None:
+            call.store.mark_read(read)
+            call.gate((2, len(weights)), 1)
+        units = call.unite_all(units, recurrent_columns, outputs)
     if units is None:
         return ()
     call.gate((2, 1), 1)
     return (along(len(call.shape) - 1, units, call.shape),)
 
 
+def _with_projection(node: Node) -> tuple[Sequence[Node], Node | None]:
+    """The weights and biases of one layer, and the projection's weight behind them, if there is one."""
+    weights: Sequence[Node] = node.args[2]  # type: ignore[assignment]
+    return (weights[:-1], weights[-1]) if len(weights) % 2 else (weights, None)
+
+
 @plain("lstm")
 def plain_lstm(
     x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Step by step: gates i, f, g, o; `c = sigmoid(f) c + sigmoid(i) tanh(g)`, `h = sigmoid(o) tanh(c)`."""
+    """Step by step: gates i, f, g, o; `c = sigmoid(f) c + sigmoid(i) tanh(g)`, `h = sigmoid(o) tanh(c)`, or `P h`."""
     (h, c), outputs = (state[0] for state in states), []
+    weights, projection = (weights[:-1], weights[-1]) if len(weights) % 2 else (weights, None)
     for row in _rows(x, weights, rest):
         i, f, g, o = (row + _recurrent(weights, h)).chunk(4, -1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         h = torch.sigmoid(o) * torch.tanh(c)
+        h = h if projection is None else functional.linear(h, projection)
         outputs.append(h)
     return _stacked(outputs, rest), h[None], c[None]
 
@@ -106,4 +124,4 @@ def _stacked(outputs: list[Tensor], rest: Sequence[Any]) -> Tensor:
 def recurrent_macs(node: Node, shape: Callable[[Node], tuple[int, ...]]) -> int:
     """Every step takes as many as there are weights."""
     steps = math.prod(shape(node.args[0])[:-1])  # type: ignore[arg-type]
-    return steps * sum(math.prod(shape(weight)) for weight in node.args[2][:2])  # type: ignore
+    return steps * sum(math.prod(shape(weight)) for weight in node.args[2] if len(shape(weight)) > 1)  # type: ignore
