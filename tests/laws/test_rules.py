@@ -175,6 +175,19 @@ ROWS = [
         lambda: conv(2, 6, 2), (2, 6, 6), {"a": 6}),
     Row("upsample and pad", lambda m, x: m.b(functional.pad(functional.interpolate(m.a(x), scale_factor=2), (1, 0))),
         lambda: conv(2, 6, 2), (2, 4, 4), {"a": 6}),
+    Row("pad, beside channels", lambda m, x: m.b(torch.relu(m.c(y := torch.relu(m.a(x))) + functional.pad(
+        y[:, :, ::2, ::2], (0, 0, 0, 0, 2, 1)))), lambda: {"a": nn.Conv2d(2, 6, 3, padding=1),
+        "c": nn.Conv2d(6, 9, 3, stride=2, padding=1), "b": nn.Conv2d(9, 2, 1)}, (2, 5, 5), {"a": 6, "c": 3}),
+    Row("pad, constant and cropped", lambda m, x: m.b(m.c(x) * functional.pad(m.a(x), (-1, 2), value=3.0)),
+        lambda: dense(4, 6, 2) | {"c": nn.Linear(4, 7), "b": nn.Linear(7, 2)}, (4,), {"c": 5, "c/2": 2}),
+    Row("index, a permutation", lambda m, x: m.b(m.a(x)[:, m.p]), lambda: conv(2, 6, 2) | {"p": nn.Buffer(
+        torch.tensor([3, 1, 5, 0, 4, 2]))}, (2, 5, 5), {"a": 6}),
+    Row("index, written down, twice", lambda m, x: m.b(m.a(x)[..., [0, -1, 2, 2]]), lambda: dense(4, 6, 2) | {
+        "b": nn.Linear(4, 2)}, (4,), {"a": 3}),
+    Row("index_select, of a range", lambda m, x: m.b(torch.index_select(m.a(x), 1, torch.arange(5, -1, -1))),
+        lambda: conv(2, 6, 2), (2, 5, 5), {"a": 6}),
+    Row("every second", lambda m, x: m.b(m.a(x)[:, ::2]) + m.c(m.a(x)[:, 1::2]), lambda: conv(2, 6, 2) | {
+        "b": nn.Conv2d(3, 2, 1), "c": nn.Conv2d(3, 2, 1)}, (2, 5, 5), {"a": 3, "a/2": 3}),
     Row("cat", lambda m, x: m.b(torch.cat([m.a(x), x, m.c(x)], 1)), lambda: {
         "a": nn.Linear(4, 5), "c": nn.Linear(4, 3), "b": nn.Linear(12, 2)}, (4,), {"a": 5, "c": 3}),
     Row("stack", lambda m, x: m.b(torch.stack([m.a(x), m.c(x)], 1)), lambda: dense(4, 6, 2) | {"c": nn.Linear(4, 6)},

@@ -140,17 +140,19 @@ class Call:
         Neurons along rigid axes alone are frozen; what varies elsewhere too becomes one neuron there. Ranks must be
         equal.
         """
-        out, rigid = [], {axis % len(self.shape) for axis in rigid}
-        for slot in self.slots(node):
-            elsewhere = set(varying(slot)) - rigid
-            if not elsewhere:
-                self.freeze((slot,), f"mixed or moved at {self.where}")
-                continue
-            slot = self.united(slot, elsewhere)
-            for axis in rigid:
-                slot = slot.narrow(axis, 0, 1)
-            out.append(slot.expand(self.shape))
-        return tuple(out)
+        rigid = {axis % len(self.shape) for axis in rigid}
+        return tuple(out for slot in self.slots(node) if (out := self.passed(slot, rigid)) is not None)
+
+    def passed(self, slot: Tensor, rigid: set[int]) -> Tensor | None:
+        """Return one slot of `passing`; None where it is frozen."""
+        elsewhere = set(varying(slot)) - rigid
+        if not elsewhere:
+            self.freeze((slot,), f"mixed or moved at {self.where}")
+            return None
+        slot = self.united(slot, elsewhere)
+        for axis in rigid:
+            slot = slot.narrow(axis, 0, 1)
+        return slot.expand(self.shape)
 
     @property
     def where(self) -> str:

@@ -63,6 +63,12 @@ class Widths:
         ids = self._ids(node, axis)
         return position if ids is None else int(np.count_nonzero(self.present[ids[:position]]))
 
+    def kept(self, node: Node, axis: int) -> list[int]:
+        """Return the places of an axis that are kept."""
+        ids = self._ids(node, axis)
+        size = shape_of(node.meta["val"])[axis]
+        return list(range(size)) if ids is None else np.flatnonzero(self.present[ids]).tolist()
+
     def _ids(self, node: Node, axis: int) -> Any:
         layout = self.layouts.get(node.name)
         return None if layout is None else layout[axis]

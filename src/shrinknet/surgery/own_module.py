@@ -124,7 +124,7 @@ def _written_changes(trace: Trace, cut: GraphModule) -> dict[str, Changes]:
     changed: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     after = {node.name: node for node in cut.graph.nodes}
     for node in trace.nodes:
-        if node.op != "call_function":
+        if node.op != "call_function" or after[node.name].target != node.target:
             continue
         for old, new in zip(_numbers(node), _numbers(after[node.name]), strict=True):
             if old != new and isinstance(old, int) and isinstance(new, int):

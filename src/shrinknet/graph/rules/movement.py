@@ -10,6 +10,7 @@ from torch.fx.node import map_arg
 from shrinknet.graph.call import Call, argument, resize, rule
 from shrinknet.graph.labels import Slots, along, compact, varying
 from shrinknet.graph.operators import operator_name
+from shrinknet.graph.places import pick
 from shrinknet.graph.widths import Widths, shape_of
 
 RESHAPES = ("reshape", "unflatten")
@@ -18,7 +19,7 @@ RESHAPES = ("reshape", "unflatten")
 @rule(
     *RESHAPES, "flatten", "permute", "transpose", "t", "numpy_T", "mT", "squeeze", "unsqueeze", "movedim", "swapaxes",
     "repeat", "tile", "repeat_interleave", "clone", "alias", "pixel_shuffle", "pixel_unshuffle",
-    "diagonal", "flip", "contiguous", "lift_fresh_copy",
+    "diagonal", "flip", "contiguous", "lift_fresh_copy", "slice",
 )  # fmt: skip
 def movement(call: Call) -> Slots:
     """Whatever the operator does to the elements, it does to their labels."""
@@ -56,24 +57,15 @@ def getitem(call: Call) -> Slots:
 def scatter(call: Call) -> Slots:
     """Elements of one tensor in the place of some of another's."""
     whole, part = call.argument(0), call.argument(1)
-    is_slice, out = "slice" in operator_name(call.node), []
+    is_run, out = "slice" in operator_name(call.node) and call.argument(5, "step", 1) == 1, []
     for slot in call.slots(whole):
-        partner = next((given for given in call.slots(part) if is_slice and varying(given) == varying(slot)), None)
+        partner = next((given for given in call.slots(part) if is_run and varying(given) == varying(slot)), None)
         if partner is None:
             call.freeze((slot,), f"partly written over at {call.where}")
             continue
         call.store.say(slot)
         out.append(compact(_run(call.node, slot, partner)))
     return tuple(out)
-
-
-@rule("slice")
-def a_slice(call: Call) -> Slots:
-    """A run of elements; every n-th one only where nothing is cut."""
-    x, axis, step = call.argument(0), call.argument(1, "dim", 0), call.argument(4, "step", 1)
-    if step != 1:
-        call.freeze(tuple(s for s in call.slots(x) if axis % s.dim() in varying(s)), f"strided at {call.where}")
-    return movement(call)
 
 
 @rule("select")
@@ -143,12 +135,16 @@ def resized_to(node: Node, size: int | Node, widths: Widths, axis: int) -> int |
 
 @resize("slice", "slice_scatter")
 def resize_slice(node: Node, widths: Widths) -> None:
-    """Where a run begins and ends, counted in what is left before it."""
+    """Where a run begins and ends, counted in what is left before it; of every n-th element, the places."""
     x: Node = node.args[0]  # type: ignore[assignment]
     first = 1 if operator_name(node) == "slice" else 2
     axis = int(argument(node, first, "dim", 0))
     size = shape_of(x.meta["val"])[axis]
     if not widths.is_cut(x, axis):
+        return
+    if (step := argument(node, first + 3, "step", 1)) != 1:
+        places = range(size)[argument(node, first + 1) : argument(node, first + 2) : step]
+        pick(node, x, axis, [widths.before(x, axis, places[place]) for place in widths.kept(node, axis)])
         return
     for position, default in ((first + 1, 0), (first + 2, size)):
         given: Any = argument(node, position, default=default)

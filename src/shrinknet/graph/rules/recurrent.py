@@ -40,8 +40,9 @@ def recurrent(call: Call) -> Slots:
         units = call.unite_all(*by_gate, recurrent_columns, outputs, *cells)
     else:
         read, units = call.vector_along(projection, 1), call.vector_along(projection, 0)
-        if call.unite_all(*by_gate, read, *cells) is not None:
+        if read is not None:
             call.store.mark_read(read)
+        if call.unite_all(*by_gate, read, *cells) is not None:
             call.gate((2, len(weights)), 1)
         units = call.unite_all(units, recurrent_columns, outputs)
     if units is None:

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.fx import Node
 
-from shrinknet.graph.call import Call, rule, weighted
-from shrinknet.graph.labels import Slots, varying
+from shrinknet.graph.call import Call, argument, resize, rule, weighted
+from shrinknet.graph.labels import Slots, along, varying, vector
 from shrinknet.graph.operators import operator_name
-from shrinknet.graph.widths import shape_of
+from shrinknet.graph.widths import Widths, shape_of
 
 EXTREMES = ("amax", "amin")
 SUMS = ("mean", "sum", "var", "std", "linalg_vector_norm", "norm")
@@ -31,9 +33,44 @@ def pooling(call: Call) -> Slots:
 
 @rule("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d")
 def padding(call: Call) -> Slots:
-    """Amounts come in pairs from the last axis backwards; what is padded cannot carry neurons."""
-    amounts = call.argument(1)
-    return call.passing(call.argument(0), {-1 - place // 2 for place, amount in enumerate(amounts) if amount != 0})
+    """Places that hold a constant beside neurons follow what they meet; other paddings repeat what they pad."""
+    x, ends, out = call.argument(0), _ends(call.node), list[Tensor]()
+    name = operator_name(call.node)
+    is_constant = name == "constant_pad_nd" or (name == "pad" and call.argument(2, "mode", "constant") == "constant")
+    for slot in call.slots(x):
+        axes = varying(slot)
+        if is_constant and len(axes) == 1 and axes[0] in ends:
+            call.store.say(slot)  # a negative amount leaves some behind
+            out.append(_padded(call, vector(slot, axes[0]), axes[0], *ends[axes[0]]))
+        elif (passed := call.passed(slot, set(ends))) is not None:
+            out.append(passed)
+    return tuple(out)
+
+
+def _ends(node: Node) -> dict[int, tuple[int, int]]:
+    """How much each padded axis gains before and behind: amounts come in pairs from the last axis backwards."""
+    rank, amounts = len(shape_of(node.meta["val"])), argument(node, 1, "pad")
+    pairs = zip(amounts[::2], amounts[1::2], strict=True)
+    return {rank - 1 - place: pair for place, pair in enumerate(pairs) if pair != (0, 0)}
+
+
+def _padded(call: Call, labels: Tensor, axis: int, before: int, behind: int) -> Tensor:
+    fresh = (call.store.fresh(None, axis, max(0, amount)) for amount in (before, behind))
+    kept = labels[max(0, -before) : len(labels) - max(0, -behind)]
+    return along(axis, torch.cat([next(fresh), kept, next(fresh)]), call.shape)
+
+
+@resize("pad", "constant_pad_nd")
+def resize_amounts(node: Node, widths: Widths) -> None:
+    """As many places as there are neurons left that meet them."""
+    x: Node = node.args[0]  # type: ignore[assignment]
+    amounts, rank = list(argument(node, 1, "pad")), len(shape_of(node.meta["val"]))
+    for axis, (before, _) in _ends(node).items():
+        if widths.is_cut(node, axis) or widths.is_cut(x, axis):
+            first = widths.before(node, axis, before) if before > 0 else -widths.before(x, axis, -before)
+            gained = widths.of(node, axis) - widths.of(x, axis)
+            amounts[2 * (rank - 1 - axis) : 2 * (rank - axis)] = first, gained - first
+    node.update_arg(1, amounts)
 
 
 @rule("softmax", "log_softmax", "cumsum", "cumprod", "logcumsumexp", "roll")
