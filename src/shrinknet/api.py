@@ -10,6 +10,7 @@ from typing import Any
 from shrinknet.ablation.racing import parts_of
 from shrinknet.ablation.replay import chunks_text, samples_at_once
 from shrinknet.criteria import Criterion, find_criterion
+from shrinknet.criteria.noise import check_slopes
 from shrinknet.errors import BadInputError
 from shrinknet.execution.progress import Progress, Silence, Told, num_batches
 from shrinknet.export.artefact import WEIGHTS, Artefact, check_quantize
@@ -85,6 +86,8 @@ def rank(
     _check_coupling(task, rule, scoring)
     network = gated(task, keep, only, scoring)
     task = in_memory(task, network)
+    with scoring.arithmetic():
+        check_slopes(rule, network, task.calibration)
     with _scored_by(task, scoring, rule, clip, globs(keep), globs(only), shards, told) as score:
         return ranked(network, score(network))
 
@@ -297,6 +300,7 @@ def prune(
     ships = Artefact(task, network.trace, artefact, quantize)
     ships.check(goals, max_latency)
     with scoring.arithmetic():
+        check_slopes(criterion, network, task.calibration)
         start = first_step(task, network, ships.costs)
     for guard in guards:
         guard.check(start.measures)

@@ -12,6 +12,7 @@ from shrinknet.ablation.replay import Replay
 from shrinknet.data import Batch
 from shrinknet.gates import GatedNetwork
 from shrinknet.graph.widths import shape_of
+from shrinknet.losses import with_slope
 from shrinknet.passes import Values
 from shrinknet.records import Group
 
@@ -38,8 +39,8 @@ def slope_and_curvature(replay: Replay, group: Group, candidates: Int[Tensor, " 
     """
     gates = _ones(replay, candidates).requires_grad_()
     with torch.enable_grad():
-        losses = replay.losses(group, candidates, gates, plain=True).double().sum()
-        (slope,) = torch.autograd.grad(losses, gates, create_graph=True)
+        losses = with_slope(replay.losses(group, candidates, gates, plain=True), replay.network.loss.name)
+        (slope,) = torch.autograd.grad(losses.double().sum(), gates, create_graph=True)
         if not slope.requires_grad:  # the loss is linear in the gates
             return slope.detach(), torch.zeros_like(slope)
         (curvature,) = torch.autograd.grad(slope.sum(), gates)
@@ -61,7 +62,8 @@ def slope_and_gauss_newton(replay: Replay, group: Group, candidates: Int[Tensor,
     steps = torch.zeros_like(gates, requires_grad=True)
     with torch.enable_grad():
         moved = outputs + steps.view(-1, *[1] * (outputs.dim() - 1)) * along
-        losses = replay.network.loss.of_candidates(moved, replay.batch.targets).double().sum()
+        loss = replay.network.loss
+        losses = with_slope(loss.of_candidates(moved, replay.batch.targets), loss.name).double().sum()
         (slope,) = torch.autograd.grad(losses, steps, create_graph=True)
         if not slope.requires_grad:
             return slope.detach(), torch.zeros_like(slope)
@@ -122,7 +124,7 @@ def _in_value(network: GatedNetwork, bend: Node, values: Values, targets: Tensor
             if not behind.isdisjoint(node.all_input_nodes):
                 moved[node] = program.call(node, moved, network.gating(), plain=True)
                 behind.add(node)
-        losses = network.loss.of(moved[program.output].double(), targets).sum()
+        losses = with_slope(network.loss.of(moved[program.output].double(), targets), network.loss.name).sum()
         (slope,) = torch.autograd.grad(losses, start, create_graph=True)
         slopes = slope.flatten(1)
         if not slopes.requires_grad:

@@ -10,7 +10,7 @@ from torch.fx.node import map_arg
 from shrinknet.errors import UnfollowedOperatorError
 from shrinknet.gates import GatedNetwork
 from shrinknet.graph.operators import describe, is_elementwise, operator_name
-from shrinknet.losses import Loss
+from shrinknet.losses import Loss, with_slope
 from shrinknet.program import Program
 
 Pair = tuple[Tensor, Tensor]
@@ -81,7 +81,7 @@ def loss_derivatives(loss: Loss, outputs: Tensor, targets: Tensor) -> Pair:
     loss.needs_each_sample("second-order back-propagation")
     with torch.enable_grad():
         x = outputs.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(loss.of(x, targets).sum(), x, create_graph=True)
+        (slope,) = torch.autograd.grad(with_slope(loss.of(x, targets), loss.name).sum(), x, create_graph=True)
         curvature = torch.zeros_like(x)
         for position in range(x.shape[-1] if slope.requires_grad else 0):
             (row,) = torch.autograd.grad(slope[..., position].sum(), x, retain_graph=True)

@@ -20,7 +20,7 @@ from shrinknet.graph.call import Site
 from shrinknet.graph.restrict import restrict
 from shrinknet.graph.trace import Inputs, Trace, trace
 from shrinknet.graph.widths import Present
-from shrinknet.losses import Loss
+from shrinknet.losses import Loss, with_slope
 from shrinknet.passes import Passes, Values
 from shrinknet.program import Gating, Program
 from shrinknet.records import Group, Neuron
@@ -152,7 +152,7 @@ class GatedNetwork:
         gating = self.gating_by_sample(gates)
         with torch.enable_grad():
             losses = self.loss.each(self.passes.program.outputs(batch.inputs, gating), batch.targets)
-            (slopes,) = torch.autograd.grad(losses.sum(), gates)
+            (slopes,) = torch.autograd.grad(with_slope(losses, self.loss.name).sum(), gates)
         return slopes * present
 
     def gating_by_sample(self, gates: Float[Tensor, "rows ids"]) -> Gating:

@@ -294,6 +294,20 @@ def _said(loss: Loss, rows: Rows) -> Tensor | None:
     return None
 
 
+def with_slope(losses: Tensor, name: str) -> Tensor:
+    """Return losses that have a derivative.
+
+    Raises:
+        BadInputError: they have none: a share of wrong answers moves in steps.
+    """
+    if not losses.requires_grad:
+        raise BadInputError(
+            "loss", "one with a slope in the outputs where derivatives are taken", f"{name!r}, which has none",
+            "Use criterion 'ablation', which takes none.",
+        )  # fmt: skip
+    return losses
+
+
 def checked(losses: Tensor, num_samples: int, name: str) -> Tensor:
     """Return the losses after checking that there is one for each sample and that all are finite.
 

@@ -56,13 +56,15 @@ class Criterion(ABC):
     The state travels to workers, pickled; the network in it stands for each worker's own. `observe` must be a function
     of state and batch alone. One whose state is the network, and that looks at groups one by one, may say
     `splits_by_group`: workers then share a batch, and each sees one of `network.groups`. One that takes the loss of
-    each sample apart says `needs_each_sample`: it is refused where there is no such thing.
+    each sample apart says `needs_each_sample`: it is refused where there is no such thing. One whose state is the
+    network and whose scores are nothing but slopes of its loss says `follows_slopes`: it is refused where all are flat.
     """
 
     name: ClassVar[str]
     unit: ClassVar[str] = "loss"
     splits_by_group: ClassVar[bool] = False
     needs_each_sample: ClassVar[bool] = False
+    follows_slopes: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

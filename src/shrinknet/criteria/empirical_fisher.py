@@ -15,6 +15,7 @@ class EmpiricalFisher(Criterion):
     """
 
     name = "empirical-fisher"
+    follows_slopes = True
     needs_each_sample = True
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:

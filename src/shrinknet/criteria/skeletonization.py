@@ -34,6 +34,7 @@ class Skeletonization(Criterion):
     """
 
     name = "skeletonization"
+    follows_slopes = True
     unit = "linear error"
 
     def __init__(self, smoothing: float | None = None) -> None:

@@ -16,6 +16,7 @@ class Taylor1(Criterion):
     """
 
     name = "taylor-1"
+    follows_slopes = True
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed slopes, turned round."""
