@@ -229,7 +229,7 @@ def as_data(role: str, source: Source, batch_size: int, device: torch.device, dt
         source = cast("Dataset[tuple[Tensor, Tensor]]", TensorDataset(*_as_pair(role, source)))
     if type(source) is TensorDataset and len(source.tensors) != 2:
         got = f"a TensorDataset of {len(source.tensors)} tensors"
-        raise BadInputError(role, "rows of one tensor of inputs and one of targets", got, SEVERAL["inputs"])
+        raise BadInputError(role, "pairs (inputs, targets), a tensor each", got, SEVERAL["inputs"])
     if type(source) is TensorDataset:
         source = cast("Dataset[tuple[Tensor, Tensor]]", TensorDataset(*_as_pair(role, source.tensors)))
     if not isinstance(source, Dataset) or isinstance(source, IterableDataset) or not hasattr(source, "__len__"):
@@ -263,7 +263,7 @@ def _as_pair(role: str, item: Any) -> tuple[Tensor, Tensor]:
         BadInputError: they are something else; the message says what to do.
     """
     if isinstance(item, Mapping) or not isinstance(item, tuple | list) or len(item) != 2:
-        raise BadInputError(role, "rows of one tensor of inputs and one of targets", _named(item), SEVERAL["inputs"])
+        raise BadInputError(role, "pairs (inputs, targets), a tensor each", _named(item), SEVERAL["inputs"])
     inputs, targets = (
         _as_tensor(f"{role} {name}", part, SEVERAL[name]) for name, part in zip(PARTS, item, strict=True)
     )
@@ -280,8 +280,7 @@ def _as_pair(role: str, item: Any) -> tuple[Tensor, Tensor]:
 PARTS = ("inputs", "targets")
 
 SEVERAL = {
-    "inputs": "Give (inputs, targets); several inputs go side by side into one tensor, and a module around the network "
-    "takes them apart.",
+    "inputs": "Several inputs go side by side into one tensor, and a module around the network takes them apart.",
     "targets": "Several targets go side by side into one tensor, and a loss of your own takes them apart.",
 }
 

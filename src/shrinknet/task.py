@@ -75,6 +75,7 @@ class Task:
         batch_size: int = DEFAULT_BATCH_SIZE,
         accuracy: str | Judge | None = None,
     ) -> None:
+        check_default_device()
         _check_weights(model)
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise BadInputError("batch_size", "a whole number of at least 1", repr(batch_size), "Leave it out.")
@@ -145,6 +146,16 @@ class Task:
             _check_apart(self.model, rows, outputs)
             if couples_samples(self.loss, outputs, rows.targets):
                 object.__setattr__(self, "loss", replace(self.loss, couples_samples=True))
+
+
+def check_default_device() -> None:
+    """Raise BadInputError where torch makes tensors elsewhere than in memory: a default for everybody, ours too."""
+    device = torch.get_default_device()
+    if device.type != "cpu":
+        raise BadInputError(
+            "torch's default device", "the CPU while neurons are removed", repr(str(device)),
+            "Call torch.set_default_device(None) first; network and data may lie on any device.",
+        )  # fmt: skip
 
 
 @contextmanager

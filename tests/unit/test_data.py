@@ -196,7 +196,7 @@ def test_what_changes_rows_on_the_way_is_not_passed_over() -> None:
     assert len(task(padded).calibration) == 12
 
 
-SEVERAL = "side by side into one tensor, and a module around the network takes them apart."
+SEVERAL = "Several inputs go side by side into one tensor, and a module around the network takes them apart."
 X, Y = torch.randn(30, 4), torch.arange(30) % 3
 
 
@@ -217,10 +217,10 @@ class Matrix:
 
 
 INPUTS = {
-    "a tuple of inputs": (((X, X), Y), f"Got a tuple of 2. Give (inputs, targets); several inputs go {SEVERAL}"),
+    "a tuple of inputs": (((X, X), Y), f"Got a tuple of 2. {SEVERAL}"),
     "a list of inputs": (([X, X[:, :2]], Y), "Got a list of 2."),
     "a dict of inputs": (({"ids": X, "mask": X}, Y), "Got a dict of 'ids', 'mask'."),
-    "three tensors": (TensorDataset(X, X, Y), f"Got a TensorDataset of 3 tensors. Give (inputs, targets); several inputs go {SEVERAL}"),
+    "three tensors": (TensorDataset(X, X, Y), f"Got a TensorDataset of 3 tensors. {SEVERAL}"),
     "one tensor": (TensorDataset(X), "Got a TensorDataset of 1 tensors."),
     "a data set of dicts": (Named(), "Got a dict of 'pixels', 'label'."),
     "a frame": ((Frame(), Y), "Got a Frame. Write torch.tensor(frame.to_numpy())."),
@@ -325,3 +325,36 @@ def test_counts_as_targets_are_not_rounded_either() -> None:
         sn.BadInputError, match=r"^calibration targets .* Got 5000 in column 0, which bfloat16 rounds to 4992\."
     ):
         task((X, targets), torch.bfloat16, "squared-error")
+
+
+@pytest.fixture
+def usual_defaults():
+    yield
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("criterion", ["ablation", "taylor-2", "empirical-fisher", "unit-obs", "activation"])
+def test_another_default_dtype_changes_no_bit(default, criterion: str, usual_defaults) -> None:
+    inputs = torch.randn(30, 4)
+    model = network()
+    expected = sn.rank(sn.Task(model, "cross-entropy", (inputs, Y)), criterion)
+    torch.set_default_dtype(default)
+    assert sn.rank(sn.Task(model, "cross-entropy", (inputs, Y)), criterion) == expected
+    run = sn.prune(sn.Task(model, "cross-entropy", (inputs, Y), (inputs, Y)), criterion, goals=[sn.RemovedNeurons(2)],
+                   compensate="mean")  # fmt: skip
+    assert run.model[0].weight.dtype == torch.float32
+
+
+def test_another_default_device_ends_in_one_sentence(usual_defaults) -> None:
+    inputs, model = torch.randn(30, 4), network()
+    made = sn.Task(model, "cross-entropy", (inputs, Y))
+    torch.set_default_device("meta")
+    for work in (
+        lambda: sn.Task(model, "cross-entropy", (inputs, Y)), lambda: sn.rank(made), lambda: sn.trace(model, inputs),
+    ):  # fmt: skip
+        with pytest.raises(
+            sn.BadInputError, match=r"^torch's default device must be the CPU .* Got 'meta'\. Call torch\.set"
+        ):
+            work()

@@ -22,7 +22,7 @@ from shrinknet.graph.names import is_tensor_name
 from shrinknet.graph.rewrite import rewrite
 from shrinknet.graph.widths import EXAMPLE_BATCH, Present, Widths, kept_shape, shape_of
 from shrinknet.records import Frozen, Group, Neuron
-from shrinknet.task import evaluating
+from shrinknet.task import check_default_device, evaluating
 
 Inputs = Tensor | tuple[Tensor, ...]
 """What a network is called with: one tensor, or several."""
@@ -128,6 +128,7 @@ def export_program(model: nn.Module, example_inputs: Inputs) -> ExportedProgram:
     Raises:
         BadInputError: torch.export cannot follow the network, or it fixes the number of samples.
     """
+    check_default_device()
     _check_names(model)
     rows = tuple(tensor[:EXAMPLE_BATCH] for tensor in as_tuple(example_inputs))
     try:
