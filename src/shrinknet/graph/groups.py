@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shrinknet.graph.labels import Birth, Integers, LabelStore, Slots, compact, dense, varying, vector
+from shrinknet.graph.names import owner_of
 from shrinknet.records import Frozen, Group, Slice
 
 Ids = NDArray[np.int64]
@@ -142,7 +143,7 @@ def _axes_of_classes(store: LabelStore, components: Integers) -> NDArray[np.uint
 
 
 def _groups(store: LabelStore, ids: Ids, members: Members) -> tuple[Group, ...]:
-    read = set(np.concatenate(store.read).tolist()) if store.read else set()
+    read = store.reading
     slices: dict[int, list[Slice]] = defaultdict(list)
     bounds = np.cumsum([0] + [len(names) for names in members.values()])
     for birth in store.births:
@@ -163,10 +164,10 @@ def _names(births: list[Birth]) -> list[str]:
     one module give birth to groups; and a second group of the same axis "layer1.0.conv1/2"."""
     axes: dict[str, set[Birth]] = defaultdict(set)
     for birth in births:
-        axes[str(birth.parameter).rpartition(".")[0]].add(birth)
+        axes[owner_of(str(birth.parameter))].add(birth)
     names, seen = list[str](), defaultdict[str, int](int)
     for birth in births:
-        module = str(birth.parameter).rpartition(".")[0]
+        module = owner_of(str(birth.parameter))
         name = module if module and len(axes[module]) == 1 else f"{birth.parameter}[{birth.axis}]"
         seen[name] += 1
         names.append(name if seen[name] == 1 else f"{name}/{seen[name]}")

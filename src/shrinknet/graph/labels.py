@@ -73,6 +73,7 @@ class LabelStore:
 
     births: list[Birth] = field(default_factory=list)
     edges: list[Integers] = field(default_factory=list)
+    among_weights: list[Integers] = field(default_factory=list)
     frozen: list[tuple[Integers, str]] = field(default_factory=list)
     read: list[Integers] = field(default_factory=list)
     mixed: list[Integers] = field(default_factory=list)
@@ -138,10 +139,7 @@ class LabelStore:
 
     def components(self) -> Integers:
         """Return, for each label, the number of its class: its smallest label, a parameter's if there is one."""
-        size = self.num_labels + 1
-        pairs = np.concatenate(self.edges, axis=1) if self.edges else np.empty((2, 0), np.int64)
-        graph = coo_array((np.ones(pairs.shape[1], np.int8), (pairs[0], pairs[1])), shape=(size, size))
-        _, component = connected_components(graph, directed=False)
+        size, component = self.num_labels + 1, self._joined(self.edges)
         rank = np.arange(size)
         for birth in self.births:
             if birth.parameter is None:
@@ -149,6 +147,20 @@ class LabelStore:
         smallest = np.full(component.max() + 1, 2 * size, np.int64)
         np.minimum.at(smallest, component, rank)
         return np.asarray(smallest[component] % size, np.int64)
+
+    def _joined(self, edges: list[Integers]) -> Integers:
+        """Return a number for each label that says which labels some edges join it to."""
+        size = self.num_labels + 1
+        pairs = np.concatenate(edges, axis=1) if edges else np.empty((2, 0), np.int64)
+        graph = coo_array((np.ones(pairs.shape[1], np.int8), (pairs[0], pairs[1])), shape=(size, size))
+        return np.asarray(connected_components(graph, directed=False)[1], np.int64)
+
+    @property
+    def reading(self) -> set[int]:
+        """The labels of parameter axes that consume neurons: those that were read, and those that they are made of."""
+        read = np.concatenate(self.read) if self.read else np.empty(0, np.int64)
+        joined = self._joined(self.among_weights)
+        return set(np.flatnonzero(np.isin(joined, joined[read])).tolist())
 
     def reasons(self, components: Integers) -> dict[int, str]:
         """Return the first reason given for each frozen class."""

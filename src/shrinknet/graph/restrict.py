@@ -9,6 +9,7 @@ import numpy as np
 from shrinknet.errors import BadInputError, did_you_mean
 from shrinknet.graph.call import argument_at
 from shrinknet.graph.groups import Layout
+from shrinknet.graph.names import owner_of
 from shrinknet.graph.trace import Trace
 from shrinknet.records import Frozen, Group
 
@@ -40,7 +41,7 @@ def globs(given: str | Sequence[str]) -> list[str]:
 
 def _names(group: Group) -> set[str]:
     parameters = {part.parameter for part in group.slices if part.role == "writes"}
-    return {group.name} | parameters | {name.rpartition(".")[0] for name in parameters}
+    return {group.name} | parameters | {owner_of(name) for name in parameters}
 
 
 def _matched(group: Group, patterns: Sequence[str]) -> bool:

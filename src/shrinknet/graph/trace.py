@@ -158,12 +158,12 @@ def _check_names(model: nn.Module) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Look up no line of source for each node (that takes a quarter of an export, and nothing here reads it), and leave
-    out a warning that every recurrent layer of torch's own causes."""
+    out a warning that every recurrent layer of torch's own causes, and every hook that computes a weight."""
     before = fx.config.do_not_emit_stack_traces
     fx.config.do_not_emit_stack_traces = True
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"The tensor attributes? .*_flat_weights", UserWarning)
+            warnings.filterwarnings("ignore", r"The tensor attributes? .* assigned during export", UserWarning)
             yield
     finally:
         fx.config.do_not_emit_stack_traces = before
@@ -204,6 +204,7 @@ def _send_labels(module: GraphModule) -> tuple[LabelStore, dict[str, Slots], lis
     store, sites = LabelStore(), list[Site]()
     slots: dict[Node, Slots] = {}
     shared: dict[int, Slots] = {}
+    weights = set[Node]()
     tensors = named_tensors(module)
     for node in module.graph.nodes:
         for given in node.all_input_nodes:  # labels are given out in the order of their first reader
@@ -214,12 +215,17 @@ def _send_labels(module: GraphModule) -> tuple[LabelStore, dict[str, Slots], lis
                 if id(tensor) not in shared:
                     shared[id(tensor)] = _fresh_slots(store, given.target, tuple(tensor.shape))
                 slots[given] = shared[id(tensor)]
+                weights.add(given)
         if node.op == "output":
             for given in node.all_input_nodes:
                 for slot in slots.get(given, ()):
                     store.freeze(slot, "network output")
         elif node.op == "call_function" and (makes_labels(node) or any(map(slots.get, node.all_input_nodes))):
+            edges = len(store.edges)
             slots[node] = _apply_rule(Call(node, slots, store, sites))
+            if all(map(weights.__contains__, node.all_input_nodes)):
+                weights.add(node)
+                store.among_weights += store.edges[edges:]
     return store, {node.name: node_slots for node, node_slots in slots.items()}, sites
 
 

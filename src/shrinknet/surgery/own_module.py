@@ -5,14 +5,17 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
 from shrinknet.errors import FixedWidthError
+from shrinknet.graph.call import argument
 from shrinknet.graph.operators import module_of, operator_name
 from shrinknet.graph.trace import Trace
+from shrinknet.graph.widths import Present
 from shrinknet.surgery.remove import Kept, cut_copy
 from shrinknet.task import evaluating
 
@@ -57,10 +60,10 @@ def new_attributes(model: nn.Module, trace: Trace, cut: GraphModule, kept: Kept)
     that the module's own code wrote into the graph (a size, a number of heads), and the cut turned that number into
     just one other.
     """
-    written = _written_changes(trace, cut)
+    written, weights = _written_changes(trace, cut), dict(_weight_lengths(trace, kept))
     attributes: Attributes = {}
     for name, module in model.named_modules():
-        lengths = _lengths(name, module, kept)
+        lengths = {**weights.get(name, {}), **_lengths(name, module, kept)}
         found = {**dict(_guessed(module, written.get(name, {}))), **dict(_named(module, lengths))}
         found |= _of_convolution(module, lengths, found.get("groups"))
         found = {attribute: value for attribute, value in found.items() if value != getattr(module, attribute)}
@@ -81,6 +84,29 @@ def _lengths(name: str, module: nn.Module, kept: Kept) -> Lengths:
         for axis, length in enumerate(tensor.shape):
             lengths[leaf, axis] = (length, len(axes[axis]) if axis in axes else length)
     return lengths
+
+
+def _weight_lengths(trace: Trace, kept: Kept) -> Iterator[tuple[str, Lengths]]:
+    """Yield, for each module with an operator that takes a weight, the lengths of that weight.
+
+    A weight that is computed (of a mask, a norm, a parametrization) is no tensor of its module: only the graph has it.
+    """
+    all_there, present = trace.present(), _present(trace, kept)
+    for node in trace.nodes:
+        names = [argument.name for argument in node.target._schema.arguments] if hasattr(node.target, "_schema") else []
+        weight = argument(node, names.index("weight"), "weight") if "weight" in names else None
+        if isinstance(weight, Node):
+            lengths = zip(trace.shape(weight, all_there), trace.shape(weight, present), strict=True)
+            yield module_of(node), {("weight", axis): both for axis, both in enumerate(lengths)}
+
+
+def _present(trace: Trace, kept: Kept) -> Present:
+    """Which neurons are there, as what is kept of the tensors says."""
+    present = trace.present()
+    for name, axes in kept.items():
+        for axis, places in axes.items():
+            present[np.delete(trace.tensor_layouts[name][axis], places)] = False  # type: ignore[arg-type]
+    return present
 
 
 def _named(module: nn.Module, lengths: Lengths) -> Iterator[tuple[str, Any]]:

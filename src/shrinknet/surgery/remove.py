@@ -55,13 +55,20 @@ def cut_copy(module: Module, kept: Kept, tensors: Mapping[str, Tensor] | None = 
 
     `tensors` stand in for the module's own, by name.
     """
-    own, memo = named_tensors(module), dict[int, Any]()
+    own, memo = named_tensors(module), _stale(module)
     others = {name: _in_place_of(own[name], tensor) for name, tensor in (tensors or {}).items() if name in own}
     for name in (kept.keys() | others.keys()) & own.keys():
         memo.setdefault(id(own[name]), _sliced(others.get(name, own[name]), kept.get(name, {})))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own pytree, copied by torch's own graph module
         return copy.deepcopy(module, memo)
+
+
+def _stale(module: nn.Module) -> dict[int, Any]:
+    """What the last forward pass left on its modules (a computed weight), which is computed anew in the next: torch
+    copies none that autograd made."""
+    attributes = (value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor))
+    return {id(value): value.detach() for value in attributes if not value.is_leaf}
 
 
 def _in_place_of(own: Tensor, other: Tensor) -> Tensor:
