@@ -202,6 +202,43 @@ def test_odd_but_legal_networks_are_cut_or_frozen_never_wrong(forward, frozen: b
     torch.testing.assert_close(run.exported.module()(inputs), run.network.outputs(inputs), rtol=0, atol=1e-5)
 
 
+def inner_region(m, y):
+    with torch.autocast("cpu", enabled=False):
+        plain = m.two(y.float()).sum((2, 3))
+    return plain + m.two(y).mean((2, 3))
+
+
+def without_gradients(m, y):
+    with torch.no_grad():
+        return m.two(y * torch.tensor(2.0)).mean((2, 3))
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda m, y: m.two(y).mean((2, 3)),
+        lambda m, y: (m.two(y).flatten(2).softmax(-1) * y[:, :2].flatten(2)).sum(-1),
+        lambda m, y: torch.einsum("bchw,oc->bo", y, m.two.weight[:, :, 0, 0]),
+        lambda m, y: torch.cat([m.two(y).mean((2, 3)), y.float().mean((2, 3))], 1)[:, :2],
+        lambda m, y: nn.functional.layer_norm(m.two(y).mean((2, 3)), (2,)),
+        inner_region,
+        without_gradients,
+    ],
+    ids=["conv2d", "softmax", "einsum", "cat of two types", "layer_norm", "a region inside", "without gradients"],
+)
+def test_an_autocast_region_is_followed_and_computes_the_same_bits(work) -> None:
+    def forward(m, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return work(m, torch.relu(m.norm(m.one(x)))).float()
+
+    model = Wrapped(forward, one=nn.Conv2d(3, 6, 3, padding=1), norm=nn.BatchNorm2d(6), two=nn.Conv2d(6, 2, 1)).eval()
+    inputs = torch.randn(6, 3, 4, 4)
+    assert torch.equal(Program(sn.trace(model, inputs)).outputs(inputs), model(inputs))
+    run = sn.prune(sn.Task(model, "cross-entropy", (inputs, torch.arange(6) % 2)), goals=[sn.RemovedNeurons(2)])
+    assert run.verification.broke_at is None
+    assert run.cut.get_parameter("one.weight").shape[0] == 4
+
+
 @pytest.mark.parametrize("cell", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
 @pytest.mark.parametrize("start", ["zeros of a size", "none given"])
 def test_a_loop_over_a_cell_is_one_group_and_the_own_class_follows(cell: type[nn.Module], start: str) -> None:

@@ -4,7 +4,7 @@ So aliases (`concat`, `hstack`, `narrow`, `multiply`), cells of recurrent networ
 composite need no rule. An operator whose pieces have no rule either stays as it is, and freezes what it touches.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -28,9 +28,9 @@ def decompose(graph: Graph) -> None:
     """Write every operator that no rule follows as operators that rules follow, where torch knows how."""
     for node in list(graph.nodes):
         if node.op == "call_function" and isinstance(node.target, OpOverload) and not is_followed(node.target):
-            pieces = _pieces(node)
-            if pieces is not None:
-                inline(node, pieces.graph, node.all_input_nodes)
+            parts = pieces(node, _decompositions()) if node.target in _decompositions() else None
+            if parts is not None:
+                inline(node, parts.graph, node.all_input_nodes)
 
 
 def is_followed(target: Any) -> bool:
@@ -85,11 +85,15 @@ def _decompositions() -> dict[Any, Callable[..., Any]]:
     return table | OWN
 
 
-def _pieces(node: Node) -> GraphModule | None:
-    """The graph of what an operator is made of; None where torch does not know, or no rule follows a piece."""
-    target, table = node.target, _decompositions()
-    if target not in table:
-        return None
+def pieces(node: Node, table: Mapping[Any, Callable[..., Any]], *, pre_dispatch: bool = True) -> GraphModule | None:
+    """Return the graph of what an operator is made of; None where torch does not know, or no rule follows a piece.
+
+    Args:
+        node: the operator, with the traced values that it is given.
+        table: how operators are written in others.
+        pre_dispatch: stop at operators that torch calls composite, where the table does not have them.
+    """
+    target = node.target
     given = node.all_input_nodes
 
     def call(*values: Any) -> Any:
@@ -99,11 +103,11 @@ def _pieces(node: Node) -> GraphModule | None:
 
     examples = [one.meta["val"] for one in given]
     try:
-        pieces = make_fx(call, decomposition_table=table, tracing_mode="symbolic", pre_dispatch=True)(*examples)
+        parts = make_fx(call, table, "symbolic", pre_dispatch=pre_dispatch)(*examples)
     except Exception:  # whatever a decomposition raises on values that are not there
         return None
-    is_known = all(_is_known(piece) for piece in pieces.graph.nodes)
-    return pieces if is_known and _alike(node.meta["val"], _result(pieces)) else None
+    is_known = all(_is_known(piece) for piece in parts.graph.nodes)
+    return parts if is_known and _alike(node.meta["val"], _result(parts)) else None
 
 
 def _is_known(piece: Node) -> bool:
@@ -115,9 +119,9 @@ def _is_known(piece: Node) -> bool:
     return is_followed(piece.target) or not any(isinstance(one.meta["val"], Tensor) for one in piece.all_input_nodes)
 
 
-def _result(pieces: GraphModule) -> Any:
+def _result(parts: GraphModule) -> Any:
     """The traced value of a graph's output."""
-    return map_arg(pieces.graph.output_node().args[0], lambda node: node.meta["val"])
+    return map_arg(parts.graph.output_node().args[0], lambda node: node.meta["val"])
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -14,9 +14,9 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
 from shrinknet.errors import UnfollowedOperatorError
+from shrinknet.graph.autocast import inline_regions
 from shrinknet.graph.decompose import decompose
 from shrinknet.graph.operators import ALIASES, describe, operator_name, returning
-from shrinknet.graph.regions import inline
 
 aten = torch.ops.aten
 
@@ -28,7 +28,7 @@ def rewrite(module: GraphModule) -> None:
         UnfollowedOperatorError: a tensor is changed in place in a way that cannot be followed.
     """
     for step in (
-        _inline_regions,
+        inline_regions,
         _drop_assertions,
         decompose,
         _make_out_of_place,
@@ -64,17 +64,6 @@ def fake_mode_of(graph: Graph) -> Any:
     """Return the mode in which the graph was traced: values without storage, sizes that may be symbols."""
     values = (node.meta.get("val") for node in graph.nodes)
     return next(value.fake_mode for value in values if isinstance(value, FakeTensor))
-
-
-def _inline_regions(graph: Graph) -> None:
-    """A region that only turns autocast or gradients off is just its operators."""
-    for node in _calls(graph, "wrap_with_autocast", "wrap_with_set_grad_enabled"):
-        place = 4 if operator_name(node) == "wrap_with_autocast" else 1
-        region: Any = getattr(graph.owning_module, node.args[place].target)  # type: ignore[union-attr, arg-type]
-        is_on = place == 4 and node.args[2]
-        if is_on or any(inner.op == "get_attr" for inner in region.graph.nodes):
-            continue
-        inline(node, region.graph, node.args[place + 1 :])
 
 
 def _drop_assertions(graph: Graph) -> None:

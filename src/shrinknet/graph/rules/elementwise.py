@@ -54,7 +54,7 @@ def _spanned(call: Call, node: Node) -> set[int]:
     return {axis + offset for axis, size in enumerate(shape) if size > 1}
 
 
-@rule("to", "type_as")
+@rule("to", "type_as", "_to_copy")
 def cast(call: Call) -> Slots:
     """Of a second tensor only the type is read, whatever its shape."""
     for slot in (slot for node in call.tensors[1:] for slot in call.slots(node)):
