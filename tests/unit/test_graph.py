@@ -202,6 +202,27 @@ def test_odd_but_legal_networks_are_cut_or_frozen_never_wrong(forward, frozen: b
     torch.testing.assert_close(run.exported.module()(inputs), run.network.outputs(inputs), rtol=0, atol=1e-5)
 
 
+def efficient_channel_attention(m, y):
+    pooled = y.mean((2, 3))[:, None]
+    return y * torch.sigmoid(m.window(pooled))[:, 0, :, None, None]
+
+
+@pytest.mark.parametrize(
+    "window",
+    [efficient_channel_attention, lambda m, y: nn.functional.local_response_norm(y, 3)],
+    ids=["conv1d", "local_response_norm"],
+)
+def test_neighbours_that_a_window_reads_together_stay_and_all_others_are_found(window) -> None:
+    model = Wrapped(
+        lambda m, x: m.four(m.three(window(m, m.two(m.one(x).relu()))).relu()),
+        one=nn.Conv2d(3, 4, 1), two=nn.Conv2d(4, 6, 1), three=nn.Conv2d(6, 5, 1), four=nn.Conv2d(5, 2, 1),
+        window=nn.Conv1d(1, 1, 3, padding=1, bias=False),
+    )  # fmt: skip
+    traced = sn.trace(model, torch.randn(2, 3, 5, 5))
+    assert {group.name: group.width for group in traced.groups} == {"one": 4, "three": 5}
+    assert any(frozen.reason.startswith("a window over neighbours at ") for frozen in traced.frozen)
+
+
 def inner_region(m, y):
     with torch.autocast("cpu", enabled=False):
         plain = m.two(y.float()).sum((2, 3))

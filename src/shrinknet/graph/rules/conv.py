@@ -57,7 +57,10 @@ def _freeze_rigid_axes(call: Call, x: Node, kernel: Node) -> None:
     for node, what in ((x, "positions"), (kernel, "kernel offsets")):
         for slot in call.slots(node):
             if min(varying(slot), default=0) >= 2:
-                call.freeze((slot,), f"{what} of {call.where}")
+                window = node is x and len(varying(slot)) == 1 and call.shape[1] == 1
+                call.freeze(
+                    (slot,), f"a window over neighbours at {call.where}" if window else f"{what} of {call.where}"
+                )
 
 
 def _same_places(

@@ -28,6 +28,10 @@ def pooling(call: Call) -> Slots:
     if len(call.shape) != num_positions + 2:
         call.freeze(call.slots(call.argument(0)), f"no samples axis at {call.where}")
         return ()
+    if "avg_pool" in operator_name(call.node) and call.shape[1] == 1:
+        for slot in call.slots(call.argument(0)):
+            if len(varying(slot)) == 1:  # with one channel, what the window moves over are neurons
+                call.freeze((slot,), f"a window over neighbours at {call.where}")
     return call.passing(call.argument(0), set(range(2, len(call.shape))))
 
 
