@@ -304,12 +304,15 @@ def prune(
         start = first_step(task, network, ships.costs)
     for guard in guards:
         guard.check(start.measures)
+    batch_size = (
+        task.calibration if task.loss.couples_samples else task
+    ).batch_size  # a loader's is part of such a loss
     options = {
         "criterion": criterion.name, "method": method, "goals": list(map(str, goals)), "guards": list(map(str, guards)),
         "step": step, "clip": clip, "keep": globs(keep), "only": globs(only),
         "multiple_of": multiple_of, "min_neurons": min_neurons, "whole_curve": whole_curve, "seed": seed,
         "artefact": artefact, "quantize": quantize, "price": price, "compensate": compensate,
-        "max_latency": max_latency, **task.loss.facts, "batch_size": task.batch_size,
+        "max_latency": max_latency, **task.loss.facts, "batch_size": batch_size,
         **{name: getattr(scoring, name) for name in ("memory", "confidence", "screen", "compile", "tf32")},
         **(config or {}),
     }  # fmt: skip

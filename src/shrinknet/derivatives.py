@@ -93,7 +93,7 @@ def curvatures_by_output(
     slope, hessian = _in_value(network, bend, network.kept_values(batch), batch.targets)
     gates = present.to(program.dtype).expand(len(batch), -1).clone().requires_grad_()
     with torch.enable_grad():
-        value = program.run(batch.inputs, network.gating_by_sample(gates), keep=True)[bend].flatten(1)
+        value = program.run(batch.inputs, network.gating_by_sample(gates), keep=True)[bend].reshape(len(batch), -1)
         jacobian = _by_element(value, gates)
     jacobian = (jacobian * present).to(hessian.dtype)
     curvature = torch.einsum("nck,nck->k", jacobian, hessian @ jacobian)
@@ -103,8 +103,8 @@ def curvatures_by_output(
 def _by_element(value: Tensor, given: Tensor) -> Float[Tensor, "batch elements inputs"]:
     """The derivatives of each element of a value [batch, elements] in what its own sample was given."""
     ones = torch.eye(value.shape[1], dtype=value.dtype, device=value.device)
-    rows = [torch.autograd.grad(value, given, one.expand_as(value), retain_graph=True)[0].flatten(1) for one in ones]
-    return torch.stack(rows, 1)
+    rows = [torch.autograd.grad(value, given, one.expand_as(value), retain_graph=True)[0] for one in ones]
+    return torch.stack([row.reshape(len(row), -1) for row in rows], 1)
 
 
 def elements_of(node: Node) -> int:
@@ -126,7 +126,7 @@ def _in_value(network: GatedNetwork, bend: Node, values: Values, targets: Tensor
                 behind.add(node)
         losses = with_slope(network.loss.of(moved[program.output].double(), targets), network.loss.name).sum()
         (slope,) = torch.autograd.grad(losses, start, create_graph=True)
-        slopes = slope.flatten(1)
+        slopes = slope.reshape(len(slope), -1)
         if not slopes.requires_grad:
             return slopes.detach(), slopes.new_zeros(*slopes.shape, slopes.shape[1]).double()
         hessian = _by_element(slopes, start)

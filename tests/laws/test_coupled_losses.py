@@ -163,6 +163,9 @@ def test_what_does_not_look_at_the_loss_of_each_sample_works(tmp_path) -> None:
     for criterion in ("magnitude", "activation", "unit-obs", Skeletonization(smoothing=0.8)):
         assert len(sn.rank(task, criterion)) == 10
     run = sn.prune(task, goals=[sn.RemovedNeurons(3)], compensate="mean", out=tmp_path / "run")
+    rows = torch.utils.data.TensorDataset(INPUTS, CLASSES)
+    loaded = sn.prune(sn.Task(dense(), dice, torch.utils.data.DataLoader(rows, 7)), goals=[sn.RemovedNeurons(1)])
+    assert "at most 7 rows." in loaded.summary()
     assert run.options["couples_samples"] is True
     assert (
         "The loss 'dice' looks at batches as a whole: losses are means over batches of at most 7 rows." in run.summary()

@@ -1,5 +1,6 @@
 """Accuracy is there where a loss defines it or somebody asks for it, and nowhere else; targets are what a loss means."""
 
+import copy
 import csv
 
 import pytest
@@ -24,7 +25,7 @@ PIXELS = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 3, 1))
 
 
 def own_bce(outputs, targets):
-    return functional.binary_cross_entropy_with_logits(outputs.flatten(), targets.float(), reduction="none")
+    return functional.binary_cross_entropy_with_logits(outputs.flatten(), targets.to(outputs.dtype), reduction="none")
 
 
 def gaussian(outputs, targets):
@@ -180,3 +181,11 @@ def test_smoothed_labels_pass(precision) -> None:
     smooth = 0.9 * torch.eye(50)[torch.arange(60) % 50] + 0.1 / 50
     for targets in (smooth, smooth.to(precision), torch.rand(60, 50).softmax(1).to(precision)):
         sn.Task(model, "cross-entropy", (X.to(precision), targets))
+
+
+@pytest.mark.parametrize("shape", ONE_LOGIT)
+@pytest.mark.parametrize("criterion", ["ablation", "taylor-1", "taylor-2", "gauss-newton", "empirical-fisher"])
+def test_one_logit_is_scored_as_by_a_function_of_ones_own(shape: str, criterion: str) -> None:
+    model = copy.deepcopy(ONE_LOGIT[shape]).double()
+    own, ours = (sn.Task(model, loss, (X.double(), ZERO_ONE)) for loss in (own_bce, "binary-cross-entropy"))
+    assert dict(sn.rank(ours, criterion)) == pytest.approx(dict(sn.rank(own, criterion)), rel=1e-9, abs=1e-14)
