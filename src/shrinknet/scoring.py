@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Condition, get_ident
 from typing import Any
 
 import torch
@@ -75,14 +76,12 @@ class Scoring:
 
     @contextmanager
     def arithmetic(self) -> Iterator[None]:
-        """Let a GPU compute products in whole 32-bit precision (or TF32, if asked for), then put back what was set."""
-        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-        before = matmul.allow_tf32, cudnn.allow_tf32
-        try:
-            matmul.allow_tf32 = cudnn.allow_tf32 = self.tf32
+        """Let a GPU compute products in whole 32-bit precision (or TF32, if asked for), then put back what was set.
+
+        That belongs to the process: a thread that asks for something else waits until the others are done.
+        """
+        with _PRODUCTS.rounded(self.tf32):
             yield
-        finally:
-            matmul.allow_tf32, cudnn.allow_tf32 = before
 
     @property
     def kept_bytes(self) -> int:
@@ -93,6 +92,36 @@ class Scoring:
     def pass_bytes(self) -> int:
         """How much of the memory one batch's values may take."""
         return int(self.memory) // SHARE_OF_ONE_PASS
+
+
+class _Products:
+    """How a GPU rounds products: threads that want it alike share it, and the last one puts back what was set."""
+
+    def __init__(self) -> None:
+        self._turn, self._users, self._before = Condition(), list[tuple[int, bool]](), (False, False)
+
+    @contextmanager
+    def rounded(self, tf32: bool) -> Iterator[None]:
+        mine = get_ident(), tf32
+        with self._turn:
+            self._turn.wait_for(lambda: all(who == mine[0] or other == tf32 for who, other in self._users))
+            if not self._users:
+                self._before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+            self._users.append(mine)
+            self._set(tf32, tf32)
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._users.remove(mine)
+                self._set(*((self._users[-1][1],) * 2 if self._users else self._before))
+                self._turn.notify_all()
+
+    def _set(self, matmul: bool, cudnn: bool) -> None:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+
+
+_PRODUCTS = _Products()
 
 
 def _is_number(value: Any) -> bool:

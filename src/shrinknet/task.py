@@ -12,6 +12,7 @@ from shrinknet.accuracy import ASKED, Accuracy, Judge, argmax, find_accuracy, ju
 from shrinknet.data import Batch, Data, Source, as_data
 from shrinknet.errors import BadInputError
 from shrinknet.losses import OF_CANDIDATES, Loss, PerSample, couples_samples, find_loss
+from shrinknet.turns import alone
 
 DEFAULT_BATCH_SIZE = 1024
 
@@ -160,15 +161,19 @@ def check_default_device() -> None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Hold every submodule in eval mode, and give each its own mode back, also after an exception."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        for module in modes:
-            module.training = False
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    """Hold every submodule in eval mode, and give each its own mode back, also after an exception.
+
+    One thread at a time: two tasks may be of one model, and the modes that the second saw would be those of the first.
+    """
+    with alone():
+        modes = {module: module.training for module in model.modules()}
+        try:
+            for module in modes:
+                module.training = False
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
 
 
 def _outputs(model: nn.Module, batch: Batch, role: str) -> Tensor:

@@ -12,6 +12,7 @@ from shrinknet.export.base import Built, Exporter
 from shrinknet.export.plain import Answer, Plain, by_torch
 from shrinknet.export.quiet import quiet
 from shrinknet.measure.costs import stored
+from shrinknet.turns import alone
 
 
 class Pt2(Exporter):
@@ -38,6 +39,7 @@ UNREADABLE_BACK = set(";,()[]")
 """Between these torch.export.load cuts the path of a module."""
 
 
+@alone()
 def pt2_bytes(program: ExportedProgram) -> bytes:
     """Return the content of a .pt2 file; `torch.export.load` opens it without shrinknet.
 

@@ -2,7 +2,6 @@
 
 import inspect
 import operator
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from shrinknet.graph.rewrite import rewrite
 from shrinknet.graph.widths import EXAMPLE_BATCH, Present, Widths, kept_shape, shape_of
 from shrinknet.records import Frozen, Group, Neuron
 from shrinknet.task import check_default_device, evaluating
+from shrinknet.turns import alone, leaving_out
 
 Inputs = Tensor | tuple[Tensor, ...]
 """What a network is called with: one tensor, or several."""
@@ -94,6 +94,7 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     return {**dict(parameters), **dict(module.named_buffers(remove_duplicate=False))}
 
 
+@alone()
 def trace(model: nn.Module, example_inputs: Inputs) -> Trace:
     """Find every neuron of a network that can be removed, with all that must shrink with it.
 
@@ -122,6 +123,7 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Trace:
     return _assemble(module, slots, sites, numbering)
 
 
+@alone()
 def export_program(model: nn.Module, example_inputs: Inputs) -> ExportedProgram:
     """Export a network in eval mode with a free batch size.
 
@@ -162,8 +164,7 @@ def _quiet() -> Iterator[None]:
     before = fx.config.do_not_emit_stack_traces
     fx.config.do_not_emit_stack_traces = True
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"The tensor attributes? .* assigned during export", UserWarning)
+        with leaving_out(UserWarning, r"The tensor attributes? .* assigned during export"):
             yield
     finally:
         fx.config.do_not_emit_stack_traces = before

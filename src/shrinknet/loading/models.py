@@ -14,6 +14,7 @@ from shrinknet.errors import BadInputError
 from shrinknet.graph.trace import export_program
 from shrinknet.loading.named import find_named, is_import_path, made_by
 from shrinknet.loading.safe_pt2 import open_pt2, opened_by_torch
+from shrinknet.turns import alone
 
 PICKLE_ENDINGS = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"}
 
@@ -121,6 +122,7 @@ def _load(model: nn.Module, state: dict[str, Tensor]) -> str | None:
     return f"unexpected {result.unexpected_keys[0]!r}" if result.unexpected_keys else None
 
 
+@alone()
 def _from_pt2(path: Path, trust_pickle: bool) -> LoadedModel:
     if path.suffix in PICKLE_ENDINGS or (path.suffix != ".pt2" and _is_pickle(path)):
         raise _pickle("MODEL", "a .pt2 file", path)

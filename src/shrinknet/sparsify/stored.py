@@ -2,7 +2,6 @@
 
 import json
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -15,6 +14,7 @@ from scipy import sparse
 from torch import Tensor
 
 from shrinknet.errors import BadInputError
+from shrinknet.turns import leaving_out
 
 Tile = Sequence[int]
 
@@ -103,8 +103,7 @@ def product_times(matrix: Tensor, batch: int, block: int | Tile | None = None, r
     """
     samples = torch.randn(matrix.shape[1], batch, dtype=matrix.dtype)
     dense = matrix.detach().clone()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torch calls the layout beta
+    with leaving_out(UserWarning):  # torch calls the layout beta
         rows = dense.to_sparse_csr()
     csr, columns = sparse.csr_array(dense.numpy()), samples.numpy()
     found = {

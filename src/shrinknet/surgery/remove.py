@@ -1,7 +1,6 @@
 """Remove: take the slices of removed neurons out of the tensors (`mask` only multiplies by zero)."""
 
 import copy
-import warnings
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -14,6 +13,7 @@ from shrinknet.graph.call import RESIZES
 from shrinknet.graph.operators import operator_name
 from shrinknet.graph.trace import Trace, named_tensors
 from shrinknet.graph.widths import Present
+from shrinknet.turns import leaving_out
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -59,8 +59,7 @@ def cut_copy(module: Module, kept: Kept, tensors: Mapping[str, Tensor] | None = 
     others = {name: _in_place_of(own[name], tensor) for name, tensor in (tensors or {}).items() if name in own}
     for name in (kept.keys() | others.keys()) & own.keys():
         memo.setdefault(id(own[name]), _sliced(others.get(name, own[name]), kept.get(name, {})))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's own pytree, copied by torch's own graph module
+    with leaving_out(FutureWarning):  # torch's own pytree, copied by torch's own graph module
         return copy.deepcopy(module, memo)
 
 
