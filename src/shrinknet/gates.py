@@ -47,6 +47,9 @@ class GatedNetwork:
         if self.passes is None:
             object.__setattr__(self, "passes", Passes(self.program, self.program.scoring.kept_bytes))
 
+    def __repr__(self) -> str:
+        return f"<GatedNetwork: {int(self.present[1:].sum()):,} of {self.trace.num_neurons:,} neurons present>"
+
     @property
     def trace(self) -> Trace:
         """The graph and its groups."""

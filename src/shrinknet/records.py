@@ -28,7 +28,7 @@ class Slice:
     parameter: str
     axis: int
     role: str
-    owners: tuple[int, ...]
+    owners: tuple[int, ...] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class Step:
     seconds: float
     race: RaceResult | None = None
     bare: Measures | None = None
-    answers: tuple[Answer, ...] | None = None
+    answers: tuple[Answer, ...] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +173,9 @@ class Plan:
 
     removed: tuple[Neuron, ...]
     remaining: tuple[Neuron, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Plan: {len(self.removed):,} neurons go, {len(self.remaining):,} would follow>"
 
     def first(self, num_neurons: int) -> "Plan":
         """Return the plan that removes only the first `num_neurons` of the order; plans of one order are nested."""

@@ -306,6 +306,9 @@ class Run:
             raise BadInputError("out", "a file for a run that has no folder", "nothing", "Name it as 'net.pte'.")
         return manifest
 
+    def __repr__(self) -> str:
+        return f"<Run: {self.last_line()}>"
+
     def summary(self) -> str:
         """Return before and after in a few lines, the proof, and why the run stopped."""
         lines = [f"{what:<30}{before:>14} -> {after:>14}" for what, before, after in self.rows()]

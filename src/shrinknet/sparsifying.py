@@ -72,6 +72,9 @@ class Sparsified:
     folder: RunFolder | None
     accuracy_before: float | None = None
 
+    def __repr__(self) -> str:
+        return f"<Sparsified: {self.last_line}>"
+
     @property
     def last_line(self) -> str:
         """What the training did, in one line."""

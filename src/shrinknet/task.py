@@ -95,6 +95,11 @@ class Task:
             object.__setattr__(self, role, data)
         self._check(is_asked=accuracy is not None)
 
+    def __repr__(self) -> str:
+        roles = (self.calibration, self.validation, self.test)
+        rows = ", ".join(f"{len(data):,} {data.role} rows" for data in roles if data is not None)
+        return f"<Task: {type(self.model).__name__} by {self.loss.name}, {rows}>"
+
     @property
     def example_inputs(self) -> Tensor:
         """Two rows of calibration inputs: what the network is traced with, and no other row in their memory."""

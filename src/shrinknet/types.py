@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,9 @@ from numpy.typing import NDArray
 from shrinknet.records import Neuron
 
 Array = NDArray[np.float64]
+
+MOST_NAMED = 8
+"""How many groups are named in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,11 @@ class Scores:
 
     values: Mapping[str, Array]
     unit: str
+
+    def __repr__(self) -> str:
+        groups = ", ".join(f"{len(values):,} in {name!r}" for name, values in islice(self.values.items(), MOST_NAMED))
+        more = len(self.values) - MOST_NAMED
+        return f"<Scores in {self.unit}: {groups}{f', and {more:,} groups more' if more > 0 else ''}>"
 
     def __getitem__(self, neuron: Neuron) -> float:
         return float(self.values[neuron.group][neuron.index])

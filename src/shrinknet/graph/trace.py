@@ -44,6 +44,9 @@ class Trace:
     tensor_layouts: Mapping[str, Layout]
     sites: tuple[Site, ...]
 
+    def __repr__(self) -> str:
+        return f"<Trace: {self.num_neurons:,} neurons in {len(self.groups):,} groups, {len(self.frozen):,} frozen>"
+
     @property
     def num_neurons(self) -> int:
         """How many neurons can be removed, at least one of each group apart."""
