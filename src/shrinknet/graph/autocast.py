@@ -4,7 +4,6 @@ Autocast is written down: where torch would cast an argument first, the graph do
 """
 
 import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +19,7 @@ from shrinknet.graph.decompose import pieces
 from shrinknet.graph.operators import operator_name
 from shrinknet.graph.regions import inline
 from shrinknet.graph.widths import shape_of
+from shrinknet.turns import leaving_out
 
 aten = torch.ops.aten
 
@@ -91,10 +91,8 @@ def _cast(node: Node, casts: Casts) -> None:
 
 @contextmanager
 def _autocast(device: Any, dtype: Any) -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a device that is not there
-        with torch.autocast(device, dtype, cache_enabled=False):
-            yield
+    with leaving_out(Warning), torch.autocast(device, dtype, cache_enabled=False):  # of a device that is not there
+        yield
 
 
 class _Recorder(TorchDispatchMode):
