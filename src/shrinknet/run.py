@@ -1,6 +1,8 @@
 """What a run gives back: the smaller network, its proof, its history, its files, and its whole family."""
 
+import shlex
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -14,11 +16,13 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from shrinknet.errors import BadInputError, RunFolderError
+from shrinknet.errors import BadInputError, FixedWidthError, RunFolderError
 from shrinknet.export.artefact import WEIGHTS, Artefact, check_quantize
 from shrinknet.export.exported_program import pt2_bytes, safetensors_bytes
 from shrinknet.gates import GatedNetwork, gated, tolerance
+from shrinknet.graph.names import owner_of
 from shrinknet.graph.trace import Trace, export_program, named_tensors
+from shrinknet.graph.widths import Present
 from shrinknet.measure.evaluation import evaluate
 from shrinknet.pipeline import measure
 from shrinknet.program import Program
@@ -157,16 +161,45 @@ class Run:
             FixedWidthError: the model's own Python code fixes a width; `exported` is there all the same.
         """
         self.verification.raise_if_broken()
-        kept = kept_indices(self.network.trace, self.network.present)
-        smaller = cut_module(self.task.model, kept, self.attributes)
-        refit, ours = named_tensors(self.cut), named_tensors(smaller)
+        try:
+            return self._own_module(self.network.present, self.cut)
+        except FixedWidthError as error:
+            raise FixedWidthError(f"{error}{self._what_to_keep()}") from error.__cause__
+
+    def _own_module(self, present: Present, cut: GraphModule) -> nn.Module:
+        kept = kept_indices(self.network.trace, present)
+        attributes = new_attributes(self.task.model, self.network.trace, cut, kept)
+        smaller = cut_module(self.task.model, kept, attributes)
+        refit, ours = named_tensors(cut), named_tensors(smaller)
         for name in self.network.program.tensors.keys() & ours.keys():
             ours[name].data.copy_(refit[name])
         inputs = next(self.task.calibration.batches()).inputs
         with torch.no_grad():
-            expected = cut_program(self.network.trace, self.cut, None).outputs(inputs)
+            expected = cut_program(self.network.trace, cut, None).outputs(inputs)
         check_own_module(smaller, inputs, expected, tolerance(expected.dtype, float(expected.abs().max())))
         return smaller
+
+    def _what_to_keep(self) -> str:
+        """Say which groups, left whole, give the class back: those that it does not bear the cut of, each by itself."""
+        removed = defaultdict[str, list[Neuron]](list)
+        for neuron in self.plan.removed:
+            removed[neuron.group].append(neuron)
+        fixed = [group for group in self.network.groups if removed[group.name] and not self._bears(removed[group.name])]
+        rest = [neuron for group in self.network.groups if group not in fixed for neuron in removed[group.name]]
+        if not fixed or not self._bears(rest):
+            return ""
+        writers = (next(part for part in group.slices if part.role == "writes") for group in fixed)
+        keep = sorted({owner_of(part.parameter) or part.parameter for part in writers})
+        return f" With keep={keep} ({' '.join(f'--keep {shlex.quote(one)}' for one in keep)}) the class comes back."
+
+    def _bears(self, removed: Sequence[Neuron]) -> bool:
+        """Whether the user's own module is right without some neurons."""
+        present = self.network.trace.present(tuple(removed))
+        try:
+            self._own_module(present, cut_graph(self.network.trace, present, self.network.program.tensors))
+        except FixedWidthError:
+            return False
+        return True
 
     @property
     def attributes(self) -> Attributes:

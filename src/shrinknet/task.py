@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from shrinknet.accuracy import ASKED, Accuracy, Judge, argmax, find_accuracy, judged
 from shrinknet.data import Batch, Data, Source, as_data
 from shrinknet.errors import BadInputError
+from shrinknet.kinds import check_kind
 from shrinknet.losses import OF_CANDIDATES, Loss, PerSample, couples_samples, find_loss
 from shrinknet.turns import alone
 
@@ -184,7 +185,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def _outputs(model: nn.Module, batch: Batch, role: str) -> Tensor:
     try:
         outputs = model(batch.inputs)
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+    except Exception as error:  # whatever the user's own forward raises
         raise BadInputError(
             f"{role} inputs",
             "of a shape and dtype that the model takes",
@@ -221,7 +222,7 @@ def _check_outputs(outputs: Tensor, again: Tensor, batch: Batch) -> None:
             "model",
             "a network that answers the same twice",
             "two different answers to the same rows",
-            "Turn dropout and other randomness off (functional dropout needs training=self.training).",
+            "Turn off dropout (a functional one needs training=self.training), sampling, and what forward remembers.",
         )
 
 
@@ -351,6 +352,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _check_weights(model: nn.Module) -> None:
+    check_kind(model)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise BadInputError(

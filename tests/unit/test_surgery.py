@@ -104,3 +104,60 @@ def test_frozen_parameters_stay_frozen() -> None:
     model[0].weight.requires_grad_(False)
     small = run_of(model, 4).model
     assert [p.requires_grad for p in small.parameters()] == [False, True, True, True]
+
+
+class Recurrent(nn.Module):
+    """One constructor argument for the widths of several layers or directions."""
+
+    def __init__(self, kind: type[nn.RNNBase], width: int, **options) -> None:
+        super().__init__()
+        self.memory, self.head = kind(5, 8, batch_first=True, **options), nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.head(self.memory(x)[0][:, -1])
+
+
+class Chunked(nn.Module):
+    """Halves a layer's outputs, wherever the half is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free, self.both, self.out = nn.Linear(4, 8), nn.Linear(8, 12), nn.Linear(6, 3)
+
+    def forward(self, x):
+        both = self.both(torch.relu(self.free(x)))
+        return self.out(both[:, :6] * torch.sigmoid(both[:, 6:]))
+
+
+@pytest.mark.parametrize(
+    ("kind", "width", "options"),
+    [(nn.LSTM, 8, {"num_layers": 2}), (nn.GRU, 16, {"bidirectional": True}), (nn.RNN, 8, {"num_layers": 3})],
+)
+def test_a_recurrent_module_of_unequal_layers_is_named_with_what_to_keep(kind, width: int, options) -> None:
+    torch.manual_seed(0)
+    model = Recurrent(kind, width, **options)
+    task = sn.Task(model, "cross-entropy", (torch.randn(6, 4, 5), torch.arange(6) % 3))
+    run = sn.prune(task, "magnitude", "single-ranking", goals=[sn.RemovedNeurons(1)])
+    what = rf"'memory', an nn\.{kind.__name__}, has one hidden_size .* the cut left .*\b7\b.*keep=\['memory'\]"
+    with pytest.raises(sn.FixedWidthError, match=what):
+        _ = run.model
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "keep"), [(Chunked(), (4,), "both"), (LeNet(), (1, 8, 8), "conv")], ids=["halves", "a view"]
+)
+def test_the_keep_that_an_error_names_gives_the_class_back(model: nn.Module, shape: tuple[int, ...], keep: str) -> None:
+    task = sn.Task(model, "cross-entropy", (torch.randn(6, *shape), torch.arange(6) % 3))
+    how = {"criterion": "magnitude", "method": "single-ranking", "goals": [sn.RemovedFraction(0.7)], "step": 100}
+    with pytest.raises(sn.FixedWidthError, match=rf"With keep=\['{keep}'\] \(--keep {keep}\) the class comes back"):
+        _ = sn.prune(task, **how).model
+    assert type(sn.prune(task, keep=[keep], **how).model) is type(model)
+
+
+def test_equal_cuts_of_all_layers_come_back() -> None:
+    torch.manual_seed(0)
+    model = Recurrent(nn.LSTM, 8, num_layers=2)
+    task = sn.Task(model, "cross-entropy", (torch.randn(6, 4, 5), torch.arange(6) % 3))
+    run = sn.prune(task, "magnitude", goals=[sn.RemovedFraction(0.9)], step=100)
+    assert {group.width for group in run.network.groups} == {8}
+    assert run.model.memory.hidden_size == 1

@@ -1,10 +1,12 @@
 """From a network to its graph, and from the graph to groups of neurons (design 4.1)."""
 
 import inspect
+import logging
 import operator
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,10 @@ from shrinknet.graph.call import Call, Site, argument_at, find_rule, first_of, l
 from shrinknet.graph.groups import Layout, Numbering, layout_of, solve
 from shrinknet.graph.labels import LabelStore, Slots, along
 from shrinknet.graph.names import is_tensor_name
+from shrinknet.graph.operators import describe
 from shrinknet.graph.rewrite import rewrite
 from shrinknet.graph.widths import EXAMPLE_BATCH, Present, Widths, kept_shape, shape_of
+from shrinknet.kinds import check_kind
 from shrinknet.records import Frozen, Group, Neuron
 from shrinknet.task import check_default_device, evaluating
 from shrinknet.turns import alone, leaving_out
@@ -119,6 +123,7 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Trace:
     >>> [(group.name, group.width) for group in trace(model, torch.randn(2, 4)).groups]
     [('0', 8)]
     """
+    check_kind(model)
     module = _own_copy(export_program(model, example_inputs).module(check_guards=False))
     rewrite(module)
     store, slots, sites = _send_labels(module)
@@ -139,14 +144,33 @@ def export_program(model: nn.Module, example_inputs: Inputs) -> ExportedProgram:
     try:
         with evaluating(model), torch.no_grad(), _quiet():
             batch = Dim("batch", min=1)
-            return torch.export.export(model, rows, dynamic_shapes=_free_batch(model, rows, batch))
+            program = torch.export.export(model, rows, dynamic_shapes=_free_batch(model, rows, batch))
     except Exception as error:  # torch.export raises dozens of types, torch's internal ones among them
+        if "data-dependent" in str(error) or type(error).__name__ == "GuardOnDataDependentSymNode":
+            raise _decides_by_values("one that decides by values what it computes") from error
         raise BadInputError(
             "model",
             "a network that torch.export can follow with a free number of samples",
             f"{type(error).__name__}: {_first_line(error)}",
             "Export it yourself with dynamic_shapes=({0: Dim('batch')},) to see torch's full explanation.",
         ) from error
+    for node in program.graph.nodes:
+        if any(_is_unknown(size) for size in getattr(node.meta.get("val"), "shape", ())):
+            raise _decides_by_values(f"{describe(node)}, whose size the values decide")
+    return program
+
+
+def _is_unknown(size: Any) -> bool:
+    return isinstance(size, torch.SymInt) and size.node.hint is None
+
+
+def _decides_by_values(got: str) -> BadInputError:
+    return BadInputError(
+        "model",
+        "a network that computes the same operators on the same sizes, whatever the values",
+        got,
+        "Write item(), tolist(), if and boolean indexing on values as torch.where or a product with a mask.",
+    )
 
 
 def _check_names(model: nn.Module) -> None:
@@ -162,15 +186,28 @@ def _check_names(model: nn.Module) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Look up no line of source for each node (that takes a quarter of an export, and nothing here reads it), and leave
-    out a warning that every recurrent layer of torch's own causes, and every hook that computes a weight."""
+    """Leave out what torch says of an export.
+
+    No line of source is looked up for each node (a quarter of an export, and nothing here reads it). A warning goes
+    that every recurrent layer of torch's own causes, and every hook that computes a weight. Whole graphs that torch
+    prints and logs where an export fails go too: the error says it.
+    """
     before = fx.config.do_not_emit_stack_traces
     fx.config.do_not_emit_stack_traces = True
+    handlers = logging.getLogger("torch").handlers
+    for handler in handlers:
+        handler.addFilter(_silent)
     try:
-        with leaving_out(UserWarning, r"The tensor attributes? .* assigned during export"):
+        with leaving_out(UserWarning, r"The tensor attributes? .* assigned during export"), redirect_stderr(StringIO()):
             yield
     finally:
         fx.config.do_not_emit_stack_traces = before
+        for handler in handlers:
+            handler.removeFilter(_silent)
+
+
+def _silent(record: logging.LogRecord) -> bool:
+    return False
 
 
 def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:

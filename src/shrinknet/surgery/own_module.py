@@ -172,6 +172,7 @@ def check_own_module(smaller: nn.Module, inputs: Tensor, expected: Tensor, toler
         FixedWidthError: it fails, or runs and differs; the message names the module and the line, and that the
             exported form is there.
     """
+    _check_recurrent(smaller)
     entered: list[str] = []
     hooks = [hook for name, module in smaller.named_modules() for hook in _told_of(entered, name, module)]
     with evaluating(smaller), torch.no_grad():
@@ -185,6 +186,18 @@ def check_own_module(smaller: nn.Module, inputs: Tensor, expected: Tensor, toler
                 hook.remove()
     if outputs.shape != expected.shape or not float((outputs - expected).abs().max()) <= tolerance:
         raise FixedWidthError(_message("runs at the smaller widths but computes something else"))
+
+
+def _check_recurrent(smaller: nn.Module) -> None:
+    """A recurrent module has one hidden size for all its layers and directions."""
+    for name, module in smaller.named_modules():
+        if not isinstance(module, nn.RNNBase):
+            continue
+        shapes = {leaf: getattr(module, leaf).shape for leaf in module._flat_weights_names}
+        sizes = [shape[1] for leaf, shape in shapes.items() if leaf.startswith("weight_hh")]
+        if len(set(sizes)) > 1:
+            what = f"{name!r}, an nn.{type(module).__name__}, has one hidden_size for all its layers and directions"
+            raise FixedWidthError(_message(f"fixes a width: {what}, and the cut left {', '.join(map(str, sizes))}"))
 
 
 def _told_of(entered: list[str], name: str, module: nn.Module) -> Iterator[Any]:

@@ -1,0 +1,181 @@
+"""Models that cannot be followed are refused in one sentence that names the remedy; odd but legal ones work."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import shrinknet as sn
+from shrinknet.kinds import check_kind
+
+ROWS = (torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3)
+
+
+def net(hidden: int = 6) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, 3))
+
+
+class Computes(nn.Module):
+    """A network of two layers, with something between."""
+
+    def __init__(self, between) -> None:
+        super().__init__()
+        self.one, self.two, self.between = nn.Linear(4, 6), nn.Linear(6, 3), between
+
+    def forward(self, x):
+        return self.two(self.between(self.one(x)))
+
+
+class Remembers(nn.Module):
+    """Subtracts a running mean that its forward moves, in eval mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+        self.register_buffer("seen", torch.zeros(3))
+
+    def forward(self, x):
+        y = self.net(x)
+        self.seen.lerp_(y.mean(0), 0.1)
+        return y - self.seen
+
+
+class OfComplexNumbers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3, dtype=torch.complex64))
+
+    def forward(self, x):
+        return (x.to(torch.complex64) @ self.weight).abs()
+
+
+def prepared() -> nn.Module:
+    model = net().eval()
+    model[0].register_module("watched", torch.ao.quantization.MinMaxObserver())
+    return model
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.LazyLinear(6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def without_values() -> nn.Module:
+    return net().to("meta")
+
+
+def of_inference() -> nn.Module:
+    with torch.inference_mode():
+        return net()
+
+
+def sparse() -> nn.Module:
+    model = net()
+    model[0].weight = nn.Parameter(model[0].weight.data.to_sparse(), requires_grad=False)
+    return model
+
+
+class OfSkorch:
+    """What a net of skorch looks like from outside."""
+
+    def __init__(self) -> None:
+        self.module_ = net()
+
+
+KINDS = {
+    "lazy": (lazy, "Call the model once on a batch"),
+    "meta": (without_values, r"to_empty\(device='cpu'\)"),
+    "made under inference mode": (of_inference, r"copy\.deepcopy\(model\)"),
+    "sparse": (sparse, r"to_dense\(\)"),
+    "complex": (OfComplexNumbers, "view_as_real"),
+    "zero wide": (lambda: net(hidden=0), "Leave that layer out"),
+    "scripted": (lambda: torch.jit.script(net()), "the Python module that it was scripted or traced from"),
+    "scripted in part": (lambda: nn.Sequential(torch.jit.script(net())), "a script module in '0'"),
+    "traced": (lambda: torch.jit.trace(net(), ROWS[0][:2]), "the Python module that it was scripted or traced from"),
+    "prepared for quantization": (prepared, "MinMaxObserver in '0.watched'.*Shrink the float network first"),
+    "quantized": (lambda: nn.Sequential(torch.ao.nn.quantized.DeQuantize()), "Shrink the float network first"),
+    "samples": (lambda: Computes(lambda h: h + torch.randn_like(h)), "Turn off .*sampling"),
+    "drops out": (lambda: Computes(nn.functional.dropout), "functional one needs training=self.training"),
+    "remembers": (Remembers, "what forward remembers"),
+    "decides": (lambda: Computes(lambda h: h if h.sum() < 1e9 else -h), "torch.where"),
+    "decides by item": (lambda: Computes(lambda h: h * (1.0 if h.sum().item() < 1e9 else 2.0)), "torch.where"),
+    "filters its rows": (lambda: Computes(lambda h: h[h.sum(1) > -1e9]), "torch.where"),
+    "raises what it likes": (lambda: Computes(lambda h: {}["missing"]), "The model said: 'missing'"),
+    "no tensor": (lambda: nn.Sequential(nn.GRU(4, 3)), "returns one tensor. Got tuple"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_is_refused_in_a_sentence_and_torch_says_nothing(kind: str, capfd: pytest.CaptureFixture) -> None:
+    make, remedy = KINDS[kind]
+    model = make()
+    capfd.readouterr()
+    with pytest.raises(sn.BadInputError, match=remedy) as refused:
+        sn.prune(sn.Task(model, "cross-entropy", ROWS), "magnitude", goals=[sn.RemovedNeurons(1)])
+    assert "\n" not in str(refused.value)
+    assert capfd.readouterr() == ("", "")
+
+
+NO_MODULES = {
+    "skorch": (OfSkorch, r"net\.module_"),
+    "exported": (lambda: torch.export.export(net(), (ROWS[0][:2],)), r"program\.module\(\)"),
+    "a class": (lambda: nn.Linear, "call the class"),
+    "weights alone": (lambda: net().state_dict(), "load_state_dict"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_MODULES)
+def test_what_is_no_module_is_refused_with_the_way_to_one(kind: str) -> None:
+    make, remedy = NO_MODULES[kind]
+    with pytest.raises(sn.BadInputError, match=remedy):
+        check_kind(make())
+
+
+class OwnParameter(nn.Parameter):
+    """A parameter of a class of its own."""
+
+
+def with_own_parameter() -> nn.Module:
+    model = net()
+    model[0].weight = OwnParameter(model[0].weight.data)
+    return model
+
+
+def hooked() -> nn.Module:
+    model = net()
+    model[0].register_forward_hook(lambda module, given, out: out * 2)
+    model[2].register_forward_pre_hook(lambda module, given: (given[0] + 1,))
+    return model
+
+
+LEGAL = {
+    "own parameter": with_own_parameter,
+    "frozen": lambda: net().requires_grad_(False),
+    "hooked": hooked,
+    "several devices": lambda: nn.DataParallel(net()),
+    "compiled": lambda: torch.compile(net()),
+    "copied from inference mode": lambda: copy.deepcopy(of_inference()),
+}
+
+
+@pytest.mark.parametrize("kind", LEGAL)
+def test_odd_but_legal_models_come_back_in_their_class(kind: str) -> None:
+    model = LEGAL[kind]()
+    run = sn.prune(sn.Task(model, "cross-entropy", ROWS), "magnitude", "single-ranking", goals=[sn.RemovedNeurons(2)])
+    assert run.verification.holds
+    assert type(run.model) is type(model)
+
+
+def test_another_default_dtype_changes_nothing() -> None:
+    def scores() -> list[tuple[sn.Neuron, float]]:
+        return sn.rank(sn.Task(model, "cross-entropy", ROWS), "ablation")
+
+    model = net()
+    usual = scores()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert scores() == usual
+    finally:
+        torch.set_default_dtype(torch.float32)
