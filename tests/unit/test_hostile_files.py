@@ -6,6 +6,7 @@ import json
 import pickle
 import re
 import struct
+import tracemalloc
 import warnings
 import zipfile
 import zlib
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import shrinknet as sn
+from shrinknet.loading import pt2_schema
 from shrinknet.loading.data import load_data
 from shrinknet.loading.models import fill, load_model
 from shrinknet.loading.safe_pt2 import open_pt2
@@ -167,6 +169,25 @@ REFUSED: dict[str, Callable[[dict[str, bytes], Path], list[tuple[str, bytes]]]] 
     "a size that is a method": _size("Symbol('s77').__class__"),
     "a size that never ends": _size("9**9**9"),
     "a size that never ends, in words": _size("Pow(Integer(9), Pow(Integer(9), Integer(9)))"),
+    "a size that never ends, by a hat": _size("9^9^9"),
+    "a size that never ends, step by step": _size("(" * 12 + "9" + "**8)" * 12),
+    "a size that never ends, step by step in words": _size("Pow(" * 10 + "9" + ", 8)" * 10),
+    "a symbol that is counted up to": lambda honest, trophy: changed(
+        honest, PROGRAM, lambda program: program["range_constraints"].update(u99999999999={"min_val": 0, "max_val": None})),
+    "a view over memory that is not there": with_target(
+        "torch.ops.aten._reshape_alias.default", self={"as_tensor": {"name": "linear"}}, size={"as_ints": [10**9]},
+        stride={"as_ints": [1]}),
+    "an operator of TorchScript": with_target("torch.ops.aten.seed.default"),
+    "a value that takes the graph's place": lambda honest, trophy: list(
+        {**honest, PROGRAM: honest[PROGRAM].replace(b'"linear"', b'"self"')}.items()),
+    "a weight in the place of a method": with_renamed("0.weight", "forward"),
+    "a weight in the place of a class": with_renamed("0.weight", "x.__class__"),
+    "a weight in the place of the code": with_renamed("0.weight", "code"),
+    "a weight that Python reads as another": with_renamed("0.weight", "\ufb01"),
+    "bytes that are repeated over terabytes": _weights(lambda entry: entry["tensor_meta"].update(
+        sizes=[{"as_int": 10**6}] * 2, strides=[{"as_int": 0}] * 2)),
+    "no network to call": lambda honest, trophy: changed(
+        honest, PROGRAM, lambda program: program["graph_module"].update(module_call_graph=[])),
     "a function of os": with_target("torch.os.system", command=Path),
     "a function by a long way": with_target("torch.ops.aten.relu.__class__.__init__", command=Path),
     "a file that is read": with_target("torch.ops.aten.from_file.default", filename=Path),
@@ -203,6 +224,7 @@ REFUSED: dict[str, Callable[[dict[str, bytes], Path], list[tuple[str, bytes]]]] 
 WITHOUT_EFFECT: dict[str, Callable[[dict[str, bytes], Path], list[tuple[str, bytes]]]] = {
     "sample inputs in a pickle": with_pickled("data/sample_inputs/model.pt"),
     "a guard that is code": _guard,
+    "a size with a remark behind it": _size("Symbol('s77', positive=True, integer=True) # CODE"),
     "a note that is code": lambda honest, trophy: changed(
         honest, PROGRAM,
         lambda program: nodes(program)[0]["metadata"].update(source_fn_stack=f"a,torch.os.system({trophy})")),
@@ -237,6 +259,54 @@ def test_what_is_never_read_has_no_effect(trick: str, honest, tmp_path) -> None:
     trophy = tmp_path / "i-was-here"
     assert sentence_of(written(WITHOUT_EFFECT[trick](honest, trophy), tmp_path / "net.pt2")) is None
     assert not trophy.exists()
+
+
+def test_more_json_than_a_program_has_is_not_parsed(honest, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(pt2_schema, "LARGEST_PROGRAM", len(honest[PROGRAM]))
+    path = tmp_path / "net.pt2"
+    assert sentence_of(written(list(honest.items()), path)) is None
+    said = sentence_of(written(list({**honest, PROGRAM: honest[PROGRAM] + b" "}.items()), path))
+    assert said is not None
+    assert "bytes of JSON, more than" in said
+
+
+def test_a_note_never_reaches_a_terminal(honest, tmp_path) -> None:
+    note = "a\x1b]0;owned\x07,a\x1b[2J,torch.nn.Linear"
+    members = changed(honest, PROGRAM, lambda program: nodes(program)[0]["metadata"].update(nn_module_stack=note))
+    model = load_model(str(written(members, tmp_path / "net.pt2"))).model
+    assert "\x1b" not in str([node.meta.get("nn_module_stack") for node in model.graph.nodes])
+
+
+def test_inputs_of_terabytes_are_not_made_up(honest, tmp_path) -> None:
+    """Forty inputs of a quarter of a gibi elements each: every one alone would be small enough."""
+
+    def enlarge(program: Any) -> None:
+        graph, leaf = program["graph_module"]["graph"], {"type": None, "context": None, "children_spec": []}
+        size = {**graph["tensor_values"]["linear"], "sizes": [{"as_int": 2**14}] * 2}
+        for number in range(40):
+            name = {"as_tensor": {"name": f"more_{number}"}}
+            graph["inputs"].append(name)
+            graph["tensor_values"][f"more_{number}"] = size
+            program["graph_module"]["signature"]["input_specs"].append({"user_input": {"arg": name}})
+        tree = [{"type": "builtins.tuple", "context": "null", "children_spec": [leaf] * 41},
+                {"type": "builtins.dict", "context": "[]", "children_spec": []}]  # fmt: skip
+        whole = {"type": "builtins.tuple", "context": "null", "children_spec": tree}
+        program["graph_module"]["module_call_graph"][0]["signature"]["in_spec"] = json.dumps([1, whole])
+
+    assert load_model(str(written(changed(honest, PROGRAM, enlarge), tmp_path / "net.pt2"))).example_inputs is None
+
+
+def test_a_member_that_unpacks_to_more_than_it_says_is_not_unpacked(honest, tmp_path) -> None:
+    path, content = tmp_path / "net.pt2", bytes(2**24)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("net/models/model.json", content)
+        archive.infolist()[0].file_size = 10
+    tracemalloc.start()
+    said = sentence_of(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert said is not None
+    assert most < 2**23
 
 
 @pytest.mark.parametrize("kind", ["encrypted", "compressed in an unknown way", "badly compressed", "truncated"])
@@ -319,6 +389,48 @@ def plant(content: Any, planted: list[Any], draw: np.random.Generator) -> None:
         content[key] = value
 
 
+def test_hundreds_of_hostile_arrays_and_weights(tmp_path) -> None:
+    """Bytes at random places, ends cut off, headers that claim other things: a sentence, or the file is read."""
+    draw = np.random.default_rng(0)
+    np.savez_compressed(
+        tmp_path / "data.npz", inputs=np.ones((9, 4), "f4"), targets=np.arange(9) % 3, split=np.arange(9) % 3
+    )
+    save_file(network().state_dict(), tmp_path / "weights.safetensors")
+    refused, words = (
+        0,
+        [b"|O", b"<M8", b"<f16", b"(9e9,)", b"data.pkl", b"PK\x05\x06", b"\x80", b"F4", b"[-1]", b"9" * 30],
+    )
+    for number in range(500):
+        name = ("data.npz", "weights.safetensors")[number % 2]
+        content = bytearray((tmp_path / name).read_bytes())
+        for at in draw.integers(0, len(content), int(draw.integers(1, 6))):
+            word = words[int(draw.integers(len(words)))] if draw.random() < 0.3 else bytes([int(draw.integers(256))])
+            content[at : at + len(word)] = word
+        if draw.random() < 0.1:
+            del content[int(draw.integers(len(content))) :]
+        path = tmp_path / f"hostile-{name}"
+        path.write_bytes(content)
+        said = sentence_of_reading(path)
+        assert said is None or "\n" not in said
+        refused += said is not None
+    assert 200 < refused < 500
+
+
+def sentence_of_reading(path: Path) -> str | None:
+    try:
+        load_data(str(path)) if path.suffix == ".npz" else fill(network(), path)
+    except sn.BadInputError as error:
+        return str(error)
+    return None
+
+
+def test_weights_that_end_like_an_archive_are_one_sentence(tmp_path) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(bytes(8) + b"PK\x05\x06" + b"\xff" * 18)
+    with pytest.raises(sn.BadInputError, match=r"^--weights must be a \.safetensors file\. Got "):
+        fill(network(), path)
+
+
 HONEST_NAMES = ["a;b", "a,b", "a(b", "a-b", "a b", "a'b", "é", "a[b", "0"]
 
 
@@ -332,7 +444,7 @@ def test_a_run_of_a_network_with_an_odd_name_opens_again(name: str, tmp_path) ->
         torch.export.load(tmp_path / "run" / file)  # and without shrinknet
 
 
-@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb", "class", "lambda"])
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb", "class", "lambda", "code", "\ufb01"])
 def test_a_name_that_no_graph_can_hold_is_one_sentence(name: str) -> None:
     with pytest.raises(sn.BadInputError, match="names without quotes, backslashes, line breaks and Python keywords"):
         sn.rank(odd_task(name), "magnitude")

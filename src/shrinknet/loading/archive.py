@@ -34,8 +34,12 @@ class Archive:
             )
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of a member."""
-        return self._file.read(name)
+        """Return the bytes of a member, and unpack no more of them than it says it has."""
+        with self.open(name) as file:
+            content = file.read(self.sizes[name])
+        if len(content) != self.sizes[name]:
+            raise UnreadableArchiveError(f"which has a member {name!r} of another size than it says")
+        return content
 
     def open(self, name: str) -> zipfile.ZipExtFile:
         """Return a member as a file that is read from its beginning."""

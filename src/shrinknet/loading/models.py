@@ -2,6 +2,7 @@
 
 import math
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,11 +134,9 @@ def _from_pt2(path: Path, trust_pickle: bool) -> LoadedModel:
             repr(str(path)),
             "Export it with torch.export.save(torch.export.export(...), 'model.pt2').",
         )
-    program = opened_by_torch(path, path) if trust_pickle else open_pt2(path)
+    program, model = opened_by_torch(path, path) if trust_pickle else open_pt2(path)
     example = program.example_inputs[0][0] if program.example_inputs and program.example_inputs[0] else None
-    # Guards are Python text that torch would run, and fix shapes that we recompute: never built.
-    model = program.module(check_guards=False)
-    if not isinstance(example, Tensor):
+    if not isinstance(example, Tensor) or example.dim() == 0:
         return LoadedModel(model, None)
     inputs = next(node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
     is_free = isinstance(inputs.meta["val"].shape[0], torch.SymInt)
@@ -187,9 +186,9 @@ def _example(given: str | None, model: nn.Module) -> Tensor | None:
 
 
 def _is_pickle(path: Path) -> bool:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("data.pkl") for name in archive.namelist())
+    """Whether a file is a pickle, or an archive of torch with one in it; a damaged archive is neither."""
+    with suppress(Exception), zipfile.ZipFile(path) as archive:
+        return any(name.endswith("data.pkl") for name in archive.namelist())
     with path.open("rb") as file:
         start = file.read(9)  # a .safetensors file begins with the length of its table and a brace
     return start[:1] == b"\x80" and start[8:] != b"{"

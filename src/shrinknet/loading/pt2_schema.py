@@ -5,7 +5,6 @@ up by dotted names, types of containers are imported, and names become Python so
 type that torch's schema gives it, and every text must pass the check for its field; a field without one is refused.
 """
 
-import ast
 import json
 import keyword
 import re
@@ -22,6 +21,7 @@ from torch._export.serde.union import _Union as TorchUnion
 
 from shrinknet.graph.names import is_tensor_name
 from shrinknet.loading.archive import UnreadableArchiveError
+from shrinknet.loading.expression import is_symbol, plain_expression
 
 SYMBOLIC = re.compile(
     r"torch\.sym_(int|float|not|max|min|sum|sqrt|ite)"
@@ -42,19 +42,13 @@ CHOOSING = {
 ASSERTING = {"_assert_async", "_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range",
              "sym_constrain_range_for_size"}  # fmt: skip
 
+UNCHECKED = {"_reshape_alias", "_nested_view_from_buffer", "_nested_view_from_jagged", "set_"}
+"""Operators that lay a tensor over memory without asking whether there is enough of it, or over another's."""
+
 CONTAINERS = {"builtins.tuple", "builtins.list", "builtins.dict", "collections.OrderedDict"}
 
-EXPRESSION_NODES = (
-    ast.Expression, ast.Call, ast.Name, ast.Load, ast.Constant, ast.BinOp, ast.UnaryOp, ast.Compare, ast.keyword,
-    ast.operator, ast.unaryop, ast.cmpop,
-)  # fmt: skip
-FUNCTIONS = re.compile(
-    r"Symbol|Integer|Float|Rational|Add|Mul|Pow|Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilDiv|CeilToInt|FloorToInt"
-    r"|TruncToInt|IntTrueDiv|PowByNatural|Eq|Ne|Lt|Le|Gt|Ge"
-)
-SYMBOL = re.compile(r"[suz]\d+|batch|int_oo|oo")
-LONGEST_EXPRESSION = 2000
-LARGEST_EXPONENT = 8
+LARGEST_PROGRAM = 2**26
+"""Bytes of JSON, which take thirty times as much once they are read; ten thousand operators need a third of it."""
 
 
 class RefusedError(UnreadableArchiveError):
@@ -95,8 +89,10 @@ def parsed(content: bytes) -> Any:
     """Return what a text of JSON says.
 
     Raises:
-        RefusedError: it is none, or is nested too deeply.
+        RefusedError: it is none, is nested too deeply, or is too long.
     """
+    if len(content) > LARGEST_PROGRAM:
+        raise RefusedError(f"has {len(content):,} bytes of JSON, more than {LARGEST_PROGRAM:,}")
     try:
         return json.loads(content)
     except RecursionError as error:
@@ -191,6 +187,11 @@ def is_name(text: str) -> bool:
     return re.fullmatch(r"[A-Za-z_]\w*", text, re.ASCII) is not None and not keyword.iskeyword(text)
 
 
+def is_value(text: str) -> bool:
+    """Whether a text may be the name of a value: in the source of a graph, `self` is the graph."""
+    return is_name(text) and text != "self"
+
+
 def is_operator(target: str) -> bool:
     """Whether a text names an operator that only computes.
 
@@ -205,7 +206,9 @@ def is_operator(target: str) -> bool:
     found = ATEN.fullmatch(target)
     packet = None if found is None else getattr(torch.ops.aten, found[1], None)
     overload = None if packet is None or found is None else getattr(packet, found[2], None)
-    if found is None or not isinstance(overload, torch._ops.OpOverload):
+    if found is None or not isinstance(overload, torch._ops.OpOverload) or found[1] in UNCHECKED:
+        return False
+    if not torch._C._dispatch_has_kernel(overload.name()):  # one of TorchScript's, which no export holds
         return False
     arguments = overload._schema.arguments
     computes = all(_kind_of(one.type) in COMPUTED_WITH or _chooses(one) for one in arguments)
@@ -219,52 +222,6 @@ def _kind_of(kind: Any) -> str:
 
 def _chooses(argument: Any) -> bool:
     return _kind_of(argument.type) == "str" and argument.name in CHOOSING
-
-
-def is_plain_expression(text: str) -> bool:
-    """Whether a symbolic size is arithmetic on symbols, and small enough to be evaluated.
-
-    >>> is_plain_expression("2*Symbol('s77', positive=True, integer=True)")
-    True
-    >>> is_plain_expression("__import__('os').system('true')"), is_plain_expression("9**9**9")
-    (False, False)
-    """
-    if len(text) > LONGEST_EXPRESSION:
-        return False
-    try:
-        tree = ast.parse(text, mode="eval")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return all(isinstance(node, EXPRESSION_NODES) and _is_plain(node) for node in ast.walk(tree))
-
-
-def _is_plain(node: ast.AST) -> bool:
-    if isinstance(node, ast.Call):
-        name = node.func.id if isinstance(node.func, ast.Name) else ""
-        is_power = name in {"Pow", "PowByNatural"}
-        texts = [one for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
-        is_symbol = name == "Symbol" and len(node.args) == 1 == len(texts)
-        fits = is_symbol or not texts
-        return (
-            FUNCTIONS.fullmatch(name) is not None
-            and fits
-            and (not is_power or (len(node.args) == 2 and _is_small(node.args[1])))
-        )
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-        return _is_small(node.right)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.LShift):
-        return False
-    if isinstance(node, ast.Name):
-        return FUNCTIONS.fullmatch(node.id) is not None or SYMBOL.fullmatch(node.id) is not None
-    if isinstance(node, ast.Constant):
-        return node.value.isidentifier() if isinstance(node.value, str) else isinstance(node.value, int | float)
-    return True
-
-
-def _is_small(exponent: ast.AST) -> bool:
-    if isinstance(exponent, ast.Call) and len(exponent.args) == 1:  # Integer(2)
-        exponent = exponent.args[0]
-    return isinstance(exponent, ast.Constant) and exponent.value in range(-1, LARGEST_EXPONENT + 1)
 
 
 def _tree(text: str) -> str:
@@ -288,9 +245,12 @@ def _branch(given: Any) -> dict[str, Any]:
 
 
 def _notes(node: dict[str, Any]) -> dict[str, Any]:
-    """Of a node's notes only the modules that it came from are kept, where torch can read them back."""
+    """Of a node's notes only the modules that it came from are kept, where torch can read them back and a terminal can
+    show them."""
     stack = node["metadata"].get("nn_module_stack", "")
-    whole = all(re.fullmatch(r"[^,()\[\]]*,[^,()\[\]]*,[\w.]*", item) for item in stack.split(";"))
+    whole = stack.isprintable() and all(
+        re.fullmatch(r"[^,()\[\]]*,[^,()\[\]]*,[\w.]*", item) for item in stack.split(";")
+    )
     node["metadata"] = {"nn_module_stack": stack} if stack and whole else {}
     return node
 
@@ -309,8 +269,9 @@ TEXTS: dict[str, Callable[[str], bool | str]] = {
         "Graph.sym_int_values keys", "Graph.sym_bool_values keys", "Graph.sym_float_values keys",
         "InputToConstantInputSpec.name", "GradientToUserInputSpec.user_input_name",
         "UserInputMutationSpec.user_input_name", "ModuleCallSignature.forward_arg_names",
-        "ExportedProgram.opset_version keys", "ExportedProgram.range_constraints keys",
-    ), is_name),
+    ), is_value),
+    "ExportedProgram.opset_version keys": is_name,
+    "ExportedProgram.range_constraints keys": is_symbol,
     **dict.fromkeys((
         "InputToParameterSpec.parameter_name", "InputToBufferSpec.buffer_name", "PayloadConfig.config keys",
         "InputToTensorConstantSpec.tensor_constant_name", "BufferMutationSpec.buffer_name",
@@ -318,7 +279,7 @@ TEXTS: dict[str, Callable[[str], bool | str]] = {
     ), is_tensor_name),
     "NamedArgument.name": lambda text: text == "" or text in keyword.kwlist or is_name(text),
     "Node.target": lambda text: is_operator(text) or _refused_operator(text),
-    "SymExpr.expr_str": is_plain_expression,
+    "SymExpr.expr_str": lambda text: plain_expression(text) or False,
     "ModuleCallSignature.in_spec": _tree,
     "ModuleCallSignature.out_spec": _tree,
     "Device.type": lambda text: text in {"cpu", "cuda", "mps", "xpu", "meta"},

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._export.serde.serialize import _SERIALIZE_TO_TORCH_DTYPE as DTYPES
 from torch.export import ExportedProgram
 from torch.export.pt2_archive._package import PT2ArchiveWriter
@@ -34,11 +34,18 @@ PLAIN = {"archive_format", "archive_version", "byteorder", ".data/version", ".da
 """Members that every file has and that are never read."""
 
 LARGEST_SAMPLE = 2**28
-"""Elements of an example of the inputs that is made for a program."""
+"""Elements of the example of all inputs that is made for a program."""
+
+MOST_SPREAD = 2**28
+"""Elements that all tensors of a table together may have beyond those they hold: a stride of 0 repeats one for ever."""
 
 
-def open_pt2(path: Path) -> ExportedProgram:
-    """Return the program in a .pt2 file, without running anything that the file brings along.
+Opened = tuple[ExportedProgram, nn.Module]
+"""A program, and the network that it describes."""
+
+
+def open_pt2(path: Path) -> Opened:
+    """Return the program and the network in a .pt2 file, without running anything that the file brings along.
 
     Raises:
         BadInputError: it is no such file, is damaged, or holds something that a network does not need.
@@ -60,15 +67,18 @@ def open_pt2(path: Path) -> ExportedProgram:
     return opened_by_torch(path, io.BytesIO(content))
 
 
-def opened_by_torch(path: Path, content: Any) -> ExportedProgram:
-    """Return the program that torch finds in a file or its content.
+def opened_by_torch(path: Path, content: Any) -> Opened:
+    """Return the program and the network that torch finds in a file or its content.
+
+    Guards are Python text that torch would run, and fix shapes that we recompute: they are never built.
 
     Raises:
         BadInputError: torch cannot open it.
     """
     try:
         with quiet():
-            return torch.export.load(content)
+            program = torch.export.load(content)
+            return program, program.module(check_guards=False)
     except Exception as error:  # torch reports a damaged archive in many types
         raise _no_pt2(path, f"which torch cannot open ({type(error).__name__})") from error
 
@@ -124,7 +134,7 @@ def _checked(what: str, check: Any, archive: Archive, members: dict[str, str], n
 
 def _tensors(archive: Archive, members: dict[str, str], folder: str, table: dict[str, Any]) -> dict[str, bytes]:
     """The bytes of every tensor in a table, each long enough for the sizes that it claims."""
-    contents = dict[str, bytes]()
+    contents, spread = dict[str, bytes](), 0
     for name, entry in table["config"].items():
         place = f"{folder}/{entry['path_name']}"
         if place not in members:
@@ -139,6 +149,9 @@ def _tensors(archive: Archive, members: dict[str, str], folder: str, table: dict
         length = archive.sizes[members[place]]
         if needed > length or (length == 0 and math.prod(sizes) > 0) or (length and length % dtype.itemsize):
             raise RefusedError(f"whose tensor {name!r} claims {needed:,} bytes of {length:,}")
+        spread += max(0, math.prod(sizes) - length // dtype.itemsize)
+        if spread > MOST_SPREAD:
+            raise RefusedError(f"whose tensor {name!r} repeats {length:,} bytes over {math.prod(sizes):,} elements")
         if place not in contents:
             contents[place] = archive.read(members[place])
     return contents
@@ -156,21 +169,24 @@ def _sample_inputs(program: dict[str, Any]) -> bytes:
     metas = [graph["tensor_values"].get(name) for name in names]
     if not roots or None in metas or any("constant_input" in spec for spec in signature["input_specs"]):
         return b""
-    leaves = [_sample(meta) for meta in metas]
+    shapes = [_shape(meta) for meta in metas]
     spec = treespec_loads(roots[0]["in_spec"])
-    if None in leaves or spec.num_leaves != len(leaves):
+    if spec.num_leaves != len(shapes) or sum(map(math.prod, shapes)) > LARGEST_SAMPLE:
         return b""
+    leaves = [_sample(shape, DTYPES[meta["dtype"]]) for shape, meta in zip(shapes, metas, strict=True)]
     buffer = io.BytesIO()
     torch.save(tree_unflatten(leaves, spec), buffer)
     return buffer.getvalue()
 
 
-def _sample(meta: dict[str, Any]) -> Tensor | None:
+def _shape(meta: dict[str, Any]) -> list[int]:
+    """The sizes of an input; without end where one is not known, so that no example is made."""
     sizes = [_hint(size) for size in meta["sizes"]]
-    dtype = DTYPES.get(meta["dtype"])
-    if dtype is None or None in sizes or not 0 <= math.prod(size or 0 for size in sizes) <= LARGEST_SAMPLE:
-        return None
-    shape = [int(size or 0) for size in sizes]
+    is_known = meta["dtype"] in DTYPES and all(size is not None and size >= 0 for size in sizes)
+    return [size or 0 for size in sizes] if is_known else [LARGEST_SAMPLE + 1]
+
+
+def _sample(shape: list[int], dtype: torch.dtype) -> Tensor:
     if not dtype.is_floating_point:
         return torch.zeros(shape, dtype=dtype)
     return torch.linspace(-1, 1, math.prod(shape)).to(dtype).view(shape)
