@@ -80,8 +80,10 @@ def rank(
     """
     scoring = scoring or Scoring()
     if scoring.confidence is not None or scoring.screen is not None:
-        do = "Ask for the first few with race()."
-        raise BadInputError("scoring", "one without confidence and screen, for an order of all neurons", scoring, do)
+        raise BadInputError(
+            "confidence and screen", "left out for an order of all neurons",
+            f"{scoring.confidence} and {scoring.screen}", "Ask for the `first` few alone, by a race.",
+        )  # fmt: skip
     rule, told = find_criterion(criterion, seed), progress or Silence()
     _check_coupling(task, rule, scoring)
     network = gated(task, keep, only, scoring)
@@ -145,7 +147,7 @@ def _racing(
 ) -> Choose:
     if criterion.name != "ablation":
         allowed = "left out unless the criterion is ablation"
-        raise BadInputError("confidence and screen", allowed, repr(criterion.name), "Use --criterion ablation.")
+        raise BadInputError("confidence and screen", allowed, repr(criterion.name), "Use `criterion='ablation'`.")
     estimate = None if scoring.screen is None else _scorer(task, find_criterion("taylor-2"), "none", progress)
     parts = [task.calibration] if scoring.confidence is None else parts_of(task.calibration, seed)
     score = _scorer(task, criterion, "none", progress)
@@ -172,11 +174,11 @@ def in_memory(task: Task, network: GatedNetwork) -> Task:
 def _check_coupling(task: Task, criterion: Criterion, scoring: Scoring, compensate: str = "none") -> None:
     """What needs a loss of each sample alone is refused, before anything is done, where samples are coupled."""
     if criterion.needs_each_sample:
-        task.loss.needs_each_sample(f"criterion {criterion.name!r}")
+        task.loss.needs_each_sample(f"criterion={criterion.name!r}")
     if scoring.confidence is not None or scoring.screen is not None:
         task.loss.needs_each_sample("confidence and screen")
     if compensate == "newton":
-        task.loss.needs_each_sample("--compensate newton")
+        task.loss.needs_each_sample("compensate='newton'")
 
 
 def _scorer(task: Task, criterion: Criterion, clip: str, progress: Progress) -> Scorer:
@@ -293,7 +295,7 @@ def prune(
     check_kind(compensate)
     check_quantize(artefact, quantize)
     if compensate != "none" and scoring.executor != "serial":
-        raise BadInputError("--compensate", "none where workers score", repr(compensate), "Use --executor serial.")
+        raise BadInputError("compensate", "none where workers score", repr(compensate), "Use `executor='serial'`.")
     _check_coupling(task, criterion, scoring, compensate)
     network = gated(task, keep, only, scoring)
     task = in_memory(task, network)

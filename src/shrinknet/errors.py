@@ -1,4 +1,8 @@
-"""What can go wrong, in one sentence pattern: the argument, what is allowed, what came, what to do."""
+"""What can go wrong, in one sentence pattern: the argument, what is allowed, what came, what to do.
+
+Sentences name arguments as Python does, between backticks but for the one they begin with: "compensate must be none
+where workers score. Got 'mean'. Use `executor='serial'`." The command line makes flags of them (`cli/words.py`).
+"""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -11,9 +15,9 @@ class ShrinknetError(Exception):
 class BadInputError(ShrinknetError, ValueError):
     """Something the user gave cannot be used; the command line ends with exit status 2.
 
-    >>> raise BadInputError("--step", "a whole number of at least 1", 0, "Leave it out to remove one at a time.")
+    >>> raise BadInputError("step", "a whole number of at least 1", 0, "Leave it out to remove one at a time.")
     Traceback (most recent call last):
-    shrinknet.errors.BadInputError: --step must be a whole number of at least 1. Got 0. Leave it out to remove one at a time.
+    shrinknet.errors.BadInputError: step must be a whole number of at least 1. Got 0. Leave it out to remove one at a time.
     """  # noqa: E501
 
     def __init__(self, argument: str, allowed: str, got: object, do: str) -> None:

@@ -266,7 +266,7 @@ def packed(state: Any, network: GatedNetwork) -> bytes:
             "criterion",
             "one whose state can travel to workers: numbers, tensors and the network",
             f"{type(error).__name__}: {error}",
-            "Say executor='serial', or let begin return less.",
+            "Say `executor='serial'`, or let begin return less.",
         ) from error
     return content.getvalue()
 

@@ -57,7 +57,7 @@ def _check_module(name: str, module: nn.Module) -> None:
     elif type(module).__module__.startswith(QUANTIZED):
         got, do = (
             f"a quantized {type(module).__name__}{where}",
-            "Shrink the float network first, then quantize (or --quantize int8).",
+            "Shrink the float network first, then quantize (or `quantize='int8'`).",
         )
     else:
         return

@@ -231,7 +231,7 @@ def find_loss(loss: str | PerSample | Loss) -> Loss:
     if callable(loss):
         return Loss(getattr(loss, "__qualname__", type(loss).__name__), loss)
     if loss not in LOSSES:
-        do = f"{did_you_mean(loss, LOSSES)} A loss of your own is written package.module:function."
+        do = f"{did_you_mean(loss, LOSSES)} One of your own is package.module:function; in Python the function itself."
         raise BadInputError("loss", "the name of a loss", repr(loss), do)
     return LOSSES[loss]
 
@@ -303,7 +303,7 @@ def with_slope(losses: Tensor, name: str) -> Tensor:
     if not losses.requires_grad:
         raise BadInputError(
             "loss", "one with a slope in the outputs where derivatives are taken", f"{name!r}, which has none",
-            "Use criterion 'ablation', which takes none.",
+            "Use `criterion='ablation'`, which takes none.",
         )  # fmt: skip
     return losses
 

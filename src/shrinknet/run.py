@@ -1,6 +1,5 @@
 """What a run gives back: the smaller network, its proof, its history, its files, and its whole family."""
 
-import shlex
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -190,7 +189,7 @@ class Run:
             return ""
         writers = (next(part for part in group.slices if part.role == "writes") for group in fixed)
         keep = sorted({owner_of(part.parameter) or part.parameter for part in writers})
-        return f" With keep={keep} ({' '.join(f'--keep {shlex.quote(one)}' for one in keep)}) the class comes back."
+        return f" With `keep={keep}` the class comes back."
 
     def _bears(self, removed: Sequence[Neuron]) -> bool:
         """Whether the user's own module is right without some neurons."""
@@ -240,7 +239,7 @@ class Run:
         reason = f"reached the goal: {words}" if is_met else f"{words} cannot be reached; this is the smallest there is"
         unscored = count - len(removed_by(self.history))
         if unscored > 0:
-            reason += f" ({unscored} of its removals follow the last ranking; --whole-curve ranks again for each)"
+            reason += f" ({unscored} of its removals follow the last ranking; `whole_curve=True` ranks again for each)"
         measures = measure(self.task, network, self.ships.costs)
         plan = self.plan.first(count)
         return finish(self.task, network, self.history, plan, measures, reason, is_met, self.options, self.ships)
@@ -405,12 +404,14 @@ def reopened(folder: RunFolder, task: Task) -> Run:
     network = gated(task, config.get("keep", ()), config.get("only", ()))
     if network.groups != folder.groups():
         raise RunFolderError(
-            f"RUN must come with the network that it began with. Got one with other groups than {str(folder.path)!r}. "
-            f"Use the run's own original.pt2."
+            f"folder must come with the network that it began with. Got one with other groups than "
+            f"{str(folder.path)!r}. Use the run's own original.pt2."
         )
     history, plan, end = tuple(folder.history()), folder.plan(), folder.read_json("summary.json")
     if not history:
-        raise RunFolderError(f"RUN must have a history. Got {str(folder.path)!r}, which has none. Make the run again.")
+        raise RunFolderError(
+            f"folder must have a history. Got {str(folder.path)!r}, which has none. Make the run again."
+        )
     ships = Artefact(task, network.trace, config.get("artefact", WEIGHTS), config.get("quantize", "none"))
     portions = Run.portions_of(history, plan.removed)
     masked = masked_after(task, network, portions, config.get("compensate", "none"))

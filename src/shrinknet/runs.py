@@ -82,8 +82,8 @@ class RunFolder:
         folder = cls(Path(path))
         if not (folder.path / "config.json").is_file():
             raise RunFolderError(
-                f"RUN must be a run folder, written by 'shrinknet prune'. Got {str(path)!r}, which has no config.json. "
-                f"Check the path."
+                f"folder must be a run folder, written by 'shrinknet prune'. Got {str(path)!r}, which has no "
+                f"config.json. Check the path."
             )
         return folder
 
@@ -91,14 +91,14 @@ class RunFolder:
         if not resume:
             raise RunFolderError(
                 f"out must be a new or empty folder. Got {str(self.path)!r}, which holds another run. "
-                f"Name another folder, or go on with that run with --resume."
+                f"Name another folder, or go on with that run with `resume=True`."
             )
         theirs, ours = self.config, json.loads(json.dumps(config))
         different = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
         if different:
             key = different[0]
             raise RunFolderError(
-                f"--resume must come with the options that the run began with. Got {key} = {ours.get(key)!r}, the run "
+                f"resume must come with the options that the run began with. Got {key} = {ours.get(key)!r}, the run "
                 f"has {theirs.get(key)!r}. Use the same command, or another folder."
             )
 
@@ -123,7 +123,7 @@ class RunFolder:
                 raise ValueError("not an object")
         except (OSError, ValueError) as error:
             raise RunFolderError(
-                f"RUN must be a complete run folder. Got {str(self.path)!r}, whose {name} cannot be read ({error}). "
+                f"folder must be a complete run folder. Got {str(self.path)!r}, whose {name} cannot be read ({error}). "
                 f"Make the run again, in another folder."
             ) from error
         return content
@@ -211,8 +211,8 @@ class RunFolder:
             return with_answers(steps, self._table("answers.csv"))
         except (KeyError, ValueError, TypeError) as error:
             raise RunFolderError(
-                f"RUN must be a run folder whose history.csv shrinknet wrote. Got {str(path)!r}, which cannot be read "
-                f"({error}). Run it again in another folder."
+                f"folder must be a run folder whose history.csv shrinknet wrote. Got {str(path)!r}, which cannot be "
+                f"read ({error}). Run it again in another folder."
             ) from error
 
     def keep_history(self, steps: Sequence[Step]) -> None:
@@ -302,7 +302,7 @@ def whole(folder: RunFolder) -> Iterator[None]:
         if isinstance(error, ShrinknetError):
             raise
         raise RunFolderError(
-            f"RUN must be a whole, undamaged run folder. Got {str(folder.path)!r}, where something is missing or of "
+            f"folder must be a whole, undamaged run folder. Got {str(folder.path)!r}, where something is missing or of "
             f"another kind ({type(error).__name__}: {error}). Make the run again, in another folder."
         ) from error
 

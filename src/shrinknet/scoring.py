@@ -71,7 +71,7 @@ class Scoring:
             raise BadInputError("executor", allowed, repr(self.executor), "Leave it out.")
         if self.address is not None and self.executor != "ray":
             raise BadInputError(
-                "address", "left out unless the executor is ray", repr(self.address), "Say executor='ray'."
+                "address", "left out unless the executor is ray", repr(self.address), "Say `executor='ray'`."
             )
 
     @contextmanager

@@ -117,7 +117,7 @@ def _resumed(folder: RunFolder, start: Step, step: int | None) -> list[Step]:
         history = [start]
     elif history[0].measures.calibration_loss != start.measures.calibration_loss:
         raise RunFolderError(
-            f"--resume must come with the model and data that the run began with. Got a start loss of "
+            f"resume must come with the model and data that the run began with. Got a start loss of "
             f"{start.measures.calibration_loss!r}, the run in {str(folder.path)!r} has "
             f"{history[0].measures.calibration_loss!r}. Use the same ones."
         )

@@ -271,15 +271,17 @@ def _trainable(model: nn.Module) -> nn.Module:
 
 def _optimizer(name: str, model: nn.Module, rate: float, decay: float) -> torch.optim.Optimizer:
     if name not in OPTIMIZERS:
-        raise BadInputError("--optimizer", "adam or sgd", repr(name), "Leave it out for adam.")
+        raise BadInputError("optimizer", "adam or sgd", repr(name), "Leave it out for adam.")
     if not rate > 0 or not decay >= 0:
-        raise BadInputError("--rate and --decay", "above 0, at least 0", f"{rate}, {decay}", "Leave them out.")
+        raise BadInputError(
+            "learning_rate and weight_decay", "above 0, at least 0", f"{rate}, {decay}", "Leave them out."
+        )
     return OPTIMIZERS[name](model.parameters(), lr=rate, weight_decay=decay)
 
 
 def _whole(value: int) -> int:
     if isinstance(value, bool) or value < 1:
-        raise BadInputError("--epochs and --batch", "whole numbers of at least 1", repr(value), "Leave them out.")
+        raise BadInputError("epochs and batch_size", "whole numbers of at least 1", repr(value), "Leave them out.")
     return value
 
 

@@ -269,13 +269,13 @@ def _check_targets(targets: Tensor, outputs: Tensor, loss: Loss, role: str) -> N
     if loss.name == "cross-entropy" and (not rest or rest[0] < 2):
         raise BadInputError(
             "loss", "squared-error or your own where the network has one output", "cross-entropy",
-            "Say --loss binary-cross-entropy for one logit, --loss squared-error for a value, or give the network one "
-            "output for each class.",
+            "Say `loss='binary-cross-entropy'` for one logit, `loss='squared-error'` for a value, or give the network "
+            "one output for each class.",
         )  # fmt: skip
     if not targets.is_floating_point() and rest in ((), (1,)):
         raise BadInputError(
             f"{role} targets", "floating values where the network has one output", _kind(targets),
-            "Say --loss binary-cross-entropy for 0 and 1, or make them floating numbers.",
+            "Say `loss='binary-cross-entropy'` for 0 and 1, or make them floating numbers.",
         )  # fmt: skip
     if targets.is_floating_point():
         wanted, values = rest, f"of the outputs' shape [N, {', '.join(map(str, rest))}]" if rest else "of shape [N]"
@@ -310,7 +310,7 @@ def _check_probabilities(targets: Tensor, role: str) -> None:
         return
     raise BadInputError(
         f"{role} targets", "probabilities over the classes, at least 0 and adding up to 1, for cross-entropy", got,
-        "Say --loss binary-cross-entropy where a row may have several classes or none, else divide by the sum.",
+        "Say `loss='binary-cross-entropy'` where a row may have several classes or none, else divide by the sum.",
     )  # fmt: skip
 
 
@@ -319,11 +319,14 @@ def _check_binary(targets: Tensor, rest: tuple[int, ...], role: str) -> None:
     long_axes = [[size for size in shape if size != 1] for shape in (targets.shape[1:], rest)]
     if long_axes[0] != long_axes[1]:
         values = f"a number from 0 to 1 for each logit, shape [N{''.join(f', {size}' for size in rest)}]"
-        do = "Give the network a logit for each, or say --loss cross-entropy where each row has one of several classes."
+        do = (
+            "Give the network a logit for each, or say `loss='cross-entropy'` where each row has one of several "
+            "classes."
+        )
         raise BadInputError(f"{role} targets", values, _kind(targets), do)
     if bool(((targets < 0) | (targets > 1)).any()):
         wrong = targets[(targets < 0) | (targets > 1)].flatten()[0]
-        do = "Scale them, or say --loss squared-error."
+        do = "Scale them, or say `loss='squared-error'`."
         raise BadInputError(f"{role} targets", "from 0 to 1 for binary-cross-entropy", f"{wrong.item():.4g}", do)
 
 

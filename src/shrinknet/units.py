@@ -11,7 +11,7 @@ COUNTS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
 def parse_bytes(argument: str, value: int | str) -> int:
     """Return a number of bytes.
 
-    >>> parse_bytes("--flash", "64 KiB"), parse_bytes("--flash", "1.5kB"), parse_bytes("--flash", 100)
+    >>> parse_bytes("flash", "64 KiB"), parse_bytes("flash", "1.5kB"), parse_bytes("flash", 100)
     (65536, 1500, 100)
     """
     return _parse(argument, value, BYTES, "a number of bytes such as 64KiB", "B, kB, KiB, MB or MiB")
@@ -20,7 +20,7 @@ def parse_bytes(argument: str, value: int | str) -> int:
 def parse_count(argument: str, value: int | str) -> int:
     """Return a whole number, with k, M or G for thousands, millions, thousands of millions.
 
-    >>> parse_count("--macs", "1.5M")
+    >>> parse_count("macs", "1.5M")
     1500000
     """
     return _parse(argument, value, COUNTS, "a whole number such as 20000 or 1.5M", "k, M or G")
@@ -29,7 +29,7 @@ def parse_count(argument: str, value: int | str) -> int:
 def parse_fraction(argument: str, value: float | str) -> float:
     """Return a fraction from 0 to 1, written as one or as a percentage.
 
-    >>> parse_fraction("--max-accuracy-drop", "1%"), parse_fraction("fraction", 0.6)
+    >>> parse_fraction("max_accuracy_drop", "1%"), parse_fraction("fraction", 0.6)
     (0.01, 0.6)
     """
     text = str(value).strip()
@@ -47,7 +47,7 @@ def parse_fraction(argument: str, value: float | str) -> float:
 def parse_milliseconds(argument: str, value: str) -> float:
     """Return a time in milliseconds, written with us, ms or s.
 
-    >>> parse_milliseconds("--max-latency", "5ms"), parse_milliseconds("--max-latency", "250 us")
+    >>> parse_milliseconds("max_latency", "5ms"), parse_milliseconds("max_latency", "250 us")
     (5.0, 0.25)
     """
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(us|ms|s)\s*", value)

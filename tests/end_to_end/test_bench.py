@@ -29,7 +29,7 @@ def test_a_plan_says_what_it_would_cost_and_does_nothing(type_command) -> None:
 @pytest.mark.parametrize(("words", "sentence"), [
     (("--samples", "1"), "--samples must be a whole number of at least 2. Got 1."),
     (("--plan", "--remove", "40"), "--remove must be below 40, the number of neurons. Got 40."),
-    (("--plan", "--criterion", "taylor-2-diagonal"), "criterion must be one that the cost model knows"),
+    (("--plan", "--criterion", "taylor-2-diagonal"), "--criterion must be one that the cost model knows"),
 ])  # fmt: skip
 def test_what_bench_cannot_do_is_one_sentence(type_command, words, sentence: str) -> None:
     answer = type_command("bench", "net.pt2", *words)
@@ -54,10 +54,10 @@ def test_the_first_few_are_those_of_the_whole_ranking(type_command) -> None:
 
 @pytest.mark.parametrize(("words", "sentence"), [
     (("--first", "3", "--criterion", "taylor-1"), "--first must be used with ablation, unclipped."),
-    (("--first", "40"), "first must be a whole number from 1 to 39"),
-    (("--confidence", "0.9"), "scoring must be one without confidence and screen"),
-    (("--memory", "100"), "memory must be enough for one sample's pass through this network"),
-    (("--executor", "threads"), "executor must be serial, processes or ray. Got 'threads'."),
+    (("--first", "40"), "--first must be a whole number from 1 to 39"),
+    (("--confidence", "0.9"), "--confidence and --screen must be left out for an order of all neurons. Got 0.9 and None. Ask for the --first few alone"),
+    (("--memory", "100"), "--memory must be enough for one sample's pass through this network"),
+    (("--executor", "threads"), "--executor must be serial, processes or ray. Got 'threads'."),
 ])  # fmt: skip
 def test_what_rank_cannot_do_is_one_sentence(type_command, words, sentence: str) -> None:
     answer = type_command("rank", "net.pt2", "--data", "data.npz", *words)

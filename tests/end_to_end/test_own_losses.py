@@ -80,7 +80,9 @@ def test_a_loss_of_the_whole_batch_says_so_and_refuses_races(type_command, own, 
     )
     refused = type_command(*words, "--confidence", "0.99", "--out", tmp_path / "race")
     assert refused.status == 2
-    assert "confidence and screen must be used with a loss whose value for one sample does not depend" in refused.err
+    assert (
+        "--confidence and --screen must be used with a loss whose value for one sample does not depend" in refused.err
+    )
     assert not (tmp_path / "race").exists()
 
 

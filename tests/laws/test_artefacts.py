@@ -282,21 +282,21 @@ def test_an_operator_that_cannot_be_taken_is_named() -> None:
     run = sn.prune(task, "random", goals=[sn.RemovedNeurons(2)])
     with pytest.raises(ExportError, match="bessel_j0") as error:
         run.export("executorch", "net.pte")
-    assert str(error.value).endswith("The network as a .pt2 file is there all the same: use --to pt2.")
+    assert str(error.value).endswith("The network as a .pt2 file is there all the same: use `artefact='pt2'`.")
     assert run.exported is not None
 
 
 @pytest.mark.parametrize(("options", "words"), [
-    ({"artefact": "tflite"}, "--to must be the name of an exporter. Got 'tflite'."),
-    ({"quantize": "int8"}, "--quantize must be none for a weights file. Got int8. Name an artefact, as --to executorch."),
-    ({"artefact": "onnx", "quantize": "int8"}, "--quantize for --to onnx must be none. Got int8. Use --to cortex-m."),
-    ({"artefact": "cortex-m"}, "--quantize for --to cortex-m must be int8. Got none. Use --to executorch."),
-    ({"price": "weight"}, "--price must be one of neuron, parameters, flash, ram, macs, budget. Got 'weight'."),
-    ({"price": "ram"}, "--price ram must be used with an artefact whose memory is planned"),
+    ({"artefact": "tflite"}, "artefact must be the name of an exporter. Got 'tflite'."),
+    ({"quantize": "int8"}, "quantize must be none for a weights file. Got int8. Name an artefact, as `artefact='executorch'`."),
+    ({"artefact": "onnx", "quantize": "int8"}, "quantize for artefact='onnx' must be none. Got int8. Use `artefact='cortex-m'`."),
+    ({"artefact": "cortex-m"}, "quantize for artefact='cortex-m' must be int8. Got none. Use `artefact='executorch'`."),
+    ({"price": "weight"}, "price must be one of neuron, parameters, flash, ram, macs, budget. Got 'weight'."),
+    ({"price": "ram"}, "price='ram' must be used with an artefact whose memory is planned"),
     ({"compensate": "leastsquares"}, "Did you mean 'least-squares'?"),
-    ({"max_latency": 3.0}, "--max-latency must be used with an artefact that runs on this machine"),
-    ({"goals": [sn.PeakRamBytes(100)]}, "--ram must be used with an artefact whose memory is planned"),
-    ({"goals": [sn.PeakRamBytes(100)], "artefact": "onnx"}, "--ram must be used with an artefact whose memory is planned"),
+    ({"max_latency": 3.0}, "max_latency must be used with an artefact that runs on this machine"),
+    ({"goals": [sn.PeakRamBytes(100)]}, "PeakRamBytes must be used with an artefact whose memory is planned"),
+    ({"goals": [sn.PeakRamBytes(100)], "artefact": "onnx"}, "PeakRamBytes must be used with an artefact whose memory is planned"),
 ])  # fmt: skip
 def test_bad_input_is_one_sentence(task, options: dict[str, object], words: str) -> None:
     with pytest.raises(sn.BadInputError) as error:

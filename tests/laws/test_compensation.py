@@ -273,8 +273,8 @@ def test_too_few_rows_are_refused() -> None:
     with pytest.raises(sn.BadInputError) as error:
         sn.prune(task, compensate="least-squares")
     assert str(error.value) == (
-        "calibration must be at least 31 rows for --compensate least-squares, the unknowns of linear (in '2'). "
-        "Got 20. Give more rows, or use --compensate mean."
+        "calibration must be at least 31 rows for `compensate='least-squares'`, the unknowns of linear (in '2'). "
+        "Got 20. Give more rows, or use `compensate='mean'`."
     )
     assert sn.prune(task, "taylor-1", compensate="mean", goals=[sn.RemovedNeurons(3)]).verification.holds
 

@@ -315,7 +315,7 @@ def test_race_wants_fewer_than_all() -> None:
     task = task_of(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
     with pytest.raises(sn.BadInputError, match=r"^first must be a whole number from 1 to 4, .* Got 5"):
         sn.race(task, 5)
-    with pytest.raises(sn.BadInputError, match=r"^scoring must be one without confidence and screen"):
+    with pytest.raises(sn.BadInputError, match=r"^confidence and screen must be left out for an order of all neurons"):
         sn.rank(task, scoring=sn.Scoring(screen=3))
 
 

@@ -40,8 +40,8 @@ def test_own_answers_as_targets_leave_no_slope(criterion: str, precision, split:
     for work in (lambda: sn.rank(task, criterion), lambda: sn.prune(task, criterion, goals=[sn.RemovedNeurons(1)])):
         with pytest.raises(sn.BadInputError) as told:
             work()
-        assert str(told.value).startswith(f"criterion '{criterion}' must be used where the loss has slopes. Got ")
-        assert "own answers leave no slope: use criterion 'ablation' or 'taylor-2'." in str(told.value)
+        assert str(told.value).startswith(f"criterion='{criterion}' must be used where the loss has slopes. Got ")
+        assert "own answers leave no slope: use `criterion='ablation'` or `criterion='taylor-2'`." in str(told.value)
     if criterion == "taylor-1":
         for other in CURVED:
             assert len({round(score, 8) for _, score in sn.rank(task, other)}) > 10

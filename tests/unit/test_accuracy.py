@@ -153,13 +153,13 @@ def test_of_several_labels_all_must_be_right_and_soft_ones_have_no_accuracy() ->
 
 
 TARGETS = {
-    "several classes a row": ("cross-entropy", TWO_COLUMNS, torch.ones(60, 2), "Got rows that add up to 2. Say --loss binary-cross-entropy"),
+    "several classes a row": ("cross-entropy", TWO_COLUMNS, torch.ones(60, 2), "Got rows that add up to 2. Say `loss='binary-cross-entropy'`"),
     "rows without a class": ("cross-entropy", TWO_COLUMNS, torch.eye(2)[ZERO_ONE] * (torch.arange(60) > 0)[:, None], "Got rows that add up to 0."),
     "percentages": ("cross-entropy", TWO_COLUMNS, 100 * torch.eye(2)[ZERO_ONE], "Got rows that add up to 100."),
     "log probabilities": ("cross-entropy", TWO_COLUMNS, torch.randn(60, 2).log_softmax(1), "among them."),
     "signs": ("cross-entropy", TWO_COLUMNS, 2 * torch.eye(2)[ZERO_ONE] - 0.5, "Got -0.5 among them."),
-    "classes for a value": ("squared-error", ONE_LOGIT["[N, 1]"], ZERO_ONE, "calibration targets must be floating values where the network has one output. Got int64 of shape [N]. Say --loss binary-cross-entropy"),
-    "one logit under cross-entropy": ("cross-entropy", ONE_LOGIT["[N, 1]"], ZERO_ONE, "Say --loss binary-cross-entropy for one logit"),
+    "classes for a value": ("squared-error", ONE_LOGIT["[N, 1]"], ZERO_ONE, "calibration targets must be floating values where the network has one output. Got int64 of shape [N]. Say `loss='binary-cross-entropy'`"),
+    "one logit under cross-entropy": ("cross-entropy", ONE_LOGIT["[N, 1]"], ZERO_ONE, "Say `loss='binary-cross-entropy'` for one logit"),
     "signs for a logit": ("binary-cross-entropy", ONE_LOGIT["[N]"], 2 * ZERO_ONE - 1, "calibration targets must be from 0 to 1 for binary-cross-entropy. Got -1."),
     "classes for two logits": ("binary-cross-entropy", TWO_COLUMNS, ZERO_ONE, "calibration targets must be a number from 0 to 1 for each logit, shape [N, 2]. Got int64 of shape [N]."),
     "pixels that add up to 3": ("cross-entropy", PIXELS, torch.ones(60, 3, 2, 5), "Got rows that add up to 3."),

@@ -249,7 +249,7 @@ def test_a_crafted_pt2_is_refused_in_a_sentence(trick: str, honest, tmp_path) ->
     said = sentence_of(written(REFUSED[trick](honest, trophy), tmp_path / "net.pt2"))
     assert not trophy.exists()
     assert said is not None
-    assert said.startswith("MODEL must be a .pt2 file ")
+    assert said.startswith("spec must be a .pt2 file ")
     assert "\n" not in said
     assert len(said) < 400
 
@@ -328,7 +328,7 @@ def test_an_archive_that_cannot_be_read_is_one_sentence(kind: str, honest, tmp_p
     path.write_bytes(bytes(content))
     said = sentence_of(path)
     assert said is not None
-    assert said.startswith("MODEL must be a .pt2 file written by torch.export.save. Got ")
+    assert said.startswith("spec must be a .pt2 file written by torch.export.save. Got ")
 
 
 def test_hundreds_of_hostile_archives(honest, tmp_path) -> None:
@@ -427,7 +427,7 @@ def sentence_of_reading(path: Path) -> str | None:
 def test_weights_that_end_like_an_archive_are_one_sentence(tmp_path) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(bytes(8) + b"PK\x05\x06" + b"\xff" * 18)
-    with pytest.raises(sn.BadInputError, match=r"^--weights must be a \.safetensors file\. Got "):
+    with pytest.raises(sn.BadInputError, match=r"^weights must be a \.safetensors file\. Got "):
         fill(network(), path)
 
 
@@ -505,7 +505,7 @@ def said_of_data(path: Path) -> str:
     with pytest.raises(sn.BadInputError) as caught:
         load_data(str(path))
     said = str(caught.value)
-    assert said.startswith("--data must be an .npz file of plain arrays. Got ")
+    assert said.startswith("data must be an .npz file of plain arrays. Got ")
     assert "\n" not in said
     return said
 

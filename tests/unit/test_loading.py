@@ -77,7 +77,7 @@ def test_an_export_whose_graph_holds_the_number_of_samples_is_refused(tmp_path) 
 
     path = export(Fixed().eval(), torch.randn(3, 4), tmp_path / "net.pt2", None)
     sentence = (
-        r"^MODEL must be an export with a free number of samples\. Got one whose graph fixes it at 3\. Export it again"
+        r"^spec must be an export with a free number of samples\. Got one whose graph fixes it at 3\. Export it again"
     )
     with pytest.raises(sn.BadInputError, match=sentence):
         load_model(path)

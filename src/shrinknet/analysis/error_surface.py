@@ -67,13 +67,13 @@ class Alphas:
     def parsed(cls, text: str) -> "Alphas":
         """Read FIRST:LAST:STEP."""
         if not re.fullmatch(r"[^:]+(:[^:]+){2}", text):
-            raise BadInputError("--alphas", "FIRST:LAST:STEP", repr(text), "Write it as 0:10:0.001.")
+            raise BadInputError("alphas", "FIRST:LAST:STEP", repr(text), "Write it as 0:10:0.001.")
         try:
             return cls(*map(float, text.split(":")))
         except ValueError as error:
             if isinstance(error, BadInputError):
                 raise
-            raise BadInputError("--alphas", "three numbers", repr(text), "Write it as 0:10:0.001.") from error
+            raise BadInputError("alphas", "three numbers", repr(text), "Write it as 0:10:0.001.") from error
 
     @property
     def values(self) -> Vector:
@@ -177,7 +177,7 @@ def error_surfaces(
         raise BadInputError("every", "a whole number of at least 1", repr(every), "Leave it out for 10.")
     steps = [step for step in run.history if step.removed]
     if not steps:
-        raise BadInputError("RUN", "a run that removed something", "one that stopped at once", "Give it a goal.")
+        raise BadInputError("run", "a run that removed something", "one that stopped at once", "Give it a goal.")
     scoring, kind = run.network.program.scoring, str(run.options.get("compensate", "none"))
     task, found = in_memory(run.task, run.network), []
     network = gated(task, run.options.get("keep", ()), run.options.get("only", ()), scoring)

@@ -296,7 +296,7 @@ def batch_noise(task: Task) -> float:
     if len(means) < 2:
         raise BadInputError(
             "calibration", f"at least {2 * NOISE_BATCH} rows, whose noise says what counts as no rise",
-            f"{len(task.calibration)} rows", "Give more, or say eps (--eps).",
+            f"{len(task.calibration)} rows", "Give more, or say `eps`.",
         )  # fmt: skip
     return float(torch.stack(means).std(correction=0))
 

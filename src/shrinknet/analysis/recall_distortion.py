@@ -248,7 +248,9 @@ def over_runs(histories: Sequence[Sequence[Step]], ratios: Sequence[int | float]
         BadInputError: fewer than two runs, or one that never gets so small.
     """
     if len(histories) < 2:
-        raise BadInputError("RUN", "two runs or more, of networks trained apart", str(len(histories)), "Name more.")
+        raise BadInputError(
+            "histories", "two runs or more, of networks trained apart", str(len(histories)), "Name more."
+        )
     slopes, accuracies = (np.empty((len(ratios), len(histories))) for _ in range(2))
     for column, history in enumerate(histories):
         found = recall_distortion(history)
@@ -256,7 +258,7 @@ def over_runs(histories: Sequence[Sequence[Step]], ratios: Sequence[int | float]
             places = np.flatnonzero(found.history.ratios >= ratio)
             if not len(places):
                 most = f"at most {found.history.ratios.max():.3g}, which run {column + 1} reaches"
-                raise BadInputError("ratio", most, f"{ratio:g}", "Make the runs with --whole-curve.")
+                raise BadInputError("ratio", most, f"{ratio:g}", "Make the runs with `whole_curve=True`.")
             slopes[row, column] = found.slopes[places[0]]
             accuracies[row, column] = found.history.accuracies[places[0]]
     return over_slopes(ratios, slopes, accuracies)

@@ -21,6 +21,7 @@ from shrinknet.cli import (
     sparsify,
     verify,
 )
+from shrinknet.cli.words import said
 from shrinknet.errors import ShrinknetError, VerificationError
 
 app = typer.Typer(
@@ -38,18 +39,28 @@ for name, verb in {
 app.add_typer(analyse.app, name="analyse")
 
 
+class _InFlags(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return said(super().format(record))
+
+
 def main() -> None:
     """Run the command line: exit status 0 done, 1 not met or not proven, 2 bad input, 130 interrupted."""
-    logging.getLogger("shrinknet").handlers = [logging.StreamHandler(sys.stderr)]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_InFlags())
+    logging.getLogger("shrinknet").handlers = [handler]
     logging.getLogger("shrinknet").setLevel(logging.INFO)
     logging.getLogger("torch").setLevel(logging.CRITICAL)  # torch logs tracebacks of errors that we put in a sentence
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch|copyreg")
     try:
         app()
     except VerificationError as error:
-        console.talk.print(str(error), style="red")
+        console.talk.print(said(str(error)), style="red")
         sys.exit(1)
-    except (ShrinknetError, OSError) as error:
+    except ShrinknetError as error:
+        console.talk.print(said(str(error)), style="red")
+        sys.exit(2)
+    except OSError as error:
         console.talk.print(str(error), style="red")
         sys.exit(2)
 

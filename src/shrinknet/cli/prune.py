@@ -51,6 +51,7 @@ from shrinknet.cli.options import (
     make_goals,
     make_task,
 )  # fmt: skip
+from shrinknet.cli.words import said
 from shrinknet.report import summary
 from shrinknet.run import Run
 from shrinknet.scoring import Scoring
@@ -137,7 +138,7 @@ def finish(run: Run, out: Path, as_json: bool) -> None:
     """Print a run's result, and leave with exit status 1 where a goal could not be met."""
     if as_json:
         console.print_json({
-            "out": str(out), "reason": run.reason, "is_met": run.is_met,
+            "out": str(out), "reason": said(run.reason), "is_met": run.is_met,
             "rows": [dict(zip(("what", "before", "after"), row, strict=True))
                      for row in run.rows()],
             "proof": summary.proof_line(run.verification),
@@ -154,9 +155,9 @@ def finish(run: Run, out: Path, as_json: bool) -> None:
         console.talk.print(line)
     console.talk.print(f"Run: {out} (page: {out / 'report' / 'index.html'})")
     if run.is_met:
-        console.talk.print(run.last_line())
+        console.talk.print(said(run.last_line()))
     else:
-        console.talk.print(f"Not met; the nearest model is {out / 'model.pt2'}. {run.last_line()}")
+        console.talk.print(said(f"Not met; the nearest model is {out / 'model.pt2'}. {run.last_line()}"))
         sys.exit(1)
 
 

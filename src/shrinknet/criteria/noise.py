@@ -43,10 +43,11 @@ def check_slopes(criterion: Criterion, network: GatedNetwork, data: Data) -> Non
             return
     if any(values.any() for values in Ablation().score(network, rows).values.values()):
         raise BadInputError(
-            f"criterion {criterion.name!r}",
+            f"criterion={criterion.name!r}",
             "used where the loss has slopes",
             f"scores that rounding makes, the largest {largest:.2g}" if largest else "a score of 0 for every neuron",
-            "Targets that are the network's own answers leave no slope: use criterion 'ablation' or 'taylor-2'.",
+            "Targets that are the network's own answers leave no slope: use `criterion='ablation'` or "
+            "`criterion='taylor-2'`.",
         )
 
 

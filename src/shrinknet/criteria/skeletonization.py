@@ -86,8 +86,8 @@ def linear_error(outputs: Tensor, targets: Tensor) -> Tensor:
         is_of_classes = not targets.is_floating_point() and outputs.dim() == targets.dim() + 1
         if not is_of_classes or not 0 <= int(targets.min()) <= int(targets.max()) < outputs.shape[1]:
             raise BadInputError(
-                "criterion 'skeletonization'", "used with targets that are classes within the outputs, or their values",
-                f"targets {list(targets.shape)} for outputs {list(outputs.shape)}", "Use criterion 'taylor-1'.",
+                "criterion='skeletonization'", "used with targets that are classes within the outputs, or their values",
+                f"targets {list(targets.shape)} for outputs {list(outputs.shape)}", "Use `criterion='taylor-1'`.",
             )  # fmt: skip
         targets = functional.one_hot(targets, outputs.shape[1]).movedim(-1, 1)
     return (outputs - targets.reshape(outputs.shape).to(outputs.dtype)).abs().reshape(len(outputs), -1).sum(1)

@@ -10,7 +10,7 @@ from shrinknet.surgery.least_squares import with_ones
 from shrinknet.surgery.readers import Reader, as_matrix, readers
 
 RIDGE = 1e-3
-"""A share of the mean square of what is read, as `--compensate` takes."""
+"""A share of the mean square of what is read, as `compensate` takes."""
 
 
 class UnitOBS(Criterion):
@@ -19,7 +19,7 @@ class UnitOBS(Criterion):
     Q are the columns of a reader's weights W that read the neuron, `H = mean x x^T + r I` over what the reader reads (a
     constant among it). That is Optimal Brain Surgeon (Hassibi and Stork 1993) for all weights of a unit at once
     (Stahlberger and Riedmiller 1997), layer by layer: one inverse for each reader. With H = I it is the squared norm of
-    the outgoing weights. Its update of the other weights is `--compensate least-squares`; use them together.
+    the outgoing weights. Its update of the other weights is `compensate="least-squares"`; use them together.
 
     Neurons that are read by something else than dense layers and convolutions cost what their other readers say.
 

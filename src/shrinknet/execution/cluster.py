@@ -43,7 +43,7 @@ def connect(address: str | None, workers: int) -> Any:
             "address",
             "that of a Ray cluster that answers",
             f"{address!r} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no answer'})",
-            "Start one with 'ray start --head', or leave --address out for one on this machine.",
+            "Start one with 'ray start --head', or leave `address` out for one on this machine.",
         ) from error
     return ray
 
@@ -98,8 +98,8 @@ class RayWorkers:
             if "ModuleNotFoundError" in str(error) or "ImportError" in str(error):
                 raise unimportable(error) from error
             raise WorkerError(
-                f"workers must live to finish a shard. Got {MOST_DEATHS} deaths on one. Look for 'out of memory' in "
-                f"the cluster's log; give less --memory, or fewer --workers."
+                f"Workers must live to finish a shard. Got {MOST_DEATHS} deaths on one. Look for 'out of memory' in "
+                f"the cluster's log; give less `memory`, or fewer `workers`."
             ) from error
 
     def close(self) -> None:

@@ -49,8 +49,8 @@ class Processes:
                 num_deaths += 1
                 if num_deaths == MOST_DEATHS:
                     raise WorkerError(
-                        f"workers must live to finish a shard. Got {num_deaths} deaths with none finished. Look for "
-                        f"'out of memory' in the system's log; give less --memory, or fewer --workers."
+                        f"Workers must live to finish a shard. Got {num_deaths} deaths with none finished. Look for "
+                        f"'out of memory' in the system's log; give less `memory`, or fewer `workers`."
                     ) from error
 
     def _run(self, shards: Mapping[int, Any]) -> Iterator[tuple[int, Result]]:

@@ -100,10 +100,10 @@ class Artefact:
     def check(self, goals: Sequence[object], max_latency: float | None) -> None:
         """Raise BadInputError where a goal counts what this artefact does not say."""
         if max_latency is not None and (self.kind == WEIGHTS or not self.exporter.runs_here):
-            allowed = "used with an artefact that runs on this machine: --to executorch or --to onnx"
-            raise BadInputError("--max-latency", allowed, f"--to {self.kind}", "Name one of these.")
+            allowed = "used with an artefact that runs on this machine: `artefact='executorch'` or `artefact='onnx'`"
+            raise BadInputError("max_latency", allowed, f"`artefact={self.kind!r}`", "Name one of these.")
         if any(getattr(goal, "cost", "") == "peak_ram_bytes" for goal in goals) and not self.plans_ram:
-            raise no_planner("--ram", self.kind)
+            raise no_planner("PeakRamBytes", self.kind)
 
     @cached_property
     def _beside_tensors(self) -> int:
@@ -147,7 +147,7 @@ class Artefact:
         up the shares of what each unmet goal still lacks.
         """
         if price == "ram" and not self.plans_ram:
-            raise no_planner("--price ram", self.kind)
+            raise no_planner("price='ram'", self.kind)
         if price == "budget":
             return lambda before, after: self._freed_of_budgets(goals, before, after)
         return lambda before, after: self._freed(PRICED[price], before, after)
@@ -195,7 +195,7 @@ class Artefact:
         difference, quality = self._compare(built, answer)
         if not difference.holds:
             raise ExportError(
-                f"--to {self.kind} must give a file that computes what torch computes. Got a worst difference of "
+                f"artefact={self.kind!r} must give a file that computes what torch computes. Got a worst difference of "
                 f"{difference.worst:.3g}, the tolerance is {difference.tolerance:.3g}. Use another exporter."
             )
         row = self.task.example_inputs[:1].cpu()
@@ -293,13 +293,18 @@ def timed(answer: Answer, row: Tensor, rounds: int) -> Latency:
 
 def no_planner(argument: str, kind: str) -> BadInputError:
     """Return the error of a RAM budget where nothing plans RAM."""
-    allowed = "used with an artefact whose memory is planned: --to executorch in float32, or --to cortex-m in int8"
-    return BadInputError(argument, allowed, f"--to {kind}", "Name one of these.")
+    allowed = (
+        "used with an artefact whose memory is planned: `artefact='executorch'` in float32, or "
+        "`artefact='cortex-m'` in int8"
+    )
+    return BadInputError(argument, allowed, f"`artefact={kind!r}`", "Name one of these.")
 
 
 def check_quantize(kind: str, quantize: str) -> None:
     """Raise BadInputError where a kind of artefact does not know how to quantize so."""
     if kind == WEIGHTS and quantize != "none":
-        raise BadInputError("--quantize", "none for a weights file", quantize, "Name an artefact, as --to executorch.")
+        raise BadInputError(
+            "quantize", "none for a weights file", quantize, "Name an artefact, as `artefact='executorch'`."
+        )
     if kind != WEIGHTS:
         find_exporter(kind, quantize)

@@ -94,14 +94,14 @@ class Exporter(ABC):
         """Raise BadInputError where the exporter's packages are missing, or it does not know how to quantize so."""
         if quantize not in self.quantizations:
             known = [one.name for one in _all_exporters().values() if quantize in one.quantizations]
-            do = f"Use --to {known[0]}." if known else "Use none or int8."
-            raise BadInputError(f"--quantize for --to {self.name}", " or ".join(self.quantizations), quantize, do)
+            do = f"Use `artefact={known[0]!r}`." if known else "Use none or int8."
+            raise BadInputError(f"quantize for artefact={self.name!r}", " or ".join(self.quantizations), quantize, do)
         for package in self.packages:
             try:
                 import_module(package)
             except ImportError as error:
                 raise BadInputError(
-                    f"--to {self.name}",
+                    f"artefact={self.name!r}",
                     f"used where the extra {self.extra!r} is installed",
                     f"a Python that cannot import it ({error})",
                     f"Run: pip install 'shrinknet[{self.extra}]'",
@@ -111,8 +111,8 @@ class Exporter(ABC):
         """Return the error that says which operator the exporter cannot take."""
         said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         return ExportError(
-            f"--to {self.name} must be given a network whose operators it knows. Got {where}: {said[:300]} "
-            f"The network as a .pt2 file is there all the same: use --to pt2."
+            f"artefact={self.name!r} must be given a network whose operators it knows. Got {where}: {said[:300]} "
+            f"The network as a .pt2 file is there all the same: use `artefact='pt2'`."
         )
 
 
@@ -136,7 +136,7 @@ def find_exporter(name: str, quantize: str = "none") -> Exporter:
     """
     known = _all_exporters()
     if name not in known:
-        raise BadInputError("--to", "the name of an exporter", repr(name), did_you_mean(name, known))
+        raise BadInputError("artefact", "the name of an exporter", repr(name), did_you_mean(name, known))
     exporter = known[name]()
     exporter.check(quantize)
     return exporter

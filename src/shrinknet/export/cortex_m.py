@@ -72,7 +72,7 @@ class CortexM(Exporter):
         Raises:
             ExportError: always.
         """
-        raise ExportError(f"--to cortex-m must be run on a microcontroller. Got this machine. {NOT_RUN}.")
+        raise ExportError(f"artefact='cortex-m' must be run on a microcontroller. Got this machine. {NOT_RUN}.")
 
     def macs_to_check(self, quantize: str) -> float:
         """The reference implementations run sample by sample."""

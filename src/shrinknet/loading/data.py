@@ -37,23 +37,23 @@ def load_data(spec: str, seed: int = 0) -> dict[str, Source]:
     """
     if is_import_path(spec):
         return _from_factory(spec)
-    return _from_npz(existing("--data", spec), seed)
+    return _from_npz(existing("data", spec), seed)
 
 
 def _from_factory(spec: str) -> dict[str, Source]:
-    made = made_by("--data", spec, find_named("--data", spec))
+    made = made_by("data", spec, find_named("data", spec))
     if isinstance(made, tuple | list) and 1 <= len(made) <= len(ROLES):
         made = dict(zip(ROLES, made, strict=False))
     if not isinstance(made, dict) or "calibration" not in made:
         raise BadInputError(
-            "--data",
+            "data",
             "a factory of a mapping or tuple of calibration, validation and test data",
             type(made).__name__,
             "Return {'calibration': (inputs, targets), ...}.",
         )
     made = {role: source for role, source in made.items() if source is not None or role == "calibration"}
     for role in made.keys() - set(ROLES):
-        raise BadInputError("--data", "a factory of known roles", repr(role), did_you_mean(str(role), ROLES))
+        raise BadInputError("data", "a factory of known roles", repr(role), did_you_mean(str(role), ROLES))
     return made
 
 
@@ -62,7 +62,7 @@ def _from_npz(path: Path, seed: int) -> dict[str, Source]:
     for name in ("inputs", "targets"):
         if name not in arrays:
             raise BadInputError(
-                "--data",
+                "data",
                 "an .npz file with arrays 'inputs' and 'targets'",
                 f"{str(path)!r} with {sorted(arrays)}",
                 "Save it with np.savez(path, inputs=..., targets=...).",
@@ -70,7 +70,7 @@ def _from_npz(path: Path, seed: int) -> dict[str, Source]:
     inputs, targets = arrays["inputs"], arrays["targets"]
     if len(inputs) != len(targets):
         raise BadInputError(
-            "--data",
+            "data",
             "as many targets as inputs",
             f"{len(inputs)} inputs and {len(targets)} targets",
             "Give one target for each row.",
@@ -78,7 +78,7 @@ def _from_npz(path: Path, seed: int) -> dict[str, Source]:
     split = arrays["split"] if "split" in arrays else _shuffled_split(len(inputs), seed)
     if split.shape != (len(inputs),) or not np.isin(split, range(len(ROLES))).all():
         raise BadInputError(
-            "--data",
+            "data",
             "an array 'split' of 0, 1 and 2, one for each row",
             f"shape {list(split.shape)} with values {np.unique(split)[:5].tolist()}",
             "Number calibration rows 0, validation rows 1, test rows 2.",
@@ -125,7 +125,7 @@ def _array(archive: Archive, name: str) -> Any:
 
 
 def _unreadable(path: Path, why: str) -> BadInputError:
-    return BadInputError("--data", "an .npz file of plain arrays", f"{str(path)!r}, {why}", "Save it with np.savez.")
+    return BadInputError("data", "an .npz file of plain arrays", f"{str(path)!r}, {why}", "Save it with np.savez.")
 
 
 def _shuffled_split(num_rows: int, seed: int) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -142,7 +142,7 @@ def _rows(inputs: Any, targets: Any, split: Any, number: int, role: str) -> Sour
     chosen = np.flatnonzero(split == number)
     if len(chosen) == 0:
         raise BadInputError(
-            "--data",
+            "data",
             "rows for each of calibration, validation and test",
             f"an empty split: no row has split {number} ({role})",
             "Give each role some rows.",

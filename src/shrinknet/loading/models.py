@@ -47,10 +47,10 @@ def load_model(
         if weights is not None:
             fill(model, Path(weights))
         return LoadedModel(model, _example(example_input, model))
-    for option, given in (("--weights", weights), ("--example-input", example_input)):
+    for option, given in (("weights", weights), ("example_input", example_input)):
         if given is not None:
             raise BadInputError(option, "used with a factory", f"a model file {spec!r}", "A .pt2 file has its own.")
-    return _from_pt2(existing("MODEL", spec), trust_pickle)
+    return _from_pt2(existing("spec", spec), trust_pickle)
 
 
 def existing(argument: str, path: str | Path) -> Path:
@@ -65,11 +65,11 @@ def existing(argument: str, path: str | Path) -> Path:
 
 
 def _from_factory(spec: str) -> nn.Module:
-    factory = find_named("MODEL", spec)
-    model = factory if isinstance(factory, nn.Module) else made_by("MODEL", spec, factory)
+    factory = find_named("spec", spec)
+    model = factory if isinstance(factory, nn.Module) else made_by("spec", spec, factory)
     if not isinstance(model, nn.Module):
         raise BadInputError(
-            "MODEL", "a factory that returns an nn.Module", type(model).__name__, "Return the network itself."
+            "spec", "a factory that returns an nn.Module", type(model).__name__, "Return the network itself."
         )
     return model
 
@@ -80,14 +80,14 @@ def fill(model: nn.Module, path: Path) -> None:
     Raises:
         BadInputError: the file is missing, damaged, a pickle, or its weights do not fit.
     """
-    existing("--weights", path)
+    existing("weights", path)
     if path.suffix in PICKLE_ENDINGS or _is_pickle(path):
-        raise _pickle("--weights", "a .safetensors file", path)
+        raise _pickle("weights", "a .safetensors file", path)
     try:
         state = load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise BadInputError(
-            "--weights",
+            "weights",
             "a .safetensors file",
             f"{str(path)!r}, which cannot be read ({error})",
             "Save it again.",
@@ -95,7 +95,7 @@ def fill(model: nn.Module, path: Path) -> None:
     problem = _load(model, state)
     if problem is not None:
         raise BadInputError(
-            "--weights",
+            "weights",
             "weights that fit the network",
             f"{str(path)!r}: {problem}",
             "Use the network that these weights were saved from.",
@@ -126,10 +126,10 @@ def _load(model: nn.Module, state: dict[str, Tensor]) -> str | None:
 @alone()
 def _from_pt2(path: Path, trust_pickle: bool) -> LoadedModel:
     if path.suffix in PICKLE_ENDINGS or (path.suffix != ".pt2" and _is_pickle(path)):
-        raise _pickle("MODEL", "a .pt2 file", path)
+        raise _pickle("spec", "a .pt2 file", path)
     if path.suffix != ".pt2":
         raise BadInputError(
-            "MODEL",
+            "spec",
             "a .pt2 file or package.module:factory",
             repr(str(path)),
             "Export it with torch.export.save(torch.export.export(...), 'model.pt2').",
@@ -155,7 +155,7 @@ def _freed(model: nn.Module, example: Tensor) -> nn.Module:
         return export_program(model, rows).module(check_guards=False)
     except BadInputError as error:
         raise BadInputError(
-            "MODEL",
+            "spec",
             "an export with a free number of samples",
             f"one whose graph fixes it at {len(example)}",
             "Export it again with dynamic_shapes=({0: torch.export.Dim('batch')},).",
@@ -173,7 +173,7 @@ def _example(given: str | None, model: nn.Module) -> Tensor | None:
         sizes = []
     if not sizes or min(sizes) < 1 or kind not in {"", "int64"}:
         raise BadInputError(
-            "--example-input",
+            "example_input",
             "the shape of one sample such as 1x28x28",
             repr(given),
             "Leave the samples axis out; write 128:int64 for whole numbers.",

@@ -57,10 +57,10 @@ def open_pt2(path: Path) -> Opened:
             content = clean_archive(archive)
     except RefusedError as error:
         raise BadInputError(
-            "MODEL",
+            "spec",
             "a .pt2 file that holds data only",
             f"a file {error}",
-            "Get it from someone you trust and say --trust-pickle, or export the model yourself.",
+            "Get it from someone you trust and say `trust_pickle=True`, or export the model yourself.",
         ) from error
     except UnreadableArchiveError as error:
         raise _no_pt2(path, str(error)) from error
@@ -85,7 +85,7 @@ def opened_by_torch(path: Path, content: Any) -> Opened:
 
 def _no_pt2(path: Path, why: str) -> BadInputError:
     allowed = "a .pt2 file written by torch.export.save"
-    return BadInputError("MODEL", allowed, f"{str(path)!r}, {why}", "Save it again.")
+    return BadInputError("spec", allowed, f"{str(path)!r}, {why}", "Save it again.")
 
 
 def clean_archive(archive: Archive) -> bytes:

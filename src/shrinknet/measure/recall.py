@@ -100,8 +100,8 @@ class RecallHistory:
         """
         if not history or not history[0].answers:
             raise BadInputError(
-                "RUN", "a run whose validation data have classes as targets", "one without answers.csv",
-                "Make it again with 'shrinknet prune MODEL --data DATA', whose data have classes and a split.",
+                "history", "a run whose validation data have classes as targets", "one without answers.csv",
+                "Make it again with data that have classes and a split.",
             )  # fmt: skip
         targets = np.array([one.target for one in history[0].answers])
         answers = np.empty((len(history), len(targets)), np.int32)

@@ -25,5 +25,5 @@ def find_recipe(name: str) -> Recipe:
     """
     known = recipes()
     if name not in known:
-        raise BadInputError("NAME", "the name of a recipe", repr(name), did_you_mean(name, known))
+        raise BadInputError("name", "the name of a recipe", repr(name), did_you_mean(name, known))
     return known[name]

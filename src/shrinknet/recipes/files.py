@@ -55,10 +55,10 @@ class Files:
             fetch(folder)
         if folder is None or not _all_there(folder, files):
             raise BadInputError(
-                "--data",
+                "data",
                 f"a folder that holds {name}/ with {what}",
                 "nothing" if given is None else repr(str(given)),
-                "Name it, or say --download to fetch them." if fetch is not None else "Name it.",
+                "Name it, or say `download=True` to fetch them." if fetch is not None else "Name it.",
             )
         return folder
 
@@ -71,7 +71,7 @@ class Files:
         found = self.find("mnist", tuple(MNIST_MD5), "the four original MNIST files (*-ubyte.gz)", _fetch_mnist)
         for name, digest in MNIST_MD5.items():
             if hashlib.md5((found / name).read_bytes(), usedforsecurity=False).hexdigest() != digest:
-                raise BadInputError("--data", "a folder with the original MNIST files", f"another {name!r}",
+                raise BadInputError("data", "a folder with the original MNIST files", f"another {name!r}",
                                     "Fetch it again.")  # fmt: skip
         return found
 

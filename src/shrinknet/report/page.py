@@ -115,8 +115,8 @@ def _names(folders: Sequence[RunFolder]) -> list[str]:
 def _chapter(folder: RunFolder, name: str) -> Chapter:
     if not folder.has("summary.json"):
         raise RunFolderError(
-            f"RUN must be a finished run. Got {str(folder.path)!r}, which has no summary.json. "
-            f"Go on with it: the same command with --resume."
+            f"folder must be a finished run. Got {str(folder.path)!r}, which has no summary.json. "
+            f"Go on with it: the same command with `resume=True`."
         )
     groups, history = folder.groups(), folder.history()
     if not history:

@@ -40,4 +40,4 @@ def by_units(freed: Callable[[Present, Present], float]) -> Price:
 def check_price(price: str) -> None:
     """Raise BadInputError where there is no such price."""
     if price not in PRICES:
-        raise BadInputError("--price", "one of " + ", ".join(PRICES), repr(price), did_you_mean(price, PRICES))
+        raise BadInputError("price", "one of " + ", ".join(PRICES), repr(price), did_you_mean(price, PRICES))

@@ -99,7 +99,7 @@ class Sparsifier(ABC):
         known = options_of(cls)
         for name in options:
             if name not in known:
-                raise BadInputError(f"--set {name}", f"an option of {cls.name}", repr(options[name]),
+                raise BadInputError(f"options[{name!r}]", f"an option of {cls.name}", repr(options[name]),
                                     did_you_mean(name, known))  # fmt: skip
         try:
             of_task: dict[str, Any] = {"model": task.model, "example_inputs": task.example_inputs, "task": task}
@@ -109,7 +109,7 @@ class Sparsifier(ABC):
             if isinstance(error, ShrinknetError):
                 raise
             do = f"The method said: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else error}."
-            raise BadInputError("--set", f"options that {cls.name} can use", repr(dict(options)), do) from error
+            raise BadInputError("options", f"options that {cls.name} can use", repr(dict(options)), do) from error
 
     @classmethod
     def defaults(cls, num_steps: int, steps_per_epoch: int) -> dict[str, Any]:
@@ -370,7 +370,7 @@ def find_sparsifier(name: str) -> type[Sparsifier]:
     """
     known = _all_sparsifiers()
     if name not in known:
-        raise BadInputError("--method", "the name of a method", repr(name), did_you_mean(name, known))
+        raise BadInputError("method", "the name of a method", repr(name), did_you_mean(name, known))
     return known[name]
 
 

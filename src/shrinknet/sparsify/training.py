@@ -137,7 +137,7 @@ class Training:
                 self.sparsifier.load_state(parts["sparsifier"], numbers["sparsifier"])
         except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunFolderError(
-                f"--resume must come with the network and method that the run began with. Got {str(path)!r}, which "
+                f"resume must come with the network and method that the run began with. Got {str(path)!r}, which "
                 f"cannot be loaded ({type(error).__name__}: {error}). Use the same command, or another folder."
             ) from error
         torch.set_rng_state(tensors["rng"])

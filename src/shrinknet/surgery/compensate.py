@@ -51,7 +51,7 @@ MOST_UNKNOWNS = 4096
 def check_kind(kind: str) -> None:
     """Raise BadInputError where there is no such compensation."""
     if kind not in KINDS:
-        raise BadInputError("--compensate", "one of " + ", ".join(KINDS), repr(kind), did_you_mean(kind, KINDS))
+        raise BadInputError("compensate", "one of " + ", ".join(KINDS), repr(kind), did_you_mean(kind, KINDS))
 
 
 class Compensation:
@@ -98,9 +98,9 @@ class Compensation:
         if rows < unknowns:
             raise BadInputError(
                 "calibration",
-                f"at least {unknowns:,} rows for --compensate {self.kind}, the unknowns of {describe(reader.node)}",
+                f"at least {unknowns:,} rows for `compensate={self.kind!r}`, the unknowns of {describe(reader.node)}",
                 f"{rows:,}",
-                "Give more rows, or use --compensate mean.",
+                "Give more rows, or use `compensate='mean'`.",
             )
 
     def refit(self, network: GatedNetwork, removed: Sequence[Neuron]) -> GatedNetwork:
@@ -259,7 +259,7 @@ def curvatures(network: GatedNetwork, node: Node, values: Mapping[Node, Any], ta
     Cost: one forward pass of what is behind the reader, and a backward pass of the loss for each output.
     """
     program = network.program
-    network.loss.needs_each_sample("--compensate newton")
+    network.loss.needs_each_sample("compensate='newton'")
     with torch.enable_grad():
         y = values[node].detach().requires_grad_()
         found: dict[Node, Any] = {**program.constants, node: y}
@@ -358,6 +358,6 @@ def _some_rows(task: Task, network: GatedNetwork) -> Batch:
     most = int(network.program.scoring.memory) // (2 * network.program.bytes_per_sample)
     count = min(len(task.calibration), max(1, most))
     if count < len(task.calibration):
-        log.info("Compensation looks at the first %s of %s rows: see --memory.", count, len(task.calibration))
+        log.info("Compensation looks at the first %s of %s rows: see `memory`.", count, len(task.calibration))
     batches = list(replace(task.calibration.rows(0, count), batch_size=count).batches())
     return Batch(torch.cat([one.inputs for one in batches]), torch.cat([one.targets for one in batches]))
