@@ -18,6 +18,7 @@ from shrinknet.errors import (
     VerificationError,
 )
 from shrinknet.graph.trace import Trace, trace
+from shrinknet.opening import load
 from shrinknet.records import (
     Costs,
     Frozen,
@@ -98,6 +99,7 @@ __all__ = [
     "error_surface",
     "error_surfaces",
     "find_sparsifier",
+    "load",
     "neuron_limit",
     "prune",
     "race",

@@ -1,5 +1,6 @@
 """Accuracy: which rows are answered right. A loss defines it, or the user who asks for it; otherwise there is none."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -53,6 +54,17 @@ def threshold(outputs: Tensor, targets: Tensor) -> Tensor | None:
 
 def nobody_says(outputs: Tensor, targets: Tensor) -> None:
     """Return None: the accuracy that a run was made with is a function that is not at hand."""
+
+
+def import_path(function: object) -> str | None:
+    """Return the `package.module:name` by which a function is found again; None where it cannot be imported.
+
+    >>> import_path(argmax), import_path(lambda outputs, targets: outputs)
+    ('shrinknet.accuracy:argmax', None)
+    """
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+    is_found = module not in (None, "__main__") and getattr(sys.modules.get(str(module)), name, None) is function
+    return f"{module}:{name}" if is_found else None
 
 
 ASKED: dict[str, Judge] = {"argmax": argmax, "threshold": threshold}

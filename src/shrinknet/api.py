@@ -19,7 +19,7 @@ from shrinknet.graph.restrict import globs
 from shrinknet.jobs import Workers
 from shrinknet.pipeline import first_step
 from shrinknet.records import Neuron, RaceResult
-from shrinknet.run import Run, write_start
+from shrinknet.run import Run, under_way, with_threads_of, write_start
 from shrinknet.runs import RunFolder
 from shrinknet.scoring import SHARE_OF_ONE_PASS, Scoring
 from shrinknet.search import Search
@@ -301,7 +301,7 @@ def prune(
     task = in_memory(task, network)
     ships = Artefact(task, network.trace, artefact, quantize)
     ships.check(goals, max_latency)
-    with scoring.arithmetic():
+    with scoring.arithmetic(), with_threads_of(out if resume else None):
         check_slopes(criterion, network, task.calibration)
         start = first_step(task, network, ships.costs)
     for guard in guards:
@@ -319,10 +319,13 @@ def prune(
         **(config or {}),
     }  # fmt: skip
     folder = None if out is None else RunFolder.create(out, options, resume=resume)
-    if folder is not None:
-        write_start(folder, task, network.trace)
     shards = None if folder is None else folder.path / "shards"
-    with _scored_by(task, scoring, criterion, clip, globs(keep), globs(only), shards, progress) as score:
+    with (
+        under_way(folder),
+        _scored_by(task, scoring, criterion, clip, globs(keep), globs(only), shards, progress) as score,
+    ):
+        if folder is not None:
+            write_start(folder, task, network.trace)
         compensation = None if compensate == "none" else Compensation(compensate, task, network)
         if compensation is not None and criterion.name == "ablation":
             score = _with_compensation(score, compensation)

@@ -56,6 +56,15 @@ class WorkerError(ShrinknetError):
     """Workers died again and again; what they finished is kept."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says that is not empty.
+
+    >>> first_line(ValueError("\\nno such row\\nlook there"))
+    'no such row'
+    """
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "Did you mean 'x'?" for the closest known name, or the list of what there is.
 

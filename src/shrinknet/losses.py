@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional
 
-from shrinknet.accuracy import Accuracy, argmax, threshold
+from shrinknet.accuracy import ASKED, Accuracy, argmax, import_path, threshold
 from shrinknet.errors import BadInputError, did_you_mean
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
@@ -104,9 +104,10 @@ class Loss:
     def facts(self) -> dict[str, object]:
         """What a run's config says of it: its name, an accuracy that is not its own, and whether it couples samples."""
         own = LOSSES[self.name].accuracy if self.name in LOSSES else None
-        found: dict[str, object] = {"loss": self.name}
+        found: dict[str, object] = {"loss": self.name if self.name in LOSSES else import_path(self.of) or self.name}
         if self.accuracy is not None and self.accuracy != own:
-            found["accuracy"] = self.accuracy.name
+            name = self.accuracy.name
+            found["accuracy"] = name if name in ASKED else import_path(self.accuracy.of) or name
         if self.couples_samples:
             found["couples_samples"] = True
         return found

@@ -2,7 +2,8 @@
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from html import escape
@@ -15,6 +16,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
+from shrinknet.disk import writing
 from shrinknet.errors import BadInputError, FixedWidthError, RunFolderError
 from shrinknet.export.artefact import WEIGHTS, Artefact, check_quantize
 from shrinknet.export.exported_program import pt2_bytes, safetensors_bytes
@@ -38,7 +40,7 @@ from shrinknet.records import (
 )
 from shrinknet.report import summary
 from shrinknet.report.page import write_page
-from shrinknet.runs import RunFolder, environment
+from shrinknet.runs import SEAL, RunFolder, environment
 from shrinknet.selection.rank import Limits
 from shrinknet.stopping.goals import Goal, RemovedNeurons
 from shrinknet.surgery.compensate import masked_after
@@ -54,6 +56,8 @@ PARTS_WHEN_SLOW = 20
 """Where a sample takes too long, this part of the neurons that are left goes before it is measured again."""
 
 FRAME = 'style="width: 100%; height: 900px; border: 0"'
+
+MOST_THREADS = 256
 
 MOST_NAMED = 4
 """How many of the values that hold the memory a sentence names."""
@@ -329,11 +333,14 @@ class Run:
         content, manifest = ships.ship(self.cut, ships.costs(self.network.trace, self.network.present))
         if out is not None:
             path = Path(out)
+            with writing(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
             folder, manifest = RunFolder(path.parent), replace(manifest, file=path.name)
             folder.write(path.name, content)
             folder.write_json(f"{path.name}.json", manifest)
         elif self.folder is not None:
-            write_artefact(self.folder, Shipped(content, manifest))
+            with self.folder.held(), self.folder.changing():
+                write_artefact(self.folder, Shipped(content, manifest))
         else:
             raise BadInputError("out", "a file for a run that has no folder", "nothing", "Name it as 'net.pte'.")
         return manifest
@@ -373,9 +380,10 @@ class Run:
         With `resume` the folder may hold the same run, broken off.
         """
         folder = RunFolder.create(out, {**self.options, **changed}, resume=resume)
-        write_start(folder, self.task, self.network.trace)
-        folder.keep_history(self.history)
-        write_end(folder, self)
+        with folder.held():
+            write_start(folder, self.task, self.network.trace)
+            folder.keep_history(self.history)
+            write_end(folder, self)
         return folder
 
 
@@ -418,7 +426,50 @@ def reopened(folder: RunFolder, task: Task) -> Run:
     options = {key: value for key, value in config.items() if key != "schema"}
     measures = measure(task, masked, lambda trace, present: Costs(**end["after"]["costs"]))
     run = finish(task, masked, history, plan, measures, end["reason"], end["is_met"], options, ships, ship=False)
+    _check_belongs(folder, run)
     return replace(run, folder=folder)
+
+
+@contextmanager
+def with_threads_of(out: str | Path | None) -> Iterator[None]:
+    """Compute with as many threads as the run in a folder began with: their number changes last bits."""
+    before = torch.get_num_threads()
+    recorded = None
+    if out is not None and (Path(out) / "environment.json").is_file():
+        recorded = RunFolder(Path(out)).read_json("environment.json").get("num_threads")
+    try:
+        if isinstance(recorded, int) and 1 <= recorded <= MOST_THREADS:
+            torch.set_num_threads(recorded)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def under_way(folder: RunFolder | None) -> Iterator[None]:
+    """Hold a run's folder while the run is under way, and compute with as many threads as it began with."""
+    if folder is None:
+        yield
+        return
+    with folder.held(), with_threads_of(folder.path):
+        yield
+
+
+def _check_belongs(folder: RunFolder, run: Run) -> None:
+    """What stands in a folder twice must say the same: the order of the removals, and what is kept of each tensor."""
+    plan, trace = run.plan, run.network.trace
+    order = zip(removed_by(run.history), plan.removed + plan.remaining, strict=False)
+    said, kept = folder.read_json("plan.json"), kept_indices(trace, run.network.present)
+    axes = {name: {str(axis): list(places) for axis, places in cut.items()} for name, cut in kept.items()}
+    different = [
+        *(["an order that history.csv does not have"] if any(one != other for one, other in order) else []),
+        *(["kept indices that are not those of its order"] if said["kept"] != axes else []),
+    ]
+    if different:
+        raise RunFolderError(
+            f"plan.json must say what the rest of the run folder says. Got {different[0]} in {str(folder.path)!r}. "
+            f"Make the run again, in another folder."
+        )
 
 
 def _test(task: Task, network: GatedNetwork) -> TestResult:
@@ -438,6 +489,7 @@ def write_artefact(folder: RunFolder, shipped: Shipped) -> str:
 
 def write_start(folder: RunFolder, task: Task, traced: Trace) -> None:
     """Write what is known before the first step: the machine, the groups, the untouched network."""
+    folder.remove(SEAL)  # under way from here on
     folder.write_json("environment.json", {**environment(), "num_threads": torch.get_num_threads()})
     folder.write_groups(traced.groups, traced.frozen)
     folder.write("original.pt2", pt2_bytes(export_program(task.model, task.example_inputs)))
@@ -460,4 +512,5 @@ def write_end(folder: RunFolder, run: Run) -> None:
         "before": run.history[0].measures, "after": run.measures, "test": run.test, "reason": run.reason,
         "is_met": run.is_met, "num_removed": len(run.plan.removed),
     })  # fmt: skip
+    folder.seal()
     write_page([folder], folder.path / "report" / "index.html")

@@ -1,23 +1,27 @@
 """The run folder: its schema, how it is written so that a kill loses nothing, and how it is read back.
 
 Every file is replaced whole (written beside, synced, renamed); only `history.csv` grows, by one synced write for each
-step. A torn last step is dropped on reading: it is the step under way.
+step. A torn last step is dropped on reading: it is the step under way. Each row of it bears a check that follows from
+all before it, and a finished run is sealed: `seal.json` holds the hash of every file, and whoever opens it looks.
 """
 
 import csv
+import hashlib
 import io
 import json
+import logging
 import os
 import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from shrinknet.errors import RunFolderError, ShrinknetError
+from shrinknet.disk import grow, held, is_left_over, odd_below, write_whole, writing
+from shrinknet.errors import RunFolderError, ShrinknetError, first_line
 from shrinknet.records import (
     Difference,
     Frozen,
@@ -35,15 +39,30 @@ from shrinknet.tables import (
     RACE_COLUMNS,
     answer_rows,
     bare_row,
+    checked_rows,
     csv_text,
+    followed,
     race_rows,
-    step_rows,
     steps_of,
     with_answers,
     with_bare,
 )
 
-SCHEMA = 1
+log = logging.getLogger(__name__)
+
+SCHEMA = 2
+
+SEAL = "seal.json"
+LONGEST_ROW = 2**16
+MODELS = ("model.pt2", "model.safetensors")
+
+SEALED = (
+    "answers.csv", "architecture.json", "artefacts/*", "config.json", "environment.json", "groups.json", "history.csv",
+    "masks.safetensors", "model.pt2", "model.safetensors", "original.pt2", "plan.json", "racing.csv",
+    "sparse.safetensors", "state.safetensors", "summary.json", "training.csv", "verification.json",
+    "without_compensation.csv",
+)  # fmt: skip
+"""The files that belong together. Pages and analyses are not among them: they can be made again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +81,16 @@ class RunFolder:
         folder = cls(Path(path))
         config = {"schema": SCHEMA, **config}
         if (folder.path / "config.json").exists():
+            folder._refuse_odd_files()
             folder._check_same_run(config, resume)
-        elif folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+            return folder
+        if folder.path.exists() and not (folder.path.is_dir() and all(map(is_left_over, folder.path.iterdir()))):
             raise RunFolderError(
                 f"out must be a new or empty folder. Got {str(path)!r}, which holds other files. Name another folder."
             )
-        else:
+        with writing(folder.path):
             folder.path.mkdir(parents=True, exist_ok=True)
+        with folder.held():
             folder.write_json("config.json", config)
         return folder
 
@@ -85,7 +107,75 @@ class RunFolder:
                 f"folder must be a run folder, written by 'shrinknet prune'. Got {str(path)!r}, which has no "
                 f"config.json. Check the path."
             )
+        folder._refuse_odd_files()
+        if folder.has(SEAL) and folder.has("summary.json"):
+            folder._check_seal()
+        elif folder.has("summary.json") and folder.is_sealed_when_finished:
+            raise RunFolderError(
+                f"folder must be a finished run. Got {str(path)!r}, which has no {SEAL}. Go on with it: the same command "
+                f"with `resume=True`."
+            )
+        if not folder.is_sealed_when_finished:
+            log.warning("%s was made before runs were sealed: its files are not held against one another.", path)
         return folder
+
+    def _refuse_odd_files(self) -> None:
+        if odd := odd_below(self.path):
+            raise RunFolderError(
+                f"folder must be a run folder of plain files. Got {str(self.path)!r}, whose {odd[0]!r} is a link or a "
+                f"device. Put the file itself there."
+            )
+
+    def held(self) -> AbstractContextManager[None]:
+        """Hold the folder while a run is under way in it; a second process is told so in one sentence."""
+        return held(self.path)
+
+    @property
+    def is_sealed_when_finished(self) -> bool:
+        """Whether the run was made when finished runs began to be sealed."""
+        schema = self.config.get("schema")
+        return not (isinstance(schema, int) and schema < SCHEMA)
+
+    def _sealed_files(self) -> list[str]:
+        """The files that belong together, by their path in the folder."""
+        found = (path.relative_to(self.path).as_posix() for glob in SEALED for path in self.path.glob(glob))
+        return sorted(name for name in found if not is_left_over(Path(name)))
+
+    def seal(self) -> None:
+        """Hash every file that belongs to the finished run: nothing of it can change without a word."""
+        self.write_json(SEAL, {"sha256": {name: self._digest(name) for name in self._sealed_files()}})
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Write more into a finished run, which is sealed again at the end."""
+        if not self.has(SEAL):
+            yield
+            return
+        self._check_seal()
+        self.remove(SEAL)
+        try:
+            yield
+        finally:
+            self.seal()
+
+    def _digest(self, name: str) -> str:
+        with open(self.path / name, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def changed(self) -> list[str]:
+        """Return the names of the files that are not what they were when the run was sealed."""
+        said = self.read_json(SEAL).get("sha256")
+        said = said if isinstance(said, dict) else {}
+        files = self._sealed_files()
+        return sorted({name for name in files if said.get(name) != self._digest(name)} | said.keys() - {*files})
+
+    def _check_seal(self) -> None:
+        """What holds the models is left to `verify`, which runs them: nobody else reads them."""
+        if wrong := [name for name in self.changed() if name not in MODELS]:
+            raise RunFolderError(
+                f"folder must be a run folder as shrinknet left it. Got {str(self.path)!r}, whose {wrong[0]!r} was "
+                f"changed, added or taken away since. Make the run again, or take that change back."
+            )
 
     def _check_same_run(self, config: Mapping[str, Any], resume: bool) -> None:
         if not resume:
@@ -121,7 +211,7 @@ class RunFolder:
             content: dict[str, Any] = json.loads((self.path / name).read_text())
             if not isinstance(content, dict):
                 raise ValueError("not an object")
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunFolderError(
                 f"folder must be a complete run folder. Got {str(self.path)!r}, whose {name} cannot be read ({error}). "
                 f"Make the run again, in another folder."
@@ -134,19 +224,13 @@ class RunFolder:
 
     def write(self, name: str, content: bytes) -> None:
         """Replace a file whole: a reader sees the old one or the new one, also after a kill."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.part")
-        with open(beside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, target)
+        write_whole(self.path, name, content)
 
     def remove(self, *names: str) -> None:
         """Delete files that are no longer true."""
         for name in names:
-            (self.path / name).unlink(missing_ok=True)
+            with writing(self.path / name):
+                (self.path / name).unlink(missing_ok=True)
 
     def append(self, step: Step) -> None:
         """Add a step to the history, in one synced write; before it what stands in files of their own.
@@ -160,24 +244,26 @@ class RunFolder:
             self._grow("without_compensation.csv", BARE_COLUMNS, [bare_row(step.number, step.bare)])
         if rows := answer_rows(step):
             self._grow("answers.csv", ANSWER_COLUMNS, rows)
-        self._grow("history.csv", COLUMNS, step_rows(step))
+        self._grow("history.csv", COLUMNS, checked_rows(step, self._last_check()))
 
     def _grow(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        path = self.path / name
-        text = csv_text(rows)
-        if not path.exists():
-            text = csv_text([columns]) + text
-        with open(path, "ab") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
+        header = [] if self.has(name) else [columns]
+        grow(self.path, name, csv_text([*header, *rows]).encode())
+
+    def _last_check(self) -> str:
+        """The check of the last row, found without reading the whole history."""
+        if not self.has("history.csv"):
+            return ""
+        with open(self.path / "history.csv", "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_ROW))
+            return file.read().decode(errors="replace").rstrip().rpartition(",")[2]
 
     def races(self) -> list[dict[str, str]]:
         """Return the rows of `racing.csv`: one for each neuron that won a race; none where there was no race."""
-        return self._table("racing.csv")
+        return self.table("racing.csv")
 
-    def _table(self, name: str) -> list[dict[str, str]]:
-        """The whole rows of a file; none where it is not there."""
+    def table(self, name: str) -> list[dict[str, str]]:
+        """Return the whole rows of a table, a torn last line left out; none where it is not there."""
         path = self.path / name
         if not path.exists():
             return []
@@ -207,23 +293,38 @@ class RunFolder:
         if not path.exists():
             return []
         try:
-            steps = with_bare(steps_of(self._table("history.csv")), self._table("without_compensation.csv"))
-            return with_answers(steps, self._table("answers.csv"))
-        except (KeyError, ValueError, TypeError) as error:
+            rows = self.table("history.csv")
+            bare, answers = self.table("without_compensation.csv"), self.table("answers.csv")
+            if self.is_sealed_when_finished:
+                rows = followed(rows, bare, answers)
+            return with_answers(with_bare(steps_of(rows), bare), answers)
+        except (LookupError, ValueError, TypeError, ArithmeticError, csv.Error) as error:
             raise RunFolderError(
                 f"folder must be a run folder whose history.csv shrinknet wrote. Got {str(path)!r}, which cannot be "
-                f"read ({error}). Run it again in another folder."
+                f"read ({first_line(error)}). Run it again in another folder."
             ) from error
 
     def keep_history(self, steps: Sequence[Step]) -> None:
-        """Replace the history by these steps; the files beside it first, so that a kill leaves nothing without them."""
+        """Replace the history by these steps; the files beside it first, so that a kill leaves nothing without them.
+
+        A history that gets shorter goes first: rows beside it of steps that are gone are not looked at.
+        """
+        if len({row["step"] for row in self.table("history.csv")}) > len(steps):
+            self._replace_history(steps)
         races = [list(row.values()) for row in self.races() if int(row["step"]) <= steps[-1].number]
         bare = [bare_row(step.number, step.bare) for step in steps if step.bare is not None]
         answers = [row for step in steps for row in answer_rows(step)]
         self._replace("racing.csv", RACE_COLUMNS, races)
         self._replace("without_compensation.csv", BARE_COLUMNS, bare)
         self._replace("answers.csv", ANSWER_COLUMNS, answers)
-        self._replace("history.csv", COLUMNS, [row for step in steps for row in step_rows(step)])
+        self._replace_history(steps)
+
+    def _replace_history(self, steps: Sequence[Step]) -> None:
+        rows, check = list[Sequence[object]](), ""
+        for step in steps:
+            rows.extend(checked_rows(step, check))
+            check = str(rows[-1][-1])
+        self._replace("history.csv", COLUMNS, rows)
 
     def _replace(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Write a table anew; no file where it has no row."""
@@ -244,11 +345,17 @@ class RunFolder:
             "remaining": [[neuron.group, neuron.index] for neuron in plan.remaining],
         }
         axes = {name: {str(axis): list(kept_on) for axis, kept_on in cut.items()} for name, cut in kept.items()}
-        self.write_json("plan.json", {**order, "kept": axes, "attributes": attributes})
+        content = {**order, "kept": axes, "attributes": attributes}
+        self.write_json("plan.json", {**content, "sha256": digest_of_plan(_plain(content))})
 
     def plan(self) -> Plan:
         """Read the order of the removals."""
         content = self.read_json("plan.json")
+        if "sha256" in content and content["sha256"] != digest_of_plan(content):
+            raise RunFolderError(
+                f"plan.json must be as shrinknet wrote it. Got one in {str(self.path)!r} that was changed since. Make "
+                f"the run again."
+            )
         widths = {group.name: group.width for group in self.groups()}
         removed, remaining = (
             tuple(Neuron(group, int(index)) for group, index in content[key]) for key in ("removed", "remaining")
@@ -289,6 +396,18 @@ class RunFolder:
         return Verification(differences, content["shapes_checked"], content["broke_at"])
 
 
+def digest_of_plan(content: Mapping[str, Any]) -> str:
+    """Return the hash that a plan bears of all else in it."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+DAMAGED = (
+    LookupError, TypeError, AttributeError, ValueError, ArithmeticError, AssertionError, RecursionError, csv.Error
+)  # fmt: skip
+"""What a file that lacks an entry, or holds one of another kind, leads to."""
+
+
 @contextmanager
 def whole(folder: RunFolder) -> Iterator[None]:
     """Turn what a damaged file of a run folder leads to into one sentence.
@@ -298,12 +417,20 @@ def whole(folder: RunFolder) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, ShrinknetError):
-            raise
+    except ShrinknetError:
+        raise
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        ArithmeticError,
+        AssertionError,
+        RecursionError,
+    ) as error:
         raise RunFolderError(
-            f"folder must be a whole, undamaged run folder. Got {str(folder.path)!r}, where something is missing or of "
-            f"another kind ({type(error).__name__}: {error}). Make the run again, in another folder."
+            f"folder must be a run folder whose history.csv shrinknet wrote. Got {str(path)!r}, which cannot be "
+            f"read ({first_line(error)}). Run it again in another folder."
         ) from error
 
 

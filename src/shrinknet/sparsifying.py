@@ -22,8 +22,8 @@ from shrinknet.measure.evaluation import evaluate, other_answers
 from shrinknet.pipeline import first_step, measure, on_validation
 from shrinknet.records import Plan, Step
 from shrinknet.report.training import write_training_page
-from shrinknet.run import Run, finish
-from shrinknet.runs import RunFolder, environment
+from shrinknet.run import Run, finish, under_way
+from shrinknet.runs import SEAL, RunFolder, environment, whole
 from shrinknet.sparsify.base import Sparsifier, find_sparsifier
 from shrinknet.sparsify.family import Architecture
 from shrinknet.sparsify.removal import NeuronRemoval
@@ -151,18 +151,31 @@ def sparsify(
             "weight_decay": weight_decay, **task.loss.facts, **(config or {}),
         }  # fmt: skip
         folder = RunFolder.create(out, said, resume=resume)
-        folder.write_json("environment.json", {**environment(), "num_threads": torch.get_num_threads()})
-        if resume and folder.has("state.safetensors"):
-            training.load_state(folder.path / "state.safetensors")
-    _train(training, own, folder, tell)
-    if sparsifier.num_kept == sum(mask.numel() for mask in sparsifier.masks.values()):
-        log.warning("Nothing was masked: look at the method's schedule; the training has %d steps.", epochs * steps)
-    sparsifier.finish()
-    before = None
-    if task.validation is not None:
-        with evaluating(task.model):
-            before = evaluate(task.model, task.loss, task.validation).accuracy
-    return _concluded(own, training, sparsifier, folder, {"seed": seed, **(config or {})}, before)
+    with under_way(folder):
+        if folder is not None:
+            _begin(folder, training)
+        _train(training, own, folder, tell)
+        if sparsifier.num_kept == sum(mask.numel() for mask in sparsifier.masks.values()):
+            log.warning("Nothing was masked: look at the method's schedule; the training has %d steps.", epochs * steps)
+        sparsifier.finish()
+        before = None
+        if task.validation is not None:
+            with evaluating(task.model):
+                before = evaluate(task.model, task.loss, task.validation).accuracy
+        return _concluded(own, training, sparsifier, folder, {"seed": seed, **(config or {})}, before)
+
+
+def _begin(folder: RunFolder, training: Training) -> None:
+    """Write where the training runs; go on with one that is under way. The clock's seconds are no part of its state."""
+    folder.remove(SEAL)
+    folder.write_json("environment.json", {**environment(), "num_threads": torch.get_num_threads()})
+    if not folder.has("state.safetensors"):
+        return
+    training.load_state(folder.path / "state.safetensors")
+    with whole(folder):
+        seconds = {row["epoch"]: row["seconds"] for row in folder.table("training.csv")}
+        for row in training.history:
+            row["seconds"] = float(seconds.get(str(row["epoch"]), "nan"))
 
 
 def _train(training: Training, task: Task, folder: RunFolder | None, tell: Callable[[str, float], None]) -> None:
@@ -213,6 +226,7 @@ def _concluded(
         })  # fmt: skip
         if isinstance(sparsifier, NeuronRemoval):
             Architecture.after(sparsifier.widths, sparsifier.removed).write(folder.path / "architecture.json")
+        folder.seal()
         write_training_page(folder)
     return found
 

@@ -1,6 +1,7 @@
 """The tables of a run folder: what `history.csv` and the files beside it say of each step, and what they tell."""
 
 import csv
+import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -9,8 +10,9 @@ from shrinknet.records import Answer, Costs, Measures, Neuron, RaceResult, Step
 
 COLUMNS = (
     "step", "group", "neuron", "score", "calibration_loss", "validation_loss", "validation_accuracy", "num_neurons",
-    "num_parameters", "flash_bytes", "peak_ram_bytes", "macs", "seconds",
+    "num_parameters", "flash_bytes", "peak_ram_bytes", "macs", "seconds", "check",
 )  # fmt: skip
+CHECK = COLUMNS[-1]
 RACE_COLUMNS = (
     "step", "group", "neuron", "score", "half_width", "samples", "all_samples", "share_of_work", "num_contenders",
     "num_screened_out", "agreement",
@@ -41,6 +43,53 @@ def step_rows(step: Step) -> list[tuple[object, ...]]:
         (step.number, neuron.group, neuron.index, repr(score), *figures)
         for neuron, score in zip(step.removed, step.scores, strict=True)
     ]
+
+
+def checked_rows(step: Step, before: str) -> list[tuple[object, ...]]:
+    """Return the rows of a step, each with the check that follows from the check `before` and all that is said of it.
+
+    A row that is changed, added or taken away breaks every check after it. The clock is no part of it.
+    """
+    rows = step_rows(step)
+    bare = [] if step.bare is None else [bare_row(step.number, step.bare)]
+    check = _check(before, [row[:-1] for row in rows], bare, answer_rows(step))
+    return [(*row, check) for row in rows]
+
+
+def _check(before: str, *parts: Sequence[Sequence[object]]) -> str:
+    text = "\n".join([before, *map(csv_text, parts)])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def followed(
+    rows: list[dict[str, str]], bare: list[dict[str, str]], answers: list[dict[str, str]]
+) -> list[dict[str, str]]:
+    """Return the rows of a history whose checks follow from one another; a torn last step is left out.
+
+    Raises:
+        ValueError: a step before the last one does not follow.
+    """
+    steps = {name: _by_step(table) for name, table in (("rows", rows), ("bare", bare), ("answers", answers))}
+    kept, before = list[dict[str, str]](), ""
+    for place, (number, group) in enumerate(steps["rows"].items(), start=1):
+        said = [list(row.values())[: COLUMNS.index("seconds")] for row in group]
+        check = _check(before, said, *(
+            [list(row.values()) for row in steps[name].get(number, [])] for name in ("bare", "answers")
+        ))  # fmt: skip
+        if any(row[CHECK] != check for row in group):
+            if place == len(steps["rows"]):
+                break
+            raise ValueError(f"step {number} does not follow from the one before it")
+        kept.extend(group)
+        before = check
+    return kept
+
+
+def _by_step(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
+    found: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        found.setdefault(row["step"], []).append(row)
+    return found
 
 
 def bare_row(number: int, bare: Measures) -> tuple[object, ...]:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import shrinknet as sn
-from shrinknet.runs import COLUMNS, RunFolder
+from shrinknet.runs import COLUMNS, RunFolder, digest_of_plan
 
 FACTORY = ("nets_of_a_stranger:build", "--weights", "weights.safetensors")
 DATA = ("--data", "data.npz")
@@ -98,7 +98,7 @@ def test_prune_writes_the_whole_schema(run, folder) -> None:
     assert names == {
         "config.json", "environment.json", "groups.json", "history.csv", "answers.csv", "plan.json", "model.pt2",
         "model.safetensors",
-        "verification.json", "summary.json", "original.pt2", "report",
+        "verification.json", "summary.json", "original.pt2", "report", "seal.json",
     }  # fmt: skip
     with open(run / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -191,7 +191,8 @@ def test_verify_repeats_the_proof_and_notices_other_weights(run, type_command) -
 def test_a_plan_of_unknown_neurons_is_refused(run, type_command) -> None:
     plan = json.loads((run / "plan.json").read_text())
     plan["removed"][0] = ["0", 99]
-    (run / "plan.json").write_text(json.dumps(plan))
+    (run / "plan.json").write_text(json.dumps({**plan, "sha256": digest_of_plan(plan)}))
+    RunFolder(run).seal()  # as somebody would who has the time
     answer = type_command("verify", run)
     assert answer.status == 2
     assert "plan.json must name neurons of groups.json. Got 0[99]" in answer.err

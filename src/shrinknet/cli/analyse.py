@@ -19,14 +19,14 @@ from shrinknet.cli.options import (
     ExampleInput,
     Json,
     Keep,
-    LossName,
     Only,
     Seed,
     TrustPickle,
     Weights,
     make_task,
 )
-from shrinknet.cli.reopen import reopen
+from shrinknet.cli.reopen import Trust, reopen
+from shrinknet.disk import writing
 from shrinknet.errors import BadInputError
 from shrinknet.records import Neuron, Step, removed_by
 from shrinknet.report.page import write_page
@@ -41,6 +41,10 @@ app = typer.Typer(
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Source = Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, or a model with --data.")]
 Data = Annotated[str | None, typer.Option("--data", help="An .npz file, or package.module:factory; a run has its own.")]
+Loss = Annotated[
+    str | None,
+    typer.Option("--loss", help="cross-entropy (for a model where left out), ... or package.module:function."),
+]
 At = Annotated[int, typer.Option("--step", help="Look at the run's network as it was after that step.")]
 Folder = Annotated[Path | None, typer.Option("--out", help="Where to write (default: RUN/analysis, or analysis).")]
 
@@ -56,12 +60,12 @@ class Subject:
 
 
 def _subject(
-    source: str, weights: str | None, example_input: str | None, data: str | None, loss: str, seed: int,
-    batch_size: int, trust_pickle: bool, step: int, out: Path | None,
+    source: str, weights: str | None, example_input: str | None, data: str | None, loss: str | None, trust: bool,
+    seed: int, batch_size: int, trust_pickle: bool, step: int, out: Path | None,
 ) -> Subject:  # fmt: skip
     """A run as it was after some step, or a model with data."""
     if (Path(source) / "config.json").is_file():
-        run = reopen(Path(source), data)
+        run = reopen(Path(source), data, loss, trust)
         last = run.history[-1].number
         if not 0 <= step <= last:
             raise BadInputError("--step", f"one of the run's steps, 0 to {last}", str(step), "Leave it out for 0.")
@@ -71,13 +75,19 @@ def _subject(
             )
         gone = removed_by(taken for taken in run.history if taken.number <= step)
         is_bare = run.options.get("compensate", "none") == "none"
-        return Subject(run.task, gone, RunFolder(out or Path(source)), run.history if is_bare else ())
+        return Subject(run.task, gone, _folder(out or Path(source)), run.history if is_bare else ())
     if Path(source).is_dir():
         RunFolder.open(source)  # says what is missing
     if data is None:
         raise BadInputError("--data", "given with a model", "nothing", "Name the data, or a run folder.")
-    task = make_task(source, weights, example_input, data, loss, seed, batch_size, trust_pickle)
-    return Subject(task, (), RunFolder(out or Path()))
+    task = make_task(source, weights, example_input, data, loss or "cross-entropy", seed, batch_size, trust_pickle)
+    return Subject(task, (), _folder(out or Path()))
+
+
+def _folder(path: Path) -> RunFolder:
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return RunFolder(path)
 
 
 def _said(found: Any, as_json: bool, show: Callable[[], None], folder: RunFolder, words: str) -> None:
@@ -92,13 +102,15 @@ def _said(found: Any, as_json: bool, show: Callable[[], None], folder: RunFolder
 def surface(
     run: RunPath,
     data: Data = None,
+    loss: Loss = None,
+    trust: Trust = False,
     every: Annotated[int, typer.Option(help="Every N-th removal.")] = 10,
     alphas: Annotated[str, typer.Option(help="Values of the gate, FIRST:LAST:STEP.")] = "0:10:0.001",
     json: Json = False,
 ) -> None:
     """The loss as a function of the gate of each N-th neuron that went, at that moment, with a verdict on each."""
     values = Alphas.parsed(alphas)
-    opened = reopen(run, data)
+    opened = reopen(run, data, loss, trust)
     with console.Bar("error surfaces") as bar:
         found = error_surfaces(opened, every=every, alphas=values, tell=bar.tell)
     folder = RunFolder.open(run)
@@ -118,7 +130,8 @@ def cancellation_command(
     data: Data = None,
     weights: Weights = None,
     example_input: ExampleInput = None,
-    loss: LossName = "cross-entropy",
+    loss: Loss = None,
+    trust: Trust = False,
     step: At = 0,
     keep: Keep = None,
     only: Only = None,
@@ -130,7 +143,7 @@ def cancellation_command(
     json: Json = False,
 ) -> None:
     """For pairs of neurons, whether they cancel each other; cancelling groups are removed together as a test."""
-    subject = _subject(source, weights, example_input, data, loss, seed, batch_size, trust_pickle, step, out)
+    subject = _subject(source, weights, example_input, data, loss, trust, seed, batch_size, trust_pickle, step, out)
     with console.Bar("cancellation") as bar:
         found = cancellation(
             subject.task, gone=subject.gone, keep=keep or (), only=only or (), max_pairs=max_pairs, seed=seed,
@@ -234,7 +247,8 @@ def limit(
     data: Data = None,
     weights: Weights = None,
     example_input: ExampleInput = None,
-    loss: LossName = "cross-entropy",
+    loss: Loss = None,
+    trust: Trust = False,
     what: Annotated[str, typer.Option(help="weights, neurons, or both.")] = "both",
     eps: Annotated[float | None, typer.Option(help="The loss's rise that counts as none (default: its noise).")] = None,
     max_accuracy_drop: Annotated[str | None, typer.Option(help="For neurons, the guard of the search instead.")] = None,
@@ -248,7 +262,7 @@ def limit(
     """How small the network can get: predicted from its curvature before anything is pruned, beside what is found."""
     if what not in {"weights", "neurons", "both"}:
         raise BadInputError("--what", "weights, neurons or both", repr(what), "Leave it out for both.")
-    subject = _subject(source, weights, example_input, data, loss, seed, batch_size, trust_pickle, 0, out)
+    subject = _subject(source, weights, example_input, data, loss, trust, seed, batch_size, trust_pickle, 0, out)
     found = list[Limit]()
     with console.Bar("limit") as bar:
         if what != "neurons":
@@ -279,7 +293,8 @@ def agreement_command(
     data: Data = None,
     weights: Weights = None,
     example_input: ExampleInput = None,
-    loss: LossName = "cross-entropy",
+    loss: Loss = None,
+    trust: Trust = False,
     criterion: Annotated[
         list[str] | None, typer.Option(help="A criterion (may be repeated; all where left out).")
     ] = None,
@@ -292,7 +307,7 @@ def agreement_command(
     json: Json = False,
 ) -> None:
     """Which criterion ranks this network as ablation does, and what it would cost to trust another one."""
-    subject = _subject(source, weights, example_input, data, loss, seed, batch_size, trust_pickle, step, out)
+    subject = _subject(source, weights, example_input, data, loss, trust, seed, batch_size, trust_pickle, step, out)
     if every is not None:
         _along(subject, every, criterion or [], seed, json)
         return

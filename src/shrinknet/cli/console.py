@@ -1,8 +1,12 @@
 """What the command line shows: results on standard output, talk on standard error."""
 
 import json
+import signal
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -63,6 +67,27 @@ class Bar:
             self._said = now
             left = (now - self._started) * (1 - fraction) / fraction
             talk.print(f"{text} ({100 * fraction:.0f} %, about {left:.0f} s left)")
+
+
+class TerminatedError(KeyboardInterrupt):
+    """The system asked the process to end (SIGTERM)."""
+
+
+@contextmanager
+def resumable(out: Path) -> Iterator[None]:
+    """Say how to go on where Ctrl-C or SIGTERM ends a run, and leave with exit status 130 or 143."""
+    before = signal.signal(signal.SIGTERM, _terminated)
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        talk.print(f"Stopped; what was done is in {out}. Go on with the same command and --resume.")
+        sys.exit(143 if isinstance(stopped, TerminatedError) else 130)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise TerminatedError
 
 
 def print_json(content: object) -> None:

@@ -8,7 +8,7 @@ import typer
 from shrinknet.cli import console
 from shrinknet.cli.options import Flash, Json, MacsBudget, Out, Parameters, Ram, Remove, make_goals
 from shrinknet.cli.prune import finish
-from shrinknet.cli.reopen import reopen
+from shrinknet.cli.reopen import OtherData, OwnLoss, Trust, reopen
 from shrinknet.errors import BadInputError
 
 
@@ -20,7 +20,9 @@ def command(
     parameters: Parameters = None,
     macs: MacsBudget = None,
     remove: Remove = None,
-    data: Annotated[str | None, typer.Option("--data", help="Other data than the run's own.")] = None,
+    data: OtherData = None,
+    loss: OwnLoss = None,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Cut the network of another budget out of a finished run. Nothing is scored again."""
@@ -28,7 +30,7 @@ def command(
     if not goals:
         allowed = "given a budget: --flash, --ram, --parameters, --macs, --remove"
         raise BadInputError("cut", allowed, "none", "Name one or more.")
-    opened = reopen(run, data)
+    opened = reopen(run, data, loss, trust)
     assert opened.folder is not None
     smaller = opened.at(*goals)
     smaller.verification.raise_if_broken()

@@ -8,7 +8,7 @@ import typer
 
 from shrinknet.cli import console
 from shrinknet.cli.options import Json, Quantize
-from shrinknet.cli.reopen import reopen
+from shrinknet.cli.reopen import OtherData, OwnLoss, Trust, reopen
 from shrinknet.report import summary
 
 
@@ -17,11 +17,13 @@ def command(
     to: Annotated[str, typer.Option("--to", help="executorch, onnx, pt2, or cortex-m.")],
     quantize: Quantize = "none",
     out: Annotated[Path | None, typer.Option("--out", help="The file; in the run's folder where left out.")] = None,
-    data: Annotated[str | None, typer.Option("--data", help="Other data than the run's own.")] = None,
+    data: OtherData = None,
+    loss: OwnLoss = None,
+    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Write the smaller network as a file that another program runs; run it there and compare it with torch."""
-    opened = reopen(run, data)
+    opened = reopen(run, data, loss, trust)
     assert opened.folder is not None
     manifest = opened.export(to, out, quantize)
     where = out or opened.folder.path / "artefacts" / manifest.file

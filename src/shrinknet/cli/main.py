@@ -22,6 +22,7 @@ from shrinknet.cli import (
     verify,
 )
 from shrinknet.cli.words import said
+from shrinknet.disk import sentence
 from shrinknet.errors import ShrinknetError, VerificationError
 
 app = typer.Typer(
@@ -61,7 +62,7 @@ def main() -> None:
         console.talk.print(said(str(error)), style="red")
         sys.exit(2)
     except OSError as error:
-        console.talk.print(str(error), style="red")
+        console.talk.print(sentence(error), style="red")
         sys.exit(2)
 
 

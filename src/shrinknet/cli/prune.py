@@ -124,7 +124,7 @@ def command(
     if accuracy is not None:
         sources["accuracy"] = accuracy
     scoring = Scoring(memory, confidence, screen, compile, tf32, executor, workers, threads, address)
-    with console.Bar("pruning") as bar:
+    with console.resumable(out), console.Bar("pruning") as bar:
         run = prune(
             task, criterion, method, goals, guards, step=step, clip=clip, keep=keep or (), only=only or (),
             multiple_of=multiple_of, min_neurons=min_neurons, whole_curve=whole_curve,

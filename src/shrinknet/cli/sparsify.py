@@ -51,7 +51,7 @@ def command(
     """Train on the calibration rows under a training-time method; cut what whole-neuron zeros allow; write a page."""
     task = make_task(model, weights, example_input, data, loss, seed, accuracy=accuracy)
     sources = {"model": source_of(model), "weights": source_of(weights), "data": source_of(data)}
-    with console.Bar(method) as bar:
+    with console.resumable(out), console.Bar(method) as bar:
         found = sparsify(
             task, method, options=_options(set or []), epochs=epochs, batch_size=batch, optimizer=optimizer,
             learning_rate=rate, weight_decay=decay, seed=seed, out=out, resume=resume, config=sources, tell=bar.tell,

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Node
 
-from shrinknet.errors import BadInputError
+from shrinknet.errors import BadInputError, first_line
 from shrinknet.graph.call import Call, Site, argument_at, find_rule, first_of, load_rules, makes_labels
 from shrinknet.graph.groups import Layout, Numbering, layout_of, solve
 from shrinknet.graph.labels import LabelStore, Slots, along
@@ -151,7 +151,7 @@ def export_program(model: nn.Module, example_inputs: Inputs) -> ExportedProgram:
         raise BadInputError(
             "model",
             "a network that torch.export can follow with a free number of samples",
-            f"{type(error).__name__}: {_first_line(error)}",
+            f"{type(error).__name__}: {first_line(error)}",
             "Export it yourself with dynamic_shapes=({0: Dim('batch')},) to see torch's full explanation.",
         ) from error
     for node in program.graph.nodes:
@@ -220,10 +220,6 @@ def _free_batch(model: nn.Module, rows: tuple[Tensor, ...], batch: Any) -> Any:
     free = tuple({0: batch} for _ in rows)
     kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
     return (free,) if kinds and kinds[0] is inspect.Parameter.VAR_POSITIONAL else free
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
 def _own_copy(module: nn.Module) -> GraphModule:

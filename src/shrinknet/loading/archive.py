@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shrinknet.errors import first_line
+
 KNOWN_COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 ENCRYPTED = 0x1
 
@@ -60,11 +62,7 @@ def opened(path: Path) -> Iterator[Archive]:
     except UnreadableArchiveError:
         raise
     except Exception as error:  # a damaged archive shows itself in many types
-        raise UnreadableArchiveError(f"which cannot be read ({type(error).__name__}: {_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else "no message"
+        raise UnreadableArchiveError(f"which cannot be read ({type(error).__name__}: {first_line(error)})") from error
 
 
 def _checked(infos: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:

@@ -1,7 +1,6 @@
 """`report/index.html`: one file that opens without a network, made from run folders alone."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -10,6 +9,7 @@ from typing import Any
 
 import jinja2
 
+from shrinknet.disk import write_whole, writing
 from shrinknet.errors import RunFolderError
 from shrinknet.records import Group, Step, TestResult, Verification
 from shrinknet.report import summary
@@ -85,20 +85,23 @@ def write_page(folders: Sequence[RunFolder], out: Path) -> Path:
             chapter = _chapter(folder, name)
             data.append(page_data(folder, name, chapter.groups, chapter.history, MOST_STEPS // len(folders)))
             chapters.append(chapter)
-    return _write(chapters, data, out)
+    with whole(folders[0]):  # of several, a wrong text shows itself only here
+        return _write(folders, chapters, data, out)
 
 
-def _write(chapters: list[Chapter], data: list[dict[str, Any]], out: Path) -> Path:
+def _write(folders: Sequence[RunFolder], chapters: list[Chapter], data: list[dict[str, Any]], out: Path) -> Path:
     loader = jinja2.PackageLoader("shrinknet.report")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["bytes"] = summary.bytes_text
     runs = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")  # no name ends the script
     plotly = (files("shrinknet.report") / "vendor" / "plotly-basic.min.js").read_text(encoding="utf-8")
     html = environment.get_template("page.html").render(chapters=chapters, plotly_js=plotly, runs=runs)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside = out.with_name(f".{out.name}.part")
-    beside.write_text(html, encoding="utf-8")
-    os.replace(beside, out)
+    inside = next((one.path for one in folders if out.is_relative_to(one.path)), None)
+    if inside is None:
+        with writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+        inside = out.parent
+    write_whole(inside, str(out.relative_to(inside)), html.encode())
     return out
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -104,14 +104,17 @@ class Training:
     def state(self) -> bytes:
         """Return everything that the next epoch depends on, as a safetensors file: no pickle.
 
-        Weights, what optimizer and sparsifier remember, the state of torch's generator, the epoch.
+        Weights, what optimizer and sparsifier remember, the state of torch's generator, the epoch; no clock, so that a
+        training that was broken off ends in the same bits.
         """
         values, settings = optimizer_state(self.optimizer)
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in values.items()}
         tensors["rng"] = torch.get_rng_state()
         numbers: dict[str, Any] = {
-            "epoch": self.epoch, "losses": self.losses, "history": self.history, "rates": self._rates,
+            "epoch": self.epoch, "losses": self.losses, "rates": self._rates, "history": [
+                {name: value for name, value in row.items() if name != "seconds"} for row in self.history
+            ],
             "optimizer": settings,
         }  # fmt: skip
         if self.sparsifier is not None:
@@ -135,14 +138,14 @@ class Training:
             load_optimizer(self.optimizer, parts["optimizer"], numbers["optimizer"])
             if self.sparsifier is not None:
                 self.sparsifier.load_state(parts["sparsifier"], numbers["sparsifier"])
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            torch.set_rng_state(tensors["rng"])
+            self.epoch, self._rates = int(numbers["epoch"]), list(numbers["rates"])
+            self.losses, self.history = list(numbers["losses"]), list(numbers["history"])
+        except (OSError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             raise RunFolderError(
                 f"resume must come with the network and method that the run began with. Got {str(path)!r}, which "
                 f"cannot be loaded ({type(error).__name__}: {error}). Use the same command, or another folder."
             ) from error
-        torch.set_rng_state(tensors["rng"])
-        self.epoch, self._rates = numbers["epoch"], list(numbers["rates"])
-        self.losses, self.history = list(numbers["losses"]), list(numbers["history"])
 
 
 def _under(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Rebuild a smaller network from its original class: what `plan.json` is for."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from torch import nn
 
 from shrinknet.errors import BadInputError
 from shrinknet.graph.trace import named_tensors
+from shrinknet.runs import digest_of_plan
 from shrinknet.surgery.own_module import Attributes, cut_module
 from shrinknet.surgery.remove import Kept
+
+log = logging.getLogger(__name__)
 
 
 def apply_plan(model: nn.Module, plan: str | Path | Mapping[str, Any]) -> nn.Module:
@@ -38,6 +42,8 @@ def apply_plan(model: nn.Module, plan: str | Path | Mapping[str, Any]) -> nn.Mod
     Linear(in_features=4, out_features=2, bias=True)
     """
     content = plan if isinstance(plan, Mapping) else _read(Path(plan))
+    if isinstance(content, Mapping) and "sha256" in content and content["sha256"] != digest_of_plan(content):
+        raise _bad("one that was changed since it was written")
     try:
         kept: Kept = {
             str(name): {int(axis): tuple(map(int, places)) for axis, places in axes.items()}
@@ -53,9 +59,12 @@ def apply_plan(model: nn.Module, plan: str | Path | Mapping[str, Any]) -> nn.Mod
 def _read(path: Path) -> Any:
     file = path / "plan.json" if path.is_dir() else path
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise _bad(f"{str(path)!r}, which cannot be read ({error})") from error
+    if isinstance(content, dict) and "sha256" not in content:
+        log.warning("%s bears no hash: whether it was changed since it was written is not known.", file)
+    return content
 
 
 def _bad(came: str) -> BadInputError:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
-from shrinknet.errors import FixedWidthError
+from shrinknet.errors import FixedWidthError, first_line
 from shrinknet.graph.call import argument
 from shrinknet.graph.operators import module_of, operator_name
 from shrinknet.graph.trace import Trace
@@ -180,7 +180,7 @@ def check_own_module(smaller: nn.Module, inputs: Tensor, expected: Tensor, toler
             outputs = smaller(inputs)
         except Exception as error:  # whatever the user's own forward raises at another width
             where = f"in {entered[-1]!r}, " if entered and entered[-1] else ""
-            raise FixedWidthError(_message(f"fixes a width ({where}{_place(error)}): {_first_line(error)}")) from error
+            raise FixedWidthError(_message(f"fixes a width ({where}{_place(error)}): {first_line(error)}")) from error
         finally:
             for hook in hooks:
                 hook.remove()
@@ -208,10 +208,6 @@ def _told_of(entered: list[str], name: str, module: nn.Module) -> Iterator[Any]:
 
 def _ended(entered: list[str]) -> None:
     entered.pop()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _message(what: str) -> str:
