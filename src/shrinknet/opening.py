@@ -117,13 +117,13 @@ def _named(what: str, given: str | None, config: Mapping[str, Any], trust: bool)
         return given
     said = config.get(what)
     if said is None:
-        raise BadInputError(what, "given for a run that was made in Python", "nothing", f"Say `{what}`.")
+        raise BadInputError(what, "given for a run that was made in Python", "nothing", "Name it.")
     if is_import_path(str(said)) and not trust:
         raise BadInputError(
             what,
             "named again where it is code: nothing that a run folder names is imported",
             f"{said!r} in the folder",
-            f"If that is your own, say `{what}={said!r}` or `trust=True`.",
+            "If that is your own, name it here once more, or say `trust=True`.",
         )
     return str(said)
 

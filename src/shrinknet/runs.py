@@ -112,8 +112,8 @@ class RunFolder:
             folder._check_seal()
         elif folder.has("summary.json") and folder.is_sealed_when_finished:
             raise RunFolderError(
-                f"folder must be a finished run. Got {str(path)!r}, which has no {SEAL}. Go on with it: the same command "
-                f"with `resume=True`."
+                f"folder must be a finished run. Got {str(path)!r}, which has no {SEAL}. Go on with it: the same "
+                f"command with `resume=True`."
             )
         if not folder.is_sealed_when_finished:
             log.warning("%s was made before runs were sealed: its files are not held against one another.", path)
@@ -300,8 +300,8 @@ class RunFolder:
             return with_answers(with_bare(steps_of(rows), bare), answers)
         except (LookupError, ValueError, TypeError, ArithmeticError, csv.Error) as error:
             raise RunFolderError(
-                f"folder must be a run folder whose history.csv shrinknet wrote. Got {str(path)!r}, which cannot be "
-                f"read ({first_line(error)}). Run it again in another folder."
+                f"folder must be a run folder whose history.csv shrinknet wrote. Got {str(self.path)!r}, which cannot "
+                f"be read ({first_line(error)}). Run it again in another folder."
             ) from error
 
     def keep_history(self, steps: Sequence[Step]) -> None:
@@ -419,18 +419,10 @@ def whole(folder: RunFolder) -> Iterator[None]:
         yield
     except ShrinknetError:
         raise
-    except (
-        LookupError,
-        TypeError,
-        AttributeError,
-        ValueError,
-        ArithmeticError,
-        AssertionError,
-        RecursionError,
-    ) as error:
+    except DAMAGED as error:
         raise RunFolderError(
-            f"folder must be a run folder whose history.csv shrinknet wrote. Got {str(path)!r}, which cannot be "
-            f"read ({first_line(error)}). Run it again in another folder."
+            f"folder must be a whole, undamaged run folder. Got {str(folder.path)!r}, where something is missing or of "
+            f"another kind ({type(error).__name__}: {first_line(error)}). Make the run again, in another folder."
         ) from error
 
 
