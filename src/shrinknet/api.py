@@ -17,7 +17,7 @@ from shrinknet.export.artefact import WEIGHTS, Artefact, check_quantize
 from shrinknet.gates import GatedNetwork, gated
 from shrinknet.graph.restrict import globs
 from shrinknet.jobs import Workers
-from shrinknet.pipeline import first_step
+from shrinknet.pipeline import check_reachable, first_step
 from shrinknet.records import Neuron, RaceResult
 from shrinknet.run import Run, under_way, with_threads_of, write_start
 from shrinknet.runs import RunFolder
@@ -230,6 +230,7 @@ def prune(
     whole_curve: bool = False,
     artefact: str = WEIGHTS,
     quantize: str = "none",
+    allow_float: bool = False,
     price: str = "neuron",
     compensate: str = "none",
     max_latency: float | None = None,
@@ -255,6 +256,7 @@ def prune(
         whole_curve: go on to the end for the whole trade-off curve; the model is still the one that reaches the goals.
         artefact: the file that ships, on which flash and RAM are counted: "weights", "executorch", "onnx", "cortex-m".
         quantize: "int8" quantizes that file after pruning; budgets are then those of the quantized file.
+        allow_float: whether an int8 file may hold operators that compute in float.
         price: what the loss is weighed against: each "neuron"; the "parameters", "flash", "ram" or "macs" that it
             frees; or its share of what the goals still lack ("budget").
         compensate: how readers make up for what is gone: "none", "mean", "least-squares", "newton".
@@ -299,7 +301,7 @@ def prune(
     _check_coupling(task, criterion, scoring, compensate)
     network = gated(task, keep, only, scoring)
     task = in_memory(task, network)
-    ships = Artefact(task, network.trace, artefact, quantize)
+    ships = Artefact(task, network.trace, artefact, quantize, allow_float)
     ships.check(goals, max_latency)
     with scoring.arithmetic(), with_threads_of(out if resume else None):
         check_slopes(criterion, network, task.calibration)
@@ -309,6 +311,8 @@ def prune(
     batch_size = (
         task.calibration if task.loss.couples_samples else task
     ).batch_size  # a loader's is part of such a loss
+    if not whole_curve:
+        check_reachable(goals, start.measures, network, limits, is_exact=artefact == WEIGHTS)
     options = {
         "criterion": criterion.name, "method": method, "goals": list(map(str, goals)), "guards": list(map(str, guards)),
         "step": step, "clip": clip, "keep": globs(keep), "only": globs(only),
@@ -316,7 +320,7 @@ def prune(
         "artefact": artefact, "quantize": quantize, "price": price, "compensate": compensate,
         "max_latency": max_latency, **task.loss.facts, "batch_size": batch_size,
         **{name: getattr(scoring, name) for name in ("memory", "confidence", "screen", "compile", "tf32")},
-        **(config or {}),
+        **({"allow_float": True} if allow_float else {}), **(config or {}),
     }  # fmt: skip
     folder = None if out is None else RunFolder.create(out, options, resume=resume)
     shards = None if folder is None else folder.path / "shards"

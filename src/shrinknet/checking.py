@@ -51,7 +51,7 @@ def _check_artefact(run: Run, manifest: Mapping[str, Any]) -> Difference:
     if digest != manifest["sha256"]:
         came = f"another (SHA-256 {digest[:12]}...)" if content else "nothing"
         raise BadInputError(name, "the file that its manifest describes", came, "Export it again.")
-    ships = Artefact(run.task, run.network.trace, manifest["kind"], manifest["quantize"])
+    ships = Artefact(run.task, run.network.trace, manifest["kind"], manifest["quantize"], allow_float=True)
     if manifest["quantize"] != "none":
         return ships.checked_again(content, run.cut)
     rows = ships.rows_to_check()

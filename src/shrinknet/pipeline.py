@@ -6,8 +6,11 @@ goal is reached or a guard is broken. Nothing is cut here: gates are cheap and c
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
+from shrinknet.errors import BadInputError
 from shrinknet.gates import GatedNetwork
+from shrinknet.graph.widths import Present
 from shrinknet.measure.costs import CostsOf, costs
 from shrinknet.measure.evaluation import Evaluation, evaluate_batches, other_answers
 from shrinknet.records import Measures, Step
@@ -143,6 +146,49 @@ class Until:
             self.reason = "reached the goal: " + " and ".join(map(str, self._goals))
             self.is_met = True
         return self.is_met
+
+
+FORECAST = ("flash_bytes", "peak_ram_bytes")
+"""Costs that are exact only where the weights file ships: an artefact's length and arena are measured at the end."""
+
+
+def check_reachable(
+    goals: Sequence[Goal], start: Measures, network: GatedNetwork, limits: Limits, *, is_exact: bool
+) -> None:
+    """Raise BadInputError where even the smallest network that the limits leave does not reach a goal.
+
+    Args:
+        goals: what is asked for.
+        start: the untouched network.
+        network: the same, as it may be cut.
+        limits: what every group keeps.
+        is_exact: whether bytes are those of the weights file; others are forecasts, which refuse nothing.
+
+    Cost: one walk over the graph.
+    """
+    smallest = replace(start, costs=costs(network.trace, _smallest(network, limits)))
+    for goal in goals:
+        cost = getattr(goal, "cost", "num_neurons")
+        if (cost in FORECAST and not is_exact) or goal.reached(start, smallest):
+            continue
+        before, least = getattr(start.costs, cost), getattr(smallest.costs, cost)
+        unit = getattr(goal, "unit", "neurons")
+        held = f"at least {least:,} {unit} stay of {before:,}, whatever goes"
+        why = "layers that are frozen or kept, and what every group keeps, hold the rest"
+        do = "Ask for less, keep less, or look at the frozen layers with shrinknet inspect"
+        raise BadInputError("goals", f"within reach: {held} ({why})", str(goal), f"{do}; --whole-curve goes on anyway.")
+
+
+def _smallest(network: GatedNetwork, limits: Limits) -> Present:
+    """The neurons that stay where every group gives all that the limits let it give."""
+    present = network.present.copy()
+    for group in network.groups:
+        alive = network.alive(group)
+        left = len(alive)
+        while block := limits.block(group, left):
+            left -= block
+        present[network.trace.ids_of(group).start + alive[left:]] = False
+    return present
 
 
 def room_left(goals: Sequence[Goal], start: Measures) -> Callable[[Measures], int | None]:

@@ -256,7 +256,8 @@ class Manifest:
     """What is known of an artefact: written beside it, and everything in it measured on it but the forecasts.
 
     `difference` is its worst difference from `compared_with` on real inputs; loss and accuracy are its own, on as many
-    samples. `arena_bytes` is what the runtime's planner asks for (None: it plans none).
+    samples. `arena_bytes` is what the runtime's planner asks for (None: it plans none). `float_operators` are those of
+    an int8 file that compute in float all the same.
     """
 
     kind: str
@@ -278,6 +279,7 @@ class Manifest:
     versions: Mapping[str, str]
     notes: tuple[str, ...] = ()
     latency: Latency | None = None
+    float_operators: tuple[str, ...] = ()
 
 
 def removed_by(steps: Iterable[Step]) -> tuple[Neuron, ...]:

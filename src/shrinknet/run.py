@@ -316,20 +316,24 @@ class Run:
                 found.append({"name": f"{name}, {'float32' if quantize == 'none' else quantize}", "manifest": made})
         return found
 
-    def export(self, kind: str, out: str | Path | None = None, quantize: str = "none") -> Manifest:
+    def export(
+        self, kind: str, out: str | Path | None = None, quantize: str = "none", *, allow_float: bool = False
+    ) -> Manifest:
         """Write the smaller network as another program's file, run it there, and write its manifest beside it.
 
         Args:
             kind: "executorch", "onnx", "pt2", "cortex-m".
             out: the file; where left out, in the run's own folder.
             quantize: "none" or "int8".
+            allow_float: whether an int8 file may hold operators that compute in float; the manifest names them.
 
         Raises:
             BadInputError: no such exporter, its extra is missing, or there is no folder to write to.
-            ExportError: an operator is not known there, or the file does not compute what torch computes.
+            ExportError: an operator is not known there or would stay in float, or the file does not compute what
+                torch computes.
         """
         check_quantize(kind, quantize)
-        ships = Artefact(self.task, self.network.trace, kind, quantize)
+        ships = Artefact(self.task, self.network.trace, kind, quantize, allow_float)
         content, manifest = ships.ship(self.cut, ships.costs(self.network.trace, self.network.present))
         if out is not None:
             path = Path(out)
@@ -420,7 +424,8 @@ def reopened(folder: RunFolder, task: Task) -> Run:
         raise RunFolderError(
             f"folder must have a history. Got {str(folder.path)!r}, which has none. Make the run again."
         )
-    ships = Artefact(task, network.trace, config.get("artefact", WEIGHTS), config.get("quantize", "none"))
+    ships = Artefact(task, network.trace, config.get("artefact", WEIGHTS), config.get("quantize", "none"),
+                     config.get("allow_float", False))  # fmt: skip
     portions = Run.portions_of(history, plan.removed)
     masked = masked_after(task, network, portions, config.get("compensate", "none"))
     options = {key: value for key, value in config.items() if key != "schema"}

@@ -326,3 +326,34 @@ def test_norms_are_folded_and_no_file_holds_them(task) -> None:
     rows = next(task.test.batches()).inputs
     with torch.no_grad():
         assert torch.allclose(plain.module(rows), task.model(rows), atol=1e-5)
+
+
+class SequenceNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden, self.norm, self.out = nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.norm(torch.relu(self.hidden(x))))
+
+
+@pytest.mark.parametrize(("model", "row", "operators"), [
+    (nn.Sequential(nn.Conv1d(6, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3)), (6, 8), ["conv1d (in '0')"]),
+    (SequenceNet(), (6,), ["layer_norm (in 'norm')"]),
+    (nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3), nn.LogSoftmax(1)), (6,), ["log_softmax (in '3')"]),
+], ids=["conv1d", "layer-norm", "log-softmax"])  # fmt: skip
+def test_an_int8_file_names_what_stays_in_float_and_needs_leave_for_it(model, row, operators, tmp_path) -> None:
+    pytest.importorskip("tosa_serializer")
+    torch.manual_seed(0)
+    task = sn.Task(model.eval(), "cross-entropy", (torch.randn(24, *row), torch.arange(24) % 3))
+    run = sn.prune(task, "magnitude", "single-ranking", goals=[sn.RemovedNeurons(1)])
+    with pytest.raises(ExportError, match=r"stay in float: .*--allow-float") as refused:
+        run.export("cortex-m", tmp_path / "net.pte", "int8")
+    assert not (tmp_path / "net.pte").exists()
+    manifest = run.export("cortex-m", tmp_path / "net.pte", "int8", allow_float=True)
+    for operator in operators:
+        assert operator in str(refused.value)
+        assert operator in manifest.float_operators
+        assert operator in manifest.notes[-1]
+    written = json.loads((tmp_path / "net.pte.json").read_text())
+    assert written["float_operators"] == list(manifest.float_operators)

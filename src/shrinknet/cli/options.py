@@ -61,6 +61,9 @@ Out = Annotated[Path, typer.Option("--out", help="A new folder for the run.")]
 Flash = Annotated[str | None, typer.Option(help="At most that many bytes of the file that ships, such as 64KiB.")]
 Ram = Annotated[str | None, typer.Option(help="At most that many bytes of the planner's arena, such as 20KiB.")]
 To = Annotated[str | None, typer.Option(help="What ships: weights, executorch, onnx, pt2, or cortex-m.")]
+AllowFloat = Annotated[
+    bool, typer.Option("--allow-float", help="An int8 file may hold operators that compute in float; it says which.")
+]
 Quantize = Annotated[str, typer.Option(help="none, or int8: quantize what ships, after pruning.")]
 Price = Annotated[
     str, typer.Option(help="What a removal frees: neuron, parameters, flash, ram, macs, or budget (what is missing).")

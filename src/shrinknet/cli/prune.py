@@ -13,6 +13,7 @@ from shrinknet.cli import console
 from shrinknet.cli.options import (
     AccuracyName,
     Address,
+    AllowFloat,
     BatchSize,
     Clip,
     Compensate,
@@ -84,6 +85,7 @@ def command(
     ] = None,
     to: To = None,
     quantize: Quantize = "none",
+    allow_float: AllowFloat = False,
     price: Price = "neuron",
     compensate: Compensate = "none",
     max_latency: MaxLatency = None,
@@ -128,7 +130,8 @@ def command(
         run = prune(
             task, criterion, method, goals, guards, step=step, clip=clip, keep=keep or (), only=only or (),
             multiple_of=multiple_of, min_neurons=min_neurons, whole_curve=whole_curve,
-            artefact=artefact_kind(to, ram, quantize), quantize=quantize, price=price, compensate=compensate,
+            artefact=artefact_kind(to, ram, quantize), quantize=quantize, allow_float=allow_float, price=price,
+            compensate=compensate,
             max_latency=latency, seed=seed, scoring=scoring, out=out, resume=resume, config=sources, progress=bar,
         )  # fmt: skip
     finish(run, out, json)

@@ -54,12 +54,14 @@ class Artefact:
         task, trace: the network.
         kind: the name of an exporter, or "weights".
         quantize: "none" or "int8".
+        allow_float: whether an int8 file may hold operators that compute in float.
     """
 
     task: Task
     trace: Trace
     kind: str = WEIGHTS
     quantize: str = "none"
+    allow_float: bool = False
 
     @cached_property
     def exporter(self) -> Exporter:
@@ -209,7 +211,9 @@ class Artefact:
             inputs=(_facts("input", row),), outputs=(_facts("output", outputs),),
             difference=difference, compared_with="the quantized network in torch" if built.step else "torch",
             loss=quality.loss, accuracy=quality.accuracy, num_samples=quality.num_samples,
-            ran_by_its_runtime=built.stand_in is None, versions=self.exporter.versions(), notes=built.notes,
+            ran_by_its_runtime=built.stand_in is None, versions=self.exporter.versions(),
+            notes=(*built.notes, *float_note(built.float_operators)),
+            float_operators=built.float_operators,
             latency=timed(answer, row, rounds) if rounds and built.stand_in is None else None,
         )  # fmt: skip
         return built.content, manifest
@@ -236,7 +240,14 @@ class Artefact:
         return role if len(role) <= most else role.permuted(0).rows(0, most)
 
     def _built(self, plain: Plain) -> Built:
-        return self.exporter.build(plain, self.task.example_inputs.cpu(), self._calibration, self.quantize)
+        built = self.exporter.build(plain, self.task.example_inputs.cpu(), self._calibration, self.quantize)
+        if built.float_operators and not self.allow_float:
+            raise ExportError(
+                f"--quantize int8 for --to {self.kind} must be used with a network whose operators all have an int8 "
+                f"form there. Got {len(built.float_operators)} that would stay in float: "
+                f"{', '.join(built.float_operators)}. Allow it by --allow-float (allow_float=True), or write them otherwise."
+            )
+        return built
 
     @cached_property
     def _calibration(self) -> Sequence[Tensor]:
@@ -260,6 +271,15 @@ class Artefact:
         allowed = tolerance(dtype if dtype.is_floating_point else torch.float32, largest)
         allowed = STEPS_OF_INT8 * built.step if built.step else allowed
         return Difference("float32", float(worst), allowed, quality.num_samples), quality
+
+
+def float_note(float_operators: Sequence[str]) -> tuple[str, ...]:
+    """Return what a manifest says of the operators of an int8 file that compute in float.
+
+    >>> float_note(["layer_norm (in 'norm')"])
+    ("in float all the same, not in int8: layer_norm (in 'norm')",)
+    """
+    return (f"in float all the same, not in int8: {', '.join(float_operators)}",) if float_operators else ()
 
 
 def _contents(tensor: Tensor) -> bytes:

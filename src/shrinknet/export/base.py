@@ -28,6 +28,8 @@ class Built:
         step: how far apart two neighbouring outputs are, where outputs are quantized.
         stand_in: what runs the file where its own runtime cannot.
         notes: what the file's figures leave out.
+        float_operators: where int8 was asked for, the operators that compute in float all the same, each with its
+            module.
     """
 
     content: bytes
@@ -37,6 +39,7 @@ class Built:
     step: float | None = None
     stand_in: Answer | None = None
     notes: tuple[str, ...] = ()
+    float_operators: tuple[str, ...] = ()
 
 
 FAST, SLOW = 1e12, 4e9

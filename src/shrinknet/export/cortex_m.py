@@ -13,7 +13,7 @@ from torch import Tensor
 from shrinknet.errors import ExportError
 from shrinknet.export.arena import Arena
 from shrinknet.export.base import SLOW, Built, Exporter
-from shrinknet.export.lowering import arena_bytes, placed_values, planned_in_order, where
+from shrinknet.export.lowering import arena_bytes, in_float, placed_values, planned_in_order, where
 from shrinknet.export.plain import Answer, Plain, by_torch
 from shrinknet.export.quantization import output_step, quantized
 from shrinknet.export.quiet import quiet
@@ -53,6 +53,7 @@ class CortexM(Exporter):
                 cpu = CortexMTargetConfig(cpu=Cpu[CPU])
                 passes = CortexMPassManager(edge.exported_program(), target_config=cpu)
                 edge._edge_programs["forward"] = passes.transform()  # the backend has no other way in
+                kept_in_float = in_float(edge.exported_program(), network)
                 stand_in = edge.exported_program().module(check_guards=False)
                 lowered, placed = planned_in_order(edge)
             except Exception as error:  # executorch raises dozens of types, its internal ones among them
@@ -64,7 +65,7 @@ class CortexM(Exporter):
                 return torch.cat([stand_in(row[None].contiguous(memory_format=layout)) for row in given.cpu()])
 
         return Built(bytes(lowered.buffer), by_torch(small), arena, step=output_step(small), stand_in=answer,
-                     notes=(NOT_RUN,))  # fmt: skip
+                     notes=(NOT_RUN,), float_operators=kept_in_float)  # fmt: skip
 
     def answer(self, content: bytes) -> Answer:
         """There is no runtime for it here.

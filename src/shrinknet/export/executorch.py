@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shrinknet.export.arena import Arena
 from shrinknet.export.base import FAST, SLOW, Built, Exporter
-from shrinknet.export.lowering import arena_bytes, placed_values, planned_in_order, where
+from shrinknet.export.lowering import arena_bytes, float_products, placed_values, planned_in_order, where
 from shrinknet.export.plain import Answer, Plain, by_torch, rows_of_one
 from shrinknet.export.quantization import output_step, quantized
 from shrinknet.export.quiet import quiet
@@ -63,11 +63,13 @@ class ExecuTorch(Exporter):
             try:
                 quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
                 smaller = quantized(network.module, inputs, quantizer, calibration)
+                kept_in_float = float_products(smaller, network)
                 program = torch.export.export(smaller, rows)
                 lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
             except Exception as error:
                 raise self.refused("this network", error) from error
-        return Built(bytes(lowered.buffer), by_torch(smaller), step=output_step(smaller), notes=(HIDDEN,))
+        return Built(bytes(lowered.buffer), by_torch(smaller), step=output_step(smaller), notes=(HIDDEN,),
+                     float_operators=kept_in_float)  # fmt: skip
 
     def answer(self, content: bytes) -> Answer:
         """Open a `.pte` file by ExecuTorch's Python runtime."""

@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from torch import Tensor
 from torch.fx import Node
 
 from shrinknet.export.arena import Value, axes_of
 from shrinknet.export.plain import Plain
-from shrinknet.graph.operators import describe
+from shrinknet.graph.call import MACS
+from shrinknet.graph.operators import describe, operator_name
 
 
 def planned_in_order(edge: Any, **options: Any) -> tuple[Any, list[Any]]:
@@ -78,6 +80,44 @@ def _origin(node: Node, own: dict[str, Node]) -> str | None:
         given = next((one for one in node.all_input_nodes if _specs(one)), None)
         found = None if given is None else _origin(given, own)
     return found
+
+
+def in_float(program: Any, network: Plain) -> tuple[str, ...]:
+    """Return the network's operators, with their modules, that a lowered int8 program computes in float.
+
+    What only turns float into int8 and back, or takes a value out of several, computes nothing.
+    """
+    own = {node.name: node for node in network.module.graph.nodes}
+    found: dict[str, None] = {}
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        values = value if isinstance(value, tuple | list) else [value]
+        is_float = any(isinstance(one, Tensor) and one.is_floating_point() for one in values)
+        if node.op != "call_function" or not is_float or _only_passes_on(str(node.target)):
+            continue
+        name = _origin(node, own)
+        found[describe(own[name]) if name else str(node.target)] = None
+    return tuple(found)
+
+
+def _only_passes_on(target: str) -> bool:
+    return any(word in target for word in ("quantize_per", "getitem", "executorch_call_delegate", "alloc"))
+
+
+def float_products(quantized: Any, network: Plain) -> tuple[str, ...]:
+    """Return the network's operators that multiply and whose inputs a quantizer left in float, with their modules."""
+    own = {node.name: node for node in network.module.graph.nodes}
+    found: dict[str, None] = {}
+    for node in quantized.graph.nodes:
+        if node.op == "call_function" and operator_name(node) in MACS and not _reads_int8(node):
+            name = _origin(node, own)
+            found[describe(own[name]) if name else str(node.target)] = None
+    return tuple(found)
+
+
+def _reads_int8(node: Node) -> bool:
+    """Whether every activation and weight that a product reads comes out of int8 (its bias need not)."""
+    return all("dequantize" in str(given.target) for given in node.all_input_nodes[:2])
 
 
 def where(edge: Any, network: Plain, error: Exception) -> str:

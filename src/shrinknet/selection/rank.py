@@ -64,10 +64,13 @@ class Limits:
 
         A neuron that spans s elements of an axis keeps that axis a multiple of m in steps of m / gcd(m, s).
         """
-        spans = {sum(owner >= 0 for owner in part.owners) // group.width for part in group.slices}
-        step = math.lcm(*(self.multiple_of // math.gcd(self.multiple_of, span) for span in spans))
+        step = 1 if self.multiple_of == 1 else self._step(group)  # counting owners takes as long as the group is wide
         target = (alive - 1) // step * step
         return alive - target if target >= max(1, self.min_neurons) else 0
+
+    def _step(self, group: Group) -> int:
+        spans = {sum(owner >= 0 for owner in part.owners) // group.width for part in group.slices}
+        return math.lcm(*(self.multiple_of // math.gcd(self.multiple_of, span) for span in spans))
 
     def __str__(self) -> str:
         return f"multiple_of={self.multiple_of}, min_neurons={self.min_neurons}"

@@ -1,0 +1,37 @@
+"""Goals that no network within the limits reaches end at once, before anything is scored."""
+
+import pytest
+import torch
+from torch import nn
+
+import shrinknet as sn
+from shrinknet.errors import BadInputError
+
+
+@pytest.fixture
+def task() -> sn.Task:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+    return sn.Task(model, "cross-entropy", (torch.randn(20, 4), torch.arange(20) % 3))
+
+
+@pytest.mark.parametrize(("goal", "least", "options"), [
+    (sn.RemovedNeurons(15), "at least 2 neurons stay of 16", {}),
+    (sn.RemovedFraction(0.9), "at least 4 neurons stay of 16", {"min_neurons": 2}),
+    (sn.RemovedFraction(0.95), "at least 1 neurons stay of 8", {"only": "0"}),
+    (sn.NumParameters(12), "at least 13 parameters stay of 139", {}),
+    (sn.Macs(60), "at least 109 MACs stay of 120", {"keep": ["0"], "min_neurons": 7}),
+    (sn.FlashBytes(100), "bytes of flash stay", {}),
+], ids=str)  # fmt: skip
+def test_what_cannot_be_reached_is_refused_before_the_search(task, goal, least, options, tmp_path) -> None:
+    with pytest.raises(BadInputError, match=least):
+        sn.prune(task, "magnitude", goals=[goal], out=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_whole_curve_is_drawn_all_the_same(task) -> None:
+    assert not sn.prune(task, "magnitude", goals=[sn.NumParameters(12)], whole_curve=True).is_met
+
+
+def test_the_smallest_network_is_within_reach(task) -> None:
+    assert sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(14), sn.NumParameters(13)]).is_met
