@@ -245,7 +245,8 @@ class Artefact:
             raise ExportError(
                 f"--quantize int8 for --to {self.kind} must be used with a network whose operators all have an int8 "
                 f"form there. Got {len(built.float_operators)} that would stay in float: "
-                f"{', '.join(built.float_operators)}. Allow it by --allow-float (allow_float=True), or write them otherwise."
+                f"{', '.join(built.float_operators)}. Allow it by --allow-float (allow_float=True), or write them "
+                f"otherwise."
             )
         return built
 
