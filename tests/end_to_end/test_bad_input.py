@@ -229,9 +229,16 @@ def test_a_run_folder_is_never_overwritten(type_command, folder, tmp_path) -> No
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["diary.txt"]
 
 
-def test_a_budget_out_of_reach_ends_with_status_1_and_the_nearest_model(type_command, tmp_path) -> None:
+def test_a_budget_out_of_reach_is_refused_at_the_start_and_its_whole_curve_ends_with_status_1(
+    type_command, tmp_path
+) -> None:
     out = tmp_path / "run"
-    answer = type_command("prune", *FACTORY, *DATA, "--criterion", "taylor-1", "--flash", "100", "--out", out)
+    prune = ("prune", *FACTORY, *DATA, "--criterion", "taylor-1", "--flash", "100", "--out", out)
+    refused = type_command(*prune)
+    assert refused.status == 2
+    assert "at least 740 bytes of flash stay" in " ".join(refused.err.split())
+    assert not out.exists()
+    answer = type_command(*prune, "--whole-curve")
     assert answer.status == 1
     assert f"Not met; the nearest model is {out / 'model.pt2'}." in answer.err
     assert "stopped: one neuron is left in each group; at most 100 bytes of flash not met: it is 740." in answer.err
