@@ -176,7 +176,9 @@ def check_reachable(
         held = f"at least {least:,} {unit} stay of {before:,}, whatever goes"
         why = "layers that are frozen or kept, and what every group keeps, hold the rest"
         do = "Ask for less, keep less, or look at the frozen layers with shrinknet inspect"
-        raise BadInputError("goals", f"within reach: {held} ({why})", str(goal), f"{do}; --whole-curve goes on anyway.")
+        raise BadInputError(
+            "goals", f"within reach: {held} ({why})", str(goal), f"{do}; `whole_curve=True` goes on anyway."
+        )
 
 
 def _smallest(network: GatedNetwork, limits: Limits) -> Present:

@@ -347,7 +347,7 @@ def test_an_int8_file_names_what_stays_in_float_and_needs_leave_for_it(model, ro
     torch.manual_seed(0)
     task = sn.Task(model.eval(), "cross-entropy", (torch.randn(24, *row), torch.arange(24) % 3))
     run = sn.prune(task, "magnitude", "single-ranking", goals=[sn.RemovedNeurons(1)])
-    with pytest.raises(ExportError, match=r"stay in float: .*--allow-float") as refused:
+    with pytest.raises(ExportError, match=r"stay in float: .*`allow_float=True`") as refused:
         run.export("cortex-m", tmp_path / "net.pte", "int8")
     assert not (tmp_path / "net.pte").exists()
     manifest = run.export("cortex-m", tmp_path / "net.pte", "int8", allow_float=True)
