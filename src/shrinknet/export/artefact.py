@@ -243,8 +243,8 @@ class Artefact:
         built = self.exporter.build(plain, self.task.example_inputs.cpu(), self._calibration, self.quantize)
         if built.float_operators and not self.allow_float:
             raise ExportError(
-                f"quantize={self.quantize!r} for artefact={self.kind!r} must be used with a network whose operators all "
-                f"have an int8 form there. Got {len(built.float_operators)} that would stay in float: "
+                f"quantize={self.quantize!r} for artefact={self.kind!r} must be used with a network whose operators "
+                f"all have an int8 form there. Got {len(built.float_operators)} that would stay in float: "
                 f"{', '.join(built.float_operators)}. Allow it by `allow_float=True`, or write them otherwise."
             )
         return built
