@@ -313,3 +313,25 @@ def test_keep_matches_every_layer_that_writes_into_a_group() -> None:
     assert restrict(traced) is traced
     with pytest.raises(sn.BadInputError, match=r"keep must be a glob of group names\. Got '4'\."):
         restrict(traced, keep=["4"])
+
+
+@pytest.mark.parametrize(
+    "network", [nn.RNN(6, 8, 3, batch_first=True), nn.LSTM(6, 8, bidirectional=True, batch_first=True)]
+)
+def test_every_group_is_found_by_its_own_name(network: nn.Module) -> None:
+    """Names of groups may hold brackets, which a glob would take for a choice of letters."""
+
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = network, nn.LazyLinear(3)
+            self.head(self.rnn(torch.randn(2, 5, 6))[0])
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0][:, -1])
+
+    traced = sn.trace(Last(), torch.randn(2, 5, 6))
+    assert any("[" in group.name for group in traced.groups)
+    for group in traced.groups:
+        assert [one.name for one in restrict(traced, only=group.name).groups] == [group.name]
+        assert group.name not in [one.name for one in restrict(traced, keep=group.name).groups]

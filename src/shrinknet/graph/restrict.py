@@ -45,12 +45,17 @@ def _names(group: Group) -> set[str]:
 
 
 def _matched(group: Group, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in _names(group) for pattern in patterns)
+    return any(_is_meant(name, pattern) for name in _names(group) for pattern in patterns)
+
+
+def _is_meant(name: str, pattern: str) -> bool:
+    """Whether a glob matches a name; a name matches itself, brackets or not."""
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 def _check_matches_something(argument: str, pattern: str, trace: Trace) -> None:
     names = set().union(*(_names(group) for group in trace.groups)) - {""}
-    if not any(fnmatchcase(name, pattern) for name in names):
+    if not any(_is_meant(name, pattern) for name in names):
         groups = names if any(pattern[:2] == name[:2] for name in names) else {g.name for g in trace.groups}
         raise BadInputError(argument, "a glob of group names", repr(pattern), did_you_mean(pattern, groups))
 
