@@ -63,8 +63,17 @@ def test_an_own_loss_has_the_accuracy_that_is_asked_for(type_command, own, tmp_p
         assert answer.status == 0, answer.err
         found[name] = float(accuracies(out)[0])
         assert (out / "answers.csv").exists() == (name == "argmax")
-        assert type_command("verify", out).status == 0
-        smaller = type_command("cut", out, "--remove", "1", "--out", tmp_path / f"smaller-{out.name}")
+        assert type_command("verify", out, "--loss", "losses_of_a_stranger:each").status == 0
+        smaller = type_command(
+            "cut",
+            out,
+            "--loss",
+            "losses_of_a_stranger:each",
+            "--remove",
+            "1",
+            "--out",
+            tmp_path / f"smaller-{out.name}",
+        )
         assert smaller.status == 0, smaller.err
         assert ("validation accuracy" in smaller.out) == (name == "argmax"), "a function is not at hand when reopened"
     assert found["argmax"] < found["losses_of_a_stranger:in_top_three"]

@@ -282,7 +282,7 @@ def test_a_model_that_export_cannot_follow_is_refused_in_one_sentence() -> None:
     model = Wrapped(lambda m, x: m.two(m.one(x)) if x.sum() > 0 else x[:, :2], one=nn.Linear(4, 6), two=nn.Linear(6, 2))
     with pytest.raises(
         sn.BadInputError,
-        match=r"^model must be a network that torch\.export can follow with a free number of samples\. Got ",
+        match=r"^model must be a network that computes the same operators on the same sizes, whatever the values\. Got ",
     ):
         sn.trace(model, torch.randn(2, 4))
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from shrinknet.disk import writing
 from shrinknet.runs import RunFolder
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class Finished:
         """Write one result, whole or not at all."""
         content = io.BytesIO()
         np.savez(content, np.array(list(result), np.str_), *result.values())  # names are a user's: "file" is one too
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         RunFolder(self.folder).write(f"{number:06d}.npz", content.getvalue())
 
     def clear(self) -> None:

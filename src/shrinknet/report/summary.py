@@ -98,7 +98,8 @@ def coupled_line(options: Mapping[str, Any]) -> list[str]:
     if not options.get("couples_samples"):
         return []
     batches = f"batches of at most {options['batch_size']:,} rows"
-    return [f"The loss {options['loss']!r} looks at batches as a whole: losses are means over {batches}."]
+    name = str(options["loss"]).rpartition(":")[2]  # of package.module:function
+    return [f"The loss {name!r} looks at batches as a whole: losses are means over {batches}."]
 
 
 def race_line(rows: Sequence[Mapping[str, str]]) -> str:

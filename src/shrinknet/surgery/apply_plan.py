@@ -42,8 +42,6 @@ def apply_plan(model: nn.Module, plan: str | Path | Mapping[str, Any]) -> nn.Mod
     Linear(in_features=4, out_features=2, bias=True)
     """
     content = plan if isinstance(plan, Mapping) else _read(Path(plan))
-    if isinstance(content, Mapping) and "sha256" in content and content["sha256"] != digest_of_plan(content):
-        raise _bad("one that was changed since it was written")
     try:
         kept: Kept = {
             str(name): {int(axis): tuple(map(int, places)) for axis, places in axes.items()}
@@ -53,7 +51,10 @@ def apply_plan(model: nn.Module, plan: str | Path | Mapping[str, Any]) -> nn.Mod
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _bad(f"one without them ({type(error).__name__}: {error})") from error
     _check_kept(model, kept)
-    return cut_module(model, kept, _checked_attributes(model, attributes))
+    checked = _checked_attributes(model, attributes)
+    if "sha256" in content and content["sha256"] != digest_of_plan(content):
+        raise _bad("one that was changed since it was written")
+    return cut_module(model, kept, checked)
 
 
 def _read(path: Path) -> Any:
