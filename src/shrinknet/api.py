@@ -308,9 +308,7 @@ def prune(
         start = first_step(task, network, ships.costs)
     for guard in guards:
         guard.check(start.measures)
-    batch_size = (
-        task.calibration if task.loss.couples_samples else task
-    ).batch_size  # a loader's is part of such a loss
+    sized = task.calibration if task.loss.couples_samples else task  # a loader's batches are part of such a loss
     if not whole_curve:
         check_reachable(goals, start.measures, network, limits, is_exact=artefact == WEIGHTS)
     options = {
@@ -318,7 +316,7 @@ def prune(
         "step": step, "clip": clip, "keep": globs(keep), "only": globs(only),
         "multiple_of": multiple_of, "min_neurons": min_neurons, "whole_curve": whole_curve, "seed": seed,
         "artefact": artefact, "quantize": quantize, "price": price, "compensate": compensate,
-        "max_latency": max_latency, **task.loss.facts, "batch_size": batch_size,
+        "max_latency": max_latency, **task.loss.facts, "batch_size": sized.batch_size,
         **{name: getattr(scoring, name) for name in ("memory", "confidence", "screen", "compile", "tf32")},
         **({"allow_float": True} if allow_float else {}), **(config or {}),
     }  # fmt: skip

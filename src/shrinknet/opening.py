@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from shrinknet.accuracy import ASKED, Judge, nobody_says
 from shrinknet.data import Source
 from shrinknet.errors import BadInputError, RunFolderError
+from shrinknet.graph.trace import named_tensors
 from shrinknet.loading.data import ROLES, load_data
 from shrinknet.loading.models import load_model
 from shrinknet.loading.named import find_named, is_import_path
@@ -82,8 +83,11 @@ def load(
 
 
 def _check_same_weights(folder: RunFolder, stored: nn.Module, model: nn.Module) -> None:
-    given = dict(model.named_parameters(remove_duplicate=False))
-    for name, tensor in stored.named_parameters(remove_duplicate=False):
+    """Parameters, and what norms remember, are those of the folder; constants of a forward have names of their own."""
+    given, parameters = named_tensors(model), dict(stored.named_parameters(remove_duplicate=False))
+    for name, tensor in named_tensors(stored).items():
+        if name not in given and name not in parameters:
+            continue
         if name not in given or not torch.equal(given[name].detach().cpu(), tensor.detach().cpu()):
             raise RunFolderError(
                 f"model must be the network that the run began with. Got one with other weights in {name!r} than "

@@ -150,6 +150,19 @@ def test_verify_sees_a_change_that_is_smaller_than_its_tolerance(name: str, copi
     assert f"NOT verified: {name}." in answer.err
 
 
+def test_other_statistics_of_a_norm_are_another_network(tmp_path) -> None:
+    def normed() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 2)).eval()
+
+    sn.prune(sn.Task(normed(), "cross-entropy", ROWS), "magnitude", goals=GOALS, out=tmp_path / "run")
+    assert sn.load(tmp_path / "run", model=normed(), data=[ROWS]).is_met
+    other = normed()
+    other[1].running_mean += 1
+    with pytest.raises(sn.RunFolderError, match=r"Got one with other weights in '1.running_mean'"):
+        sn.load(tmp_path / "run", model=other, data=[ROWS])
+
+
 def test_an_export_into_the_folder_is_sealed_with_it(copied) -> None:
     run = sn.load(copied, data=[ROWS])
     run.export("pt2")
