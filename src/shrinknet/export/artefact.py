@@ -208,7 +208,8 @@ class Artefact:
             arena_bytes=built.arena.num_bytes if built.arena else None,
             forecast_bytes=forecast.flash_bytes,
             forecast_arena_bytes=forecast.peak_ram_bytes if built.arena else None,
-            inputs=(_facts("input", row),), outputs=(_facts("output", outputs),),
+            inputs=(_facts("input", row, built.input_shape),),
+            outputs=(_facts("output", outputs, built.output_shape),),
             difference=difference, compared_with="the quantized network in torch" if built.step else "torch",
             loss=quality.loss, accuracy=quality.accuracy, num_samples=quality.num_samples,
             ran_by_its_runtime=built.stand_in is None, versions=self.exporter.versions(),
@@ -292,8 +293,8 @@ def _digest(tensor: Tensor) -> bytes:
     return hashlib.sha256(flat.view(-1).view(torch.uint8).numpy().tobytes()).digest()
 
 
-def _facts(name: str, tensor: Tensor) -> TensorFacts:
-    return TensorFacts(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+def _facts(name: str, tensor: Tensor, shape: tuple[int, ...]) -> TensorFacts:
+    return TensorFacts(name, str(tensor.dtype).removeprefix("torch."), shape or tuple(tensor.shape))
 
 
 def timed(answer: Answer, row: Tensor, rounds: int) -> Latency:

@@ -27,7 +27,9 @@ class Built:
         stored: the constants of the file, where it says them.
         step: how far apart two neighbouring outputs are, where outputs are quantized.
         stand_in: what runs the file where its own runtime cannot.
-        notes: what the file's figures leave out.
+        notes: what the file's figures leave out, and what whoever calls it must know.
+        input_shape: the shape of a row in the file, where it is not the network's.
+        output_shape: that of its output.
         float_operators: where int8 was asked for, the operators that compute in float all the same, each with its
             module.
     """
@@ -39,6 +41,8 @@ class Built:
     step: float | None = None
     stand_in: Answer | None = None
     notes: tuple[str, ...] = ()
+    input_shape: tuple[int, ...] = ()
+    output_shape: tuple[int, ...] = ()
     float_operators: tuple[str, ...] = ()
 
 

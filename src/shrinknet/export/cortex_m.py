@@ -13,12 +13,16 @@ from torch import Tensor
 from shrinknet.errors import ExportError
 from shrinknet.export.arena import Arena
 from shrinknet.export.base import SLOW, Built, Exporter
+from shrinknet.export.lifting import lifted
 from shrinknet.export.lowering import arena_bytes, in_float, placed_values, planned_in_order, where
 from shrinknet.export.plain import Answer, Plain, by_torch
 from shrinknet.export.quantization import output_step, quantized
 from shrinknet.export.quiet import quiet
+from shrinknet.export.undilated import undilated
 
 CPU = "M4"
+CHANNELS_LAST = "rows of (N, C, H, W) lie in memory with their channels last"
+LIFTED = "1-D operators are 2-D ones of height 1 in the file"
 NOT_RUN = "run by the reference implementations of its operators, not by the device's own kernels"
 
 
@@ -35,9 +39,9 @@ class CortexM(Exporter):
     def build(self, network: Plain, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:
         """Quantize as the backend asks, and put its operators into the graph."""
         edge: Any = None
-        layout = torch.channels_last if inputs.dim() == 4 else torch.contiguous_format  # what its kernels read
-        module = network.module.to(memory_format=layout)  # type: ignore[call-overload]
-        rows = (inputs[:1].cpu().contiguous(memory_format=layout),)
+        taller = lifted(network.module, inputs)
+        module = taller.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        row = _as_kernels_read(taller.given(inputs[:1]))
         with quiet():
             from executorch.backends.cortex_m.edge_compile_config import cortex_m_edge_compile_config
             from executorch.backends.cortex_m.passes.cortex_m_pass_manager import CortexMPassManager
@@ -47,14 +51,14 @@ class CortexM(Exporter):
             from executorch.exir import to_edge
 
             try:
-                looked_at = [batch.contiguous(memory_format=layout) for batch in calibration]
-                small = quantized(module, inputs.cpu().contiguous(memory_format=layout), CortexMQuantizer(), looked_at)
-                edge = to_edge(torch.export.export(small, rows), compile_config=cortex_m_edge_compile_config())
+                two, *looked_at = (_as_kernels_read(taller.given(rows)) for rows in (inputs, *calibration))
+                small = quantized(module, two, CortexMQuantizer(), looked_at)
+                edge = to_edge(torch.export.export(small, (row,)), compile_config=cortex_m_edge_compile_config())
                 cpu = CortexMTargetConfig(cpu=Cpu[CPU])
                 passes = CortexMPassManager(edge.exported_program(), target_config=cpu)
                 edge._edge_programs["forward"] = passes.transform()  # the backend has no other way in
                 kept_in_float = in_float(edge.exported_program(), network)
-                stand_in = edge.exported_program().module(check_guards=False)
+                stand_in = undilated(edge.exported_program().module(check_guards=False))
                 lowered, placed = planned_in_order(edge)
             except Exception as error:  # executorch raises dozens of types, its internal ones among them
                 raise self.refused(where(edge, network, error), error) from error
@@ -62,10 +66,12 @@ class CortexM(Exporter):
 
         def answer(given: Tensor) -> Tensor:
             with torch.no_grad():
-                return torch.cat([stand_in(row[None].contiguous(memory_format=layout)) for row in given.cpu()])
+                return torch.cat([stand_in(_as_kernels_read(row[None])) for row in given.cpu()])
 
-        return Built(bytes(lowered.buffer), by_torch(small), arena, step=output_step(small), stand_in=answer,
-                     notes=(NOT_RUN,), float_operators=kept_in_float)  # fmt: skip
+        notes = (NOT_RUN, *[CHANNELS_LAST] * (row.dim() == 4), *[LIFTED] * taller.is_lifted)
+        return Built(bytes(lowered.buffer), taller.around(by_torch(small)), arena, step=output_step(small),
+                     stand_in=taller.around(answer), notes=notes, float_operators=kept_in_float,
+                     input_shape=tuple(row.shape), output_shape=tuple(by_torch(small)(row).shape))  # fmt: skip
 
     def answer(self, content: bytes) -> Answer:
         """There is no runtime for it here.
@@ -85,3 +91,8 @@ class CortexM(Exporter):
         if len(shape) == 1:
             return 4 * count
         return count + (8 * shape[0] if len(shape) > 2 else 0)
+
+
+def _as_kernels_read(rows: Tensor) -> Tensor:
+    """Rows in the order in memory that the kernels read: channels last, where there are height and width."""
+    return rows.cpu().contiguous(memory_format=torch.channels_last if rows.dim() == 4 else torch.contiguous_format)

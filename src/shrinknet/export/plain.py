@@ -66,7 +66,7 @@ def without_norms(trace: Trace, cut: GraphModule) -> GraphModule:
         norm.replace_all_uses_with(layer)
         copy.graph.erase_node(norm)
     copy.graph.eliminate_dead_code()
-    _forget_unread(copy)
+    forget_unread(copy)
     copy.recompile()
     return copy
 
@@ -86,7 +86,7 @@ def _set(module: nn.Module, name: str, value: Tensor) -> None:
     setattr(owner, leaf, nn.Parameter(value, False) if is_parameter else value)
 
 
-def _forget_unread(module: GraphModule) -> None:
+def forget_unread(module: GraphModule) -> None:
     """Delete the tensors that no node reads: they would stand in every file."""
     read = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
     for name in [name for name, _ in (*module.named_parameters(), *module.named_buffers())]:
