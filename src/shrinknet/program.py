@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from shrinknet.graph.call import PLAIN, WEIGHTED, Site, argument_at
+from shrinknet.graph.call import PLAIN, WEIGHTED, Site, argument_at, windows_of
 from shrinknet.graph.operators import ALIASES, operator_name
 from shrinknet.graph.rules.conv import num_groups
 from shrinknet.graph.trace import Inputs, Trace, as_tuple
@@ -114,7 +114,7 @@ class Program:
             if (form := WEIGHTED.get(operator_name(node))) is not None:
                 weights = factors if weights is None else weights * factors
                 target = partial(form, weights)
-            elif self._is_product(node, site) and _is_along(factors, site.axis, value.dim()):
+            elif self.is_product(node, site) and _is_along(factors, site.axis, value.dim()):
                 args[1] = args[1] * factors.view(1, -1, *[1] * (args[1].dim() - 2))  # far smaller than what is read
             else:
                 args = _with_argument(args, site.argument, value * factors)
@@ -128,9 +128,10 @@ class Program:
         """Whether a node's value may lie in the memory of the value before it."""
         return operator_name(node) in ALIASES
 
-    def _is_product(self, node: Node, site: Site) -> bool:
-        """Whether what is read there is multiplied by a weight [out, in, ...] along the gated axis."""
-        return site.argument == (0,) and operator_name(node) in PRODUCTS and num_groups(node) == 1
+    def is_product(self, node: Node, site: Site) -> bool:
+        """Whether what is read there is multiplied by a weight [out, in, ...] whose axis 1 runs over the neurons."""
+        is_whole = site.argument == (0,) and num_groups(node) == 1 and site.axis not in windows_of(node)
+        return is_whole and operator_name(node) in PRODUCTS
 
     def arguments(self, node: Node, values: Mapping[Node, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Return the values of a node's arguments, before any gate."""

@@ -44,7 +44,13 @@ from shrinknet.runs import SEAL, RunFolder, environment
 from shrinknet.selection.rank import Limits
 from shrinknet.stopping.goals import Goal, RemovedNeurons
 from shrinknet.surgery.compensate import masked_after
-from shrinknet.surgery.own_module import Attributes, check_own_module, cut_module, new_attributes
+from shrinknet.surgery.own_module import (
+    Attributes,
+    check_own_module,
+    cut_module,
+    modules_with_windows,
+    new_attributes,
+)
 from shrinknet.surgery.remove import cut_graph, kept_indices
 from shrinknet.task import Task
 from shrinknet.verify.equivalence import cut_program, verify
@@ -179,7 +185,8 @@ class Run:
         inputs = next(self.task.calibration.batches()).inputs
         with torch.no_grad():
             expected = cut_program(self.network.trace, cut, None).outputs(inputs)
-        check_own_module(smaller, inputs, expected, tolerance(expected.dtype, float(expected.abs().max())))
+        windows = modules_with_windows(self.network.trace, present)
+        check_own_module(smaller, inputs, expected, tolerance(expected.dtype, float(expected.abs().max())), windows)
         return smaller
 
     def _what_to_keep(self) -> str:

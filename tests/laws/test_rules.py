@@ -100,6 +100,11 @@ def channel_attention(m, x):
     return x * torch.sigmoid(sum(m.e(torch.relu(m.s(y))) for y in (x.mean((2, 3), True), x.amax((2, 3), True))))
 
 
+def channel_weights(m, y):
+    """A weight for each channel, from the means of its neighbours."""
+    return torch.sigmoid(m.w(y.mean((2, 3))[:, None]))[:, 0, :, None, None]
+
+
 def spatial_attention(m, x):
     """A weight for each position, from the mean and the largest over the channels."""
     return x * torch.sigmoid(m.p(torch.cat([x.mean(1, True), torch.max(x, 1, keepdim=True)[0]], 1)))
@@ -188,6 +193,24 @@ ROWS = [
         lambda: conv(2, 6, 2), (2, 5, 5), {"a": 6}),
     Row("every second", lambda m, x: m.b(m.a(x)[:, ::2]) + m.c(m.a(x)[:, 1::2]), lambda: conv(2, 6, 2) | {
         "b": nn.Conv2d(3, 2, 1), "c": nn.Conv2d(3, 2, 1)}, (2, 5, 5), {"a": 3, "a/2": 3}),
+    Row("efficient channel attention", lambda m, x: (lambda y: m.b(y * channel_weights(m, y)))(torch.relu(m.a(x))),
+        lambda: conv(2, 7, 2) | {"w": nn.Conv1d(1, 1, 3, padding=1, bias=False)}, (2, 5, 5), {"a": 7}),
+    Row("efficient channel attention, dilated, same", lambda m, x: (lambda y: m.b(y * channel_weights(m, y)))(m.a(x)),
+        lambda: conv(2, 7, 2) | {"w": nn.Conv1d(1, 1, 3, padding="same", dilation=2)}, (2, 5, 5), {"a": 7}),
+    Row("conv1d over channels, shorter, several ways", lambda m, x: m.b(torch.tanh(m.w(m.a(x)[:, None]).flatten(1))),
+        lambda: dense(4, 8, 2) | {"w": nn.Conv1d(1, 3, 5, stride=2), "b": nn.Linear(6, 2)}, (4,), {"a": 8, "w": 3}),
+    Row("conv1d over channels, read at once", lambda m, x: m.b(m.w(m.a(x)[:, None])[:, 0]), lambda: dense(4, 6, 2) | {
+        "w": nn.Conv1d(1, 1, 5, padding=2)}, (4,), {"a": 6}),
+    Row("conv2d over channels and positions", lambda m, x: (lambda y: m.b(y + m.w(y[:, None])[:, 0]))(m.a(x)), lambda: {
+        "a": nn.Conv1d(2, 6, 3), "w": nn.Conv2d(1, 1, 3, padding=1), "b": nn.Conv1d(6, 2, 1)}, (2, 7), {"a": 6}),
+    Row("local_response_norm", lambda m, x: m.b(functional.local_response_norm(torch.relu(m.a(x)), 5, alpha=2.0)),
+        lambda: conv(2, 7, 2), (2, 5, 5), {"a": 7}),
+    Row("local_response_norm, one axis, even", lambda m, x: m.b(functional.local_response_norm(m.a(x), 4, alpha=2.0)),
+        lambda: {"a": nn.Conv1d(2, 6, 3), "b": nn.Conv1d(6, 2, 1)}, (2, 5), {"a": 6}),
+    Row("local_response_norm, three axes", lambda m, x: m.b(functional.local_response_norm(m.a(x), 3, alpha=2.0)), lambda: {
+        "a": nn.Conv3d(2, 6, 3), "b": nn.Conv3d(6, 2, 1)}, (2, 4, 4, 4), {"a": 6}),
+    Row("avg_pool1d over channels", lambda m, x: (lambda y: m.b(y - functional.avg_pool1d(y[:, None], 3, 1, 1)[:, 0]))(
+        m.a(x)), lambda: dense(4, 6, 2), (4,), {"a": 6}),
     Row("cat", lambda m, x: m.b(torch.cat([m.a(x), x, m.c(x)], 1)), lambda: {
         "a": nn.Linear(4, 5), "c": nn.Linear(4, 3), "b": nn.Linear(12, 2)}, (4,), {"a": 5, "c": 3}),
     Row("stack", lambda m, x: m.b(torch.stack([m.a(x), m.c(x)], 1)), lambda: dense(4, 6, 2) | {"c": nn.Linear(4, 6)},

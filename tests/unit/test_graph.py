@@ -202,25 +202,31 @@ def test_odd_but_legal_networks_are_cut_or_frozen_never_wrong(forward, frozen: b
     torch.testing.assert_close(run.exported.module()(inputs), run.network.outputs(inputs), rtol=0, atol=1e-5)
 
 
-def efficient_channel_attention(m, y):
-    pooled = y.mean((2, 3))[:, None]
-    return y * torch.sigmoid(m.window(pooled))[:, 0, :, None, None]
-
-
 @pytest.mark.parametrize(
-    "window",
-    [efficient_channel_attention, lambda m, y: nn.functional.local_response_norm(y, 3)],
-    ids=["conv1d", "local_response_norm"],
+    ("window", "reason"),
+    [
+        (lambda y: nn.functional.max_pool1d(y, 3, 1, 1), "mixed or moved at max_pool1d"),
+        (
+            lambda y: nn.functional.avg_pool1d(y, 3, 1, 1, count_include_pad=False),
+            "a window over neighbours at avg_pool1d",
+        ),
+        pytest.param(
+            lambda y: nn.functional.conv1d(y, torch.ones(1, 1, 4), padding="same"),
+            "a window over neighbours at conv1d",
+            marks=pytest.mark.filterwarnings("ignore:Using padding"),
+        ),
+        (lambda y: nn.functional.conv_transpose1d(y, torch.ones(1, 1, 1)), "positions of conv_transpose1d"),
+    ],
+    ids=["largest", "fewer at the ends", "uneven", "transposed"],
 )
-def test_neighbours_that_a_window_reads_together_stay_and_all_others_are_found(window) -> None:
+def test_neighbours_that_a_window_reads_otherwise_stay_and_all_others_are_found(window, reason: str) -> None:
     model = Wrapped(
-        lambda m, x: m.four(m.three(window(m, m.two(m.one(x).relu()))).relu()),
+        lambda m, x: m.four(m.three((y := m.two(m.one(x).relu())) * window(y.mean((2, 3))[:, None])[:, 0, :, None, None])),
         one=nn.Conv2d(3, 4, 1), two=nn.Conv2d(4, 6, 1), three=nn.Conv2d(6, 5, 1), four=nn.Conv2d(5, 2, 1),
-        window=nn.Conv1d(1, 1, 3, padding=1, bias=False),
     )  # fmt: skip
     traced = sn.trace(model, torch.randn(2, 3, 5, 5))
     assert {group.name: group.width for group in traced.groups} == {"one": 4, "three": 5}
-    assert any(frozen.reason.startswith("a window over neighbours at ") for frozen in traced.frozen)
+    assert any(frozen.reason.startswith(reason) for frozen in traced.frozen if frozen.parameter == "two.weight")
 
 
 def inner_region(m, y):

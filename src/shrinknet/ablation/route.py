@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from shrinknet.ablation.low_rank import CHANGES
 from shrinknet.graph.call import WEIGHTED, Site, is_factory
 from shrinknet.graph.operators import ALIASES, is_elementwise, is_linear_in_pieces, operator_name
-from shrinknet.graph.rules.conv import num_groups
 from shrinknet.graph.widths import shape_of
 from shrinknet.program import Program
 
@@ -55,8 +53,8 @@ class Route:
             nodes[site.node]: site
             for site in self.sites
             if behind.isdisjoint(nodes[site.node].all_input_nodes)
-            and operator_name(nodes[site.node]) in CHANGES
-            and num_groups(nodes[site.node]) == 1
+            and self.program.is_product(nodes[site.node], site)
+            and sum(other.node == site.node for other in self.sites) == 1
         }
 
     @cached_property

@@ -7,7 +7,7 @@ freezes is frozen by the engine, so that a forgotten operand costs freedom and n
 Beside its rule an operator may have more entries, each under a decorator of its own and in the same file: `resize`
 rewrites the widths in its arguments once neurons are gone, `weighted` computes it with a weight on each neuron (where a
 factor on the input is not enough: statistics over neurons), `plain` writes it in operators that every transform of
-torch.func follows, `macs` counts its work.
+torch.func follows, `windows` says how it moves over an axis, `macs` counts its work.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from shrinknet.graph.labels import LabelStore, Slots, varying, vector
+from shrinknet.graph.labels import LabelStore, Slots, along, varying, vector
 from shrinknet.graph.operators import describe, is_elementwise, operator_name
+from shrinknet.graph.places import Windows
 from shrinknet.graph.widths import Widths, shape_of
 
 
@@ -120,6 +121,23 @@ class Call:
             self.store.mark_mixed(slot)
         self.sites.append(Site(self.node.name, way, axis))
 
+    def window(self, slot: Tensor) -> Slots:
+        """Say that this operator moves a window along the one axis on which a slot of its first argument varies.
+
+        Neurons are read there. The places of the output are no neuron's until they meet some; beside several channels
+        they stay, since both would lie on one axis once positions and channels are flattened.
+        """
+        (axis,) = varying(slot)
+        if axis not in windows_of(self.node):
+            self.freeze((slot,), f"a window over neighbours at {self.where}")
+            return ()
+        self.gate(0, axis)
+        if self.shape[1] > 1 or self.shape[axis] == 1:
+            return ()
+        places = self.store.fresh(None, axis, self.shape[axis])
+        self.store.mark_unwritten(places)
+        return (along(axis, places, self.shape),)
+
     def mixed_along(self, node: Node | None, axis: int) -> Tensor | None:
         """Return the labels along an axis that the operator mixes.
 
@@ -184,6 +202,7 @@ RESIZES: dict[str, Resize] = {}
 WEIGHTED: dict[str, Weighted] = {}
 PLAIN: dict[str, Plain] = {}
 MACS: dict[str, Macs] = {}
+WINDOWS: dict[str, Callable[[Node], Windows]] = {}
 
 Entry = TypeVar("Entry", bound=Callable[..., Any])
 
@@ -212,6 +231,15 @@ plain = _table(PLAIN, "plain forms")
 """`@plain("lstm")`: the operator in plain operators, for vmap and second derivatives; a function of its arguments."""
 macs = _table(MACS, "counts")
 """`@macs("linear")`: multiply-accumulate operations of a node, a function of the node and of shapes."""
+
+windows = _table(WINDOWS, "windows")
+"""`@windows("conv1d")`: the windows that a node moves over its first argument, a function of the node."""
+
+
+def windows_of(node: Node) -> Windows:
+    """Return the windows that an operator moves over its first argument, by axis; none where there is no such entry."""
+    found = WINDOWS.get(operator_name(node))
+    return {} if found is None else found(node)
 
 
 def find_rule(node: Node) -> Rule | None:

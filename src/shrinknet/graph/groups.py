@@ -41,6 +41,7 @@ def solve(store: LabelStore, slots: Mapping[str, Slots]) -> Numbering:
     _freeze_where_axes_would_clash(store, slots)
     components = store.components()
     _freeze_unmixed(store, components)
+    _freeze_unwritten(store, components)
     _freeze_lone_classes(store, slots, components)
     reasons = store.reasons(components)
     ids, members = _number(store, components, reasons)
@@ -103,6 +104,16 @@ def _freeze_unmixed(store: LabelStore, components: Integers) -> None:
     for labels in store.mixed:
         is_mixed[components[labels]] = True
     store.freeze(np.flatnonzero(~is_mixed[components]), "read by nobody")
+
+
+def _freeze_unwritten(store: LabelStore, components: Integers) -> None:
+    """Places of a window's output that meet no neuron hold what is beside them too: they stay, whoever goes."""
+    reading, is_written = store.reading, np.zeros(store.num_labels + 1, np.bool_)
+    for birth in store.births:
+        if birth.parameter is not None and birth.start not in reading:
+            is_written[components[birth.start : birth.start + birth.size]] = True
+    for labels in store.unwritten:
+        store.freeze(labels[~is_written[components[labels]]], "what a window gives, neighbours included")
 
 
 def _freeze_lone_classes(store: LabelStore, slots: Mapping[str, Slots], components: Integers) -> None:

@@ -77,6 +77,7 @@ class LabelStore:
     frozen: list[tuple[Integers, str]] = field(default_factory=list)
     read: list[Integers] = field(default_factory=list)
     mixed: list[Integers] = field(default_factory=list)
+    unwritten: list[Integers] = field(default_factory=list)
     num_labels: int = 0
 
     def fresh(self, parameter: str | None, axis: int, size: int) -> Tensor:
@@ -116,6 +117,10 @@ class LabelStore:
         """Say that these labels are read where neurons are mixed."""
         self.say(labels)
         self.mixed.append(names_in([labels]))
+
+    def mark_unwritten(self, labels: Tensor) -> None:
+        """Say that these labels are of neurons only where some parameter that they meet writes them."""
+        self.unwritten.append(names_in([labels]))
 
     def mark_read(self, labels: Tensor) -> None:
         """Say that a parameter axis with these labels consumes neurons rather than produces them."""

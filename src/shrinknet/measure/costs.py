@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
-from shrinknet.graph.call import MACS
+from shrinknet.graph.call import MACS, windows_of
 from shrinknet.graph.operators import ALIASES, module_of, operator_name
+from shrinknet.graph.places import laid_out_shapes
 from shrinknet.graph.trace import Trace
 from shrinknet.graph.widths import Present, kept_shape
 from shrinknet.records import Costs, OperatorCosts, Reach
@@ -154,16 +155,25 @@ def peak_ram_bytes(trace: Trace, present: Present) -> int:
     owners: dict[Node, Node] = {}
     born: dict[Node, int] = {}
     last_use: dict[Node, int] = {}
+    on_the_way: list[tuple[int, int]] = []
     order = [node for node in trace.nodes if node.op in {"placeholder", "call_function", "output"}]
-    for step, node in enumerate(order):
+    widths, step = trace.widths(present), -1
+    for node in order:
+        step += 1
         inputs = [owners[given] for given in node.all_input_nodes if given in owners]
         last_use.update(dict.fromkeys(inputs, step))
+        for shape in laid_out_shapes(node, windows_of(node), widths, lambda given: trace.shape(given, present)):
+            on_the_way.append((step, math.prod(shape) * node.meta["val"].element_size()))
+            step += 1
         if isinstance(node.meta.get("val"), Tensor):
             is_alias = operator_name(node) in ALIASES and inputs
             owners[node] = inputs[0] if is_alias else node
             born.setdefault(owners[node], step)
             last_use.setdefault(owners[node], step)
-    changes = [0] * (len(order) + 1)
+    changes = [0] * (step + 2)
+    for first, size in on_the_way:
+        changes[first] += size
+        changes[first + 2] -= size
     for node, step in born.items():
         size = math.prod(trace.shape(node, present)) * node.meta["val"].element_size()
         changes[step] += size

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from shrinknet.gates import GatedNetwork
+from shrinknet.graph.call import windows_of
 from shrinknet.graph.operators import operator_name
 from shrinknet.program import Program
 from shrinknet.records import Group, Neuron, Plan, Slice
@@ -80,9 +81,10 @@ def _is_statistic(part: Slice) -> bool:
 def only_weighed(program: Program) -> Tensor:
     """Return, for each neuron id, whether nothing but weights reads it."""
     fine = torch.ones(program.trace.num_neurons + 1, dtype=torch.bool)
-    names = {node.name: operator_name(node) for node in program.nodes}
+    nodes = {node.name: node for node in program.nodes}
     for site, ids in program.ids.items():
-        if names[site.node] not in WEIGHING:
+        node = nodes[site.node]
+        if operator_name(node) not in WEIGHING or site.axis in windows_of(node):  # a window weighs places, not neurons
             fine[ids.cpu()] = False
     return fine
 

@@ -2,7 +2,7 @@
 
 import traceback
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
 from shrinknet.errors import FixedWidthError, first_line
-from shrinknet.graph.call import argument
+from shrinknet.graph.call import argument, windows_of
 from shrinknet.graph.operators import module_of, operator_name
+from shrinknet.graph.places import cut_windows
 from shrinknet.graph.trace import Trace
 from shrinknet.graph.widths import Present
 from shrinknet.surgery.remove import Kept, cut_copy
@@ -152,10 +153,17 @@ def _written_changes(trace: Trace, cut: GraphModule) -> dict[str, Changes]:
     for node in trace.nodes:
         if node.op != "call_function" or after[node.name].target != node.target:
             continue
+        if _reads_another(node, after[node.name]):  # windows laid out: how far they step is no width
+            continue
         for old, new in zip(_numbers(node), _numbers(after[node.name]), strict=True):
             if old != new and isinstance(old, int) and isinstance(new, int):
                 changed[module_of(node)][old].add(new)
     return {module: dict(widths) for module, widths in changed.items()}
+
+
+def _reads_another(before: Node, after: Node) -> bool:
+    one, other = before.args[:1], after.args[:1]
+    return isinstance(one[0] if one else None, Node) and str(one) != str(other)
 
 
 def _numbers(node: Node) -> list[Any]:
@@ -165,8 +173,26 @@ def _numbers(node: Node) -> list[Any]:
     return [leaf for leaf in tree_leaves(list(node.args)) if not isinstance(leaf, Tensor)]
 
 
-def check_own_module(smaller: nn.Module, inputs: Tensor, expected: Tensor, tolerance: float) -> None:
+def modules_with_windows(trace: Trace, present: Present) -> list[str]:
+    """Return the modules in which a window moves over neurons that are not all there."""
+    widths, windows = (
+        trace.widths(present),
+        {node: windows_of(node) for node in trace.nodes if node.op == "call_function"},
+    )
+    return sorted({module_of(node) for node, found in windows.items() if cut_windows(node, found, widths)})
+
+
+def check_own_module(
+    smaller: nn.Module, inputs: Tensor, expected: Tensor, tolerance: float, windows: Sequence[str] = ()
+) -> None:
     """Check that the user's own code, on the smaller tensors, gives what the cut graph gives.
+
+    Args:
+        smaller: the user's module, cut.
+        inputs: some rows.
+        expected: what the cut graph gives for them.
+        tolerance: how far the two may be apart.
+        windows: see `modules_with_windows`.
 
     Raises:
         FixedWidthError: it fails, or runs and differs; the message names the module and the line, and that the
@@ -185,7 +211,13 @@ def check_own_module(smaller: nn.Module, inputs: Tensor, expected: Tensor, toler
             for hook in hooks:
                 hook.remove()
     if outputs.shape != expected.shape or not float((outputs - expected).abs().max()) <= tolerance:
-        raise FixedWidthError(_message("runs at the smaller widths but computes something else"))
+        raise FixedWidthError(_message(f"runs at the smaller widths but computes something else{_moved(windows)}"))
+
+
+def _moved(windows: Sequence[str]) -> str:
+    """Say in which modules neurons that were no neighbours have become some."""
+    names = ", ".join(repr(name) if name else "the model's own forward" for name in windows)
+    return f" (a window moves over neurons that have lost their places, in {names})" if names else ""
 
 
 def _check_recurrent(smaller: nn.Module) -> None:

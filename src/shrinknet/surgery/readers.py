@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from shrinknet.graph.call import Site, argument
 from shrinknet.graph.operators import operator_name
-from shrinknet.graph.rules.conv import num_groups
 from shrinknet.program import Program
 
 DENSE = "linear"
@@ -69,8 +68,8 @@ def readers(program: Program) -> dict[Node, Reader]:
     found = {}
     for node in program.nodes:
         sites = program.sites.get(node.name, ())
-        is_product = operator_name(node) in {DENSE, *CONVOLUTIONS} and num_groups(node) == 1
-        if not is_product or len(sites) != 1 or sites[0].argument != (0,) or isinstance(argument(node, 4), str):
+        is_known = operator_name(node) in {DENSE, *CONVOLUTIONS} and not isinstance(argument(node, 4), str)
+        if not is_known or len(sites) != 1 or not program.is_product(node, sites[0]):
             continue
         weight, bias = argument(node, 1, "weight"), argument(node, 2, "bias")
         if not all(is_own(program, one) for one in (weight, bias) if one is not None):

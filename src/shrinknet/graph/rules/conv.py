@@ -3,11 +3,14 @@
 import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.fx import Node
 
-from shrinknet.graph.call import Call, argument, macs, resize, rule
+from shrinknet.graph.call import Call, argument, macs, resize, rule, windows
 from shrinknet.graph.labels import Slots, along, varying
+from shrinknet.graph.operators import operator_name
+from shrinknet.graph.places import Window, Windows, each, lay_out
 from shrinknet.graph.widths import Widths, shape_of
 
 FORWARD = ("conv1d", "conv2d", "conv3d")
@@ -32,7 +35,7 @@ def _convolve(call: Call, writes: int, reads: int) -> Slots:
     if x.meta["val"].dim() != kernel.meta["val"].dim():
         call.freeze(call.slots(x) + call.slots(kernel), f"no samples axis at {call.where}")
         return ()
-    _freeze_rigid_axes(call, x, kernel)
+    positions = _along_positions(call, x, kernel)
     channels, axes = call.vector_along(x, 1), [call.vector_along(kernel, axis) for axis in (0, 1)]
     if (read := axes[reads]) is not None:
         call.store.mark_read(read)
@@ -44,7 +47,7 @@ def _convolve(call: Call, writes: int, reads: int) -> Slots:
         out = _same_places(call, channels, axes[reads], axes[writes], groups)
     if out is not None and bias is not None:
         out = call.unite_all(out, call.vector_along(bias, 0))
-    return () if out is None else (along(1, out, call.shape),)
+    return positions if out is None else (along(1, out, call.shape), *positions)
 
 
 def num_groups(node: Node) -> int:
@@ -52,15 +55,19 @@ def num_groups(node: Node) -> int:
     return int(argument(node, GROUPS_ARGUMENT, "groups", 1))
 
 
-def _freeze_rigid_axes(call: Call, x: Node, kernel: Node) -> None:
-    """Positions and kernel offsets stay; labels that vary there cannot be cut."""
-    for node, what in ((x, "positions"), (kernel, "kernel offsets")):
-        for slot in call.slots(node):
-            if min(varying(slot), default=0) >= 2:
-                window = node is x and len(varying(slot)) == 1 and call.shape[1] == 1
-                call.freeze(
-                    (slot,), f"a window over neighbours at {call.where}" if window else f"{what} of {call.where}"
-                )
+def _along_positions(call: Call, x: Node, kernel: Node) -> Slots:
+    """Positions and kernel offsets stay; where positions are neurons, the kernel is a window that moves over them."""
+    found = list[Tensor]()
+    for slot in call.slots(x):
+        axes = varying(slot)
+        if min(axes, default=0) >= 2 and len(axes) == 1 and operator_name(call.node) in FORWARD:
+            found += call.window(slot)
+        elif min(axes, default=0) >= 2:
+            call.freeze((slot,), f"positions of {call.where}")
+    for slot in call.slots(kernel):
+        if min(varying(slot), default=0) >= 2:
+            call.freeze((slot,), f"kernel offsets of {call.where}")
+    return tuple(found)
 
 
 def _same_places(
@@ -97,13 +104,42 @@ def _whole_groups(call: Call, channels: Tensor, axes: list[Tensor | None], group
     return owner.expand(groups, out_width).reshape(-1)
 
 
+@windows(*FORWARD)
+def windows_of_kernel(node: Node) -> Windows:
+    """One along each axis of positions; none where the padding is not the same at both ends."""
+    kernel: Node = node.args[1]  # type: ignore[assignment]
+    sizes = shape_of(kernel.meta["val"])[2:]
+    if len(shape_of(node.meta["val"])) != 2 + len(sizes):  # no samples axis
+        return {}
+    steps, dilations = (each(argument(node, *given), len(sizes)) for given in ((3, "stride", 1), (5, "dilation", 1)))
+    padding = argument(node, 4, "padding", 0)
+    if isinstance(padding, str):
+        wider = [
+            dilation * (size - 1) if padding == "same" else 0 for size, dilation in zip(sizes, dilations, strict=True)
+        ]
+        padding = [amount // 2 for amount in wider]
+        if any(amount % 2 for amount in wider):
+            return {}
+    given = zip(sizes, steps, each(padding, len(sizes)), dilations, strict=True)
+    return {2 + place: Window(*one) for place, one in enumerate(given)}
+
+
 @resize(*FORWARD, *TRANSPOSED)
 def resize_groups(node: Node, widths: Widths) -> None:
-    """Whole groups that are gone make the number of groups smaller."""
+    """Whole groups that are gone make the number of groups smaller; windows over neurons are laid out."""
     x, kernel = node.args[0], node.args[1]
     over = widths.of(node, 1) if "transpose" in str(node.target) else widths.of(x, 1)  # type: ignore[arg-type]
     if num_groups(node) > 1:
         node.update_arg(GROUPS_ARGUMENT, over // widths.of(kernel, 1))  # type: ignore[arg-type]
+    if operator_name(node) in FORWARD and (now := lay_out(node, windows_of_kernel(node), widths)):
+        steps, padding, dilations = (
+            [getattr(one, name) for one in now.values()] for name in ("step", "padding", "dilation")
+        )
+        node.args, node.kwargs = (
+            (*node.args[:2], argument(node, 2, "bias"), steps, padding, dilations, num_groups(node)),
+            {},
+        )
+        node.target = getattr(torch.ops.aten, operator_name(node)).default
 
 
 @macs(*FORWARD)

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from shrinknet.graph.call import Call, argument, resize, rule, weighted
+from shrinknet.graph.call import Call, argument, resize, rule, weighted, windows
 from shrinknet.graph.labels import Slots, along, varying, vector
 from shrinknet.graph.operators import operator_name
+from shrinknet.graph.places import Window, Windows, each, lay_out
 from shrinknet.graph.widths import Widths, shape_of
 
+AVERAGES = ("avg_pool1d", "avg_pool2d", "avg_pool3d")
 EXTREMES = ("amax", "amin")
 SUMS = ("mean", "sum", "var", "std", "linalg_vector_norm", "norm")
 
@@ -24,15 +26,42 @@ SUMS = ("mean", "sum", "var", "std", "linalg_vector_norm", "norm")
 )  # fmt: skip
 def pooling(call: Call) -> Slots:
     """Positions (every axis after the channels) are reduced, or drawn larger."""
-    num_positions = int(operator_name(call.node).removesuffix("_aa")[-2])  # max_pool2d: 2
-    if len(call.shape) != num_positions + 2:
+    if len(call.shape) != 2 + _num_positions(call.node):
         call.freeze(call.slots(call.argument(0)), f"no samples axis at {call.where}")
         return ()
-    if "avg_pool" in operator_name(call.node) and call.shape[1] == 1:
-        for slot in call.slots(call.argument(0)):
-            if len(varying(slot)) == 1:  # with one channel, what the window moves over are neurons
-                call.freeze((slot,), f"a window over neighbours at {call.where}")
-    return call.passing(call.argument(0), set(range(2, len(call.shape))))
+    positions, out = set(range(2, len(call.shape))), list[Tensor]()
+    for slot in call.slots(call.argument(0)):
+        if operator_name(call.node) in AVERAGES and len(varying(slot)) == 1 and positions.issuperset(varying(slot)):
+            out += call.window(slot)
+        elif (passed := call.passed(slot, positions)) is not None:
+            out.append(passed)
+    return tuple(out)
+
+
+def _num_positions(node: Node) -> int:
+    return int(operator_name(node).removesuffix("_aa")[-2])  # max_pool2d: 2
+
+
+@windows(*AVERAGES)
+def windows_of_average(node: Node) -> Windows:
+    """One along each axis of positions; none where windows at the ends are means of fewer places."""
+    rank, sizes = _num_positions(node), argument(node, 1, "kernel_size")
+    steps, padding = argument(node, 2, "stride", []) or sizes, argument(node, 3, "padding", 0)
+    sizes, steps, padding = (each(given, rank) for given in (sizes, steps, padding))
+    counts_padding = argument(node, 5, "count_include_pad", True) or not any(padding)
+    has_samples = len(shape_of(node.meta["val"])) == 2 + rank
+    if argument(node, 4, "ceil_mode", False) or not counts_padding or not has_samples:
+        return {}
+    return {2 + place: Window(*given) for place, given in enumerate(zip(sizes, steps, padding, strict=True))}
+
+
+@resize(*AVERAGES)
+def resize_windows(node: Node, widths: Widths) -> None:
+    """Windows over neurons are laid out, one behind the other."""
+    if now := lay_out(node, windows_of_average(node), widths):
+        sizes, steps, padding = ([getattr(one, name) for one in now.values()] for name in ("size", "step", "padding"))
+        rest = {name: value for name, value in node.kwargs.items() if name not in {"kernel_size", "stride", "padding"}}
+        node.args, node.kwargs = (node.args[0], sizes, steps, padding, *node.args[4:]), rest
 
 
 @rule("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d")
