@@ -24,8 +24,8 @@ from cpu_torchvision import models
 from prove import chosen
 from rival import pruner_of
 
+from shrinknet.core.folder import environment
 from shrinknet.graph import trace as tracing
-from shrinknet.runs import environment
 from shrinknet.surgery.remove import cut_graph
 
 ROUNDS = 9

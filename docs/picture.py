@@ -12,8 +12,8 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+from shrinknet.core.folder import RunFolder
 from shrinknet.report.summary import bytes_text, percent
-from shrinknet.runs import RunFolder
 
 BLUE, RED = "#1b6ca8", "#d1495b"
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import shrinknet as sn
-from shrinknet.gates import gated
+from shrinknet.engine.gates import gated
 
 ACTIVATIONS = (nn.ReLU, nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.LeakyReLU, nn.Softplus, nn.Hardswish, nn.PReLU)
 

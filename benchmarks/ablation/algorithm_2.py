@@ -16,9 +16,9 @@ from torch import nn
 
 import shrinknet as sn
 from shrinknet.criteria import find_criterion
-from shrinknet.gates import gated
-from shrinknet.losses import find_loss
-from shrinknet.selection.rank import ranked, takeable
+from shrinknet.engine.gates import gated
+from shrinknet.search.rank import ranked, takeable
+from shrinknet.task.losses import find_loss
 
 NUM_IMAGES, ROUNDS, PASSES_TIMED = 10_000, 5, 25
 

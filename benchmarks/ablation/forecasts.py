@@ -18,12 +18,12 @@ from rounds import RESULTS, SEED, in_turns, once, write
 from torch import nn
 
 import shrinknet as sn
-from shrinknet import runs
 from shrinknet.api import in_memory
 from shrinknet.cli.bench import _seconds
-from shrinknet.cost_model import forecast, forward_work, measured_rates
+from shrinknet.core import folder as runs
 from shrinknet.criteria import find_criterion
-from shrinknet.gates import gated
+from shrinknet.engine.gates import gated
+from shrinknet.execution.cost_model import forecast, forward_work, measured_rates
 
 ROUNDS = 5
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "cost-model.md"

@@ -18,7 +18,7 @@ from torch import nn
 import shrinknet as sn
 from shrinknet.api import in_memory
 from shrinknet.criteria import find_criterion
-from shrinknet.gates import gated
+from shrinknet.engine.gates import gated
 
 AXES = {
     "neurons in each layer": [16, 48, 128, 400, 1600],

@@ -16,8 +16,8 @@ from torch import nn
 
 import shrinknet as sn
 from shrinknet.criteria import find_criterion
-from shrinknet.gates import gated
-from shrinknet.losses import find_loss
+from shrinknet.engine.gates import gated
+from shrinknet.task.losses import find_loss
 
 NUM_IMAGES, NUM_HIDDEN, ROUNDS, FEW = 10_000, 100, 31, 5
 

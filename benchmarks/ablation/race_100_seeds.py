@@ -16,13 +16,13 @@ from cifar import images
 from rounds import SEED, in_turns, write
 
 import shrinknet as sn
-from shrinknet.ablation import racing
-from shrinknet.ablation.racing import parts_of, race
 from shrinknet.api import in_memory
-from shrinknet.cost_model import forward_work, replay_work
+from shrinknet.core.records import Neuron
 from shrinknet.criteria import find_criterion
-from shrinknet.gates import gated
-from shrinknet.records import Neuron
+from shrinknet.engine import racing
+from shrinknet.engine.gates import gated
+from shrinknet.engine.racing import parts_of, race
+from shrinknet.execution.cost_model import forward_work, replay_work
 
 SIZES, NUM_WANTED, CONFIDENCE, SEEDS, ROUNDS = (1000, 5000), 8, 0.99, 100, 3
 

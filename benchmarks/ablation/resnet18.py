@@ -17,9 +17,9 @@ from torch import nn
 
 import shrinknet as sn
 from shrinknet.api import in_memory
-from shrinknet.cost_model import forward_work, replay_work
 from shrinknet.criteria import find_criterion
-from shrinknet.gates import gated
+from shrinknet.engine.gates import gated
+from shrinknet.execution.cost_model import forward_work, replay_work
 
 NUM_IMAGES, ROUNDS = 64, 3
 GROUPS = ("layer2.1.conv1", "layer3.1.conv1", "layer4.0.conv1", "layer4.1.conv1")

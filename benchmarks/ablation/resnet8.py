@@ -18,7 +18,7 @@ from torch.nn import functional
 import shrinknet as sn
 from shrinknet.api import in_memory
 from shrinknet.criteria import find_criterion
-from shrinknet.gates import gated
+from shrinknet.engine.gates import gated
 
 NUM_IMAGES, ROUNDS, CHANNELS_TIMED = 1000, 5, 8
 

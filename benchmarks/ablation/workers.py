@@ -13,8 +13,8 @@ from rounds import SEED, in_turns, once, write
 import shrinknet as sn
 from shrinknet.api import in_memory
 from shrinknet.criteria import find_criterion
-from shrinknet.gates import gated
-from shrinknet.jobs import Workers
+from shrinknet.engine.gates import gated
+from shrinknet.execution.jobs import Workers
 
 NUM_IMAGES, ROUNDS = 1000, 3
 

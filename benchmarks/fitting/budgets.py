@@ -21,9 +21,9 @@ from cifar import images
 from rounds import RESULTS, SEED, once, write
 
 import shrinknet as sn
+from shrinknet.core.records import Manifest
+from shrinknet.engine.gates import gated
 from shrinknet.export.artefact import Artefact
-from shrinknet.gates import gated
-from shrinknet.records import Manifest
 
 DATA = Path(os.environ["SHRINKNET_DATA"])
 WINDOW, NUM_CALIBRATION = 26, 1000

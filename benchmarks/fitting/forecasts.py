@@ -19,7 +19,7 @@ import torch
 from rounds import SEED, write
 
 import shrinknet as sn
-from shrinknet.errors import ShrinknetError
+from shrinknet.core.errors import ShrinknetError
 from shrinknet.export.artefact import Artefact
 from shrinknet.export.plain import Plain, by_torch
 from shrinknet.surgery.remove import cut_graph

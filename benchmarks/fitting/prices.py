@@ -20,8 +20,8 @@ from cifar import images
 from rounds import RESULTS, SEED, write
 
 import shrinknet as sn
+from shrinknet.engine.gates import gated
 from shrinknet.export.artefact import Artefact
-from shrinknet.gates import gated
 from shrinknet.recipes import digits
 
 SHARES = {"parameters": 0.3, "flash": 0.4, "ram": 0.6, "macs": 0.4}

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.measure.recall import RecallHistory
+from shrinknet.core.recall import RecallHistory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ablation"))
 from rounds import SEED, in_turns, once, write

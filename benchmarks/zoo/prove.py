@@ -9,16 +9,16 @@ import torch
 from architectures import Architecture
 from torch import nn
 
-from shrinknet.errors import ShrinknetError
+from shrinknet.core.errors import ShrinknetError
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.engine.program import Program
 from shrinknet.export.exported_program import safetensors_bytes
-from shrinknet.gates import GatedNetwork
 from shrinknet.graph.operators import operator_name
 from shrinknet.graph.trace import Trace, export_program, named_tensors, trace
-from shrinknet.losses import find_loss
 from shrinknet.measure.costs import costs, reach
-from shrinknet.program import Program
+from shrinknet.surgery.proof import all_outputs, gap, largest_of, verify_on
 from shrinknet.surgery.remove import cut_graph
-from shrinknet.verify.equivalence import all_outputs, gap, largest_of, verify_on
+from shrinknet.task.losses import find_loss
 
 NUM_CHOICES, SHARE, LARGEST_DIFFERENCE = 3, 0.3, 1e-9
 

@@ -6,8 +6,7 @@ from shrinknet.analysis.error_surface import Alphas, error_surface, error_surfac
 from shrinknet.analysis.pruning_limit import neuron_limit, weight_limit
 from shrinknet.analysis.recall_distortion import recall_distortion
 from shrinknet.api import prune, race, rank
-from shrinknet.criteria import Criterion, criterion_names
-from shrinknet.errors import (
+from shrinknet.core.errors import (
     BadInputError,
     ExportError,
     FixedWidthError,
@@ -17,9 +16,7 @@ from shrinknet.errors import (
     UnfollowedOperatorError,
     VerificationError,
 )
-from shrinknet.graph.trace import Trace, trace
-from shrinknet.opening import load
-from shrinknet.records import (
+from shrinknet.core.records import (
     Costs,
     Frozen,
     Group,
@@ -32,12 +29,12 @@ from shrinknet.records import (
     Step,
     Verification,
 )
-from shrinknet.run import Run
-from shrinknet.scoring import Scoring
-from shrinknet.sparsify.base import Sparsifier, find_sparsifier, sparsifier_names
-from shrinknet.sparsify.to_plan import to_plan
-from shrinknet.sparsifying import Sparsified, remove, sparsify
-from shrinknet.stopping.goals import (
+from shrinknet.core.scores import Scores
+from shrinknet.criteria import Criterion, criterion_names
+from shrinknet.graph.trace import Trace, trace
+from shrinknet.run.opening import load
+from shrinknet.run.run import Run
+from shrinknet.search.goals import (
     FlashBytes,
     Goal,
     Macs,
@@ -46,10 +43,13 @@ from shrinknet.stopping.goals import (
     RemovedFraction,
     RemovedNeurons,
 )
-from shrinknet.stopping.guards import AccuracyDrop, ClassRecall, Guard, LossRise, WorstClassRecall
+from shrinknet.search.guards import AccuracyDrop, ClassRecall, Guard, LossRise, WorstClassRecall
+from shrinknet.sparsify.api import Sparsified, remove, sparsify
+from shrinknet.sparsify.base import Sparsifier, find_sparsifier, sparsifier_names
+from shrinknet.sparsify.to_plan import to_plan
 from shrinknet.surgery.apply_plan import apply_plan
-from shrinknet.task import Task
-from shrinknet.types import Scores
+from shrinknet.task.scoring import Scoring
+from shrinknet.task.task import Task
 
 __all__ = [
     "AccuracyDrop",

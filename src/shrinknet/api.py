@@ -7,31 +7,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shrinknet.ablation.racing import parts_of
-from shrinknet.ablation.replay import chunks_text, samples_at_once
+from shrinknet.compensation.compensate import Compensation, check_kind
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.folder import RunFolder
+from shrinknet.core.progress import Progress, Silence, Told, num_batches
+from shrinknet.core.records import Neuron, RaceResult
+from shrinknet.core.scores import Scores
 from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.criteria.noise import check_slopes
-from shrinknet.errors import BadInputError
-from shrinknet.execution.progress import Progress, Silence, Told, num_batches
+from shrinknet.engine.gates import GatedNetwork, gated
+from shrinknet.engine.racing import parts_of
+from shrinknet.engine.replay import chunks_text, samples_at_once
+from shrinknet.execution.jobs import Workers
 from shrinknet.export.artefact import WEIGHTS, Artefact, check_quantize
-from shrinknet.gates import GatedNetwork, gated
 from shrinknet.graph.restrict import globs
-from shrinknet.jobs import Workers
-from shrinknet.pipeline import check_reachable, first_step
-from shrinknet.records import Neuron, RaceResult
-from shrinknet.run import Run, under_way, with_threads_of, write_start
-from shrinknet.runs import RunFolder
-from shrinknet.scoring import SHARE_OF_ONE_PASS, Scoring
-from shrinknet.search import Search
-from shrinknet.selection.methods import Choose, Scorer, find_method
-from shrinknet.selection.price import by_neuron, by_units, check_price
-from shrinknet.selection.racing import racing
-from shrinknet.selection.rank import Choice, Limits, clipped, ranked
-from shrinknet.stopping.goals import Goal
-from shrinknet.stopping.guards import Guard
-from shrinknet.surgery.compensate import Compensation, check_kind
-from shrinknet.task import Task
-from shrinknet.types import Scores
+from shrinknet.run.driver import Search
+from shrinknet.run.run import Run, under_way, with_threads_of, write_start
+from shrinknet.search.goals import Goal
+from shrinknet.search.guards import Guard
+from shrinknet.search.methods import Choose, Scorer, find_method
+from shrinknet.search.price import by_neuron, by_units, check_price
+from shrinknet.search.racing import racing
+from shrinknet.search.rank import Choice, Limits, clipped, ranked
+from shrinknet.search.steps import check_reachable, first_step
+from shrinknet.task.scoring import SHARE_OF_ONE_PASS, Scoring
+from shrinknet.task.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -276,7 +276,7 @@ def prune(
     untouched network's artefact first, and the smaller one's at the end: again for each miss of the forecast.
 
     >>> import torch
-    >>> from shrinknet.stopping.goals import RemovedNeurons
+    >>> from shrinknet.search.goals import RemovedNeurons
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
     >>> task = Task(model, "cross-entropy", (torch.randn(20, 4), torch.arange(20) % 2))
     >>> prune(task, goals=[RemovedNeurons(5)]).model[0].out_features

@@ -138,8 +138,8 @@ def test_refit_readers_are_not_passed_over(type_command, tmp_path) -> None:
 
 
 def test_a_network_cut_to_another_budget_is_shown_as_what_it_is(type_command, run, tmp_path) -> None:
+    from shrinknet.core.folder import RunFolder
     from shrinknet.report.page_data import with_handed_back
-    from shrinknet.runs import RunFolder
 
     smaller = tmp_path / "smaller"
     assert type_command("cut", run, "--remove", "33", "--out", smaller).status == 0

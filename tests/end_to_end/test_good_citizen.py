@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 import shrinknet as sn
-from shrinknet import errors
+from shrinknet.core import errors
 from shrinknet.criteria import find_criterion
-from shrinknet.gates import gated
-from shrinknet.scoring import Scoring
+from shrinknet.engine.gates import gated
+from shrinknet.task.scoring import Scoring
 
 STATE = """
 import json, logging, os, random, sys, warnings

@@ -107,7 +107,7 @@ def test_what_stands_beside_the_history_is_written_before_it_and_goes_with_it(tm
     import torch
 
     import shrinknet as sn
-    from shrinknet.runs import RunFolder
+    from shrinknet.core.folder import RunFolder
 
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(4, 9), torch.nn.ReLU(), torch.nn.Linear(9, 2))

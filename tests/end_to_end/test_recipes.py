@@ -69,7 +69,7 @@ def test_one_layer_on_real_mnist(real_data, type_command, tmp_path) -> None:
 def test_the_authors_scores_by_hand() -> None:
     """One hidden layer: the program's three departures from the appendix, written out."""
     import shrinknet as sn
-    from shrinknet.gates import gated
+    from shrinknet.engine.gates import gated
 
     torch.manual_seed(0)
     model = build((6,), 4)

@@ -16,8 +16,8 @@ from torch import nn
 
 import shrinknet as sn
 from shrinknet.cli import console
+from shrinknet.core.folder import SEAL, RunFolder, digest_of_plan
 from shrinknet.report.page import write_page
-from shrinknet.runs import SEAL, RunFolder, digest_of_plan
 
 ROWS = torch.randn(40, 4, generator=torch.Generator().manual_seed(1)), torch.arange(40) % 2
 GOALS = [sn.RemovedNeurons(4)]

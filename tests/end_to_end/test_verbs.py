@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import shrinknet as sn
-from shrinknet.runs import COLUMNS, RunFolder, digest_of_plan
+from shrinknet.core.folder import COLUMNS, RunFolder, digest_of_plan
 
 FACTORY = ("nets_of_a_stranger:build", "--weights", "weights.safetensors")
 DATA = ("--data", "data.npz")
@@ -199,7 +199,7 @@ def test_a_plan_of_unknown_neurons_is_refused(run, type_command) -> None:
 
 
 def test_a_failed_proof_writes_no_model_and_says_where_it_broke(type_command, tmp_path, monkeypatch) -> None:
-    from shrinknet import run as run_module
+    from shrinknet.run import run as run_module
 
     honest = run_module.cut_graph
 

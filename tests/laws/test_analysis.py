@@ -27,9 +27,9 @@ from shrinknet.analysis.pruning_limit import (
     zero_rows,
 )
 from shrinknet.analysis.recall_distortion import over_runs, recall_distortion
-from shrinknet.gates import gated
-from shrinknet.measure.recall import RecallHistory
-from shrinknet.records import Answer
+from shrinknet.core.recall import RecallHistory
+from shrinknet.core.records import Answer
+from shrinknet.engine.gates import gated
 
 
 def drawn_neuron(data: st.DataObject, drawn: Drawn) -> sn.Neuron:

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.checking import check_files
-from shrinknet.errors import ExportError
+from shrinknet.core.errors import ExportError
+from shrinknet.core.records import Neuron
+from shrinknet.engine.gates import gated
 from shrinknet.export.arena import ALIGNMENT, planned
 from shrinknet.export.artefact import Artefact
 from shrinknet.export.base import exporter_names, find_exporter
 from shrinknet.export.plain import Plain, by_torch
-from shrinknet.gates import gated
 from shrinknet.graph.trace import named_tensors
-from shrinknet.records import Neuron
-from shrinknet.selection.price import by_units
-from shrinknet.selection.rank import Limits, for_each_unit, takeable
+from shrinknet.run.checking import check_files
+from shrinknet.search.price import by_units
+from shrinknet.search.rank import Limits, for_each_unit, takeable
 from shrinknet.surgery.remove import cut_graph
 
 pytest.importorskip("executorch")

@@ -11,12 +11,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import shrinknet as sn
+from shrinknet.engine.gates import gated
 from shrinknet.export.exported_program import safetensors_bytes
-from shrinknet.gates import gated
 from shrinknet.graph.trace import named_tensors
 from shrinknet.measure.costs import costs, operator_costs
+from shrinknet.surgery.proof import cut_program
 from shrinknet.surgery.remove import cut_graph
-from shrinknet.verify.equivalence import cut_program
 
 
 @given(networks, st.data())

@@ -12,13 +12,13 @@ from references.surgeon import inverse, rise, without
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.checking import check_files
+from shrinknet.compensation.compensate import Compensation, curvatures, masked_after
+from shrinknet.compensation.least_squares import Moments, least_squares, unsaid, with_ones
+from shrinknet.compensation.readers import as_matrix, readers
 from shrinknet.criteria import find_criterion
-from shrinknet.gates import GatedNetwork, gated
+from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.measure.evaluation import evaluate
-from shrinknet.surgery.compensate import Compensation, curvatures, masked_after
-from shrinknet.surgery.least_squares import Moments, least_squares, unsaid, with_ones
-from shrinknet.surgery.readers import as_matrix, readers
+from shrinknet.run.checking import check_files
 
 KINDS = ("mean", "least-squares", "newton")
 ROUNDING = 1e-9

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import shrinknet as sn
-from shrinknet.gates import GatedNetwork
-from shrinknet.losses import find_loss
-from shrinknet.program import Program
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.engine.program import Program
+from shrinknet.surgery.proof import verify_on
 from shrinknet.surgery.remove import cut_graph
-from shrinknet.verify.equivalence import verify_on
+from shrinknet.task.losses import find_loss
 
 Branch = Callable[[Tensor], Tensor]
 

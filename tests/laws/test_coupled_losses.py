@@ -12,9 +12,9 @@ from shrinknet.analysis.error_surface import error_surface
 from shrinknet.analysis.pruning_limit import neuron_limit
 from shrinknet.criteria import find_criterion
 from shrinknet.criteria.skeletonization import Skeletonization
-from shrinknet.data import Batch
-from shrinknet.gates import gated
-from shrinknet.losses import find_loss
+from shrinknet.engine.gates import gated
+from shrinknet.task.data import Batch
+from shrinknet.task.losses import find_loss
 
 torch.manual_seed(3)
 INPUTS, CLASSES = torch.randn(14, 5, dtype=torch.float64), torch.arange(14) % 3

@@ -12,16 +12,16 @@ from references import surgeon
 from torch import nn
 
 import shrinknet as sn
+from shrinknet.compensation.least_squares import Moments
+from shrinknet.compensation.readers import as_matrix, readers
 from shrinknet.criteria import criterion_names, find_criterion
 from shrinknet.criteria.optimal_cell_damage import OptimalCellDamage
 from shrinknet.criteria.sequential_attention import SequentialAttention
 from shrinknet.criteria.skeletonization import Skeletonization
 from shrinknet.criteria.unit_obs import UnitOBS
-from shrinknet.data import Batch
-from shrinknet.gates import gated
-from shrinknet.losses import find_loss
-from shrinknet.surgery.least_squares import Moments
-from shrinknet.surgery.readers import as_matrix, readers
+from shrinknet.engine.gates import gated
+from shrinknet.task.data import Batch
+from shrinknet.task.losses import find_loss
 
 LOSS_UNITS = ("ablation", "taylor-1", "taylor-2", "gauss-newton", "empirical-fisher")
 QUICK = {"sequential-attention": SequentialAttention(rounds=2, steps=2)}
@@ -91,7 +91,7 @@ def test_a_group_that_is_read_behind_its_own_readers_is_scored_exactly() -> None
 
 @pytest.mark.parametrize("bound", [1, 50, 10**9])
 def test_the_size_of_the_chunks_changes_nothing(bound: int, monkeypatch) -> None:
-    from shrinknet.ablation import replay
+    from shrinknet.engine import replay
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 7), nn.Tanh(), nn.Linear(7, 3)).double()
@@ -339,7 +339,7 @@ def test_readers_that_see_samples_on_another_axis_are_scored_alike(name: str, mi
 
 @pytest.mark.parametrize("loss", ["squared-error", "cross-entropy"])
 def test_a_loss_of_ones_own_scores_like_the_built_in_one(loss: str) -> None:
-    from shrinknet.losses import find_loss
+    from shrinknet.task.losses import find_loss
 
     model = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)).double()
     rows = (torch.randn(9, 3).double(), torch.arange(9) % 2)

@@ -14,17 +14,17 @@ from references.derivatives import mean_loss_at
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.ablation.closed_form import closed_form
-from shrinknet.ablation.racing import Rises, half_width, parts_of, race
-from shrinknet.ablation.replay import Replay
-from shrinknet.ablation.route import route
 from shrinknet.criteria import find_criterion
-from shrinknet.data import Batch
-from shrinknet.folding import FoldedProgram, folded
-from shrinknet.gates import GatedNetwork, gated
+from shrinknet.engine.closed_form import closed_form
+from shrinknet.engine.folding import FoldedProgram, folded
+from shrinknet.engine.gates import GatedNetwork, gated
+from shrinknet.engine.program import Program
+from shrinknet.engine.racing import Rises, half_width, parts_of, race
+from shrinknet.engine.replay import Replay
+from shrinknet.engine.route import route
 from shrinknet.graph.trace import as_tuple
-from shrinknet.losses import ACROSS, find_loss, targets_across
-from shrinknet.program import Program
+from shrinknet.task.data import Batch
+from shrinknet.task.losses import ACROSS, find_loss, targets_across
 
 
 def task_of(model: nn.Module, loss="cross-entropy", num_samples=12, shape=(6,), **options) -> sn.Task:

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 import shrinknet as sn
 from shrinknet.criteria import find_criterion
-from shrinknet.gates import gated
+from shrinknet.engine.gates import gated
 from shrinknet.graph.call import PLAIN, WEIGHTED, load_rules
 
 load_rules()

@@ -8,12 +8,12 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import shrinknet as sn
-from shrinknet.ablation.replay import Replay
-from shrinknet.ablation.route import route
 from shrinknet.api import in_memory
 from shrinknet.criteria import find_criterion
-from shrinknet.data import Batch
-from shrinknet.gates import gated
+from shrinknet.engine.gates import gated
+from shrinknet.engine.replay import Replay
+from shrinknet.engine.route import route
+from shrinknet.task.data import Batch
 
 NUM_STEPS = 50
 

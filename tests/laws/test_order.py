@@ -10,11 +10,11 @@ from networks import Drawn, networks
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.gates import gated
-from shrinknet.pipeline import Until
-from shrinknet.records import removed_by
-from shrinknet.selection.rank import Limits, clipped, ranked, takeable
-from shrinknet.types import Scores
+from shrinknet.core.records import removed_by
+from shrinknet.core.scores import Scores
+from shrinknet.engine.gates import gated
+from shrinknet.search.rank import Limits, clipped, ranked, takeable
+from shrinknet.search.steps import Until
 
 
 def removable(drawn: Drawn) -> int:

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from networks import Drawn, Residual, networks
 
 import shrinknet as sn
-from shrinknet.gates import gated
+from shrinknet.engine.gates import gated
 from shrinknet.graph.trace import export_program, named_tensors
 from shrinknet.measure.costs import costs
 from shrinknet.surgery.own_module import cut_module, new_attributes
+from shrinknet.surgery.proof import cut_program, verify
 from shrinknet.surgery.remove import cut_graph, kept_indices
-from shrinknet.verify.equivalence import cut_program, verify
 
 
 def some_removed(drawn: Drawn, network, data) -> tuple[sn.Neuron, ...]:

@@ -15,13 +15,13 @@ from torch.nn import functional
 
 import shrinknet as sn
 from shrinknet.criteria import find_criterion
-from shrinknet.data import Batch
-from shrinknet.gates import GatedNetwork
-from shrinknet.losses import find_loss
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.engine.program import Program
 from shrinknet.measure.costs import costs
-from shrinknet.program import Program
+from shrinknet.surgery.proof import verify_on
 from shrinknet.surgery.remove import cut_graph
-from shrinknet.verify.equivalence import verify_on
+from shrinknet.task.data import Batch
+from shrinknet.task.losses import find_loss
 
 
 class Around(nn.Module):

@@ -13,22 +13,22 @@ from networks import networks
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.gates import gated
-from shrinknet.losses import cross_entropy
-from shrinknet.measure.recall import intensification, normalised_balance, recalls
+from shrinknet.core.recall import intensification, normalised_balance, recalls
+from shrinknet.engine.gates import gated
 from shrinknet.sparsify import Sparsifier
-from shrinknet.sparsify.acdc import AlternatingCompression
 from shrinknet.sparsify.blocks import Blocks
-from shrinknet.sparsify.fisher_pruning import FisherPruning
-from shrinknet.sparsify.gradual_threshold import GradualThreshold
-from shrinknet.sparsify.network_surgery import DynamicNetworkSurgery
-from shrinknet.sparsify.power_of_sparsity import RandomConnections
+from shrinknet.sparsify.methods.acdc import AlternatingCompression
+from shrinknet.sparsify.methods.fisher_pruning import FisherPruning
+from shrinknet.sparsify.methods.gradual_threshold import GradualThreshold
+from shrinknet.sparsify.methods.network_surgery import DynamicNetworkSurgery
+from shrinknet.sparsify.methods.power_of_sparsity import RandomConnections
+from shrinknet.sparsify.methods.sequential_attention import SequentialAttention
+from shrinknet.sparsify.methods.skeletonization import Skeletonization
+from shrinknet.sparsify.methods.undecayed_pruning import OneShot, mean_slopes
 from shrinknet.sparsify.schedules import Phases, Ramp, exponential
-from shrinknet.sparsify.sequential_attention import SequentialAttention
-from shrinknet.sparsify.skeletonization import Skeletonization
 from shrinknet.sparsify.to_plan import to_plan
 from shrinknet.sparsify.training import Training
-from shrinknet.sparsify.undecayed_pruning import OneShot, mean_slopes
+from shrinknet.task.losses import cross_entropy
 
 STEPS = 24
 ROWS = torch.rand(48, 1, 8, 8), torch.arange(48) % 3

@@ -12,14 +12,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import shrinknet as sn
-from shrinknet.checking import check_files
 from shrinknet.criteria import find_criterion
-from shrinknet.gates import gated
+from shrinknet.engine.gates import gated
 from shrinknet.graph.trace import named_tensors
 from shrinknet.measure.costs import costs
+from shrinknet.run.checking import check_files
 from shrinknet.sparsify.to_plan import to_plan
+from shrinknet.surgery.proof import cut_program, verify
 from shrinknet.surgery.remove import cut_graph
-from shrinknet.verify.equivalence import cut_program, verify
 
 
 class ChannelAttention(nn.Module):

@@ -11,15 +11,15 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import shrinknet as sn
-from shrinknet import jobs
+from shrinknet.compensation.compensate import KINDS, Compensation
 from shrinknet.criteria import criterion_names, find_criterion
 from shrinknet.criteria.base import Again, mean_over_samples
 from shrinknet.criteria.sequential_attention import SequentialAttention
 from shrinknet.criteria.skeletonization import Skeletonization
-from shrinknet.data import Batch
-from shrinknet.gates import gated
-from shrinknet.jobs import Workers
-from shrinknet.surgery.compensate import KINDS, Compensation
+from shrinknet.engine.gates import gated
+from shrinknet.execution import jobs
+from shrinknet.execution.jobs import Workers
+from shrinknet.task.data import Batch
 
 
 class Rows(Dataset):

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from shrinknet.gates import GatedNetwork, Site
-from shrinknet.records import Neuron
+from shrinknet.core.records import Neuron
+from shrinknet.engine.gates import GatedNetwork, Site
 
 
 def mean_loss_at(network: GatedNetwork, batch, neuron: Neuron, gate: float | Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from shrinknet.surgery.least_squares import Moments
+from shrinknet.compensation.least_squares import Moments
 
 
 def inverse(moments: Moments, alive: Bool[Tensor, " columns"], ridge: float) -> Float[Tensor, "some some"]:

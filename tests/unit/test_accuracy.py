@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional
 
 import shrinknet as sn
-from shrinknet.data import as_data
-from shrinknet.losses import find_loss
 from shrinknet.measure.evaluation import evaluate
+from shrinknet.task.data import as_data
+from shrinknet.task.losses import find_loss
 
 torch.manual_seed(5)
 X = torch.randn(60, 10)

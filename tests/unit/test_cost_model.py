@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.cost_model import Rates, Work, forecast, forward_work, ranking_work, replay_work, run_work
-from shrinknet.gates import GatedNetwork, gated
+from shrinknet.engine.gates import GatedNetwork, gated
+from shrinknet.execution.cost_model import Rates, Work, forecast, forward_work, ranking_work, replay_work, run_work
 
 
 def network_of(model: nn.Module, shape: tuple[int, ...]) -> GatedNetwork:

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import shrinknet as sn
+from shrinknet.engine.program import Program
 from shrinknet.graph.restrict import restrict
-from shrinknet.program import Program
 
 
 def reasons(model: nn.Module, *shape: int) -> set[str]:

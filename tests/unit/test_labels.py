@@ -5,7 +5,7 @@ from test_graph import Wrapped
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.gates import gated
+from shrinknet.engine.gates import gated
 from shrinknet.graph import call as base
 from shrinknet.graph.groups import solve
 from shrinknet.graph.labels import LabelStore, along

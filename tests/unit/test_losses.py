@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from shrinknet.losses import (
+from shrinknet.task.losses import (
     ACROSS,
     OF_CANDIDATES,
     binary_cross_entropy,

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from shrinknet.data import as_data
-from shrinknet.losses import find_loss
 from shrinknet.measure.evaluation import evaluate
+from shrinknet.task.data import as_data
+from shrinknet.task.losses import find_loss
 
 OUTPUTS = torch.eye(4)[[0, 0, 1, 1, 2, 0]]  # answers 0 0 1 1 2 0
 TARGETS = torch.tensor([0, 1, 1, 1, 1, 0])

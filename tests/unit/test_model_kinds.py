@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.kinds import check_kind
+from shrinknet.task.kinds import check_kind
 
 ROWS = (torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3)
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.errors import BadInputError
+from shrinknet.core.errors import BadInputError
 
 
 @pytest.fixture

@@ -9,22 +9,22 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.losses import cross_entropy
-from shrinknet.measure.recall import intensification, recalls
+from shrinknet.core.recall import intensification, recalls
 from shrinknet.recipes.files import Files
 from shrinknet.sparsify import find_sparsifier, sparsifier_names
-from shrinknet.sparsify.acdc import AlternatingCompression
 from shrinknet.sparsify.callbacks import lightning_callback, transformers_callback
 from shrinknet.sparsify.family import Architecture, Family
-from shrinknet.sparsify.fisher_pruning import FisherPruning
-from shrinknet.sparsify.gradual_threshold import GradualThreshold
-from shrinknet.sparsify.network_surgery import DynamicNetworkSurgery
-from shrinknet.sparsify.power_of_sparsity import RandomConnections
+from shrinknet.sparsify.methods.acdc import AlternatingCompression
+from shrinknet.sparsify.methods.fisher_pruning import FisherPruning
+from shrinknet.sparsify.methods.gradual_threshold import GradualThreshold
+from shrinknet.sparsify.methods.network_surgery import DynamicNetworkSurgery
+from shrinknet.sparsify.methods.power_of_sparsity import RandomConnections
+from shrinknet.sparsify.methods.sequential_attention import SequentialAttention
+from shrinknet.sparsify.methods.skeletonization import Skeletonization
+from shrinknet.sparsify.methods.undecayed_pruning import OneShot
 from shrinknet.sparsify.schedules import Phases
-from shrinknet.sparsify.sequential_attention import SequentialAttention
-from shrinknet.sparsify.skeletonization import Skeletonization
 from shrinknet.sparsify.stored import load_sparse, product_times, sparse_bytes
-from shrinknet.sparsify.undecayed_pruning import OneShot
+from shrinknet.task.losses import cross_entropy
 
 
 def dense() -> nn.Sequential:

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.gates import gate, gated
-from shrinknet.losses import find_loss
-from shrinknet.records import Difference, Verification
+from shrinknet.core.records import Difference, Verification
+from shrinknet.engine.gates import gate, gated
+from shrinknet.surgery.proof import compare, verify, verify_on
 from shrinknet.surgery.remove import cut_graph
-from shrinknet.verify.equivalence import compare, verify, verify_on
+from shrinknet.task.losses import find_loss
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from typer.main import get_command
 import shrinknet as sn
 from shrinknet.cli.main import app
 from shrinknet.cli.words import MARKED, in_flags
+from shrinknet.core.folder import RunFolder
 from shrinknet.loading.data import load_data
 from shrinknet.loading.models import load_model
-from shrinknet.runs import RunFolder
-from shrinknet.sparsifying import sparsify
+from shrinknet.sparsify.api import sparsify
 
 SOURCE = Path(sn.__file__).parent
 FLAG = re.compile(r"(?<![\w-])--[a-z]|^(MODEL|RUN|NAME|DATA)( must|$)")

@@ -8,14 +8,14 @@ import torch
 from scipy.stats import spearmanr
 
 from shrinknet.api import in_memory
+from shrinknet.core.errors import BadInputError, ShrinknetError
+from shrinknet.core.progress import Tell, tell_nobody
+from shrinknet.core.records import Neuron
+from shrinknet.core.scores import Scores
 from shrinknet.criteria import Criterion, criterion_names, find_criterion
-from shrinknet.errors import BadInputError, ShrinknetError
-from shrinknet.execution.progress import Tell, tell_nobody
-from shrinknet.gates import GatedNetwork, gated
-from shrinknet.records import Neuron
-from shrinknet.selection.rank import ranked
-from shrinknet.task import Task
-from shrinknet.types import Scores
+from shrinknet.engine.gates import GatedNetwork, gated
+from shrinknet.search.rank import ranked
+from shrinknet.task.task import Task
 
 ORACLE = "ablation"
 

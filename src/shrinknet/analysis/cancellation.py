@@ -20,17 +20,17 @@ from scipy.spatial.distance import squareform
 from scipy.stats import ttest_1samp
 from torch import Tensor
 
-from shrinknet.ablation.replay import Replay
-from shrinknet.ablation.route import route
 from shrinknet.api import in_memory
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.progress import Tell, tell_nobody
+from shrinknet.core.records import Group, Neuron
 from shrinknet.criteria.ablation import Ablation
-from shrinknet.data import Batch, Data
-from shrinknet.errors import BadInputError
-from shrinknet.execution.progress import Tell, tell_nobody
-from shrinknet.gates import GatedNetwork, gated
+from shrinknet.engine.gates import GatedNetwork, gated
+from shrinknet.engine.replay import Replay
+from shrinknet.engine.route import route
 from shrinknet.graph.restrict import restrict
-from shrinknet.records import Group, Neuron
-from shrinknet.task import Task
+from shrinknet.task.data import Batch, Data
+from shrinknet.task.task import Task
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]

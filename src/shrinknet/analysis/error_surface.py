@@ -14,17 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shrinknet.ablation.replay import Replay
 from shrinknet.api import in_memory
+from shrinknet.compensation.compensate import Compensation
+from shrinknet.core.errors import BadInputError, did_you_mean
+from shrinknet.core.progress import Tell, tell_nobody
+from shrinknet.core.records import Group, Neuron
 from shrinknet.criteria.ablation import Ablation
-from shrinknet.derivatives import in_chunks, slope_and_curvature
-from shrinknet.errors import BadInputError, did_you_mean
-from shrinknet.execution.progress import Tell, tell_nobody
-from shrinknet.gates import GatedNetwork, gated
-from shrinknet.records import Group, Neuron
-from shrinknet.run import Run
-from shrinknet.surgery.compensate import Compensation
-from shrinknet.task import Task
+from shrinknet.engine.derivatives import in_chunks, slope_and_curvature
+from shrinknet.engine.gates import GatedNetwork, gated
+from shrinknet.engine.replay import Replay
+from shrinknet.run.run import Run
+from shrinknet.task.task import Task
 
 Vector = NDArray[np.float64]
 

@@ -14,8 +14,8 @@ from shrinknet.analysis.cancellation import Cancellation
 from shrinknet.analysis.error_surface import Surface
 from shrinknet.analysis.pruning_limit import Limit
 from shrinknet.analysis.recall_distortion import AtRatio, RecallDistortion
-from shrinknet.runs import RunFolder
-from shrinknet.tables import csv_text
+from shrinknet.core.folder import RunFolder
+from shrinknet.core.tables import csv_text
 
 POINTS_ON_A_PAGE = 120
 """Of a curve, for the run's page; the NPZ has all."""

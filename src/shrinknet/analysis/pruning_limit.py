@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from shrinknet.api import in_memory, prune
-from shrinknet.data import Data
-from shrinknet.errors import BadInputError
-from shrinknet.execution.progress import Tell, tell_nobody
-from shrinknet.gates import GatedNetwork, gated
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.progress import Tell, tell_nobody
+from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.measure.evaluation import evaluate
-from shrinknet.scoring import Scoring
-from shrinknet.stopping.guards import AccuracyDrop, Guard, LossRise
-from shrinknet.task import Task, evaluating
+from shrinknet.search.guards import AccuracyDrop, Guard, LossRise
+from shrinknet.task.data import Data
+from shrinknet.task.scoring import Scoring
+from shrinknet.task.task import Task, evaluating
 
 Vector = NDArray[np.float64]
 Product = Callable[[Tensor], Tensor]

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from shrinknet.errors import BadInputError
-from shrinknet.measure.recall import RecallHistory, intensification, normalised_balance
-from shrinknet.records import Step
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.recall import RecallHistory, intensification, normalised_balance
+from shrinknet.core.records import Step
 
 Vector = NDArray[np.float64]
 

@@ -26,13 +26,13 @@ from shrinknet.cli.options import (
     make_task,
 )
 from shrinknet.cli.reopen import Trust, reopen
-from shrinknet.disk import writing
-from shrinknet.errors import BadInputError
-from shrinknet.records import Neuron, Step, removed_by
+from shrinknet.core.disk import writing
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.folder import RunFolder, whole
+from shrinknet.core.records import Neuron, Step, removed_by
 from shrinknet.report.page import write_page
 from shrinknet.report.page_data import with_handed_back
-from shrinknet.runs import RunFolder, whole
-from shrinknet.task import DEFAULT_BATCH_SIZE, Task
+from shrinknet.task.task import DEFAULT_BATCH_SIZE, Task
 
 app = typer.Typer(
     no_args_is_help=True, help="Look at a network or a run: surface, cancellation, recall, limit, agreement."

@@ -25,14 +25,14 @@ from shrinknet.cli.options import (
     Weights,
     task_of,
 )
-from shrinknet.cost_model import Forecast, Rates, forecast, forward_work, measured_rates
+from shrinknet.core.errors import BadInputError
 from shrinknet.criteria import find_criterion
-from shrinknet.errors import BadInputError
-from shrinknet.gates import GatedNetwork, gated
+from shrinknet.engine.gates import GatedNetwork, gated
+from shrinknet.execution.cost_model import Forecast, Rates, forecast, forward_work, measured_rates
 from shrinknet.loading.models import load_model
 from shrinknet.report.summary import bytes_text
-from shrinknet.scoring import Scoring
-from shrinknet.task import DEFAULT_BATCH_SIZE, Task, evaluating
+from shrinknet.task.scoring import Scoring
+from shrinknet.task.task import DEFAULT_BATCH_SIZE, Task, evaluating
 
 PASSES_TIMED = 8
 

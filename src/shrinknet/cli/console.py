@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from shrinknet.records import Step
+from shrinknet.core.records import Step
 
 out = Console(highlight=False, soft_wrap=True, markup=False)  # a name in brackets is a name, not a colour
 talk = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)

@@ -9,7 +9,7 @@ from shrinknet.cli import console
 from shrinknet.cli.options import Flash, Json, MacsBudget, Out, Parameters, Ram, Remove, make_goals
 from shrinknet.cli.prune import finish
 from shrinknet.cli.reopen import OtherData, OwnLoss, Trust, reopen
-from shrinknet.errors import BadInputError
+from shrinknet.core.errors import BadInputError
 
 
 def command(

@@ -10,8 +10,8 @@ from shrinknet.api import prune
 from shrinknet.cli import console
 from shrinknet.cli.prune import finish
 from shrinknet.recipes import digits
-from shrinknet.stopping.goals import FlashBytes, Goal, PeakRamBytes
-from shrinknet.task import Task
+from shrinknet.search.goals import FlashBytes, Goal, PeakRamBytes
+from shrinknet.task.task import Task
 
 FLASH, RAM = "16 KiB", "4 KiB"
 

@@ -9,12 +9,12 @@ from torch import nn
 
 from shrinknet.cli import console
 from shrinknet.cli.options import ExampleInput, Json, Keep, Model, Only, TrustPickle, Weights
-from shrinknet.errors import BadInputError
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.records import Group
 from shrinknet.graph.restrict import restrict
 from shrinknet.graph.trace import Trace, trace
 from shrinknet.loading.models import load_model
 from shrinknet.measure.costs import costs, operator_costs, reach
-from shrinknet.records import Group
 from shrinknet.report.summary import bytes_text, percent
 
 Operators = Annotated[bool, typer.Option("--operators", help="Show what each operator of the graph costs, too.")]

@@ -22,8 +22,8 @@ from shrinknet.cli import (
     verify,
 )
 from shrinknet.cli.words import said
-from shrinknet.disk import sentence
-from shrinknet.errors import ShrinknetError, VerificationError
+from shrinknet.core.disk import sentence
+from shrinknet.core.errors import ShrinknetError, VerificationError
 
 app = typer.Typer(
     name="shrinknet",

@@ -6,14 +6,12 @@ from typing import Annotated
 import typer
 from torch import nn
 
-from shrinknet.accuracy import Judge
-from shrinknet.data import Source
-from shrinknet.errors import BadInputError
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.units import parse_bytes, parse_count, parse_fraction
 from shrinknet.loading.data import load_data
 from shrinknet.loading.models import load_model
 from shrinknet.loading.named import find_named, is_import_path
-from shrinknet.losses import PerSample
-from shrinknet.stopping.goals import (
+from shrinknet.search.goals import (
     FlashBytes,
     Goal,
     Macs,
@@ -22,8 +20,10 @@ from shrinknet.stopping.goals import (
     RemovedFraction,
     RemovedNeurons,
 )
-from shrinknet.task import DEFAULT_BATCH_SIZE, Task
-from shrinknet.units import parse_bytes, parse_count, parse_fraction
+from shrinknet.task.accuracy import Judge
+from shrinknet.task.data import Source
+from shrinknet.task.losses import PerSample
+from shrinknet.task.task import DEFAULT_BATCH_SIZE, Task
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2 file, or package.module:factory.")]
 Weights = Annotated[str | None, typer.Option(help="A .safetensors file for the factory's network.")]

@@ -53,12 +53,12 @@ from shrinknet.cli.options import (
     make_task,
 )  # fmt: skip
 from shrinknet.cli.words import said
+from shrinknet.core.units import parse_fraction, parse_milliseconds
 from shrinknet.report import summary
-from shrinknet.run import Run
-from shrinknet.scoring import Scoring
-from shrinknet.stopping.guards import AccuracyDrop, ClassRecall, Guard, LossRise, WorstClassRecall
-from shrinknet.task import DEFAULT_BATCH_SIZE
-from shrinknet.units import parse_fraction, parse_milliseconds
+from shrinknet.run.run import Run
+from shrinknet.search.guards import AccuracyDrop, ClassRecall, Guard, LossRise, WorstClassRecall
+from shrinknet.task.scoring import Scoring
+from shrinknet.task.task import DEFAULT_BATCH_SIZE
 
 
 def command(

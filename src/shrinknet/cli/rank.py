@@ -32,12 +32,12 @@ from shrinknet.cli.options import (
     Workers,
     make_task,
 )  # fmt: skip
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.tables import csv_text, race_rows
 from shrinknet.criteria import find_criterion
-from shrinknet.errors import BadInputError
 from shrinknet.report import summary
-from shrinknet.scoring import Scoring
-from shrinknet.tables import csv_text, race_rows
-from shrinknet.task import DEFAULT_BATCH_SIZE
+from shrinknet.task.scoring import Scoring
+from shrinknet.task.task import DEFAULT_BATCH_SIZE
 
 
 def command(

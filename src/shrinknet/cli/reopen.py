@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from shrinknet.opening import load
-from shrinknet.run import Run
+from shrinknet.run.opening import load
+from shrinknet.run.run import Run
 
 OtherData = Annotated[
     str | None, typer.Option("--data", help="Other data than the run's own, or the run's factory named again.")

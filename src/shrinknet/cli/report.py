@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from shrinknet.cli import console
+from shrinknet.core.folder import RunFolder
 from shrinknet.report.page import write_page
 from shrinknet.report.training import write_training_page
-from shrinknet.runs import RunFolder
 
 
 def command(

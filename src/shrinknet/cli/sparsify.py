@@ -19,9 +19,9 @@ from shrinknet.cli.options import (
     make_task,
 )
 from shrinknet.cli.prune import source_of
-from shrinknet.errors import BadInputError
+from shrinknet.core.errors import BadInputError
+from shrinknet.sparsify.api import sparsify
 from shrinknet.sparsify.base import sparsifier_names
-from shrinknet.sparsifying import sparsify
 
 
 def command(

@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from shrinknet.checking import check_files
 from shrinknet.cli import console
 from shrinknet.cli.options import Json
 from shrinknet.cli.reopen import OtherData, OwnLoss, Trust, reopen
+from shrinknet.core.folder import SEAL
 from shrinknet.report import summary
-from shrinknet.runs import SEAL
+from shrinknet.run.checking import check_files
 
 
 def command(

@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from shrinknet.ablation.replay import Replay
+from shrinknet.core.records import Group
 from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples, over_candidates
-from shrinknet.data import Batch
-from shrinknet.gates import GatedNetwork
-from shrinknet.records import Group
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.engine.replay import Replay
+from shrinknet.task.data import Batch
 
 
 class Ablation(Criterion):

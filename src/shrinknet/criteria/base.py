@@ -11,12 +11,12 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor
 
-from shrinknet.ablation.replay import Replay
-from shrinknet.data import Batch
-from shrinknet.errors import BadInputError, did_you_mean
-from shrinknet.gates import GatedNetwork
-from shrinknet.records import Group
-from shrinknet.types import Scores
+from shrinknet.core.errors import BadInputError, did_you_mean
+from shrinknet.core.records import Group
+from shrinknet.core.scores import Scores
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.engine.replay import Replay
+from shrinknet.task.data import Batch
 
 Statistics = Mapping[str, Tensor]
 """What one batch says: tensors that add up over samples, most of them one for each group, neurons last."""

@@ -1,8 +1,8 @@
 """Empirical Fisher: the squared slope of the loss in the gate."""
 
 from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples
-from shrinknet.data import Batch
-from shrinknet.gates import GatedNetwork
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.task.data import Batch
 
 
 class EmpiricalFisher(Criterion):

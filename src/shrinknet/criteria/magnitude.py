@@ -2,9 +2,9 @@
 
 import torch
 
+from shrinknet.core.records import Group
 from shrinknet.criteria.base import Criterion, Statistics, Sums
-from shrinknet.gates import GatedNetwork
-from shrinknet.records import Group
+from shrinknet.engine.gates import GatedNetwork
 
 
 class Magnitude(Criterion):

@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shrinknet.core.errors import BadInputError
 from shrinknet.criteria.ablation import Ablation
 from shrinknet.criteria.base import Criterion, Sums
-from shrinknet.data import Batch, Data
-from shrinknet.errors import BadInputError
-from shrinknet.gates import GatedNetwork
-from shrinknet.losses import Loss
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.task.data import Batch, Data
+from shrinknet.task.losses import Loss
 
 ROWS = 128
 """So many rows are looked at first; all of them only where these say nothing."""

@@ -3,9 +3,9 @@
 import torch
 
 from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples
-from shrinknet.data import Batch
-from shrinknet.diagonal import diagonal_derivatives
-from shrinknet.gates import GatedNetwork
+from shrinknet.engine.diagonal import diagonal_derivatives
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.task.data import Batch
 
 
 class OptimalCellDamage(Criterion):

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
+from shrinknet.core.errors import BadInputError
 from shrinknet.criteria.base import Criterion, Statistics, Sums
-from shrinknet.errors import BadInputError
-from shrinknet.gates import GatedNetwork
+from shrinknet.engine.gates import GatedNetwork
 
 
 class Random(Criterion):

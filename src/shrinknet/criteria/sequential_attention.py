@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from shrinknet.criteria.base import Again, Criterion, Statistics, Sums, by_batch, of_batch
-from shrinknet.data import Batch
-from shrinknet.gates import GatedNetwork
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.task.data import Batch
 
 
 @dataclass

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from shrinknet.core.errors import BadInputError
 from shrinknet.criteria.base import Criterion, Statistics, Sums, by_batch, mean_over_samples, of_batch
-from shrinknet.data import Batch
-from shrinknet.errors import BadInputError
-from shrinknet.gates import GatedNetwork
-from shrinknet.losses import Loss
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.task.data import Batch
+from shrinknet.task.losses import Loss
 
 KEPT = 0.8
 """What the paper keeps of the relevance so far at each presentation of a pattern."""

@@ -1,8 +1,8 @@
 """First-order Taylor: the slope of the loss in the gate."""
 
 from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples
-from shrinknet.data import Batch
-from shrinknet.gates import GatedNetwork
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.task.data import Batch
 
 
 class Taylor1(Criterion):

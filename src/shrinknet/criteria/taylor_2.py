@@ -3,13 +3,13 @@
 from torch import Tensor
 from torch.fx import Node
 
-from shrinknet.ablation.replay import Replay
-from shrinknet.ablation.route import route
+from shrinknet.core.records import Group
 from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples, over_candidates
-from shrinknet.data import Batch
-from shrinknet.derivatives import curvatures_by_output, elements_of, in_chunks, slope_and_curvature
-from shrinknet.gates import GatedNetwork
-from shrinknet.records import Group
+from shrinknet.engine.derivatives import curvatures_by_output, elements_of, in_chunks, slope_and_curvature
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.engine.replay import Replay
+from shrinknet.engine.route import route
+from shrinknet.task.data import Batch
 
 REPLAYS = 5
 """What two derivatives cost, in replays: more elements than this for each neuron, and replays are the cheaper way."""

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
+from shrinknet.compensation.least_squares import with_ones
+from shrinknet.compensation.readers import Reader, as_matrix, readers
 from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples
-from shrinknet.data import Batch
-from shrinknet.gates import GatedNetwork
-from shrinknet.surgery.least_squares import with_ones
-from shrinknet.surgery.readers import Reader, as_matrix, readers
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.task.data import Batch
 
 RIDGE = 1e-3
 """A share of the mean square of what is read, as `compensate` takes."""

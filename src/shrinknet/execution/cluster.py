@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from shrinknet.errors import BadInputError, WorkerError
+from shrinknet.core.errors import BadInputError, WorkerError
 from shrinknet.execution.processes import MOST_DEATHS, unimportable
 from shrinknet.execution.shards import Job, Result
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from shrinknet.errors import BadInputError, WorkerError
+from shrinknet.core.errors import BadInputError, WorkerError
 from shrinknet.execution.shards import Job, Result
 
 MOST_DEATHS = 3

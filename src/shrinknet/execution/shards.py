@@ -12,8 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from shrinknet.disk import writing
-from shrinknet.runs import RunFolder
+from shrinknet.core.disk import writing
+from shrinknet.core.folder import RunFolder
 
 log = logging.getLogger(__name__)
 

@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from shrinknet.data import Data
-from shrinknet.errors import BadInputError, ExportError
+from shrinknet.core.errors import BadInputError, ExportError
+from shrinknet.core.records import Costs, Difference, Latency, Manifest, TensorFacts
+from shrinknet.engine.gates import tolerance
 from shrinknet.export.arena import Axis, length, one_like
 from shrinknet.export.base import Built, Exporter, find_exporter
 from shrinknet.export.plain import Answer, Plain
-from shrinknet.gates import tolerance
 from shrinknet.graph.trace import Trace, named_tensors
 from shrinknet.graph.widths import Present
 from shrinknet.measure.costs import costs
 from shrinknet.measure.evaluation import Evaluation, evaluate
-from shrinknet.records import Costs, Difference, Latency, Manifest, TensorFacts
+from shrinknet.surgery.proof import gap, largest_of
 from shrinknet.surgery.remove import cut_graph
-from shrinknet.task import Task
-from shrinknet.verify.equivalence import gap, largest_of
+from shrinknet.task.data import Data
+from shrinknet.task.task import Task
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from shrinknet.errors import BadInputError, ExportError, did_you_mean
+from shrinknet.core.errors import BadInputError, ExportError, did_you_mean
 from shrinknet.export.arena import Arena
 from shrinknet.export.plain import Answer, Plain
 

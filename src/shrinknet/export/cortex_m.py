@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shrinknet.errors import ExportError
+from shrinknet.core.errors import ExportError
 from shrinknet.export.arena import Arena
 from shrinknet.export.base import SLOW, Built, Exporter
 from shrinknet.export.lifting import lifted

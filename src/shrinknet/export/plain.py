@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from shrinknet.folding import FoldedProgram
+from shrinknet.engine.folding import FoldedProgram
+from shrinknet.engine.program import Program
 from shrinknet.graph.call import argument
 from shrinknet.graph.trace import Trace
-from shrinknet.program import Program
 from shrinknet.surgery.remove import cut_copy
 
 Answer = Callable[[Tensor], Tensor]

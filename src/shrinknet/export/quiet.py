@@ -9,7 +9,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 
-from shrinknet.turns import alone
+from shrinknet.core.turns import alone
 
 
 @contextlib.contextmanager

@@ -15,11 +15,11 @@ from torch.fx.node import map_arg
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from shrinknet.core.turns import leaving_out
 from shrinknet.graph.decompose import pieces
 from shrinknet.graph.operators import operator_name
 from shrinknet.graph.regions import inline
 from shrinknet.graph.widths import shape_of
-from shrinknet.turns import leaving_out
 
 aten = torch.ops.aten
 

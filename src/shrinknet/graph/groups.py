@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shrinknet.core.records import Frozen, Group, Slice
 from shrinknet.graph.labels import Birth, Integers, LabelStore, Slots, compact, dense, varying, vector
 from shrinknet.graph.names import owner_of
-from shrinknet.records import Frozen, Group, Slice
 
 Ids = NDArray[np.int64]
 Layout = tuple[Ids | None, ...]

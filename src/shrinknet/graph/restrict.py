@@ -6,12 +6,12 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
-from shrinknet.errors import BadInputError, did_you_mean
+from shrinknet.core.errors import BadInputError, did_you_mean
+from shrinknet.core.records import Frozen, Group
 from shrinknet.graph.call import argument_at
 from shrinknet.graph.groups import Layout
 from shrinknet.graph.names import owner_of
 from shrinknet.graph.trace import Trace
-from shrinknet.records import Frozen, Group
 
 
 def restrict(trace: Trace, keep: str | Sequence[str] = (), only: str | Sequence[str] = ()) -> Trace:

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_arg
 
-from shrinknet.errors import UnfollowedOperatorError
+from shrinknet.core.errors import UnfollowedOperatorError
 from shrinknet.graph.autocast import inline_regions
 from shrinknet.graph.decompose import decompose
 from shrinknet.graph.operators import ALIASES, describe, operator_name, returning

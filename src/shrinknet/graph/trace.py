@@ -15,7 +15,9 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Node
 
-from shrinknet.errors import BadInputError, first_line
+from shrinknet.core.errors import BadInputError, first_line
+from shrinknet.core.records import Frozen, Group, Neuron
+from shrinknet.core.turns import alone, leaving_out
 from shrinknet.graph.call import Call, Site, argument_at, find_rule, first_of, load_rules, makes_labels
 from shrinknet.graph.groups import Layout, Numbering, layout_of, solve
 from shrinknet.graph.labels import LabelStore, Slots, along
@@ -23,10 +25,8 @@ from shrinknet.graph.names import is_tensor_name
 from shrinknet.graph.operators import describe
 from shrinknet.graph.rewrite import rewrite
 from shrinknet.graph.widths import EXAMPLE_BATCH, Present, Widths, kept_shape, shape_of
-from shrinknet.kinds import check_kind
-from shrinknet.records import Frozen, Group, Neuron
-from shrinknet.task import check_default_device, evaluating
-from shrinknet.turns import alone, leaving_out
+from shrinknet.task.kinds import check_kind
+from shrinknet.task.task import check_default_device, evaluating
 
 Inputs = Tensor | tuple[Tensor, ...]
 """What a network is called with: one tensor, or several."""

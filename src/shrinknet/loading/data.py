@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.lib import format as npy
 
-from shrinknet.data import Source
-from shrinknet.errors import BadInputError, did_you_mean
+from shrinknet.core.errors import BadInputError, did_you_mean
 from shrinknet.loading.archive import Archive, UnreadableArchiveError, opened
 from shrinknet.loading.models import existing
 from shrinknet.loading.named import find_named, is_import_path, made_by
+from shrinknet.task.data import Source
 
 ROLES = ("calibration", "validation", "test")
 SHARES = (0.6, 0.2, 0.2)

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from shrinknet.errors import BadInputError
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.turns import alone
 from shrinknet.graph.trace import export_program
 from shrinknet.loading.named import find_named, is_import_path, made_by
 from shrinknet.loading.safe_pt2 import open_pt2, opened_by_torch
-from shrinknet.turns import alone
 
 PICKLE_ENDINGS = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"}
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shrinknet.errors import BadInputError, did_you_mean
+from shrinknet.core.errors import BadInputError, did_you_mean
 
 
 def is_import_path(text: str) -> bool:

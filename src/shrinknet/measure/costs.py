@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
+from shrinknet.core.records import Costs, OperatorCosts, Reach
 from shrinknet.graph.call import MACS, windows_of
 from shrinknet.graph.operators import ALIASES, module_of, operator_name
 from shrinknet.graph.places import laid_out_shapes
 from shrinknet.graph.trace import Trace
 from shrinknet.graph.widths import Present, kept_shape
-from shrinknet.records import Costs, OperatorCosts, Reach
 
 CostsOf = Callable[[Trace, Present], Costs]
 """What a network costs once only some neurons are present."""

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from shrinknet.accuracy import judged
-from shrinknet.data import Batch, Data
-from shrinknet.losses import Loss
-from shrinknet.records import Answer
+from shrinknet.core.records import Answer
+from shrinknet.task.accuracy import judged
+from shrinknet.task.data import Batch, Data
+from shrinknet.task.losses import Loss
 
 
 @dataclass(frozen=True, slots=True, eq=False)

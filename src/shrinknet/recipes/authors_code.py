@@ -13,8 +13,8 @@ import torch
 from torch.fx import Node
 
 from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples
-from shrinknet.data import Batch
-from shrinknet.gates import GatedNetwork
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.task.data import Batch
 
 
 class AuthorsTaylor(Criterion):

@@ -6,7 +6,7 @@ from typing import Any
 
 import jinja2
 
-from shrinknet.execution.progress import Tell
+from shrinknet.core.progress import Tell
 from shrinknet.recipes.files import Files
 
 Results = dict[str, Any]

@@ -3,7 +3,7 @@
 from importlib import import_module
 from pkgutil import iter_modules
 
-from shrinknet.errors import BadInputError, did_you_mean
+from shrinknet.core.errors import BadInputError, did_you_mean
 from shrinknet.recipes.base import Recipe
 
 

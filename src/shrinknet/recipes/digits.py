@@ -9,8 +9,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from shrinknet.losses import cross_entropy
 from shrinknet.recipes.training import train_epochs
+from shrinknet.task.losses import cross_entropy
 
 EPOCHS = 30
 

@@ -13,14 +13,14 @@ from matplotlib.axes import Axes
 from shrinknet.analysis.cancellation import Cancellation, cancellation
 from shrinknet.analysis.error_surface import Alphas, Surface, error_surfaces
 from shrinknet.api import prune
-from shrinknet.execution.progress import Tell
+from shrinknet.core.folder import environment
+from shrinknet.core.progress import Tell
 from shrinknet.recipes.base import Recipe, Results, Table, Verdict
 from shrinknet.recipes.files import Files
 from shrinknet.recipes.isnn_mnist import NETWORKS, trained
 from shrinknet.recipes.mnist import paper_subset
 from shrinknet.report.pictures import COLOURS, figure
-from shrinknet.runs import environment
-from shrinknet.task import Task
+from shrinknet.task.task import Task
 
 CRITERIA = ("ablation", "taylor-1", "taylor-2")
 FIGURES = {"isnn-mnist-1x100": (5, 6, 7), "isnn-mnist-2x50": (10, 11, 12)}

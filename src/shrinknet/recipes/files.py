@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shrinknet.errors import BadInputError
+from shrinknet.core.errors import BadInputError
 
 Rows = tuple[Tensor, Tensor]
 

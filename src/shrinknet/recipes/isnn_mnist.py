@@ -10,18 +10,18 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from shrinknet.api import prune, rank
+from shrinknet.core.folder import environment
+from shrinknet.core.progress import Tell
 from shrinknet.criteria.base import Criterion
-from shrinknet.execution.progress import Tell
-from shrinknet.losses import squared_error
 from shrinknet.recipes import isnn_figures as figures
 from shrinknet.recipes.authors_code import AuthorsTaylor
 from shrinknet.recipes.base import Recipe, Results
 from shrinknet.recipes.files import Files
 from shrinknet.recipes.mnist import paper_subset
 from shrinknet.recipes.training import train_epochs, train_until
-from shrinknet.run import Run
-from shrinknet.runs import environment
-from shrinknet.task import Task
+from shrinknet.run.run import Run
+from shrinknet.task.losses import squared_error
+from shrinknet.task.task import Task
 
 MOST_EPOCHS = 80
 LEARNING_RATE = 0.5

@@ -11,15 +11,15 @@ import torch
 from matplotlib.axes import Axes
 from torch import nn
 
-from shrinknet.execution.progress import Tell
-from shrinknet.losses import cross_entropy
+from shrinknet.core.folder import environment
+from shrinknet.core.progress import Tell
 from shrinknet.recipes.base import Recipe, Results, Table, Verdict
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.nets import dense, lenet5, one_cycle, split
 from shrinknet.report.pictures import COLOURS, figure
-from shrinknet.runs import environment
-from shrinknet.sparsify.network_surgery import DynamicNetworkSurgery
+from shrinknet.sparsify.methods.network_surgery import DynamicNetworkSurgery
 from shrinknet.sparsify.training import Training, accuracy
+from shrinknet.task.losses import cross_entropy
 
 BATCH = 128
 RATE = 0.05

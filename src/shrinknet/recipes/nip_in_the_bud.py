@@ -10,17 +10,17 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
-from shrinknet.execution.progress import Tell
-from shrinknet.losses import cross_entropy
+from shrinknet.core.folder import environment
+from shrinknet.core.progress import Tell
 from shrinknet.recipes.base import Recipe, Results, Table, Verdict, mean, spread
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.nets import split
 from shrinknet.report.pictures import COLOURS, figure
-from shrinknet.runs import environment
 from shrinknet.sparsify.family import Architecture, Family
-from shrinknet.sparsify.fisher_pruning import FisherPruning
+from shrinknet.sparsify.methods.fisher_pruning import FisherPruning
 from shrinknet.sparsify.schedules import cosine
 from shrinknet.sparsify.training import Training, accuracy
+from shrinknet.task.losses import cross_entropy
 
 SEEDS = 2
 WIDTHS = (8, 16, 32)

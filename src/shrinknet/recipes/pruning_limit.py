@@ -10,14 +10,14 @@ from matplotlib.axes import Axes
 from torch import nn
 
 from shrinknet.analysis.pruning_limit import Limit, neuron_limit, weight_limit
-from shrinknet.execution.progress import Tell
-from shrinknet.losses import cross_entropy
+from shrinknet.core.folder import environment
+from shrinknet.core.progress import Tell
 from shrinknet.recipes.base import Recipe, Results, Table, Verdict
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.nets import dense, split
 from shrinknet.report.pictures import COLOURS, figure
-from shrinknet.runs import environment
-from shrinknet.task import Task
+from shrinknet.task.losses import cross_entropy
+from shrinknet.task.task import Task
 
 ROWS, SCORED = 12_000, 4_000
 EPOCHS, BATCH = 25, 128

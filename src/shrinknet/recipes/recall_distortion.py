@@ -13,18 +13,18 @@ from torch import nn
 
 from shrinknet.analysis.recall_distortion import over_slopes, recall_distortion
 from shrinknet.api import prune
-from shrinknet.execution.progress import Tell
-from shrinknet.losses import cross_entropy
-from shrinknet.measure.recall import intensification, normalised_balance, recalls
+from shrinknet.core.folder import environment
+from shrinknet.core.progress import Tell
+from shrinknet.core.recall import intensification, normalised_balance, recalls
 from shrinknet.recipes.base import Recipe, Results, Table, Verdict
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.nets import dense, one_cycle
 from shrinknet.recipes.undecayed_pruning import FALL, MOST, unbalanced
 from shrinknet.report.pictures import COLOURS, figure
-from shrinknet.runs import environment
+from shrinknet.search.goals import NumParameters
 from shrinknet.sparsify.training import Training
-from shrinknet.stopping.goals import NumParameters
-from shrinknet.task import Task
+from shrinknet.task.losses import cross_entropy
+from shrinknet.task.task import Task
 
 SEEDS = 20
 WIDTHS = (784, 100, 50, 10)

@@ -8,18 +8,18 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor, nn
 
-from shrinknet.execution.progress import Tell
-from shrinknet.losses import cross_entropy
+from shrinknet.core.folder import environment
+from shrinknet.core.progress import Tell
 from shrinknet.recipes.base import Recipe, Results, Table, Verdict
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.report.pictures import COLOURS, figure
-from shrinknet.runs import environment
 from shrinknet.sparsify.base import Sparsifier
-from shrinknet.sparsify.gradual_threshold import GradualThreshold, dense_thresholds
+from shrinknet.sparsify.methods.gradual_threshold import GradualThreshold, dense_thresholds
+from shrinknet.sparsify.methods.undecayed_pruning import OneShot
 from shrinknet.sparsify.schedules import cosine
 from shrinknet.sparsify.stored import product_times
 from shrinknet.sparsify.training import Training, mean_loss
-from shrinknet.sparsify.undecayed_pruning import OneShot
+from shrinknet.task.losses import cross_entropy
 
 LENGTH = 64
 BATCH = 64

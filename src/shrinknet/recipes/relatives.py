@@ -12,28 +12,28 @@ from matplotlib.axes import Axes
 from torch import nn
 
 from shrinknet.api import prune
-from shrinknet.execution.progress import Tell
-from shrinknet.losses import cross_entropy
+from shrinknet.core.folder import environment
+from shrinknet.core.progress import Tell
 from shrinknet.recipes.base import Recipe, Results, Table, Verdict
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.nets import dense, one_cycle, split
 from shrinknet.report.pictures import COLOURS, figure
-from shrinknet.runs import environment
-from shrinknet.sparsify.acdc import AlternatingCompression
+from shrinknet.search.goals import FlashBytes
 from shrinknet.sparsify.base import Sparsifier
 from shrinknet.sparsify.family import Architecture, Family
-from shrinknet.sparsify.fisher_pruning import FisherPruning
-from shrinknet.sparsify.gradual_threshold import GradualThreshold
-from shrinknet.sparsify.network_surgery import DynamicNetworkSurgery
-from shrinknet.sparsify.power_of_sparsity import RandomConnections
+from shrinknet.sparsify.methods.acdc import AlternatingCompression
+from shrinknet.sparsify.methods.fisher_pruning import FisherPruning
+from shrinknet.sparsify.methods.gradual_threshold import GradualThreshold
+from shrinknet.sparsify.methods.network_surgery import DynamicNetworkSurgery
+from shrinknet.sparsify.methods.power_of_sparsity import RandomConnections
+from shrinknet.sparsify.methods.sequential_attention import SequentialAttention
+from shrinknet.sparsify.methods.skeletonization import Skeletonization
+from shrinknet.sparsify.methods.undecayed_pruning import OneShot
 from shrinknet.sparsify.removal import NeuronRemoval
-from shrinknet.sparsify.sequential_attention import SequentialAttention
-from shrinknet.sparsify.skeletonization import Skeletonization
 from shrinknet.sparsify.stored import sparse_bytes
 from shrinknet.sparsify.training import Training, accuracy
-from shrinknet.sparsify.undecayed_pruning import OneShot
-from shrinknet.stopping.goals import FlashBytes
-from shrinknet.task import Task
+from shrinknet.task.losses import cross_entropy
+from shrinknet.task.task import Task
 
 WIDTHS = (784, 300, 100, 10)
 BUDGET = 100 * 1024

@@ -8,18 +8,18 @@ import torch
 from matplotlib.axes import Axes
 from torch import nn
 
-from shrinknet.execution.progress import Tell
-from shrinknet.losses import cross_entropy
+from shrinknet.core.folder import environment
+from shrinknet.core.progress import Tell
 from shrinknet.recipes.base import Recipe, Results, Table, Verdict, mean, spread
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.nets import Embedded, adult_rows, dense, split
 from shrinknet.report.pictures import COLOURS, figure
-from shrinknet.runs import environment
-from shrinknet.sparsify.acdc import AlternatingCompression
 from shrinknet.sparsify.base import Sparsifier
-from shrinknet.sparsify.sequential_attention import SequentialAttention
+from shrinknet.sparsify.methods.acdc import AlternatingCompression
+from shrinknet.sparsify.methods.sequential_attention import SequentialAttention
+from shrinknet.sparsify.methods.undecayed_pruning import OneShot
 from shrinknet.sparsify.training import Training, accuracy, mean_loss
-from shrinknet.sparsify.undecayed_pruning import OneShot
+from shrinknet.task.losses import cross_entropy
 
 SEEDS = 5
 SPARSITIES = (0.90, 0.97, 0.99)

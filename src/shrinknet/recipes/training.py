@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from shrinknet.losses import PerSample
+from shrinknet.task.losses import PerSample
 
 
 def train_epochs(

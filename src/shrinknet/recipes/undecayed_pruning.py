@@ -12,16 +12,16 @@ from matplotlib.axes import Axes
 from scipy import stats
 from torch import nn
 
-from shrinknet.execution.progress import Tell
-from shrinknet.losses import cross_entropy
-from shrinknet.measure.recall import intensification, normalised_balance, recalls
+from shrinknet.core.folder import environment
+from shrinknet.core.progress import Tell
+from shrinknet.core.recall import intensification, normalised_balance, recalls
 from shrinknet.recipes.base import Recipe, Results, Table, Verdict, mean, spread
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.nets import lenet5
 from shrinknet.report.pictures import COLOURS, figure
-from shrinknet.runs import environment
+from shrinknet.sparsify.methods.undecayed_pruning import OneShot, mean_slopes
 from shrinknet.sparsify.training import Training, accuracy
-from shrinknet.sparsify.undecayed_pruning import OneShot, mean_slopes
+from shrinknet.task.losses import cross_entropy
 
 SEEDS = 10
 ASKED = 5

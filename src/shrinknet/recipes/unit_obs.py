@@ -10,18 +10,18 @@ from matplotlib.axes import Axes
 from torch import nn
 
 from shrinknet.api import prune
-from shrinknet.execution.progress import Tell
-from shrinknet.losses import squared_error
+from shrinknet.core.folder import environment
+from shrinknet.core.progress import Tell
 from shrinknet.recipes.base import Recipe, Results, Table, Verdict, mean
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.isnn_mnist import NETWORKS, trained
 from shrinknet.recipes.mnist import paper_subset
 from shrinknet.report.pictures import COLOURS, figure
-from shrinknet.runs import environment
-from shrinknet.sparsify.skeletonization import Skeletonization
+from shrinknet.search.goals import RemovedNeurons
+from shrinknet.sparsify.methods.skeletonization import Skeletonization
 from shrinknet.sparsify.training import Training, accuracy, mean_loss
-from shrinknet.stopping.goals import RemovedNeurons
-from shrinknet.task import Task
+from shrinknet.task.losses import squared_error
+from shrinknet.task.task import Task
 
 SEEDS = 3
 SHOWN = (20, 40, 60, 80, 90)

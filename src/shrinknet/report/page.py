@@ -9,12 +9,12 @@ from typing import Any
 
 import jinja2
 
-from shrinknet.disk import write_whole, writing
-from shrinknet.errors import RunFolderError
-from shrinknet.records import Group, Step, TestResult, Verification
+from shrinknet.core.disk import write_whole, writing
+from shrinknet.core.errors import RunFolderError
+from shrinknet.core.folder import RunFolder, whole
+from shrinknet.core.records import Group, Step, TestResult, Verification
 from shrinknet.report import summary
 from shrinknet.report.page_data import MOST_STEPS, measures_of, page_data
-from shrinknet.runs import RunFolder, whole
 
 MOST_STEPS_LISTED = 60
 

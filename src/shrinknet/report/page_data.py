@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
-from shrinknet.measure.recall import RecallHistory
-from shrinknet.records import Costs, Group, Measures, Step
-from shrinknet.runs import RunFolder
+from shrinknet.core.folder import RunFolder
+from shrinknet.core.recall import RecallHistory
+from shrinknet.core.records import Costs, Group, Measures, Step
 
 MOST_STEPS = 10_001
 """Steps of all runs together that a page holds; of longer histories evenly spaced ones, and the one handed back."""

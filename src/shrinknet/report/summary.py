@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from shrinknet.records import Measures, TestResult, Verification
+from shrinknet.core.records import Measures, TestResult, Verification
 
 FILES = {"weights": "weights file", "executorch": ".pte", "onnx": ".onnx", "pt2": ".pt2", "cortex-m": ".pte, Cortex-M"}
 """What flash is the length of, by the kind of artefact."""
@@ -16,7 +16,7 @@ def rows(
 
     `shipped` is the manifest of the artefact, where there is one: flash and RAM after are then measured on it.
 
-    >>> from shrinknet.records import Costs
+    >>> from shrinknet.core.records import Costs
     >>> small = Measures(0.5, None, None, None, Costs(8, 100, 600, 64, 90))
     >>> rows(small, small, None)[0]
     ('neurons', '8', '8')

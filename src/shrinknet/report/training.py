@@ -10,8 +10,8 @@ import jinja2
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from shrinknet.core.folder import RunFolder, whole
 from shrinknet.report.pictures import png
-from shrinknet.runs import RunFolder, whole
 
 PANELS = (
     ("loss", ("training_loss", "validation_loss")),

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from shrinknet.errors import BadInputError, ShrinknetError, did_you_mean
+from shrinknet.core.errors import BadInputError, ShrinknetError, did_you_mean
 from shrinknet.sparsify.blocks import Blocks
 from shrinknet.sparsify.states import load_optimizer, optimizer_state
 from shrinknet.sparsify.targets import check_optimizer, chosen_weights, flushes_denormals, owners_of, put
-from shrinknet.task import Task
+from shrinknet.task.task import Task
 
 ON_CPU = ("alive/", "sum/", "heard/", "turn/")
 """What methods keep on the CPU, wherever the model is."""
@@ -52,7 +52,7 @@ class Sparsifier(ABC):
     Raises:
         BadInputError: no weight has such a name.
 
-    >>> from shrinknet.sparsify.undecayed_pruning import OneShot
+    >>> from shrinknet.sparsify.methods.undecayed_pruning import OneShot
     >>> model = nn.Linear(4, 2)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     >>> sparsifier = OneShot(model, sparsity=0.5, at=1)
@@ -347,7 +347,7 @@ class Sparsifier(ABC):
 
 
 def _all_sparsifiers() -> dict[str, type[Sparsifier]]:
-    package = import_module("shrinknet.sparsify")
+    package = import_module("shrinknet.sparsify.methods")
     for module in iter_modules(package.__path__):
         import_module(f"{package.__name__}.{module.name}")
     kinds = list(Sparsifier.__subclasses__())
@@ -377,7 +377,7 @@ def find_sparsifier(name: str) -> type[Sparsifier]:
 def options_of(kind: Callable[..., object]) -> dict[str, Any]:
     """Return the options that a method takes beside the model, with their defaults.
 
-    >>> from shrinknet.sparsify.acdc import AlternatingCompression
+    >>> from shrinknet.sparsify.methods.acdc import AlternatingCompression
     >>> options_of(AlternatingCompression)["sparsity"]
     0.9
     """

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from shrinknet.errors import BadInputError
+from shrinknet.core.errors import BadInputError
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from shrinknet.errors import ShrinknetError
+from shrinknet.core.errors import ShrinknetError
 from shrinknet.sparsify.base import Sparsifier
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from shrinknet.errors import BadInputError
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.records import Costs, Neuron
 from shrinknet.graph.trace import Trace, trace
 from shrinknet.graph.widths import Present
 from shrinknet.measure.costs import costs
-from shrinknet.records import Costs, Neuron
 from shrinknet.surgery.own_module import cut_module, new_attributes
 from shrinknet.surgery.remove import cut_graph, kept_indices
 

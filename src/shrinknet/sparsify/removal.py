@@ -9,10 +9,10 @@ from fnmatch import fnmatch
 import torch
 from torch import Tensor, nn
 
-from shrinknet.errors import BadInputError, ShrinknetError, did_you_mean
+from shrinknet.core.errors import BadInputError, ShrinknetError, did_you_mean
+from shrinknet.core.records import Group, Neuron, Slice
+from shrinknet.engine.program import Program
 from shrinknet.graph.trace import trace
-from shrinknet.program import Program
-from shrinknet.records import Group, Neuron, Slice
 from shrinknet.sparsify.base import Masks, Sparsifier
 from shrinknet.sparsify.to_plan import only_weighed
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from shrinknet.errors import BadInputError
+from shrinknet.core.errors import BadInputError
 
 Kind = Literal["dense", "sparsification", "sparse"]
 
@@ -17,7 +17,7 @@ def check_window(argument: str, *steps: int) -> None:
 
     >>> check_window("start, end", 10, 5)
     Traceback (most recent call last):
-    shrinknet.errors.BadInputError: start, end must be whole steps of at least 0, each at least the one before. Got 10, 5. A schedule cannot end before it starts.
+    shrinknet.core.errors.BadInputError: start, end must be whole steps of at least 0, each at least the one before. Got 10, 5. A schedule cannot end before it starts.
     """  # noqa: E501
     whole = all(isinstance(step, int) and not isinstance(step, bool) and step >= 0 for step in steps)
     if not whole or list(steps) != sorted(steps):
@@ -33,7 +33,7 @@ def check_sparsity(argument: str, sparsity: object) -> float:
 
     >>> check_sparsity("sparsity", 1.0)
     Traceback (most recent call last):
-    shrinknet.errors.BadInputError: sparsity must be a fraction from 0 to less than 1. Got 1.0. At 1 nothing would be left.
+    shrinknet.core.errors.BadInputError: sparsity must be a fraction from 0 to less than 1. Got 1.0. At 1 nothing would be left.
     """  # noqa: E501
     if isinstance(sparsity, bool) or not isinstance(sparsity, int | float) or not 0 <= sparsity < 1:
         raise BadInputError(argument, "a fraction from 0 to less than 1", repr(sparsity), "At 1 nothing would be left.")
@@ -48,7 +48,7 @@ def check_least(least: float, **given: object) -> None:
 
     >>> check_least(0.0, gamma=-1)
     Traceback (most recent call last):
-    shrinknet.errors.BadInputError: gamma must be a number of at least 0. Got -1. Leave it out for the paper's.
+    shrinknet.core.errors.BadInputError: gamma must be a number of at least 0. Got -1. Leave it out for the paper's.
     """
     for name, value in given.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:

@@ -13,8 +13,8 @@ from safetensors.torch import save
 from scipy import sparse
 from torch import Tensor
 
-from shrinknet.errors import BadInputError
-from shrinknet.turns import leaving_out
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.turns import leaving_out
 
 Tile = Sequence[int]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from shrinknet.errors import BadInputError, did_you_mean
+from shrinknet.core.errors import BadInputError, did_you_mean
 
 
 def chosen_weights(model: nn.Module, globs: Sequence[str]) -> dict[str, nn.Parameter]:

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from shrinknet.gates import GatedNetwork
+from shrinknet.core.records import Group, Neuron, Plan, Slice
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.engine.program import Program
 from shrinknet.graph.call import windows_of
 from shrinknet.graph.operators import operator_name
-from shrinknet.program import Program
-from shrinknet.records import Group, Neuron, Plan, Slice
 
 WEIGHING = {"linear", "conv1d", "conv2d", "conv3d", "lstm", "gru", "rnn_tanh", "rnn_relu"}
 """Operators that read a neuron through weights alone: where those are zero, they read nothing."""
@@ -33,7 +33,7 @@ def to_plan(network: GatedNetwork) -> Plan:
     Cost: one look at every parameter for each round; one pass over two samples.
 
     >>> import shrinknet as sn
-    >>> from shrinknet.gates import gated
+    >>> from shrinknet.engine.gates import gated
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
     >>> with torch.no_grad():
     ...     _ = model[2].weight[:, 1].zero_()

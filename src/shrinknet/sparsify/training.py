@@ -13,10 +13,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from shrinknet.errors import RunFolderError
-from shrinknet.losses import PerSample
+from shrinknet.core.errors import RunFolderError
 from shrinknet.sparsify.base import Sparsifier
 from shrinknet.sparsify.states import load_optimizer, optimizer_state
+from shrinknet.task.losses import PerSample
 
 Rows = tuple[Tensor, Tensor]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -38,7 +38,7 @@ class Training:
         clip: the largest norm of all gradients together.
         sparsifier: the method that the training is under.
 
-    >>> from shrinknet.losses import squared_error
+    >>> from shrinknet.task.losses import squared_error
     >>> model = nn.Linear(2, 1)
     >>> rows = torch.ones(8, 2), torch.ones(8, 1)
     >>> training = Training(model, squared_error, rows, torch.optim.SGD(model.parameters(), 0.1), 4, 0, num_epochs=3)

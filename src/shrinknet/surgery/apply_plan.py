@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from shrinknet.errors import BadInputError
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.folder import digest_of_plan
 from shrinknet.graph.trace import named_tensors
-from shrinknet.runs import digest_of_plan
 from shrinknet.surgery.own_module import Attributes, cut_module
 from shrinknet.surgery.remove import Kept
 

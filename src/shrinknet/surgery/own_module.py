@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
-from shrinknet.errors import FixedWidthError, first_line
+from shrinknet.core.errors import FixedWidthError, first_line
 from shrinknet.graph.call import argument, windows_of
 from shrinknet.graph.operators import module_of, operator_name
 from shrinknet.graph.places import cut_windows
 from shrinknet.graph.trace import Trace
 from shrinknet.graph.widths import Present
 from shrinknet.surgery.remove import Kept, cut_copy
-from shrinknet.task import evaluating
+from shrinknet.task.task import evaluating
 
 Attributes = dict[str, dict[str, Any]]
 """For each module, by name, the attributes that hold a width, with their new values."""

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from shrinknet.core.turns import leaving_out
 from shrinknet.graph.call import RESIZES
 from shrinknet.graph.operators import operator_name
 from shrinknet.graph.trace import Trace, named_tensors
 from shrinknet.graph.widths import Present
-from shrinknet.turns import leaving_out
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from shrinknet.errors import BadInputError
+from shrinknet.core.errors import BadInputError
 from shrinknet.graph.call import Call, resize, rule, weighted
 from shrinknet.graph.labels import Slots
 from shrinknet.graph.widths import Widths, shape_of

@@ -1,0 +1,1 @@
+"""How readers make up for what was removed."""

@@ -1,0 +1,363 @@
+"""Compensation: the weights that read a removed neuron make up for it, without retraining.
+
+Everything is measured against what each reader gave in the untouched network, on the calibration data:
+
+    mean            the bias is set so that each reader gives the same mean
+    least-squares   weights and bias on the survivors are refit so that what it gives changes least (least_squares.py)
+    newton          the same; but for the reader that makes the outputs, a change counts by the loss's own curvature
+                    there: argmin mean (x W'^T - y) H (x W'^T - y)^T, H = d2 loss / d outputs2 of each sample
+
+Readers are refit in their order, on what the refit layers before them give. The statistics of a batch norm that reads
+something new move with it. A reader that reads nothing new keeps its bits.
+
+Sources: Hassibi and Stork 1993 (Optimal Brain Surgeon), Stahlberger and Riedmiller 1997 (for whole units).
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from shrinknet.compensation.least_squares import Moments, least_squares, unsaid, with_ones
+from shrinknet.compensation.readers import Reader, as_matrix, is_own, readers
+from shrinknet.core.errors import BadInputError, did_you_mean
+from shrinknet.core.records import Neuron
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.engine.passes import Passes
+from shrinknet.engine.program import Program
+from shrinknet.graph.call import Site, argument
+from shrinknet.graph.operators import describe, is_elementwise, operator_name
+from shrinknet.task.data import Batch
+from shrinknet.task.task import Task
+
+log = logging.getLogger(__name__)
+
+KINDS = ("none", "mean", "least-squares", "newton")
+
+RIDGE = 1e-3
+"""How strongly weights are held, as a share of the mean square of what is read."""
+
+FLOOR = 0.1
+"""The share of the mean curvature that every sample has in every direction."""
+
+MOST_UNKNOWNS = 4096
+"""A fit by curvature solves for all weights of a reader at once; larger readers are fit by least squares."""
+
+
+def check_kind(kind: str) -> None:
+    """Raise BadInputError where there is no such compensation."""
+    if kind not in KINDS:
+        raise BadInputError("compensate", "one of " + ", ".join(KINDS), repr(kind), did_you_mean(kind, KINDS))
+
+
+class Compensation:
+    """What the untouched network gave, and the network as the last refit left it.
+
+    Args:
+        kind: "mean", "least-squares" or "newton".
+        task: its calibration data; as many rows as memory allows are looked at.
+        network: the untouched network.
+
+    Raises:
+        BadInputError: there are fewer rows than a fit has unknowns.
+
+    Cost: one pass that keeps every value, twice; each refit runs what lies behind the removed neurons once.
+    """
+
+    def __init__(self, kind: str, task: Task, network: GatedNetwork, ridge: float = RIDGE) -> None:
+        check_kind(kind)
+        self.kind, self.ridge = kind, ridge
+        self.batch = _some_rows(task, network)
+        own = Passes(network.program, network.program.scoring.kept_bytes)
+        self.bare = replace(network, passes=own)  # the untouched network, with passes of its own
+        self.readers = readers(network.program)
+        with torch.no_grad():
+            self.start = network.program.run(self.batch.inputs, None, keep=True)
+        self.first = dict(network.program.constants)
+        self.values, self.latest = dict(self.start), self.bare
+        self._moments: dict[Node, Moments] = {}
+        self._bends: dict[Node, Bend] = {}
+        if kind in {"least-squares", "newton"}:
+            for reader in self.readers.values():
+                self._check_rows(reader)
+
+    def restart(self) -> GatedNetwork:
+        """Go back to the untouched network, and return it."""
+        self.values, self.latest = dict(self.start), self.bare
+        self._moments.clear()
+        self._bends.clear()
+        return self.latest
+
+    def _check_rows(self, reader: Reader) -> None:
+        y = self.start[reader.node]
+        rows, unknowns = reader.given(y).shape[0], len(reader.owners) + 1
+        if rows < unknowns:
+            raise BadInputError(
+                "calibration",
+                f"at least {unknowns:,} rows for `compensate={self.kind!r}`, the unknowns of {describe(reader.node)}",
+                f"{rows:,}",
+                "Give more rows, or use `compensate='mean'`.",
+            )
+
+    def refit(self, network: GatedNetwork, removed: Sequence[Neuron]) -> GatedNetwork:
+        """Return a masked network whose readers make up for the neurons that were just removed."""
+        ids = [network.trace.ids_of(group).start + neuron.index
+               for neuron in removed for group in network.groups if group.name == neuron.group]  # fmt: skip
+        work = _Refit(self, network, torch.tensor(sorted(ids), dtype=torch.long))
+        with torch.no_grad():
+            work.go()
+        self.values = work.values
+        self.latest = network.refit(work.tensors)
+        return self.latest
+
+    def scoring(self, network: GatedNetwork) -> GatedNetwork:
+        """Return the network as ablation should see it: a reader that loses a neuron makes up for it at once.
+
+        Exact for dense readers under least squares. Those of convolutions are taken position by position: what the
+        other channels say at the same place; their refit, which sees whole patches, does at least as well. Readers
+        behind other readers of the same neurons see them gone.
+
+        Cost: one pass over the calibration data, and a product [elements, elements] for each reader.
+        """
+        matrices: dict[Site, Tensor] = {}
+        present = torch.from_numpy(network.present)
+        for node, reader in self.readers.items():
+            axis = reader.site.axis
+            value = self.values[node.args[0]].movedim(axis, -1)  # type: ignore[index]
+            rows = with_ones(value.flatten(0, -2))
+            gram = (rows.T @ rows).double() / len(rows)
+            owners = network.program.ids[reader.site]
+            if self.kind == "mean":
+                matrix = torch.cat([torch.eye(len(owners), dtype=gram.dtype), -gram[-1:, :-1]])
+            else:
+                matrix = unsaid(gram, owners, present[owners], self.ridge)
+            matrices[reader.site] = matrix
+        return replace(network, unsaid=matrices)
+
+    def moments(self, reader: Reader, x: Tensor) -> Moments:
+        """Return the moments of a reader on what it reads now, remembered until that changes."""
+        if reader.node not in self._moments:
+            self._moments[reader.node] = Moments.of(reader, x, self.start[reader.node])
+        return self._moments[reader.node]
+
+    def bend(self, reader: Reader, x: Tensor) -> "Bend":
+        """Return the loss's second-order model around the untouched network, remembered until what is read changes."""
+        if reader.node not in self._bends:
+            curvature = with_floor(curvatures(self.latest, reader.node, self.start, self.batch.targets))
+            self._bends[reader.node] = Bend.of(with_ones(x).double(), self.start[reader.node].double(), curvature)
+        return self._bends[reader.node]
+
+    def forget(self, node: Node) -> None:
+        """Drop what is remembered of a reader: it reads something new."""
+        self._moments.pop(node, None)
+        self._bends.pop(node, None)
+
+
+class _Refit:
+    """One refit: the nodes behind the removed neurons run once more, and readers are fit on the way."""
+
+    def __init__(self, whole: Compensation, network: GatedNetwork, removed: Tensor) -> None:
+        self.whole, self.network, self.removed = whole, network, removed
+        given = network.program
+        self.program = Program(given.trace, given.asked_dtype, given.scoring, given.tensors)
+        self.present = torch.from_numpy(network.present)
+        self.values: dict[Node, Any] = {**whole.values, **self.program.constants}
+        self.changed: set[Node] = set()
+        self.tensors: dict[str, Tensor] = {}
+
+    def go(self) -> None:
+        """Run."""
+        gating = self.network.gating()
+        for node in self.program.nodes:
+            reads_new = not self.changed.isdisjoint(node.all_input_nodes)
+            if not reads_new and not self._reads_removed(node):
+                continue
+            if reads_new:
+                self.whole.forget(node)
+            if (reader := self.whole.readers.get(node)) is not None:
+                self._fit(reader)
+            elif reads_new and operator_name(node) == "batch_norm":
+                self._move_statistics(node)
+            self.values[node] = self.program.call(node, self.values, gating)
+            self.changed.add(node)
+
+    def _reads_removed(self, node: Node) -> bool:
+        sites = self.program.sites.get(node.name, ())
+        return any(bool(torch.isin(self.program.ids[site], self.removed).any()) for site in sites)
+
+    def _set(self, constant: Node, value: Tensor) -> None:
+        value = value.to(self.values[constant].dtype)
+        self.values[constant] = self.program.constants[constant] = self.tensors[str(constant.target)] = value
+
+    def _fit(self, reader: Reader) -> None:
+        x = self.values[reader.node.args[0]]  # type: ignore[index]
+        weight, bias = self.values[reader.weight], None if reader.bias is None else self.values[reader.bias]
+        alive = torch.cat([self.present[reader.owners], torch.tensor([bias is not None])])
+        weights = as_matrix(weight, bias)
+        if self.whole.kind == "mean":
+            if reader.bias is not None:
+                moments = self.whole.moments(reader, x)
+                kept = torch.where(alive[:-1], moments.gram[-1, :-1], 0.0)
+                self._set(reader.bias, moments.cross[-1] - weights[:, :-1] @ kept)
+            return
+        refit = self._refit(reader, x, weights, alive)
+        self._set(reader.weight, torch.where(alive[:-1], refit[:, :-1], weights[:, :-1]).reshape(weight.shape))
+        if reader.bias is not None:
+            self._set(reader.bias, refit[:, -1])
+
+    def _refit(self, reader: Reader, x: Tensor, weights: Tensor, alive: Tensor) -> Tensor:
+        if self.whole.kind == "newton" and self._makes_the_outputs(reader):
+            return by_curvature(self.whole.bend(reader, x), weights, alive, self.whole.ridge)
+        return least_squares(self.whole.moments(reader, x), weights, alive, self.whole.ridge)
+
+    def _makes_the_outputs(self, reader: Reader) -> bool:
+        y = self.whole.start[reader.node]
+        if not reader.is_dense or y.dim() != 2 or y.shape[1] * (len(reader.owners) + 1) > MOST_UNKNOWNS:
+            return False
+        behind, last = [node for node in self.program.nodes if node in _downstream(reader.node)], reader.node
+        for node in behind:
+            if not is_elementwise(node) or node.all_input_nodes != [last]:
+                return False
+            last = node
+        return last is self.program.output
+
+    def _move_statistics(self, node: Node) -> None:
+        """The statistics that training left move as those of the calibration data do."""
+        names = ("running_mean", "running_var")
+        read = [argument(node, place, name) for place, name in ((3, names[0]), (4, names[1]))]
+        if any(one is None or not is_own(self.program, one) for one in read):
+            return
+        source = argument(node, 0, "input")
+        now, before = self.values[source], self.whole.start[source]
+        over = [axis for axis in range(now.dim()) if axis != 1]
+        shift = now.mean(over) - before.mean(over)
+        ratio = now.var(over) / before.var(over).clamp_min(torch.finfo(now.dtype).tiny)
+        self._set(read[0], self.whole.first[read[0]] + shift)
+        self._set(read[1], self.whole.first[read[1]] * torch.where(before.var(over) > 0, ratio, 1.0))
+
+
+def _downstream(node: Node) -> set[Node]:
+    found, waiting = set[Node](), [node]
+    while waiting:
+        for user in waiting.pop().users:
+            if user.op == "call_function" and user not in found:
+                found.add(user)
+                waiting.append(user)
+    return found
+
+
+def curvatures(network: GatedNetwork, node: Node, values: Mapping[Node, Any], targets: Tensor) -> Tensor:
+    """Return the Gauss-Newton curvature of each sample's loss in what a reader gives [samples, outputs, outputs].
+
+    s H s: H the second derivative of the loss in the network's outputs, s the slope of the element-wise operators in
+    between, at the given values.
+
+    Cost: one forward pass of what is behind the reader, and a backward pass of the loss for each output.
+    """
+    program = network.program
+    network.loss.needs_each_sample("compensate='newton'")
+    with torch.enable_grad():
+        y = values[node].detach().requires_grad_()
+        found: dict[Node, Any] = {**program.constants, node: y}
+        for one in program.nodes:
+            if one in _downstream(node):
+                found[one] = program.call(one, found, None, plain=True)
+        slope = torch.ones_like(y)
+        if found[program.output] is not y:
+            (slope,) = torch.autograd.grad(found[program.output].sum(), y)
+        outputs = values[program.output].detach().requires_grad_()
+        (first,) = torch.autograd.grad(network.loss.of(outputs, targets).sum(), outputs, create_graph=True)
+        rows = [torch.autograd.grad(column.sum(), outputs, retain_graph=True)[0] for column in first.unbind(1)]
+    bent = torch.stack(rows, 1)
+    return (slope[:, :, None] * bent * slope[:, None]).double()
+
+
+def with_floor(curvature: Tensor) -> Tensor:
+    """Return curvatures with a share of their mean added in every direction.
+
+    A sample that is answered surely has next to no curvature where it stands, and a large move would go unseen.
+    """
+    mean = curvature.diagonal(dim1=1, dim2=2).mean()
+    return curvature + FLOOR * mean * torch.eye(curvature.shape[1], dtype=curvature.dtype)
+
+
+@dataclass(frozen=True)
+class Bend:
+    """The second-order model of a loss in a reader's weights: mean (x W^T - y) H (x W^T - y)^T over samples.
+
+    system [outputs, columns, outputs, columns] = mean H (x) x x^T, wanted [outputs, columns] = mean (H y) x^T.
+    """
+
+    system: Tensor
+    wanted: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, curvature: Tensor) -> "Bend":
+        """Sum over samples: x [samples, columns], y [samples, outputs], H [samples, outputs, outputs]."""
+        (num_samples, num_columns), num_outputs = x.shape, y.shape[1]
+        system = x.new_zeros(num_outputs, num_columns, num_outputs, num_columns)
+        for one in range(num_outputs):
+            for other in range(one, num_outputs):
+                system[one, :, other] = (x * curvature[:, one, other, None]).T @ x / num_samples
+                system[other, :, one] = system[one, :, other]
+        return cls(system, torch.einsum("nij,nj->ni", curvature, y).T @ x / num_samples)
+
+
+def by_curvature(bend: Bend, weights: Tensor, alive: Tensor, ridge: float) -> Tensor:
+    """Return argmin over W' of mean (x W'^T - y) H (x W'^T - y)^T + r |W' - W|^2; 0 on columns that are gone.
+
+    One system of outputs x columns unknowns; r is a share `ridge` of its mean diagonal.
+    """
+    keep = alive.nonzero()[:, 0]
+    system = bend.system[:, keep][:, :, :, keep].flatten(0, 1).flatten(1).clone()
+    held = ridge * float(system.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny))
+    system.diagonal().add_(held)
+    wanted = bend.wanted[:, keep] + held * weights[:, keep]
+    refit = torch.zeros_like(weights)
+    refit[:, keep] = torch.linalg.solve(system, wanted.flatten()).view(wanted.shape)
+    return refit
+
+
+Portions = Iterable[Sequence[Neuron]]
+"""Neurons that go together, one portion after another: a refit follows each."""
+
+
+def masked_after(
+    task: Task, network: GatedNetwork, portions: Portions, kind: str, compensation: Compensation | None = None
+) -> GatedNetwork:
+    """Return a network without some neurons, which went in portions: the same bits as when they went the first time.
+
+    Args:
+        task, network: the untouched network.
+        portions: what went together, in order.
+        kind: how readers make up for it.
+        compensation: one that may have come there already; it stands there afterwards.
+
+    Cost: nothing without compensation; else one refit for each portion, unless the compensation stands there.
+    """
+    portions = list(portions)
+    bare = network.without(neuron for some in portions for neuron in some)
+    if kind == "none" or not any(portions):
+        return bare
+    if compensation is None:
+        compensation = Compensation(kind, task, network)
+    elif bool((compensation.latest.present == bare.present).all()):
+        return compensation.latest
+    here = compensation.restart()
+    for some in filter(None, portions):
+        here = compensation.refit(here.without(some), some)
+    return here
+
+
+def _some_rows(task: Task, network: GatedNetwork) -> Batch:
+    """As many calibration rows as can be held twice with every value."""
+    most = int(network.program.scoring.memory) // (2 * network.program.bytes_per_sample)
+    count = min(len(task.calibration), max(1, most))
+    if count < len(task.calibration):
+        log.info("Compensation looks at the first %s of %s rows: see `memory`.", count, len(task.calibration))
+    batches = list(replace(task.calibration.rows(0, count), batch_size=count).batches())
+    return Batch(torch.cat([one.inputs for one in batches]), torch.cat([one.targets for one in batches]))

@@ -1,0 +1,105 @@
+"""Least squares on the survivors: how well the others can speak for a neuron, and with which weights.
+
+With G the mean of x x^T over rows (a last column of ones for the bias) and H = G + r I, the weights W of a reader that
+loses the columns Q change by `-W_Q ([H^-1]_QQ)^-1 H^-1[Q, :]`, and the mean square of what it gives rises by
+`W_Q ([H^-1]_QQ)^-1 W_Q^T` (Hassibi and Stork 1993; Stahlberger and Riedmiller 1997 for whole units).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from shrinknet.compensation.readers import Reader
+
+CHUNK_ELEMENTS = 2**24
+"""How many elements of patches are laid out at once."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Means over rows of what a reader reads (x, ones last) and of what it should give (y); all in float64.
+
+    gram = mean x x^T [columns + 1, columns + 1], cross = mean x y^T [columns + 1, outputs], power = mean y^2 [outputs].
+    """
+
+    gram: Float[Tensor, "columns columns"]
+    cross: Float[Tensor, "columns outputs"]
+    power: Float[Tensor, " outputs"]
+    num_rows: int
+
+    @classmethod
+    def of(cls, reader: Reader, x: Tensor, y: Tensor) -> "Moments":
+        """Take the means over all rows, some samples at a time."""
+        at_once = max(1, CHUNK_ELEMENTS // reader.elements_per_sample(y))
+        size, num_outputs = len(reader.owners) + 1, y.shape[-1 if reader.is_dense else 1]
+        gram, cross = (x.new_zeros(shape, dtype=torch.float64) for shape in ((size, size), (size, num_outputs)))
+        power, num_rows = x.new_zeros(num_outputs, dtype=torch.float64), 0
+        for some, given in zip(x.split(at_once), y.split(at_once), strict=True):
+            read, rows = with_ones(reader.read(some)), reader.given(given)
+            gram += (read.T @ read).double()
+            cross += (read.T @ rows).double()
+            power += rows.square().sum(0, dtype=torch.float64)
+            num_rows += len(read)
+        return cls(gram / num_rows, cross / num_rows, power / num_rows, num_rows)
+
+    def error(self, weights: Float[Tensor, "outputs columns"]) -> Float[Tensor, " outputs"]:
+        """Return the mean of (x w - y)^2 for each output: `power - 2 w cross + w gram w^T`."""
+        return self.power - 2 * (weights * self.cross.T).sum(1) + ((weights @ self.gram) * weights).sum(1)
+
+    def held(self, ridge: float) -> float:
+        """Return r: that share of the mean square of what is read."""
+        return ridge * float(self.gram.diagonal()[:-1].mean().clamp_min(torch.finfo(torch.float64).tiny))
+
+
+def with_ones(rows: Tensor) -> Tensor:
+    """Put a column of ones behind the others: the bias reads it."""
+    return torch.cat([rows, rows.new_ones(len(rows), 1)], 1)
+
+
+def least_squares(
+    moments: Moments, weights: Float[Tensor, "outputs columns"], alive: Bool[Tensor, " columns"], ridge: float
+) -> Float[Tensor, "outputs columns"]:
+    """Return the weights on the living columns that give y best, held near the present ones; 0 on the others.
+
+    (G + r I) W'^T = C + r W^T, r being a share `ridge` of the mean square of what is read. The bias is not held.
+
+    Args:
+        moments: of what is read and what should be given.
+        weights: the present ones, the bias last.
+        alive: which columns may be used (the last: whether there is a bias).
+        ridge: how strongly the present weights are held.
+    """
+    keep = alive.nonzero()[:, 0]
+    held = moments.held(ridge) * (keep < len(alive) - 1).double()  # the bias is not held
+    gram = moments.gram[keep][:, keep] + torch.diag(held)
+    refit = torch.zeros_like(weights)
+    refit[:, keep] = torch.linalg.solve(gram, moments.cross[keep] + held[:, None] * weights[:, keep].T).T
+    return refit
+
+
+def unsaid(
+    gram: Float[Tensor, "columns columns"],
+    owners: Int[Tensor, " elements"],
+    alive: Bool[Tensor, " elements"],
+    ridge: float,
+) -> Float[Tensor, "columns elements"]:
+    """Return R with x R = what of each living element the survivors of other neurons and a constant cannot tell.
+
+    R's columns are `H^-1[:, Q] ([H^-1]_QQ)^-1` for the elements Q of each neuron; 0 for what is gone.
+    """
+    keep = torch.cat([alive.nonzero()[:, 0], torch.tensor([len(owners)])])
+    held = torch.full((len(keep),), ridge * float(gram.diagonal()[:-1].mean().clamp_min(1e-300)), dtype=gram.dtype)
+    held[-1] = 0
+    whole = torch.linalg.inv(gram[keep][:, keep] + torch.diag(held))
+    own, parts = owners[alive], torch.zeros(len(keep), len(keep) - 1, dtype=gram.dtype)
+    if len(own.unique()) == len(own):
+        parts = whole[:, :-1] / whole.diagonal()[:-1]
+    else:
+        for neuron in own.unique():
+            places = (own == neuron).nonzero()[:, 0]
+            parts[:, places] = torch.linalg.solve(whole[places][:, places], whole[:, places].T).T
+    result = torch.zeros(len(owners) + 1, len(owners), dtype=gram.dtype)
+    result[keep[:, None], keep[:-1][None]] = parts
+    return result

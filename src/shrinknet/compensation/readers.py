@@ -1,0 +1,94 @@
+"""Readers: the dense layers and convolutions that read neurons, as matrices."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.nn import functional
+
+from shrinknet.engine.program import Program
+from shrinknet.graph.call import Site, argument
+from shrinknet.graph.operators import operator_name
+
+DENSE = "linear"
+CONVOLUTIONS = ("conv1d", "conv2d")
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """A dense layer or convolution whose weights nothing else uses: y = x W^T + b, a row for each sample and position.
+
+    `owners` holds the neuron id of each column of W, laid out as [outputs, columns].
+    """
+
+    node: Node
+    site: Site
+    weight: Node
+    bias: Node | None
+    owners: Tensor
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether it is a dense layer."""
+        return operator_name(self.node) == DENSE
+
+    def read(self, x: Tensor) -> Tensor:
+        """Lay out what is read as rows [samples x positions, columns]: for a convolution its patches."""
+        if self.is_dense:
+            return x.flatten(0, -2)
+        kernel = tuple(argument(self.node, 1, "weight").meta["val"].shape[2:])
+        steps = [list(argument(self.node, place, name, [default]))
+                 for place, name, default in ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))]  # fmt: skip
+        stride, padding, dilation = (one * len(kernel) if len(one) == 1 else one for one in steps)
+        if len(kernel) == 1:  # along one axis: the other is of length 1
+            x, kernel = x.unsqueeze(2), (1, *kernel)
+            stride, padding, dilation = [1, *stride], [0, *padding], [1, *dilation]
+        patches = functional.unfold(x, kernel, tuple(dilation), tuple(padding), tuple(stride))
+        return patches.transpose(1, 2).flatten(0, 1)
+
+    def given(self, y: Tensor) -> Tensor:
+        """Lay out what it gives as rows [samples x positions, outputs]."""
+        return y.flatten(0, -2) if self.is_dense else y.flatten(2).transpose(1, 2).flatten(0, 1)
+
+    def elements_per_sample(self, y: Tensor) -> int:
+        """How many elements of rows one sample makes."""
+        positions = y[0].numel() // y.shape[-1 if self.is_dense else 1]
+        return positions * (len(self.owners) + 1)
+
+
+def readers(program: Program) -> dict[Node, Reader]:
+    """Return every reader of neurons that can be refit.
+
+    Left out are grouped convolutions, three-dimensional ones, weights that two nodes share, and everything that mixes
+    neurons in another way (attention, recurrent layers, statistics over neurons).
+    """
+    found = {}
+    for node in program.nodes:
+        sites = program.sites.get(node.name, ())
+        is_known = operator_name(node) in {DENSE, *CONVOLUTIONS} and not isinstance(argument(node, 4), str)
+        if not is_known or len(sites) != 1 or not program.is_product(node, sites[0]):
+            continue
+        weight, bias = argument(node, 1, "weight"), argument(node, 2, "bias")
+        if not all(is_own(program, one) for one in (weight, bias) if one is not None):
+            continue
+        per_neuron = math.prod(weight.meta["val"].shape[2:])
+        owners = program.ids[sites[0]].repeat_interleave(per_neuron)
+        found[node] = Reader(node, sites[0], weight, bias, owners)
+    return found
+
+
+def is_own(program: Program, constant: Node) -> bool:
+    """Whether a constant is read by one node only, under whatever name."""
+    if constant not in program.constants:
+        return False
+    uses = Counter(id(value) for node, value in program.constants.items() for _ in node.users)
+    return uses[id(program.constants[constant])] == 1
+
+
+def as_matrix(weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return [outputs, columns + 1] in float64: a layer's weights, and its bias (or 0) as the last column."""
+    last = weight.new_zeros(len(weight)) if bias is None else bias
+    return torch.cat([weight.flatten(1), last[:, None]], 1).double()

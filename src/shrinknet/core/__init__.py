@@ -1,0 +1,1 @@
+"""What every room may use: errors, units, records, tables, the run folder. None of it imports torch."""

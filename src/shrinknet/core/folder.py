@@ -1,0 +1,464 @@
+"""The run folder: its schema, how it is written so that a kill loses nothing, and how it is read back.
+
+Every file is replaced whole (written beside, synced, renamed); only `history.csv` grows, by one synced write for each
+step. A torn last step is dropped on reading: it is the step under way. Each row of it bears a check that follows from
+all before it, and a finished run is sealed: `seal.json` holds the hash of every file, and whoever opens it looks.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import logging
+import os
+import platform
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from shrinknet.core.disk import grow, held, is_left_over, odd_below, write_whole, writing
+from shrinknet.core.errors import RunFolderError, ShrinknetError, first_line
+from shrinknet.core.records import (
+    Difference,
+    Frozen,
+    Group,
+    Neuron,
+    Plan,
+    Slice,
+    Step,
+    Verification,
+)
+from shrinknet.core.tables import (
+    ANSWER_COLUMNS,
+    BARE_COLUMNS,
+    COLUMNS,
+    RACE_COLUMNS,
+    answer_rows,
+    bare_row,
+    checked_rows,
+    csv_text,
+    followed,
+    race_rows,
+    steps_of,
+    with_answers,
+    with_bare,
+)
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 2
+
+SEAL = "seal.json"
+LONGEST_ROW = 2**16
+MODELS = ("model.pt2", "model.safetensors")
+
+SEALED = (
+    "answers.csv", "architecture.json", "artefacts/*", "config.json", "environment.json", "groups.json", "history.csv",
+    "masks.safetensors", "model.pt2", "model.safetensors", "original.pt2", "plan.json", "racing.csv",
+    "sparse.safetensors", "state.safetensors", "summary.json", "training.csv", "verification.json",
+    "without_compensation.csv",
+)  # fmt: skip
+"""The files that belong together. Pages and analyses are not among them: they can be made again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A folder that holds one run. The only thing in shrinknet that changes."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: str | Path, config: Mapping[str, Any], *, resume: bool = False) -> "RunFolder":
+        """Start a run in an empty or new folder, or come back to the same run.
+
+        Raises:
+            RunFolderError: the folder holds another run, or anything else.
+        """
+        folder = cls(Path(path))
+        config = {"schema": SCHEMA, **config}
+        if (folder.path / "config.json").exists():
+            folder._refuse_odd_files()
+            folder._check_same_run(config, resume)
+            return folder
+        if folder.path.exists() and not (folder.path.is_dir() and all(map(is_left_over, folder.path.iterdir()))):
+            raise RunFolderError(
+                f"out must be a new or empty folder. Got {str(path)!r}, which holds other files. Name another folder."
+            )
+        with writing(folder.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+        with folder.held():
+            folder.write_json("config.json", config)
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """Open an existing run.
+
+        Raises:
+            RunFolderError: there is no run in that folder.
+        """
+        folder = cls(Path(path))
+        if not (folder.path / "config.json").is_file():
+            raise RunFolderError(
+                f"folder must be a run folder, written by 'shrinknet prune'. Got {str(path)!r}, which has no "
+                f"config.json. Check the path."
+            )
+        folder._refuse_odd_files()
+        if folder.has(SEAL) and folder.has("summary.json"):
+            folder._check_seal()
+        elif folder.has("summary.json") and folder.is_sealed_when_finished:
+            raise RunFolderError(
+                f"folder must be a finished run. Got {str(path)!r}, which has no {SEAL}. Go on with it: the same "
+                f"command with `resume=True`."
+            )
+        if not folder.is_sealed_when_finished:
+            log.warning("%s was made before runs were sealed: its files are not held against one another.", path)
+        return folder
+
+    def _refuse_odd_files(self) -> None:
+        if odd := odd_below(self.path):
+            raise RunFolderError(
+                f"folder must be a run folder of plain files. Got {str(self.path)!r}, whose {odd[0]!r} is a link or a "
+                f"device. Put the file itself there."
+            )
+
+    def held(self) -> AbstractContextManager[None]:
+        """Hold the folder while a run is under way in it; a second process is told so in one sentence."""
+        return held(self.path)
+
+    @property
+    def is_sealed_when_finished(self) -> bool:
+        """Whether the run was made when finished runs began to be sealed."""
+        schema = self.config.get("schema")
+        return not (isinstance(schema, int) and schema < SCHEMA)
+
+    def _sealed_files(self) -> list[str]:
+        """The files that belong together, by their path in the folder."""
+        found = (path.relative_to(self.path).as_posix() for glob in SEALED for path in self.path.glob(glob))
+        return sorted(name for name in found if not is_left_over(Path(name)))
+
+    def seal(self) -> None:
+        """Hash every file that belongs to the finished run: nothing of it can change without a word."""
+        self.write_json(SEAL, {"sha256": {name: self._digest(name) for name in self._sealed_files()}})
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Write more into a finished run, which is sealed again at the end."""
+        if not self.has(SEAL):
+            yield
+            return
+        self._check_seal()
+        self.remove(SEAL)
+        try:
+            yield
+        finally:
+            self.seal()
+
+    def _digest(self, name: str) -> str:
+        with open(self.path / name, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def changed(self) -> list[str]:
+        """Return the names of the files that are not what they were when the run was sealed."""
+        said = self.read_json(SEAL).get("sha256")
+        said = said if isinstance(said, dict) else {}
+        files = self._sealed_files()
+        return sorted({name for name in files if said.get(name) != self._digest(name)} | said.keys() - {*files})
+
+    def _check_seal(self) -> None:
+        """What holds the models is left to `verify`, which runs them: nobody else reads them."""
+        if wrong := [name for name in self.changed() if name not in MODELS]:
+            raise RunFolderError(
+                f"folder must be a run folder as shrinknet left it. Got {str(self.path)!r}, whose {wrong[0]!r} was "
+                f"changed, added or taken away since. Make the run again, or take that change back."
+            )
+
+    def _check_same_run(self, config: Mapping[str, Any], resume: bool) -> None:
+        if not resume:
+            raise RunFolderError(
+                f"out must be a new or empty folder. Got {str(self.path)!r}, which holds another run. "
+                f"Name another folder, or go on with that run with `resume=True`."
+            )
+        theirs, ours = self.config, json.loads(json.dumps(config))
+        different = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
+        if different:
+            key = different[0]
+            raise RunFolderError(
+                f"resume must come with the options that the run began with. Got {key} = {ours.get(key)!r}, the run "
+                f"has {theirs.get(key)!r}. Use the same command, or another folder."
+            )
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved options that the run began with."""
+        return self.read_json("config.json")
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there."""
+        return (self.path / name).exists()
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read one of the folder's JSON files.
+
+        Raises:
+            RunFolderError: it is missing or damaged.
+        """
+        try:
+            content: dict[str, Any] = json.loads((self.path / name).read_text())
+            if not isinstance(content, dict):
+                raise ValueError("not an object")
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunFolderError(
+                f"folder must be a complete run folder. Got {str(self.path)!r}, whose {name} cannot be read ({error}). "
+                f"Make the run again, in another folder."
+            ) from error
+        return content
+
+    def write_json(self, name: str, content: object) -> None:
+        """Replace one of the folder's JSON files."""
+        self.write(name, (json.dumps(_plain(content), indent=1, allow_nan=False) + "\n").encode())
+
+    def write(self, name: str, content: bytes) -> None:
+        """Replace a file whole: a reader sees the old one or the new one, also after a kill."""
+        write_whole(self.path, name, content)
+
+    def remove(self, *names: str) -> None:
+        """Delete files that are no longer true."""
+        for name in names:
+            with writing(self.path / name):
+                (self.path / name).unlink(missing_ok=True)
+
+    def append(self, step: Step) -> None:
+        """Add a step to the history, in one synced write; before it what stands in files of their own.
+
+        That is how its neurons were found, if by a race; its losses without compensation, where there is one; and which
+        validation rows it answers otherwise.
+        """
+        if step.race is not None:
+            self._grow("racing.csv", RACE_COLUMNS, [list(row.values()) for row in race_rows(step.race, step.number)])
+        if step.bare is not None:
+            self._grow("without_compensation.csv", BARE_COLUMNS, [bare_row(step.number, step.bare)])
+        if rows := answer_rows(step):
+            self._grow("answers.csv", ANSWER_COLUMNS, rows)
+        self._grow("history.csv", COLUMNS, checked_rows(step, self._last_check()))
+
+    def _grow(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        header = [] if self.has(name) else [columns]
+        grow(self.path, name, csv_text([*header, *rows]).encode())
+
+    def _last_check(self) -> str:
+        """The check of the last row, found without reading the whole history."""
+        if not self.has("history.csv"):
+            return ""
+        with open(self.path / "history.csv", "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LONGEST_ROW))
+            return file.read().decode(errors="replace").rstrip().rpartition(",")[2]
+
+    def races(self) -> list[dict[str, str]]:
+        """Return the rows of `racing.csv`: one for each neuron that won a race; none where there was no race."""
+        return self.table("racing.csv")
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        """Return the whole rows of a table, a torn last line left out; none where it is not there."""
+        path = self.path / name
+        if not path.exists():
+            return []
+        text = path.read_text()
+        return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
+
+    def manifest(self) -> dict[str, Any] | None:
+        """Return the manifest of the artefact that the run is for; None where that is the weights file."""
+        wanted = tuple(self.config.get(key) for key in ("artefact", "quantize"))
+        return next((one for one in self.manifests() if (one["kind"], one["quantize"]) == wanted), None)
+
+    def manifests(self) -> list[dict[str, Any]]:
+        """Return the manifests of all artefacts in the folder."""
+        return [self.read_json(f"artefacts/{path.name}") for path in sorted(self.path.glob("artefacts/model*.json"))]
+
+    def corners(self) -> list[dict[str, Any]]:
+        """Return what full and pruned, float and int8 files measure; nothing where none is in int8."""
+        return list(self.read_json("artefacts/corners.json")["corners"]) if self.has("artefacts/corners.json") else []
+
+    def history(self) -> list[Step]:
+        """Return the steps written so far, a torn last line left out.
+
+        Raises:
+            RunFolderError: the history is not one that shrinknet wrote.
+        """
+        path = self.path / "history.csv"
+        if not path.exists():
+            return []
+        try:
+            rows = self.table("history.csv")
+            bare, answers = self.table("without_compensation.csv"), self.table("answers.csv")
+            if self.is_sealed_when_finished:
+                rows = followed(rows, bare, answers)
+            return with_answers(with_bare(steps_of(rows), bare), answers)
+        except (LookupError, ValueError, TypeError, ArithmeticError, csv.Error) as error:
+            raise RunFolderError(
+                f"folder must be a run folder whose history.csv shrinknet wrote. Got {str(self.path)!r}, which cannot "
+                f"be read ({first_line(error)}). Run it again in another folder."
+            ) from error
+
+    def keep_history(self, steps: Sequence[Step]) -> None:
+        """Replace the history by these steps; the files beside it first, so that a kill leaves nothing without them.
+
+        A history that gets shorter goes first: rows beside it of steps that are gone are not looked at.
+        """
+        if len({row["step"] for row in self.table("history.csv")}) > len(steps):
+            self._replace_history(steps)
+        races = [list(row.values()) for row in self.races() if int(row["step"]) <= steps[-1].number]
+        bare = [bare_row(step.number, step.bare) for step in steps if step.bare is not None]
+        answers = [row for step in steps for row in answer_rows(step)]
+        self._replace("racing.csv", RACE_COLUMNS, races)
+        self._replace("without_compensation.csv", BARE_COLUMNS, bare)
+        self._replace("answers.csv", ANSWER_COLUMNS, answers)
+        self._replace_history(steps)
+
+    def _replace_history(self, steps: Sequence[Step]) -> None:
+        rows, check = list[Sequence[object]](), ""
+        for step in steps:
+            rows.extend(checked_rows(step, check))
+            check = str(rows[-1][-1])
+        self._replace("history.csv", COLUMNS, rows)
+
+    def _replace(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Write a table anew; no file where it has no row."""
+        if rows:
+            self.write(name, csv_text([columns, *rows]).encode())
+        else:
+            self.remove(name)
+
+    def write_plan(
+        self,
+        plan: Plan,
+        kept: Mapping[str, Mapping[int, Sequence[int]]],
+        attributes: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        """Write the order of the removals, what is kept of each parameter axis, and which attributes change."""
+        order = {
+            "removed": [[neuron.group, neuron.index] for neuron in plan.removed],
+            "remaining": [[neuron.group, neuron.index] for neuron in plan.remaining],
+        }
+        axes = {name: {str(axis): list(kept_on) for axis, kept_on in cut.items()} for name, cut in kept.items()}
+        content = {**order, "kept": axes, "attributes": attributes}
+        self.write_json("plan.json", {**content, "sha256": digest_of_plan(_plain(content))})
+
+    def plan(self) -> Plan:
+        """Read the order of the removals."""
+        content = self.read_json("plan.json")
+        if "sha256" in content and content["sha256"] != digest_of_plan(content):
+            raise RunFolderError(
+                f"plan.json must be as shrinknet wrote it. Got one in {str(self.path)!r} that was changed since. Make "
+                f"the run again."
+            )
+        widths = {group.name: group.width for group in self.groups()}
+        removed, remaining = (
+            tuple(Neuron(group, int(index)) for group, index in content[key]) for key in ("removed", "remaining")
+        )
+        if len(set(removed + remaining)) < len(removed + remaining):
+            raise RunFolderError(
+                f"plan.json must name each neuron once. Got one twice in {str(self.path)!r}. Make the run again."
+            )
+        for neuron in removed + remaining:
+            if not 0 <= neuron.index < widths.get(neuron.group, 0):
+                raise RunFolderError(
+                    f"plan.json must name neurons of groups.json. Got {neuron} in {str(self.path)!r}. "
+                    f"Make the run again."
+                )
+        return Plan(removed, remaining)
+
+    def write_groups(self, groups: Iterable[Group], frozen: Iterable[Frozen]) -> None:
+        """Write what can be removed and what is frozen."""
+        self.write_json("groups.json", {"groups": list(groups), "frozen": list(frozen)})
+
+    def groups(self) -> tuple[Group, ...]:
+        """Read what can be removed."""
+        return tuple(
+            Group(group["name"], group["width"], tuple(
+                Slice(part["parameter"], part["axis"], part["role"], tuple(part["owners"]))
+                for part in group["slices"]
+            ))
+            for group in self.read_json("groups.json")["groups"]
+        )  # fmt: skip
+
+    def verification(self) -> Verification:
+        """Read the proof."""
+        content = self.read_json("verification.json")
+        differences = tuple(
+            Difference(d["precision"], float(d["worst"]), float(d["tolerance"]), d["num_samples"], d["output"])
+            for d in content["differences"]
+        )
+        return Verification(differences, content["shapes_checked"], content["broke_at"])
+
+
+def digest_of_plan(content: Mapping[str, Any]) -> str:
+    """Return the hash that a plan bears of all else in it."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+DAMAGED = (
+    LookupError, TypeError, AttributeError, ValueError, ArithmeticError, AssertionError, RecursionError, csv.Error
+)  # fmt: skip
+"""What a file that lacks an entry, or holds one of another kind, leads to."""
+
+
+@contextmanager
+def whole(folder: RunFolder) -> Iterator[None]:
+    """Turn what a damaged file of a run folder leads to into one sentence.
+
+    Raises:
+        RunFolderError: a file lacks an entry, or holds one of another kind.
+    """
+    try:
+        yield
+    except ShrinknetError:
+        raise
+    except DAMAGED as error:
+        raise RunFolderError(
+            f"folder must be a whole, undamaged run folder. Got {str(folder.path)!r}, where something is missing or of "
+            f"another kind ({type(error).__name__}: {first_line(error)}). Make the run again, in another folder."
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    """Records as dictionaries; numbers that JSON has no word for as text."""
+    if hasattr(value, "__dataclass_fields__"):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not (value == value and abs(value) != float("inf")):
+        return str(value)
+    return value
+
+
+def environment() -> dict[str, object]:
+    """Return what a figure needs beside it: versions and the machine."""
+    packages = {}
+    for name in ("shrinknet", "torch", "numpy", "safetensors"):
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
+        "python": sys.version.split()[0],
+        "packages": packages,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "num_cpus": os.cpu_count(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

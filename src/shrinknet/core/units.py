@@ -1,0 +1,68 @@
+"""Quantities as people write them: 64 KiB, 60 %, 1.5M."""
+
+import re
+
+from shrinknet.core.errors import BadInputError
+
+BYTES = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "mib": 1024**2, "gib": 1024**3}
+COUNTS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
+
+
+def parse_bytes(argument: str, value: int | str) -> int:
+    """Return a number of bytes.
+
+    >>> parse_bytes("flash", "64 KiB"), parse_bytes("flash", "1.5kB"), parse_bytes("flash", 100)
+    (65536, 1500, 100)
+    """
+    return _parse(argument, value, BYTES, "a number of bytes such as 64KiB", "B, kB, KiB, MB or MiB")
+
+
+def parse_count(argument: str, value: int | str) -> int:
+    """Return a whole number, with k, M or G for thousands, millions, thousands of millions.
+
+    >>> parse_count("macs", "1.5M")
+    1500000
+    """
+    return _parse(argument, value, COUNTS, "a whole number such as 20000 or 1.5M", "k, M or G")
+
+
+def parse_fraction(argument: str, value: float | str) -> float:
+    """Return a fraction from 0 to 1, written as one or as a percentage.
+
+    >>> parse_fraction("max_accuracy_drop", "1%"), parse_fraction("fraction", 0.6)
+    (0.01, 0.6)
+    """
+    text = str(value).strip()
+    number, percent = (text[:-1], True) if text.endswith("%") else (text, False)
+    try:
+        fraction = float(number) / (100 if percent else 1)
+    except ValueError:
+        fraction = float("nan")
+    if not 0 <= fraction <= 1:
+        allowed = "a fraction from 0 to 1 or a percentage from 0% to 100%"
+        raise BadInputError(argument, allowed, repr(value), "Write it as 0.6 or 60%.")
+    return fraction
+
+
+def parse_milliseconds(argument: str, value: str) -> float:
+    """Return a time in milliseconds, written with us, ms or s.
+
+    >>> parse_milliseconds("max_latency", "5ms"), parse_milliseconds("max_latency", "250 us")
+    (5.0, 0.25)
+    """
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(us|ms|s)\s*", value)
+    if match is None or float(match[1]) == 0:
+        raise BadInputError(argument, "a time such as 5ms", repr(value), "Write digits and one of us, ms or s.")
+    return float(match[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[match[2]]
+
+
+def _parse(argument: str, value: int | str, units: dict[str, int], allowed: str, choices: str) -> int:
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", str(value))
+    if match is None or match[2].lower() not in units:
+        raise BadInputError(argument, allowed, repr(value), f"Write digits and one of {choices}.")
+    try:
+        return int(float(match[1]) * units[match[2].lower()])
+    except OverflowError as error:
+        raise BadInputError(
+            argument, allowed, "one beyond all bounds", f"Write digits and one of {choices}."
+        ) from error

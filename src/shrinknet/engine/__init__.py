@@ -1,0 +1,1 @@
+"""The exact engine: a traced network as a program that can be run, masked, replayed and differentiated."""

@@ -1,0 +1,138 @@
+"""Slopes and curvature of the loss in a gate, exact, for many neurons at once."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.fx import Node
+
+from shrinknet.core.records import Group
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.engine.passes import Values
+from shrinknet.engine.replay import Replay
+from shrinknet.graph.widths import shape_of
+from shrinknet.task.data import Batch
+from shrinknet.task.losses import with_slope
+
+Pair = tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]
+"""For each candidate dE/dg and d2E/dg2 at g = 1, E summed over the samples of the batch."""
+
+
+def in_chunks(
+    derivatives: Callable[[Replay, Group, Tensor], Pair], replay: Replay, group: Group, candidates: Tensor
+) -> Pair:
+    """Take derivatives for as many candidates at a time as a replay holds."""
+    pairs = [derivatives(replay, group, chunk) for chunk in replay.chunks(group, candidates)]
+    slopes, curvatures = zip(*pairs, strict=True)
+    return torch.cat(slopes), torch.cat(curvatures)
+
+
+def slope_and_curvature(replay: Replay, group: Group, candidates: Int[Tensor, " candidates"]) -> Pair:
+    """Return dE/dg and d2E/dg2 at g = 1 for each candidate, E summed over the samples of the batch.
+
+    Each candidate is a function of its own gate only, so two backward passes through the replay give the second
+    derivatives of all of them: exact for every activation, through every layer downstream.
+
+    Cost: about five replays; memory for one replayed chunk and its graph.
+    """
+    gates = _ones(replay, candidates).requires_grad_()
+    with torch.enable_grad():
+        losses = with_slope(replay.losses(group, candidates, gates, plain=True), replay.network.loss.name)
+        (slope,) = torch.autograd.grad(losses.double().sum(), gates, create_graph=True)
+        if not slope.requires_grad:  # the loss is linear in the gates
+            return slope.detach(), torch.zeros_like(slope)
+        (curvature,) = torch.autograd.grad(slope.sum(), gates)
+    return slope.detach(), curvature
+
+
+def slope_and_gauss_newton(replay: Replay, group: Group, candidates: Int[Tensor, " candidates"]) -> Pair:
+    """Return dE/dg and the Gauss-Newton part J^T H J of d2E/dg2 at g = 1, summed over the samples.
+
+    J = d outputs / dg comes from one forward-mode pass; H is the Hessian of the loss in the outputs, met along J
+    only: J^T H J = d2/ds2 loss(outputs + s J) at s = 0. What is dropped is the curvature of the network itself.
+
+    Cost: about two replays and two backward passes through the loss alone.
+    """
+    gates = _ones(replay, candidates)
+    outputs, along, *_ = torch.func.jvp(
+        lambda gates: replay.outputs(group, candidates, gates, plain=True), (gates,), (torch.ones_like(gates),)
+    )
+    steps = torch.zeros_like(gates, requires_grad=True)
+    with torch.enable_grad():
+        moved = outputs + steps.view(-1, *[1] * (outputs.dim() - 1)) * along
+        loss = replay.network.loss
+        losses = with_slope(loss.of_candidates(moved, replay.batch.targets), loss.name).double().sum()
+        (slope,) = torch.autograd.grad(losses, steps, create_graph=True)
+        if not slope.requires_grad:
+            return slope.detach(), torch.zeros_like(slope)
+        (curvature,) = torch.autograd.grad(slope.sum(), steps)
+    return slope.detach(), curvature
+
+
+def curvatures_by_output(
+    network: GatedNetwork, batch: Batch, bend: Node
+) -> tuple[Float[Tensor, " ids"], Float[Tensor, " ids"]]:
+    """Return dE/dg and d2E/dg2 at g = 1 of every neuron whose gate moves a value v in pieces of straight lines.
+
+    With J = dv/dg and H the Hessian of the loss in v, both of one sample, `d2E/dg2 = sum over samples of J^T H J`: v
+    has no second derivative of its own (Sharma, Wolfe, Raj 2017, second order, cross terms included). Each element of v
+    takes one vector-Jacobian product for all neurons at once.
+
+    Cost: one forward pass, a backward pass for each element of v, and as many through what lies behind it alone; memory
+    for `elements x (elements + neurons)` numbers for each sample: samples are taken as many at a time as that allows.
+    """
+    size = 8 * elements_of(bend) * (elements_of(bend) + len(network.present))
+    rows = max(1, network.program.scoring.pass_bytes // size)
+    if rows < len(batch):
+        parts = [Batch(*part) for part in zip(batch.inputs.split(rows), batch.targets.split(rows), strict=True)]
+        slopes, curvatures = zip(*(curvatures_by_output(network, part, bend) for part in parts), strict=True)
+        return sum(slopes), sum(curvatures)
+    program, present = network.passes.program, torch.from_numpy(network.present).to(batch.inputs.device)
+    slope, hessian = _in_value(network, bend, network.kept_values(batch), batch.targets)
+    gates = present.to(program.dtype).expand(len(batch), -1).clone().requires_grad_()
+    with torch.enable_grad():
+        value = program.run(batch.inputs, network.gating_by_sample(gates), keep=True)[bend].reshape(len(batch), -1)
+        jacobian = _by_element(value, gates)
+    jacobian = (jacobian * present).to(hessian.dtype)
+    curvature = torch.einsum("nck,nck->k", jacobian, hessian @ jacobian)
+    return torch.einsum("nc,nck->k", slope.to(hessian.dtype), jacobian), curvature
+
+
+def _by_element(value: Tensor, given: Tensor) -> Float[Tensor, "batch elements inputs"]:
+    """The derivatives of each element of a value [batch, elements] in what its own sample was given."""
+    ones = torch.eye(value.shape[1], dtype=value.dtype, device=value.device)
+    rows = [torch.autograd.grad(value, given, one.expand_as(value), retain_graph=True)[0] for one in ones]
+    return torch.stack([row.reshape(len(row), -1) for row in rows], 1)
+
+
+def elements_of(node: Node) -> int:
+    """Return how many elements a node's value has for each sample."""
+    return math.prod(shape_of(node.meta["val"])[1:])
+
+
+def _in_value(network: GatedNetwork, bend: Node, values: Values, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Slope and Hessian of each sample's loss in the elements of one value: [batch, elements], and once more."""
+    program = network.passes.program
+    nodes = program.nodes[program.nodes.index(bend) + 1 :] if bend is not program.output else []
+    with torch.enable_grad():
+        start = values[bend].detach().requires_grad_()
+        moved = {**values, bend: start}
+        behind = {bend}
+        for node in nodes:
+            if not behind.isdisjoint(node.all_input_nodes):
+                moved[node] = program.call(node, moved, network.gating(), plain=True)
+                behind.add(node)
+        losses = with_slope(network.loss.of(moved[program.output].double(), targets), network.loss.name).sum()
+        (slope,) = torch.autograd.grad(losses, start, create_graph=True)
+        slopes = slope.reshape(len(slope), -1)
+        if not slopes.requires_grad:
+            return slopes.detach(), slopes.new_zeros(*slopes.shape, slopes.shape[1]).double()
+        hessian = _by_element(slopes, start)
+    return slopes.detach(), hessian.double()
+
+
+def _ones(replay: Replay, candidates: Tensor) -> Tensor:
+    dtype, device = replay.network.program.dtype, replay.batch.inputs.device
+    return torch.ones(len(candidates), dtype=dtype, device=device)

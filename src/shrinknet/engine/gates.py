@@ -1,0 +1,259 @@
+"""Gates: a factor on each neuron, placed where neurons are mixed (design 4.2).
+
+A removed neuron contributes nothing to any reader, so the gate multiplies the input of every operator that mixes the
+neurons of its group: a dense layer, a convolution. That is exact for every activation, since sigmoid(0) never leaks.
+Statistics over neurons take the gates as weights instead (`weighted` in graph/call.py).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from shrinknet.core.errors import NothingToRemoveError, UnfollowedOperatorError
+from shrinknet.core.records import Group, Neuron
+from shrinknet.engine.passes import Passes, Values
+from shrinknet.engine.program import Gating, Program
+from shrinknet.graph.call import Site
+from shrinknet.graph.restrict import restrict
+from shrinknet.graph.trace import Inputs, Trace, trace
+from shrinknet.graph.widths import Present
+from shrinknet.task.data import Batch
+from shrinknet.task.losses import Loss, with_slope
+from shrinknet.task.scoring import Scoring
+from shrinknet.task.task import Task, evaluating
+
+
+@dataclass(frozen=True, slots=True)
+class GatedNetwork:
+    """A traced network with a gate on every neuron, and the loss it is judged by.
+
+    `present` says which gates are 1; `without` gives another network, it changes nothing. All networks that come of
+    one share its `passes`. Criteria look at the groups that are `shown`: all, where it is None.
+    """
+
+    program: Program
+    loss: Loss
+    present: Present
+    passes: Passes = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
+    unsaid: Mapping[Site, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    shown: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.passes is None:
+            object.__setattr__(self, "passes", Passes(self.program, self.program.scoring.kept_bytes))
+
+    def __repr__(self) -> str:
+        return f"<GatedNetwork: {int(self.present[1:].sum()):,} of {self.trace.num_neurons:,} neurons present>"
+
+    @property
+    def trace(self) -> Trace:
+        """The graph and its groups."""
+        return self.program.trace
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of neurons that can be removed, as far as they are shown."""
+        if self.shown is None:
+            return self.trace.groups
+        return tuple(group for group in self.trace.groups if group.name in self.shown)
+
+    def alive(self, group: Group) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the indices of a group's neurons that are still there."""
+        ids = self.trace.ids_of(group)
+        return np.flatnonzero(self.present[ids.start : ids.stop])
+
+    def without(self, neurons: Iterable[Neuron]) -> "GatedNetwork":
+        """Return the network with these neurons switched off as well."""
+        return replace(self, present=self.present & self.trace.present(tuple(neurons)))
+
+    def showing(self, group: Group) -> "GatedNetwork":
+        """Return the network with one group to look at; the others are there, and are computed."""
+        return replace(self, shown=(group.name,))
+
+    def with_present(self, present: Present) -> "GatedNetwork":
+        """Return the network with just these gates at 1."""
+        return replace(self, present=present)
+
+    def unsaid_at(self, site: Site, value: Tensor) -> Tensor:
+        """Return what a reader loses with each element that it reads: the element, or what the others do not say of it.
+
+        Where `unsaid` holds a matrix R [elements, elements] for the site, a reader that makes up for a lost element by
+        least squares loses only x R, the part of it that the others and a constant cannot tell (the last row of R).
+        """
+        if site not in self.unsaid:
+            return value
+        matrix = self.unsaid[site].to(value.dtype)
+        left = torch.tensordot(value, matrix[:-1], ([site.axis], [0])).movedim(-1, site.axis)
+        return left + shaped_along(matrix[-1], site.axis, value.dim())  # type: ignore[no-any-return]
+
+    def refit(self, tensors: Mapping[str, Tensor]) -> "GatedNetwork":
+        """Return the network with other values for some of its tensors."""
+        given = self.program
+        program = Program(given.trace, given.asked_dtype, given.scoring, {**given.tensors, **tensors})
+        return replace(self, program=program, passes=self.passes.moved_to(program), unsaid={})
+
+    def outputs(self, inputs: Inputs) -> Any:
+        """Return the output of the masked network, or a tuple of all outputs where there are several."""
+        return self.program.outputs(inputs, self.gating())
+
+    def kept_values(self, batch: Batch) -> Values:
+        """Return the value of every node of the program that passes are kept of (see `Passes`)."""
+        return self.passes.values(batch, self.present, self.gating())
+
+    def kept_outputs(self, batch: Batch) -> Tensor:
+        """Return the output of the masked network up to rounding, from a kept pass where there is one."""
+        return self.passes.outputs(batch, self.present, self.gating())
+
+    def losses(self, batch: Batch) -> Float[Tensor, " batch"]:
+        """Return the loss of each sample."""
+        return self.loss.each(self.outputs(batch.inputs), batch.targets)
+
+    def gating(self) -> Gating | None:
+        """Return the factors of the present gates; None where every neuron is there (the same bits then)."""
+        if bool(self.present.all()):
+            return None
+        return self.factor
+
+    def factor(self, site: Site, value: Tensor) -> Tensor:
+        """Return the 0/1 factors at a site, shaped to multiply the value read there."""
+        present = torch.from_numpy(self.present).to(value.device)[self.program.ids[site]]
+        return shaped_along(present.to(value.dtype), site.axis, value.dim())
+
+    def gate_slopes(self, batch: Batch) -> dict[str, Float[Tensor, "batch neurons"]]:
+        """Return d loss_n / d gate for each sample n and each neuron, by group; 0 for neurons already gone.
+
+        Cost: one forward and one backward pass (one for each sample where a reader mixes samples with another axis);
+        memory for one number for each sample and neuron.
+
+        Raises:
+            BadInputError: the loss of one sample depends on the others of its batch.
+        """
+        self.loss.needs_each_sample("a slope for each sample")
+        if self.program.has_samples_apart:
+            return self.by_group(self._slopes(batch, apart=True))
+        rows = zip(batch.inputs.split(1), batch.targets.split(1), strict=True)
+        return self.by_group(torch.cat([self._slopes(Batch(*row), apart=False) for row in rows]))
+
+    def summed_gate_slopes(self, batch: Batch) -> dict[str, Float[Tensor, " neurons"]]:
+        """Return the sum of d loss_n / d gate over the samples n, by group.
+
+        Cost: one forward and one backward pass.
+        """
+        slopes = self._slopes(batch, apart=self.program.has_samples_apart)
+        return self.by_group(slopes.double().sum(0))
+
+    def _slopes(self, batch: Batch, *, apart: bool) -> Float[Tensor, "rows ids"]:
+        """The slopes of one batch: every sample has gates of its own, or all share one row of them."""
+        present = torch.from_numpy(self.present).to(batch.inputs.device, self.program.dtype)
+        gates = present.expand(len(batch) if apart else 1, -1).clone().requires_grad_()
+
+        gating = self.gating_by_sample(gates)
+        with torch.enable_grad():
+            losses = self.loss.each(self.passes.program.outputs(batch.inputs, gating), batch.targets)
+            (slopes,) = torch.autograd.grad(with_slope(losses, self.loss.name).sum(), gates)
+        return slopes * present
+
+    def gating_by_sample(self, gates: Float[Tensor, "rows ids"]) -> Gating:
+        """Return the factors that some gates are: a row for each sample, or one row for all of them.
+
+        Sites without an axis of samples keep the gates of this network where each sample has a row of its own.
+        """
+
+        def gating(site: Site, value: Tensor) -> Tensor:
+            samples = self.program.sample_axis(site)
+            if samples is None and len(gates) > 1:
+                return self.factor(site, value)
+            factors = self.program.gates_at(site, gates)
+            view = [1] * value.dim()
+            view[site.axis] = factors.shape[1]
+            if len(gates) == 1 or samples is None:
+                return factors.view(view)
+            view[samples] = len(gates)
+            return (factors if samples < site.axis else factors.T).reshape(view)
+
+        return gating
+
+    def readings(self, inputs: Tensor) -> dict[Site, Tensor]:
+        """Return the value that each site reads, after its gate."""
+        read: dict[Site, Tensor] = {}
+
+        def remember(site: Site, value: Tensor) -> Tensor:
+            factors = self.factor(site, value)
+            read[site] = value * factors
+            return factors
+
+        self.program.run(inputs, remember)
+        return read
+
+    def by_group(self, values: Tensor) -> dict[str, Tensor]:
+        """Split a tensor whose last axis runs over all neuron ids into one tensor for each group."""
+        ids = {group.name: self.trace.ids_of(group) for group in self.groups}
+        return {name: values[..., span.start : span.stop] for name, span in ids.items()}
+
+
+ROUNDINGS = 1000
+"""How many roundings two computations of the same outputs may differ by."""
+
+
+def tolerance(precision: torch.dtype, largest: float) -> float:
+    """Return the largest difference that rounding explains: 1000 * eps * max(1, largest |output|).
+
+    >>> round(tolerance(torch.float32, 10.0), 6)
+    0.001192
+    """
+    return float(ROUNDINGS * torch.finfo(precision).eps * max(1.0, largest))
+
+
+def shaped_along(vector: Tensor, axis: int, rank: int) -> Tensor:
+    """View a vector as a tensor of that rank whose only long axis is `axis`."""
+    shape = [1] * rank
+    shape[axis] = -1
+    return vector.view(shape)
+
+
+def gate(traced: Trace, loss: Loss, scoring: Scoring | None = None) -> GatedNetwork:
+    """Put a gate, at 1, on every neuron of a traced network."""
+    return GatedNetwork(Program(traced, scoring=scoring), loss, traced.present())
+
+
+def gated(
+    task: Task,
+    keep: str | Sequence[str] = (),
+    only: str | Sequence[str] = (),
+    scoring: Scoring | None = None,
+) -> GatedNetwork:
+    """Trace a task's network and put a gate on every neuron that can be removed.
+
+    Raises:
+        NothingToRemoveError: there is none; the message gives the reasons.
+    """
+    traced = trace(task.model, task.example_inputs)
+    if traced.groups:
+        traced = restrict(traced, keep, only)
+    if not traced.groups:
+        reasons = sorted({frozen.reason for frozen in traced.frozen})
+        raise NothingToRemoveError(
+            "model must be a network with neurons that can be removed. Got one where every neuron is frozen "
+            f"({'; '.join(reasons[:4]) or 'no parameters'}). See 'shrinknet inspect'."
+        )
+    network = gate(traced, task.loss, scoring)
+    _check_traced(task, network)
+    return network
+
+
+def _check_traced(task: Task, network: GatedNetwork) -> None:
+    """The root of every proof: the traced network computes what the user's own does."""
+    inputs = next(task.calibration.batches()).inputs
+    with evaluating(task.model), torch.no_grad():
+        own, traced = task.model(inputs), network.outputs(inputs)
+    allowed = tolerance(own.dtype, float(own.abs().max()))
+    if own.shape != traced.shape or not float((own - traced).abs().max()) <= allowed:
+        raise UnfollowedOperatorError(
+            "Cannot follow values through the model: its exported graph computes something else than the model itself. "
+            "Look for tensors changed in place, and for code that depends on the number of samples."
+        )

@@ -1,0 +1,236 @@
+"""A traced graph, ready to run node by node: with gates, in another precision, in plain operators."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from operator import attrgetter
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from shrinknet.graph.call import PLAIN, WEIGHTED, Site, argument_at, windows_of
+from shrinknet.graph.operators import ALIASES, operator_name
+from shrinknet.graph.rules.conv import num_groups
+from shrinknet.graph.trace import Inputs, Trace, as_tuple
+from shrinknet.task.scoring import Scoring
+
+PRODUCTS = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
+"""Operators that read a value as a product with a weight whose axis 1 runs over the value's neurons."""
+
+Gating = Callable[[Site, Tensor], Tensor | None]
+"""Given a site and the value read there, the factors on its neurons, shaped to multiply it; None for all ones."""
+
+
+class Program:
+    """The graph of a trace, ready to run node by node, with values freed after their last reader.
+
+    Args:
+        trace: the graph, its tensors and the sites where neurons are read.
+        dtype: compute in this precision instead of the network's own.
+        scoring: what scoring may use.
+        tensors: values that stand in for the network's own, by name: weights that were refit.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        dtype: torch.dtype | None = None,
+        scoring: Scoring | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.trace, self.asked_dtype, self.scoring = trace, dtype, scoring or Scoring()
+        self.tensors = dict(tensors or {})
+        self.routes: dict[range, Any] = {}  # see `ablation.route`
+        self.nodes = [node for node in trace.nodes if node.op == "call_function"]
+        self.sites: dict[str, list[Site]] = {}
+        for site in trace.sites:
+            self.sites.setdefault(site.node, []).append(site)
+        constants = [node for node in trace.nodes if node.op == "get_attr"]
+        self.constants = {node: _as_dtype(self._own(str(node.target)), dtype) for node in constants}
+        self.inputs = tuple(node for node in trace.nodes if node.op == "placeholder")
+        self.outputs_of = _returned(next(node for node in trace.nodes if node.op == "output"))
+        last_reader = {given: node for node in self.nodes for given in node.all_input_nodes}
+        self.dead_after: dict[Node, list[Node]] = {}
+        for given, node in last_reader.items():
+            if given not in self.constants and given not in self.outputs_of:
+                self.dead_after.setdefault(node, []).append(given)
+
+    def _own(self, name: str) -> Any:
+        return self.tensors[name] if name in self.tensors else attrgetter(name)(self.trace.module)
+
+    @property
+    def input(self) -> Node:
+        """The node of the first input: the one whose first axis counts the samples."""
+        return self.inputs[0]
+
+    @property
+    def output(self) -> Node:
+        """The node of the one output (the first, where there are several)."""
+        return self.outputs_of[0]
+
+    def run(self, inputs: Inputs, gating: Gating | None, *, keep: bool = False) -> dict[Node, Any]:
+        """Run the whole graph; return every value, or only the outputs unless `keep`."""
+        values = {**self.constants, **dict(zip(self.inputs, as_tuple(inputs), strict=True))}
+        for node in self.nodes:
+            values[node] = self.call(node, values, gating)
+            if not keep:
+                for dead in self.dead_after.get(node, ()):
+                    del values[dead]
+        return values
+
+    def outputs(self, inputs: Inputs, gating: Gating | None = None) -> Any:
+        """Return the output, or a tuple of all outputs where there are several."""
+        values = self.run(inputs, gating)
+        outputs = tuple(values[node] for node in self.outputs_of)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def call(
+        self,
+        node: Node,
+        values: Mapping[Node, Any],
+        gating: Gating | None,
+        *,
+        plain: bool = False,
+        target: Callable[..., Any] | None = None,
+    ) -> Any:
+        """Run one node on the values of its arguments, each gated where it reads neurons.
+
+        `plain` asks for operators that vmap and second derivatives follow; `target` is another form of the operator.
+        """
+        args, kwargs = self.arguments(node, values)
+        target = target or cast(Callable[..., Any], node.target)
+        if plain:
+            target = PLAIN.get(operator_name(node), target)
+        weights: Tensor | None = None
+        for site in self.sites.get(node.name, ()):
+            value = argument_at(args, site.argument)
+            factors = None if gating is None else gating(site, value)
+            if factors is None:
+                continue
+            if (form := WEIGHTED.get(operator_name(node))) is not None:
+                weights = factors if weights is None else weights * factors
+                target = partial(form, weights)
+            elif self.is_product(node, site) and _is_along(factors, site.axis, value.dim()):
+                args[1] = args[1] * factors.view(1, -1, *[1] * (args[1].dim() - 2))  # far smaller than what is read
+            else:
+                args = _with_argument(args, site.argument, value * factors)
+        return target(*args, **kwargs)
+
+    def given(self, node: Node) -> Sequence[Node]:
+        """Return the nodes whose values a node's value is a function of."""
+        return node.all_input_nodes
+
+    def shares_memory(self, node: Node) -> bool:
+        """Whether a node's value may lie in the memory of the value before it."""
+        return operator_name(node) in ALIASES
+
+    def is_product(self, node: Node, site: Site) -> bool:
+        """Whether what is read there is multiplied by a weight [out, in, ...] whose axis 1 runs over the neurons."""
+        is_whole = site.argument == (0,) and num_groups(node) == 1 and site.axis not in windows_of(node)
+        return is_whole and operator_name(node) in PRODUCTS
+
+    def arguments(self, node: Node, values: Mapping[Node, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return the values of a node's arguments, before any gate."""
+        args = [self._given(argument, values) for argument in node.args]
+        return args, {name: self._given(argument, values) for name, argument in node.kwargs.items()}
+
+    def _given(self, argument: Any, values: Mapping[Node, Any]) -> Any:
+        """The value of an argument; a precision that the graph writes down is raised to the one asked for."""
+        if isinstance(argument, torch.dtype) and argument.is_floating_point:
+            return self.asked_dtype or argument
+        return map_arg(argument, values.__getitem__)
+
+    @cached_property
+    def precision(self) -> torch.dtype:
+        """The coarsest precision that values pass through."""
+        values = [node.meta.get("val") for node in self.nodes]
+        own = {value.dtype for value in values if isinstance(value, Tensor) and value.is_floating_point()}
+        coarsest = max(own | {self.dtype}, key=lambda dtype: torch.finfo(dtype).eps)
+        return self.asked_dtype or coarsest
+
+    def sample_axis(self, site: Site) -> int | None:
+        """Return the axis of the samples in the value that a site reads; None where they are mixed with others."""
+        samples = str(self.input.meta["val"].shape[0])
+        sizes = self.source(site).meta["val"].shape
+        found = [axis for axis, size in enumerate(sizes) if isinstance(size, torch.SymInt)]
+        return found[0] if len(found) == 1 and str(sizes[found[0]]) == samples else None
+
+    @cached_property
+    def has_samples_apart(self) -> bool:
+        """Whether every reader has an axis for the samples alone, so that each can have gates of its own."""
+        return all(self.sample_axis(site) is not None for sites in self.sites.values() for site in sites)
+
+    @cached_property
+    def bytes_per_sample(self) -> int:
+        """The memory of every value of the graph for one sample: what a pass that keeps them all needs."""
+        present = self.trace.present()
+        values = [node for node in (*self.inputs, *self.nodes) if isinstance(node.meta["val"], Tensor)]
+        return sum(math.prod(self.trace.shape(node, present)) * node.meta["val"].element_size() for node in values)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """The precision that the network computes in."""
+        constants = [value for value in self.constants.values() if isinstance(value, Tensor)]
+        return next((value.dtype for value in constants if value.is_floating_point()), torch.get_default_dtype())
+
+    @cached_property
+    def _by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
+    def source(self, site: Site) -> Node:
+        """Return the node whose value is read at a site."""
+        return argument_at(self._by_name[site.node].args, site.argument)  # type: ignore[no-any-return]
+
+    @cached_property
+    def ids(self) -> dict[Site, Tensor]:
+        """The neuron id of each element along the axis read at each site."""
+        layouts = self.trace.layouts
+        device = next((tensor.device for tensor in self.trace.tensors.values()), torch.device("cpu"))
+        return {
+            site: torch.from_numpy(np.asarray(layouts[self.source(site).name][site.axis])).to(device)
+            for sites in self.sites.values()
+            for site in sites
+        }
+
+    @cached_property
+    def spans(self) -> dict[Site, slice]:
+        """The ids read at each site whose neurons follow one another: a slice is cheaper than a look-up, both ways."""
+        found = {}
+        for site, ids in self.ids.items():
+            first, count = int(ids[0]), len(ids)
+            if bool((ids == torch.arange(first, first + count, device=ids.device)).all()):
+                found[site] = slice(first, first + count)
+        return found
+
+    def gates_at(self, site: Site, gates: Tensor) -> Tensor:
+        """Return the columns of gates [rows, ids] that are read at a site."""
+        span = self.spans.get(site)
+        return gates[:, span] if span is not None else gates.index_select(1, self.ids[site])
+
+
+def _returned(output: Node) -> tuple[Node, ...]:
+    """Every tensor that the network returns, in its order; one returned twice stands there twice."""
+    found: list[Node] = []
+    map_arg(output.args, found.append)
+    return tuple(node for node in found if isinstance(node.meta.get("val"), Tensor))
+
+
+def _with_argument(args: Sequence[Any], way: tuple[int, ...], value: Any) -> list[Any]:
+    """Return arguments with another value at the end of the way."""
+    changed = list(args)
+    changed[way[0]] = value if len(way) == 1 else _with_argument(args[way[0]], way[1:], value)
+    return changed
+
+
+def _as_dtype(value: Any, dtype: torch.dtype | None) -> Any:
+    is_floating = isinstance(value, Tensor) and value.is_floating_point()
+    return value.to(dtype) if dtype is not None and is_floating else value
+
+
+def _is_along(factors: Tensor, axis: int, rank: int) -> bool:
+    """Whether factors of that rank differ along one axis only."""
+    return factors.dim() == rank and factors.numel() == factors.shape[axis]

@@ -1,0 +1,267 @@
+"""Replay: one forward pass is kept, and a change of one neuron's gate is run downstream of its readers only.
+
+The readers themselves are changed by a matrix of low rank (`low_rank.py`). What lies behind them is run for many
+candidate neurons at once: each candidate has a lane of its own, the samples once over, along the axis of the samples.
+Candidates come in chunks, so that memory stays within a bound whatever the number of neurons and samples.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.fx import Node
+
+from shrinknet.core.records import Group
+from shrinknet.engine.closed_form import LastLayers, closed_form
+from shrinknet.engine.gates import GatedNetwork, shaped_along
+from shrinknet.engine.low_rank import CHANGES
+from shrinknet.engine.program import Gating
+from shrinknet.engine.route import Route, has_samples, route, samples_axis
+from shrinknet.graph.call import Site
+from shrinknet.graph.operators import operator_name
+from shrinknet.task.data import Batch
+
+CHUNK_ELEMENTS = 2**20
+"""Elements of the largest value replayed at once: a few megabytes, which bounds memory and stays in the caches."""
+
+
+MOST_SHOWN = 8
+"""How many groups are named in one line."""
+
+LEAST_SAMPLES = 4
+"""Fewer samples at once would leave a forward pass with too little to do for each weight that it reads."""
+
+
+@lru_cache(maxsize=1)
+def keep_freed_memory() -> None:
+    """Make the C library keep the memory of freed chunks for the next ones.
+
+    glibc hands blocks back to the system as long as it has seen none larger freed, and every chunk then pays for its
+    page faults more than for its arithmetic. A block just below glibc's bound (32 MiB), freed once and never touched,
+    raises that threshold for the process.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8)
+
+
+def samples_at_once(network: GatedNetwork) -> int:
+    """Return how many samples a batch should have for a replay: one lane of them fills the caches, and no more."""
+    largest = max(
+        route(network.passes.program, network.trace.ids_of(group)).elements_per_sample for group in network.groups
+    )
+    return max(LEAST_SAMPLES, CHUNK_ELEMENTS // largest)
+
+
+def chunks_text(network: GatedNetwork, num_samples: int) -> str:
+    """Say how scoring is cut up: samples in a batch, and for each group how many candidates are replayed at once."""
+    parts = []
+    for group in network.groups:
+        path = route(network.passes.program, network.trace.ids_of(group))
+        at_once = min(group.width, max(1, CHUNK_ELEMENTS // (path.elements_per_sample * num_samples)))
+        parts.append(f"{at_once} of {group.width} in {group.name!r}")
+    shown = ", ".join(parts[:MOST_SHOWN]) + (f" and {len(parts) - MOST_SHOWN} groups more" * (len(parts) > MOST_SHOWN))
+    allowed = int(network.program.scoring.memory) / 2**20
+    return f"Memory for scoring {allowed:,.0f} MiB: batches of {num_samples:,} samples; candidates at once: {shown}."
+
+
+class Replay:
+    """One forward pass over one batch, from which candidates are replayed.
+
+    Args:
+        network: the masked network as it is now.
+        batch: the samples.
+
+    Cost: one forward pass; memory for the values that readers and their downstream need.
+    """
+
+    def __init__(self, network: GatedNetwork, batch: Batch) -> None:
+        keep_freed_memory()
+        self.network, self.batch, self.program = network, batch, network.passes.program
+        self.values = network.kept_values(batch)
+        self._beside: dict[tuple[Node, int], Any] = {}
+        self._last_layers: dict[str, LastLayers | None] = {}
+
+    @cached_property
+    def losses_before(self) -> Float[Tensor, " batch"]:
+        """The loss of each sample as the network is now."""
+        return self.network.loss.of(self.values[self.program.output], self.batch.targets)
+
+    def chunks(self, group: Group, candidates: Int[Tensor, " candidates"]) -> Iterator[Int[Tensor, " some"]]:
+        """Yield candidates, as many at a time as a replay holds."""
+        size = self._route(group).elements_per_sample * len(self.batch)
+        self._beside.clear()  # another group stands beside other values
+        yield from candidates.split(max(1, CHUNK_ELEMENTS // size)) if len(candidates) else ()
+
+    def rises(
+        self, group: Group, candidates: Int[Tensor, " candidates"], gates: Float[Tensor, " candidates"] | None = None
+    ) -> Float[Tensor, "candidates batch"]:
+        """Return the rise of each sample's loss when each candidate's gate is `gates[c]`: 0 where left out."""
+        if (last_layer := self._last_layer(group)) is not None:
+            return last_layer.rises(candidates, gates)
+        parts = list(self._rises_in_parts(group, candidates, gates))
+        return torch.cat(parts) if parts else self.losses_before.new_zeros(0, len(self.batch))
+
+    def summed_rises(
+        self, group: Group, candidates: Int[Tensor, " candidates"], gates: Float[Tensor, " candidates"] | None = None
+    ) -> Float[Tensor, " candidates"]:
+        """Return the rise of the batch's summed loss when each candidate's gate is `gates[c]`: 0 where left out."""
+        if (last_layer := self._last_layer(group)) is not None:
+            return last_layer.summed_rises(candidates, gates, compiled=self.program.scoring.compile)
+        parts = [rises.sum(1, dtype=torch.float64) for rises in self._rises_in_parts(group, candidates, gates)]
+        return torch.cat(parts) if parts else self.losses_before.new_zeros(0, dtype=torch.float64)
+
+    def _rises_in_parts(
+        self, group: Group, candidates: Tensor, gates: Tensor | None
+    ) -> Iterator[Float[Tensor, "some batch"]]:
+        """The rises of as many candidates at a time as a replay holds."""
+        gates = self.losses_before.new_zeros(len(candidates)) if gates is None else gates
+        place = 0
+        for chunk in self.chunks(group, candidates):
+            yield self.losses(group, chunk, gates[place : place + len(chunk)]) - self.losses_before
+            place += len(chunk)
+
+    def losses(
+        self,
+        group: Group,
+        candidates: Int[Tensor, " candidates"],
+        gates: Float[Tensor, " candidates"],
+        *,
+        plain: bool = False,
+    ) -> Float[Tensor, "candidates batch"]:
+        """Return the loss of each sample when candidate c's gate is `gates[c]` (differentiable in the gates)."""
+        return self.network.loss.of_candidates(self.outputs(group, candidates, gates, plain=plain), self.batch.targets)
+
+    def outputs(
+        self,
+        group: Group,
+        candidates: Int[Tensor, " candidates"],
+        gates: Float[Tensor, " candidates"],
+        *,
+        plain: bool = False,
+    ) -> Float[Tensor, "candidates batch ..."]:
+        """Return the outputs when candidate c's gate is `gates[c]`, all other gates as they are.
+
+        `plain` asks for operators that second derivatives follow.
+        """
+        path = self._route(group)
+        candidates = candidates.to(gates.device)
+        entered = {
+            node: self._changed_reader(path, node, site, candidates, gates, plain)
+            for node, site in path.entrances.items()
+        }
+        neurons = candidates + path.neurons.start
+        if path.has_lanes:
+            return self._in_lanes(path, entered, neurons, gates, plain)
+        return torch.vmap(lambda *change: self._one(path, *change))(entered, neurons, gates)
+
+    def contributions(
+        self, group: Group, candidates: Int[Tensor, " candidates"]
+    ) -> list[Float[Tensor, "candidates batch ..."]]:
+        """Return what each candidate adds to the outputs of each reader that is reached by no other gate first."""
+        path = self._route(group)
+        gone = self.losses_before.new_zeros(len(candidates))
+        return [
+            self.values[node] - self._changed_reader(path, node, site, candidates, gone, plain=True)
+            for node, site in path.entrances.items()
+        ]
+
+    def _last_layer(self, group: Group) -> LastLayers | None:
+        """What the closed form needs, where there is one for that group."""
+        if group.name not in self._last_layers:
+            path = self._route(group)
+            tail = closed_form(path, self.network.loss)
+            self._last_layers[group.name] = (
+                None if tail is None else LastLayers(self.network, path, tail, self.values, self.batch.targets)
+            )
+        return self._last_layers[group.name]
+
+    def _route(self, group: Group) -> Route:
+        return route(self.program, self.network.trace.ids_of(group))
+
+    def _changed_reader(
+        self, path: Route, node: Node, site: Site, candidates: Tensor, gates: Tensor, plain: bool
+    ) -> Float[Tensor, "candidates batch ..."]:
+        """What a reader gives for each candidate: its cached output, changed by the candidate's contribution."""
+        places, real = (table[candidates] for table in path.places[site])
+        args, _ = self.program.arguments(node, self.values)
+        args[0] = self.network.unsaid_at(site, args[0])
+        change = CHANGES[operator_name(node)]
+        return change(node.target, args, self.values[node], places, real * (gates - 1)[:, None], plain=plain)
+
+    def _in_lanes(
+        self, path: Route, entered: dict[Node, Tensor], neurons: Tensor, gates: Tensor, plain: bool
+    ) -> Float[Tensor, "candidates batch ..."]:
+        """Run what lies behind the readers for all candidates, each in a lane of its own along the samples' axis."""
+        num_lanes = len(neurons)
+        values: dict[Node, Any] = dict(self.program.constants)
+        for node, value in entered.items():
+            axis = samples_axis(node.meta["val"])
+            values[node] = value.movedim(0, axis).flatten(axis, axis + 1)
+        for node in path.beside:
+            values[node] = self._in_every_lane(node, num_lanes)
+        gating = self._gating_of_lanes(path, neurons, gates)
+        for node in path.replayed:
+            if plain:
+                values[node] = self.program.call(node, values, gating, plain=True)
+            else:
+                values[node] = self._overwriting(path, node, values, gating)
+            for dead in path.last_reader.get(node, ()):
+                del values[dead]
+        return values[self.program.output].unflatten(0, (num_lanes, -1))  # type: ignore[no-any-return]
+
+    def _overwriting(self, path: Route, node: Node, values: dict[Node, Any], gating: Gating) -> Any:
+        """Run one node; what nothing reads afterwards is overwritten."""
+        if node in path.gated_in_place:
+            (site,) = self.program.sites[node.name]
+            value = values[self.program.source(site)]
+            value *= gating(site, value)
+            return self.program.call(node, values, None)
+        return self.program.call(node, values, gating, target=path.in_place.get(node))
+
+    def _in_every_lane(self, node: Node, num_lanes: int) -> Any:
+        """A value that no candidate changes, repeated for each lane (once for all chunks of a group)."""
+        if (node, num_lanes) not in self._beside:
+            value, traced = self.values[node], node.meta["val"]
+            if isinstance(traced, torch.SymInt):
+                value = value * num_lanes
+            elif has_samples(traced):
+                value = torch.cat([value] * num_lanes, samples_axis(traced))
+            self._beside[node, num_lanes] = value
+        return self._beside[node, num_lanes]
+
+    def _gating_of_lanes(self, path: Route, neurons: Tensor, gates: Tensor) -> Gating:
+        """The present gates, each lane with its own candidate's gate changed."""
+        present, num_samples = self.network.gating(), len(self.batch)
+
+        def gating(site: Site, value: Tensor) -> Tensor | None:
+            factors = None if present is None else present(site, value)
+            if site not in path.sites:
+                return factors
+            samples = samples_axis(self.program.source(site).meta["val"])
+            changed = torch.where(self.program.ids[site] == neurons[:, None], gates[:, None], 1.0).to(value.dtype)
+            rows = changed[:, None].expand(-1, num_samples, -1).flatten(0, 1)
+            view = [1] * value.dim()
+            view[samples], view[site.axis] = rows.shape
+            changed = (rows if samples < site.axis else rows.T).reshape(view)
+            return changed if factors is None else factors * changed
+
+        return gating
+
+    def _one(self, path: Route, entered: dict[Node, Tensor], neuron: Tensor, gate: Tensor) -> Tensor:
+        """Run what lies behind the readers for one candidate (vmap runs it for all)."""
+        values: dict[Node, Any] = {**self.values, **entered}
+        present = self.network.gating()
+
+        def gating(site: Site, value: Tensor) -> Tensor | None:
+            factors = None if present is None else present(site, value)
+            if site not in path.sites:
+                return factors
+            ids = shaped_along(self.program.ids[site], site.axis, value.dim())
+            changed = torch.where(ids == neuron, gate, 1.0)
+            return changed if factors is None else factors * changed
+
+        for node in path.replayed:
+            values[node] = self.program.call(node, values, gating, plain=True)
+        return values[self.program.output]  # type: ignore[no-any-return]

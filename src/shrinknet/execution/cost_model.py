@@ -1,0 +1,253 @@
+"""What a ranking will cost before it is begun: operations and bytes from the graph, time from two rates of a machine.
+
+The model: a replay multiplies what the operators behind a neuron's readers multiply, and moves each of their outputs
+through memory once on the way out and once on the way in. Time is operations over one rate plus bytes over another.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.records import Group
+from shrinknet.criteria.taylor_2 import REPLAYS, bend_of
+from shrinknet.engine.closed_form import closed_form
+from shrinknet.engine.derivatives import elements_of
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.engine.replay import CHUNK_ELEMENTS, keep_freed_memory, samples_at_once
+from shrinknet.engine.route import Route, route
+from shrinknet.graph.operators import operator_name
+from shrinknet.graph.widths import shape_of
+from shrinknet.measure.costs import macs_of
+
+BACKWARD = 2
+"""A backward pass to the gates takes twice the time of the same operators' forward pass: as many products, slower ones,
+and one more pass over memory for the gates."""
+
+CURVED = {"sigmoid": 2, "tanh": 16, "gelu": 8, "silu": 3, "exp": 5, "softmax": 5, "log_softmax": 5, "softplus": 8}
+"""Operators whose arithmetic, not their traffic, takes the time: as many times the bytes, measured on one processor."""
+
+NUM_VALUES = 12
+"""A replay goes from one value to the next, so that memory is measured over so many: more than the caches hold."""
+
+LOSS_PASSES = 6
+"""How often a loss reads or writes the outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Multiply-accumulate operations, and bytes moved to and from memory."""
+
+    macs: int | float = 0
+    bytes: int | float = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.macs + other.macs, self.bytes + other.bytes)
+
+    def times(self, factor: int | float) -> "Work":
+        """Return so many times as much."""
+        return Work(self.macs * factor, self.bytes * factor)
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a machine does in a second."""
+
+    macs: int | float
+    bytes: int | float
+
+    def seconds(self, work: Work) -> int | float:
+        """Return how long some work takes."""
+        return work.macs / self.macs + work.bytes / self.bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What some scoring will cost."""
+
+    work: Work
+    held_bytes: int
+    seconds: int | float
+    plain_loop_seconds: int | float
+
+
+def forward_work(network: GatedNetwork) -> Work:
+    """Return the work of a forward pass over one sample."""
+    return _work_of(network, network.passes.program.nodes)
+
+
+def replay_work(network: GatedNetwork, group: Group) -> Work:
+    """Return the work of replaying one sample without one neuron of a group."""
+    program, present = network.passes.program, network.present
+    path = route(program, network.trace.ids_of(group))
+    if closed_form(path, network.loss) is not None:
+        return _last_layer_work(network, path)
+    readers = Work()
+    for node, site in path.entrances.items():
+        width = shape_of(program.source(site).meta["val"])[site.axis]
+        share = path.places[site][0].shape[1] / width
+        readers += Work(macs_of(node, network.trace, present) * share, 3 * _bytes_of(node))
+    return readers + _work_of(network, path.replayed) + _loss_work(network)
+
+
+def ranking_work(network: GatedNetwork, criterion: str, num_samples: int) -> Work:
+    """Return the work of scoring every neuron that is still there.
+
+    Raises:
+        BadInputError: the model does not know the criterion.
+    """
+    forward = forward_work(network)
+    back_and_forth = forward + _behind_gates(network).times(BACKWARD)
+    alive = {group: len(network.alive(group)) for group in network.groups}
+    replays = {group: replay_work(network, group).times(count) for group, count in alive.items()}
+    all_replays = sum(replays.values(), Work())
+    by_name: dict[str, Callable[[], Work]] = {
+        "ablation": lambda: forward + all_replays,
+        "gauss-newton": lambda: forward + all_replays.times(3),
+        "taylor-1": lambda: back_and_forth,
+        "empirical-fisher": lambda: back_and_forth,
+        "taylor-2": lambda: _taylor_2_work(network, replays),
+        "activation": lambda: forward,
+        "magnitude": Work,
+        "random": Work,
+    }
+    if criterion not in by_name:
+        allowed = f"one that the cost model knows ({', '.join(by_name)})"
+        raise BadInputError("criterion", allowed, repr(criterion), "Time it on a part of the data instead.")
+    return by_name[criterion]().times(num_samples)
+
+
+def run_work(network: GatedNetwork, criterion: str, num_samples: int, num_removals: int) -> Work:
+    """Return the work of removing so many neurons one by one, ranked again after each (Algorithm 2).
+
+    What is there falls in a straight line from all to what is left. Passes are kept, so that only the first ranking by
+    ablation begins with a forward pass; what the removals between change is little beside what their candidates do.
+    """
+    ranking, pass_once = ranking_work(network, criterion, num_samples), Work()
+    if criterion == "ablation":
+        pass_once = forward_work(network).times(num_samples)
+        ranking += pass_once.times(-1)
+    mean_share = 1 - (num_removals - 1) / (2 * network.trace.num_neurons)
+    return pass_once + ranking.times(num_removals * mean_share)
+
+
+def measured_rates(network: GatedNetwork) -> Rates:
+    """Measure this machine's two rates: of memory, and of products in this network's own forward pass.
+
+    Cost: about a second.
+    """
+    keep_freed_memory()
+    program, num_samples = network.passes.program, samples_at_once(network)
+    values = torch.rand(NUM_VALUES, CHUNK_ELEMENTS).unbind()
+    bytes_per_second = 3 * NUM_VALUES * values[0].nbytes / _fastest(lambda: _add_in_a_round(values))
+    inputs = _like(program.input, num_samples)
+    with torch.no_grad():
+        seconds = _fastest(lambda: program.outputs(inputs, network.gating())) / num_samples
+    work = forward_work(network)
+    return Rates(work.macs / seconds if work.macs else math.inf, bytes_per_second)
+
+
+def forecast(
+    network: GatedNetwork, criterion: str, num_samples: int, rates: Rates, *, workers: int = 1, removals: int = 0
+) -> Forecast:
+    """Say what scoring will cost: one ranking, or a run of so many removals.
+
+    Workers share it evenly; what they cannot share (starting, and sending the samples) is left out.
+    """
+    work = (
+        run_work(network, criterion, num_samples, removals)
+        if removals
+        else ranking_work(network, criterion, num_samples)
+    )
+    whole = replace(network, present=network.trace.present())
+    num_passes = (
+        network.trace.num_neurons * max(1, removals) * (1 - max(0, removals - 1) / (2 * network.trace.num_neurons))
+    )
+    loop = rates.seconds(forward_work(whole).times(num_samples * num_passes))
+    held = network.program.bytes_per_sample * min(num_samples, samples_at_once(network)) + 8 * 4 * CHUNK_ELEMENTS
+    return Forecast(work, held, rates.seconds(work) / workers, loop)
+
+
+def _add_in_a_round(values: tuple[Tensor, ...]) -> None:
+    made = list(values)
+    for place in range(len(made)):
+        made[place] = torch.add(made[place - 1], made[place - 2])
+
+
+def _work_of(network: GatedNetwork, nodes: Iterable[Node]) -> Work:
+    found = Work()
+    for node in nodes:
+        if network.passes.program.shares_memory(node):
+            continue
+        weight = CURVED.get(operator_name(node), 1)
+        found += Work(macs_of(node, network.trace, network.present), 2 * weight * _bytes_of(node))
+    return found
+
+
+def _behind_gates(network: GatedNetwork, end: Node | None = None) -> Work:
+    """The work of the forward pass from the readers of neurons on, as far as a value depends on it."""
+    program = network.passes.program
+    needed, nodes = {end or program.output}, list[Node]()
+    for node in reversed(program.nodes):
+        if node in needed:
+            needed |= set(node.all_input_nodes)
+            nodes.append(node)
+    behind, found = set[Node](), list[Node]()
+    for node in reversed(nodes):
+        if node.name in program.sites or not behind.isdisjoint(node.all_input_nodes):
+            behind.add(node)
+            found.append(node)
+    return _work_of(network, found)
+
+
+def _last_layer_work(network: GatedNetwork, path: Route) -> Work:
+    """One product and one sum for each output, then what follows, element by element."""
+    ((reader, _),) = path.entrances.items()
+    return Work(0, 3 * _bytes_of(reader)) + _work_of(network, path.replayed) + _loss_work(network)
+
+
+def _loss_work(network: GatedNetwork) -> Work:
+    return Work(0, LOSS_PASSES * _bytes_of(network.passes.program.output))
+
+
+def _taylor_2_work(network: GatedNetwork, replays: dict[Group, Work]) -> Work:
+    """A backward pass for each element of what stands between neurons and loss; replays for the others."""
+    forward, bends = forward_work(network), {group: bend_of(network, group) for group in network.groups}
+    work = sum((replays[group].times(REPLAYS + 3) for group, bend in bends.items() if bend is None), forward)
+    for bend in {bend for bend in bends.values() if bend is not None}:
+        work += forward + _behind_gates(network, bend).times(BACKWARD * elements_of(bend))
+        work += Work(elements_of(bend) ** 2 * network.trace.num_neurons, 0)
+    return work
+
+
+def _bytes_of(node: Node) -> int:
+    """The bytes of a node's value for one sample."""
+    value = node.meta.get("val")
+    if not isinstance(value, Tensor):
+        return 0
+    sizes = [int(size) for size in shape_of(value)]
+    samples = any(isinstance(size, torch.SymInt) for size in value.shape)
+    return math.prod(sizes) // (2 if samples else 1) * value.element_size()
+
+
+def _like(node: Node, num_samples: int) -> Tensor:
+    """Numbers of the shape and kind of an input."""
+    value = node.meta["val"]
+    shape = (num_samples, *shape_of(value)[1:])
+    return torch.rand(shape, dtype=value.dtype) if value.is_floating_point() else torch.zeros(shape, dtype=value.dtype)
+
+
+def _fastest(work: Callable[[], object], least_seconds: float = 0.3) -> float:
+    """The time of one call: the median of as many as take that long."""
+    work()
+    times: list[float] = []
+    while sum(times) < least_seconds or len(times) < 5:
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return sorted(times)[len(times) // 2]

@@ -1,0 +1,133 @@
+"""One run's search: steps until every goal is reached, by measurement where there is an artefact; then its end."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from shrinknet.compensation.compensate import Compensation, masked_after
+from shrinknet.core.errors import RunFolderError
+from shrinknet.core.folder import RunFolder
+from shrinknet.core.progress import Progress
+from shrinknet.core.records import Measures, Plan, Step, removed_by
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.export.artefact import Artefact
+from shrinknet.run.run import Run, finish, write_end
+from shrinknet.search.goals import Goal
+from shrinknet.search.guards import Guard
+from shrinknet.search.methods import Choose
+from shrinknet.search.price import Price
+from shrinknet.search.rank import Limits, takeable
+from shrinknet.search.steps import Until, measure, room_left, steps
+from shrinknet.task.task import Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Search:
+    """The steps of one run, and its end; where the measured artefact misses a budget, the steps after that."""
+
+    task: Task
+    network: GatedNetwork
+    choose: Choose
+    step: int
+    limits: Limits
+    start: Step
+    guards: Sequence[Guard]
+    price: Price
+    ships: Artefact
+    compensation: Compensation | None
+    folder: RunFolder | None
+    progress: Progress
+
+    def run(self, goals: Sequence[Goal], whole_curve: bool, max_latency: float | None, options: dict[str, Any]) -> Run:
+        """Take steps until every goal is reached, by measurement where there is an artefact; then cut, prove, write."""
+        whole = self.step if self.limits.multiple_of == 1 else None
+        history = [self.start] if self.folder is None else _resumed(self.folder, self.start, whole)
+        wanted = list(goals)
+        while True:
+            until = self._steps(history, () if whole_curve else wanted, room_left(wanted, self.start.measures))
+            run = self._conclude(history, until, wanted, goals, options)
+            if not run.is_met or not (missed := run.misses(goals, max_latency)):
+                break
+            log.info("The artefact misses its budget, and the search goes on: %s.", "; ".join(missed))
+            wanted = run.next_wanted(goals, wanted, max_latency)
+        run = run.judged(goals, max_latency)
+        if self.folder is not None:
+            run = replace(run, folder=self.folder)
+            write_end(self.folder, run)
+        run.verification.raise_if_broken()
+        return run
+
+    def _steps(self, history: list[Step], goals: Sequence[Goal], limit: Callable[[Measures], int | None]) -> Until:
+        """Take steps until the end, each written as it happens."""
+        here, last = self._masked(history), history[-1]
+        no_more = (
+            "one neuron is left in each group" if self.limits == Limits() else f"nothing more can go with {self.limits}"
+        )
+        taking = steps(
+            self.task, here, self.choose, self.step, last, limit, self.limits, self.ships.costs, self.price,
+            self.compensation,
+        )  # fmt: skip
+        search = Until(taking, self.start, goals, self.guards, last, no_more)
+        for taken in search:
+            history.append(taken)
+            if self.folder is not None:
+                self.folder.append(taken)  # killed here, it resumes here
+            self.progress.step(taken, _fraction(goals, self.start.measures, taken.measures, self.network))
+        return search
+
+    def _masked(self, history: Sequence[Step]) -> GatedNetwork:
+        kind = "none" if self.compensation is None else self.compensation.kind
+        return masked_after(self.task, self.network, [s.removed for s in history], kind, self.compensation)
+
+    def _conclude(
+        self, history: list[Step], until: Until, wanted: Sequence[Goal], goals: Sequence[Goal], options: dict[str, Any]
+    ) -> Run:
+        """Pick the step that is handed back, order what is left, cut and prove."""
+        start = self.start.measures
+        reached = (s for s in history if wanted and all(goal.reached(start, s.measures) for goal in wanted))
+        chosen = next(reached, None)
+        is_met = chosen is not None or (not wanted and until.is_met)
+        end = chosen or history[-1]
+        reason = until.reason if chosen is None else "reached the goal: " + " and ".join(map(str, goals))
+        removed, final = removed_by(history), self._masked(history)
+        order = self.choose(final, len(final.present)).order
+        remaining = takeable(final, order, len(final.present), self.limits, self.price(final, self.limits))
+        taken = [s for s in history if s.number <= end.number]
+        whole = Plan(removed, tuple(neuron for neuron, _ in remaining))
+        masked = self._masked(taken)
+        measures = measure(self.task, masked, self.ships.costs)
+        return finish(
+            self.task, masked, tuple(history), whole.first(len(removed_by(taken))), measures, reason, is_met, options,
+            self.ships,
+        )  # fmt: skip
+
+
+def _resumed(folder: RunFolder, start: Step, step: int | None) -> list[Step]:
+    """Return the steps of an earlier, unfinished run; a last step that may not be whole is done again.
+
+    `step` is the number of neurons of a whole step; None where that varies.
+    """
+    history = folder.history()
+    if len(history) > 1 and (step is None or len(history[-1].removed) < step):
+        history.pop()
+    if not history:
+        history = [start]
+    elif history[0].measures.calibration_loss != start.measures.calibration_loss:
+        raise RunFolderError(
+            f"resume must come with the model and data that the run began with. Got a start loss of "
+            f"{start.measures.calibration_loss!r}, the run in {str(folder.path)!r} has "
+            f"{history[0].measures.calibration_loss!r}. Use the same ones."
+        )
+    history = [replace(start, seconds=history[0].seconds), *history[1:]]
+    folder.keep_history(history)
+    return history
+
+
+def _fraction(goals: Sequence[Goal], start: Measures, now: Measures, network: GatedNetwork) -> float:
+    if goals:
+        return min(goal.progress(start, now) for goal in goals)
+    removable = start.costs.num_neurons - len(network.groups)
+    return (start.costs.num_neurons - now.costs.num_neurons) / max(1, removable)

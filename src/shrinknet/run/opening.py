@@ -1,0 +1,157 @@
+"""Open a finished run again: `shrinknet.load`, and the verbs that take a run folder."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from shrinknet.core.errors import BadInputError, RunFolderError
+from shrinknet.core.folder import RunFolder, whole
+from shrinknet.graph.trace import named_tensors
+from shrinknet.loading.data import ROLES, load_data
+from shrinknet.loading.models import load_model
+from shrinknet.loading.named import find_named, is_import_path
+from shrinknet.run.run import Run, reopened, with_threads_of
+from shrinknet.task.accuracy import ASKED, Judge, nobody_says
+from shrinknet.task.data import Source
+from shrinknet.task.losses import LOSSES
+from shrinknet.task.task import Task
+
+Roles = Mapping[str, Source] | Sequence[Source]
+
+
+def load(
+    folder: str | Path,
+    *,
+    model: nn.Module | None = None,
+    data: str | Path | Roles | None = None,
+    loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
+    accuracy: str | Judge | None = None,
+    trust: bool = False,
+) -> Run:
+    """Return the finished run in a folder: its model, its plan, its history, its whole family. Nothing is scored.
+
+    A folder is data: nothing that it names as `package.module:name` is imported unless you name it again here, or say
+    that you trust it.
+
+    Args:
+        folder: what `prune(out=...)` or `shrinknet prune --out` wrote.
+        model: the network that the run began with, of your own class: `run.model` is then of that class, too. Where it
+            is left out, the exported network in the folder stands in for it.
+        data: an .npz file, `package.module:factory`, or the roles themselves: {"calibration": (inputs, targets), ...},
+            or in that order. Where left out, the file that the run was made with.
+        loss: where the run was made with a loss of your own.
+        accuracy: where the run was made with an accuracy of your own.
+        trust: import the data, loss and accuracy that the folder names.
+
+    Raises:
+        RunFolderError: there is no finished run, its files do not belong together, or the network is another one.
+        BadInputError: data or loss have to be named.
+
+    Cost: one trace of the network, and the proof again.
+
+    >>> import tempfile, torch
+    >>> from shrinknet.api import prune
+    >>> from shrinknet.search.goals import RemovedNeurons
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> rows = torch.randn(20, 4), torch.arange(20) % 2
+    >>> where = tempfile.mkdtemp()
+    >>> run = prune(Task(model, "cross-entropy", rows), "magnitude", goals=[RemovedNeurons(5)], out=where)
+    >>> load(where, model=model, data=[rows]).model[0].out_features
+    3
+    """
+    opened = RunFolder.open(folder)
+    with whole(opened):
+        config = opened.config
+        if config.get("verb") == "sparsify":
+            raise BadInputError("folder", "a run of 'shrinknet prune'", "one of 'shrinknet sparsify'",
+                                "Name its folder 'smaller', if whole neurons went.")  # fmt: skip
+        roles = _roles(data, config, trust)
+        judged_by = _loss(loss, config, trust)
+        accuracy = _accuracy(accuracy, config, trust)
+        stored = load_model(str(opened.path / "original.pt2")).model
+        if model is not None:
+            _check_same_weights(opened, stored, model)
+        network = stored if model is None else model
+    with with_threads_of(opened.path):
+        sources = (roles["calibration"], roles.get("validation"), roles.get("test"))
+        task = Task(network, judged_by, *sources, _batch_size(config), accuracy)
+        with whole(opened):
+            return reopened(opened, task)
+
+
+def _check_same_weights(folder: RunFolder, stored: nn.Module, model: nn.Module) -> None:
+    """Parameters, and what norms remember, are those of the folder; constants of a forward have names of their own."""
+    given, parameters = named_tensors(model), dict(stored.named_parameters(remove_duplicate=False))
+    for name, tensor in named_tensors(stored).items():
+        if name not in given and name not in parameters:
+            continue
+        if name not in given or not torch.equal(given[name].detach().cpu(), tensor.detach().cpu()):
+            raise RunFolderError(
+                f"model must be the network that the run began with. Got one with other weights in {name!r} than "
+                f"{str(folder.path)!r} has. Load the weights that were pruned."
+            )
+
+
+def _batch_size(config: Mapping[str, Any]) -> int:
+    size = config["batch_size"]
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise TypeError(f"batch_size is {size!r}")
+    return size
+
+
+def _roles(data: str | Path | Roles | None, config: Mapping[str, Any], trust: bool) -> dict[str, Any]:
+    if isinstance(data, Mapping):
+        roles = dict(data)
+    elif data is not None and not isinstance(data, str | Path):
+        roles = dict(zip(ROLES, data, strict=False))
+    else:
+        return dict(load_data(_named("data", None if data is None else str(data), config, trust), int(config["seed"])))
+    if roles.get("calibration") is None:
+        raise BadInputError("data", "a mapping or sequence of roles, the first one 'calibration'", repr(list(roles)),
+                            "Give {'calibration': (inputs, targets), ...}.")  # fmt: skip
+    return roles
+
+
+def _named(what: str, given: str | None, config: Mapping[str, Any], trust: bool) -> str:
+    """What was named here; else what the folder names, unless it would have to be imported."""
+    if given is not None:
+        return given
+    said = config.get(what)
+    if said is None:
+        raise BadInputError(what, "given for a run that was made in Python", "nothing", "Name it.")
+    if is_import_path(str(said)) and not trust:
+        raise BadInputError(
+            what,
+            "named again where it is code: nothing that a run folder names is imported",
+            f"{said!r} in the folder",
+            "If that is your own, name it here once more, or say `trust=True`.",
+        )
+    return str(said)
+
+
+def _loss(loss: Any, config: Mapping[str, Any], trust: bool) -> Any:
+    if callable(loss):
+        return loss
+    name = _named("loss", loss, config, trust)
+    if loss is None and name not in LOSSES and not is_import_path(name):
+        raise BadInputError(
+            "loss",
+            "given for a run with a loss of its own",
+            f"{name!r} in the folder",
+            "Say `loss`, as package.module:function; in Python the function itself will do.",
+        )
+    return find_named("loss", name) if is_import_path(name) else name
+
+
+def _accuracy(accuracy: Any, config: Mapping[str, Any], trust: bool) -> Any:
+    if accuracy is None and "accuracy" in config:
+        said = str(config["accuracy"])
+        if not (is_import_path(said) and trust):
+            return ASKED.get(said, nobody_says)
+        accuracy = said
+    if isinstance(accuracy, str) and is_import_path(accuracy):
+        return find_named("accuracy", accuracy)
+    return accuracy

@@ -1,0 +1,1 @@
+"""Which neurons go next, step after step, and when that ends."""

@@ -1,0 +1,155 @@
+"""Rank: the one order that everything else follows."""
+
+import heapq
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.records import Group, Neuron, RaceResult
+from shrinknet.core.scores import Scores
+from shrinknet.engine.gates import GatedNetwork
+
+Ranked = list[tuple[Neuron, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The order in which neurons should go, and the race that it comes from, if it does.
+
+    After a race only the first of the order are sure, as many as were asked for.
+    """
+
+    order: Ranked
+    race: RaceResult | None = None
+
+
+def ranked(network: GatedNetwork, scores: Scores) -> Ranked:
+    """Return the neurons that are still there with their scores, lowest first; ties by (group, index), NaN last.
+
+    Groups count in the order of the graph. Dead ReLU neurons tie at zero, so ties are the common case.
+    """
+    alive = [(group, network.alive(group)) for group in network.groups]
+    neurons = [Neuron(group.name, index) for group, indices in alive for index in indices.tolist()]
+    values = np.concatenate([scores.values[group.name][indices] for group, indices in alive])
+    return [(neurons[place], float(values[place])) for place in np.argsort(values, kind="stable").tolist()]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What every group keeps.
+
+    Args:
+        multiple_of: the length of every axis that shrinks with a group stays a multiple of this (8: SIMD), so that
+            neurons go in blocks.
+        min_neurons: at least so many neurons of each group stay.
+
+    Raises:
+        BadInputError: one of them is no whole number of at least 1.
+    """
+
+    multiple_of: int = 1
+    min_neurons: int = 1
+
+    def __post_init__(self) -> None:
+        for argument in ("multiple_of", "min_neurons"):
+            value = getattr(self, argument)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise BadInputError(argument, "a whole number of at least 1", repr(value), "Leave it out for 1.")
+
+    def block(self, group: Group, alive: int) -> int:
+        """Return how many of a group's neurons have to go together, `alive` being there (0: none can).
+
+        A neuron that spans s elements of an axis keeps that axis a multiple of m in steps of m / gcd(m, s).
+        """
+        step = 1 if self.multiple_of == 1 else self._step(group)  # counting owners takes as long as the group is wide
+        target = (alive - 1) // step * step
+        return alive - target if target >= max(1, self.min_neurons) else 0
+
+    def _step(self, group: Group) -> int:
+        spans = {sum(owner >= 0 for owner in part.owners) // group.width for part in group.slices}
+        return math.lcm(*(self.multiple_of // math.gcd(self.multiple_of, span) for span in spans))
+
+    def __str__(self) -> str:
+        return f"multiple_of={self.multiple_of}, min_neurons={self.min_neurons}"
+
+
+def takeable(
+    network: GatedNetwork,
+    order: Iterable[tuple[Neuron, float]],
+    count: int,
+    limits: Limits | None = None,
+    prices: Mapping[str, float] | None = None,
+) -> Ranked:
+    """Return the neurons that go next, `count` of them, while the limits hold.
+
+    Of each group the next block (one neuron, unless widths stay multiples) is the first of the order. The block goes
+    whose scores rise least for each unit that it frees; ties by the order. With blocks, at least `count` go.
+
+    Args:
+        network: the masked network.
+        order: its neurons with their scores, lowest first.
+        count: how many go.
+        limits: what every group keeps.
+        prices: for each group, the units that one of its neurons frees; every neuron counts the same where left out.
+    """
+    limits, prices = limits or Limits(), prices or {}
+    groups = {group.name: group for group in network.groups}
+    alive = {group.name: len(network.alive(group)) for group in network.groups}
+    queues: dict[str, list[tuple[int, Neuron, float]]] = {name: [] for name in groups}
+    for place, (neuron, score) in enumerate(order):
+        queues[neuron.group].append((place, neuron, score))
+    starts = dict.fromkeys(groups, 0)
+    waiting: list[tuple[float, int, str, int]] = []
+
+    def offer(name: str) -> None:
+        block, start = limits.block(groups[name], alive[name]), starts[name]
+        some = queues[name][start : start + block]
+        if block and len(some) == block:
+            total = sum(score for _, _, score in some)
+            key = for_each_unit(total, block * prices.get(name, 1.0))
+            heapq.heappush(waiting, (key, some[-1][0], name, block))
+
+    for name in groups:
+        offer(name)
+    taken: Ranked = []
+    while waiting and len(taken) < count:
+        _, _, name, block = heapq.heappop(waiting)
+        taken += [(neuron, score) for _, neuron, score in queues[name][starts[name] : starts[name] + block]]
+        starts[name] += block
+        alive[name] -= block
+        offer(name)
+    return taken
+
+
+def for_each_unit(rise: float, units: int | float) -> float:
+    """Return what decides between removals: the rise of the loss for each unit freed; a fall counts once for each unit.
+
+    What frees nothing goes last of all that raises the loss; NaN behind everything.
+
+    >>> for_each_unit(0.2, 4), for_each_unit(-0.2, 4), for_each_unit(0.2, 0)
+    (0.05, -0.8, inf)
+    """
+    if math.isnan(rise):
+        return math.inf
+    if rise <= 0:
+        return rise * units
+    return rise / units if units > 0 else math.inf
+
+
+def clipped(network: GatedNetwork, scores: Scores, how: str) -> Scores:
+    """Return the scores with those of too steep a parabola set to the mean or median size.
+
+    "Any change above a threshold was assigned a mean or median value" (Sharma, Wolfe, Raj 2017): with
+    t the mean (or upper median) of |score| over the neurons that are still there, a score of size above t becomes t.
+    A steep fall is mistrusted as much as a steep rise: both become +t.
+    """
+    if how == "none":
+        return scores
+    alive = [scores.values[group.name][network.alive(group)] for group in network.groups]
+    sizes = np.sort(np.abs(np.concatenate(alive)))
+    limit = float(sizes.mean() if how == "mean" else sizes[len(sizes) // 2])
+    values = {name: np.where(np.abs(vector) > limit, limit, vector) for name, vector in scores.values.items()}
+    return Scores(values, scores.unit)

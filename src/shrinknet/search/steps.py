@@ -1,0 +1,203 @@
+"""The heart: steps, and when they end (design section 3).
+
+`steps` removes neurons from a gated network, in the order that a method chooses; `until` passes them on until every
+goal is reached or a guard is broken. Nothing is cut here: gates are cheap and can be undone.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from shrinknet.compensation.compensate import Compensation
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.records import Measures, Step
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.graph.widths import Present
+from shrinknet.measure.costs import CostsOf, costs
+from shrinknet.measure.evaluation import Evaluation, evaluate_batches, other_answers
+from shrinknet.search.goals import Goal
+from shrinknet.search.guards import Guard
+from shrinknet.search.methods import Choose
+from shrinknet.search.price import Price, by_neuron
+from shrinknet.search.rank import Limits, takeable
+from shrinknet.task.task import Task
+
+
+def measure(task: Task, network: GatedNetwork, costs_of: CostsOf = costs) -> Measures:
+    """Measure a masked network: losses, accuracy, recalls and what it will cost once cut, by `costs_of`.
+
+    Cost: one pass over the calibration data and one over the validation data.
+    """
+    return _measures(task, network, costs_of, on_validation(task, network))
+
+
+def on_validation(task: Task, network: GatedNetwork) -> Evaluation | None:
+    """Evaluate a masked network on the validation data, where there are any."""
+    return None if task.validation is None else evaluate_batches(network.kept_outputs, task.loss, task.validation)
+
+
+def _measures(task: Task, network: GatedNetwork, costs_of: CostsOf, validation: Evaluation | None) -> Measures:
+    calibration = evaluate_batches(network.kept_outputs, task.loss, task.calibration)
+    return Measures(
+        calibration_loss=calibration.loss,
+        validation_loss=validation.loss if validation else None,
+        validation_accuracy=validation.accuracy if validation else None,
+        validation_recalls=validation.recalls if validation else None,
+        costs=costs_of(network.trace, network.present),
+    )
+
+
+def first_step(task: Task, network: GatedNetwork, costs_of: CostsOf = costs) -> Step:
+    """Return step 0: the untouched network."""
+    started = time.perf_counter()
+    validation = on_validation(task, network)
+    measures = _measures(task, network, costs_of, validation)
+    return Step(0, (), (), measures, time.perf_counter() - started, answers=other_answers(None, validation))
+
+
+def steps(
+    task: Task,
+    network: GatedNetwork,
+    choose: Choose,
+    num_per_step: int,
+    last: Step,
+    limit: Callable[[Measures], int | None],
+    limits: Limits,
+    costs_of: CostsOf = costs,
+    price: Price = by_neuron,
+    compensation: Compensation | None = None,
+) -> Iterator[Step]:
+    """Yield one step after another until no more can go.
+
+    Args:
+        task: what the network is measured on.
+        network: the network as it is after step `last`.
+        choose: the neurons still there, in the order in which they should go.
+        num_per_step: how many go at once.
+        last: the step that came before.
+        limit: how many may go at most, given what was measured last (None: no limit).
+        limits: what every group keeps.
+        costs_of: what a network costs.
+        price: how much of what is scarce a neuron of each group frees.
+        compensation: how the readers of what is gone make up for it.
+    """
+    answered = on_validation(task, network)
+    while True:
+        started = time.perf_counter()
+        room = limit(last.measures)
+        count = num_per_step if room is None else min(num_per_step, room)
+        if count <= 0:
+            return
+        choice = choose(network, count)
+        taken = takeable(network, choice.order, count, limits, price(network, limits))
+        if not taken:
+            return
+        removed, scores = zip(*taken, strict=True)
+        network = network.without(removed)
+        bare = None
+        if compensation is not None:
+            network = compensation.refit(network, removed)
+            bare = measure(task, compensation.bare.with_present(network.present), costs_of)
+        before, answered = answered, on_validation(task, network)
+        measures, answers = _measures(task, network, costs_of, answered), other_answers(before, answered)
+        seconds = time.perf_counter() - started
+        last = Step(last.number + 1, removed, scores, measures, seconds, choice.race, bare, answers)
+        yield last
+
+
+class Until:
+    """Pass steps on until all goals are reached or a guard is broken; `reason` then says which.
+
+    The step that breaks a guard is not passed on: it is undone. Goals and guards compare with the start.
+    """
+
+    def __init__(
+        self,
+        steps: Iterable[Step],
+        start: Step,
+        goals: Sequence[Goal],
+        guards: Sequence[Guard],
+        last: Step,
+        no_more: str = "one neuron is left in each group",
+    ) -> None:
+        self._steps, self._start, self._goals, self._guards = steps, start.measures, goals, guards
+        self._no_more = no_more
+        self._last = last
+        self.reason = ""
+        self.is_met = False
+
+    def __iter__(self) -> Iterator[Step]:
+        if self._done(self._last):
+            return
+        for step in self._steps:
+            broken = next((g for g in self._guards if g.broken(self._start, step.measures)), None)
+            if broken is not None:
+                self.reason = f"the next step would break the guard: {broken}"
+                self.is_met = not self._goals
+                return
+            yield step
+            if self._done(step):
+                return
+        self.reason = self._no_more
+        self.is_met = not self._goals
+
+    def _done(self, step: Step) -> bool:
+        if self._goals and all(goal.reached(self._start, step.measures) for goal in self._goals):
+            self.reason = "reached the goal: " + " and ".join(map(str, self._goals))
+            self.is_met = True
+        return self.is_met
+
+
+FORECAST = ("flash_bytes", "peak_ram_bytes")
+"""Costs that are exact only where the weights file ships: an artefact's length and arena are measured at the end."""
+
+
+def check_reachable(
+    goals: Sequence[Goal], start: Measures, network: GatedNetwork, limits: Limits, *, is_exact: bool
+) -> None:
+    """Raise BadInputError where even the smallest network that the limits leave does not reach a goal.
+
+    Args:
+        goals: what is asked for.
+        start: the untouched network.
+        network: the same, as it may be cut.
+        limits: what every group keeps.
+        is_exact: whether bytes are those of the weights file; others are forecasts, which refuse nothing.
+
+    Cost: one walk over the graph.
+    """
+    smallest = replace(start, costs=costs(network.trace, _smallest(network, limits)))
+    for goal in goals:
+        cost = getattr(goal, "cost", "num_neurons")
+        if (cost in FORECAST and not is_exact) or goal.reached(start, smallest):
+            continue
+        before, least = getattr(start.costs, cost), getattr(smallest.costs, cost)
+        unit = getattr(goal, "unit", "neurons")
+        held = f"at least {least:,} {unit} stay of {before:,}, whatever goes"
+        why = "layers that are frozen or kept, and what every group keeps, hold the rest"
+        do = "Ask for less, keep less, or look at the frozen layers with shrinknet inspect"
+        raise BadInputError(
+            "goals", f"within reach: {held} ({why})", str(goal), f"{do}; `whole_curve=True` goes on anyway."
+        )
+
+
+def _smallest(network: GatedNetwork, limits: Limits) -> Present:
+    """The neurons that stay where every group gives all that the limits let it give."""
+    present = network.present.copy()
+    for group in network.groups:
+        alive = network.alive(group)
+        left = len(alive)
+        while block := limits.block(group, left):
+            left -= block
+        present[network.trace.ids_of(group).start + alive[left:]] = False
+    return present
+
+
+def room_left(goals: Sequence[Goal], start: Measures) -> Callable[[Measures], int | None]:
+    """Return how many neurons the goals leave room for: exactly k go, never k + 1."""
+
+    def limit(now: Measures) -> int | None:
+        left = [count for goal in goals if (count := goal.neurons_left(start, now)) is not None and count > 0]
+        return min(left) if left else None
+
+    return limit

@@ -1,1 +1,0 @@
-"""How scores become an order: by rank, never by threshold."""

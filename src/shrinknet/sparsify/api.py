@@ -1,0 +1,304 @@
+"""`sparsify`: a plain training loop around any training-time method; `remove`: whole neurons cut out and proven."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import nn
+from torch.fx import GraphModule
+
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.folder import SEAL, RunFolder, environment, whole
+from shrinknet.core.records import Plan, Step
+from shrinknet.core.tables import csv_text
+from shrinknet.engine.gates import gated
+from shrinknet.export.artefact import WEIGHTS, Artefact
+from shrinknet.graph.trace import named_tensors
+from shrinknet.measure.evaluation import evaluate, other_answers
+from shrinknet.report.training import write_training_page
+from shrinknet.run.run import Run, finish, under_way
+from shrinknet.search.steps import first_step, measure, on_validation
+from shrinknet.sparsify.base import Sparsifier, find_sparsifier
+from shrinknet.sparsify.family import Architecture
+from shrinknet.sparsify.removal import NeuronRemoval
+from shrinknet.sparsify.schedules import cosine
+from shrinknet.sparsify.stored import sparse_bytes
+from shrinknet.sparsify.to_plan import to_plan
+from shrinknet.sparsify.training import Rows, Training
+from shrinknet.task.data import Data
+from shrinknet.task.task import Task, evaluating
+
+log = logging.getLogger(__name__)
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "sgd": lambda parameters, lr, weight_decay: torch.optim.SGD(
+        parameters, lr=lr, momentum=0.9, weight_decay=weight_decay
+    ),
+}
+COLUMNS = (
+    "epoch", "training_loss", "validation_loss", "validation_accuracy", "density", "strength", "num_masked",
+    "num_regrown", "seconds",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sparsified:
+    """What `sparsify` gives back.
+
+    Attributes:
+        model: the trained network, its zeros in place; a copy, the given one is untouched.
+        sparsifier: the method, with its masks.
+        history: for each epoch losses, accuracy, density and how many weights went and came back.
+        sparse_bytes, dense_bytes: the length of the weights file without its zeros, and with them.
+        plan: the neurons that masks have made superfluous.
+        smaller: the network without them, proven; None where there is none.
+        accuracy_before: on the validation data, before the training; None where there are none of classes.
+    """
+
+    model: nn.Module
+    sparsifier: Sparsifier
+    history: Sequence[Mapping[str, Any]]
+    sparse_bytes: int
+    dense_bytes: int
+    plan: Plan
+    smaller: Run | None
+    folder: RunFolder | None
+    accuracy_before: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Sparsified: {self.last_line}>"
+
+    @property
+    def last_line(self) -> str:
+        """What the training did, in one line."""
+        end = self.history[-1]
+        before, after = self.accuracy_before, end["validation_accuracy"]
+        right = "" if before is None else f", validation accuracy {100 * before:.2f} % -> {100 * after:.2f} %"
+        back = f", {end['num_regrown']:,} came back on the way" if self.sparsifier.regrows else ""
+        count = 0 if self.smaller is None else len(self.plan.removed)
+        gone = f"{count or 'no'} whole neuron{'' if count < 2 else 's'} went"
+        return (
+            f"Done: {100 * self.sparsifier.density:.2f} % of the masked weights kept{back}; file "
+            f"{self.dense_bytes:,} -> {self.sparse_bytes:,} bytes{right}; {gone}."
+        )
+
+
+def sparsify(
+    task: Task,
+    method: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    epochs: int = 10,
+    batch_size: int = 64,
+    optimizer: str = "adam",
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.0,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    config: dict[str, Any] | None = None,
+    tell: Callable[[str, float], None] = lambda text, share: None,
+) -> Sparsified:
+    """Train a network on its calibration rows under a training-time method, and cut what whole-neuron zeros allow.
+
+    Args:
+        task: network, loss and data; training sees the calibration rows, the figures of each epoch the validation rows.
+        method: "gradual-threshold", "network-surgery", "sequential-attention", ... (`sparsifier_names()`).
+        options: of the method, such as {"sparsity": 0.95}; its schedule fits the training where they are left out.
+        epochs, batch_size, optimizer, learning_rate, weight_decay: of the training; "adam", or "sgd" (momentum 0.9);
+            the rate falls along a cosine.
+        seed: of the order of the rows and of what the method draws.
+        out: a new folder for the run; its state is written after each epoch, so that a kill loses one epoch.
+        resume: go on with the run in that folder; it ends in the same bits as if it had never stopped.
+        config: what to write beside the options about where model and data came from.
+        tell: who is told what is under way, and which share is done.
+
+    Raises:
+        BadInputError: an argument cannot be used. RunFolderError: `out` holds something else.
+        VerificationError: the proof fails.
+
+    Cost: the training; then one trace and one proof.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> task = Task(model, "cross-entropy", (torch.randn(64, 4), torch.arange(64) % 2))
+    >>> found = sparsify(task, "one-shot", options={"sparsity": 0.5}, epochs=2)
+    >>> found.sparsifier.density
+    0.5
+    """
+    kind = find_sparsifier(method)
+    rows = _in_memory(task.calibration)
+    model = _trainable(task.model)
+    own = task.with_model(model)
+    training = Training(
+        model, task.loss.of, rows, _optimizer(optimizer, model, learning_rate, weight_decay), _whole(batch_size), seed,
+        num_epochs=_whole(epochs), rate=cosine,
+    )  # fmt: skip
+    wanted = {"seed": seed, **(options or {})}
+    steps = training.steps_per_epoch
+    sparsifier = training.sparsifier = kind.for_training(own, epochs * steps, steps, wanted)
+    folder = None
+    if out is not None:
+        said = {
+            "verb": "sparsify", "method": method, "options": dict(options or {}), "epochs": epochs, "seed": seed,
+            "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
+            "weight_decay": weight_decay, **task.loss.facts, **(config or {}),
+        }  # fmt: skip
+        folder = RunFolder.create(out, said, resume=resume)
+    with under_way(folder):
+        if folder is not None:
+            _begin(folder, training)
+        _train(training, own, folder, tell)
+        if sparsifier.num_kept == sum(mask.numel() for mask in sparsifier.masks.values()):
+            log.warning("Nothing was masked: look at the method's schedule; the training has %d steps.", epochs * steps)
+        sparsifier.finish()
+        before = None
+        if task.validation is not None:
+            with evaluating(task.model):
+                before = evaluate(task.model, task.loss, task.validation).accuracy
+        return _concluded(own, training, sparsifier, folder, {"seed": seed, **(config or {})}, before)
+
+
+def _begin(folder: RunFolder, training: Training) -> None:
+    """Write where the training runs; go on with one that is under way. The clock's seconds are no part of its state."""
+    folder.remove(SEAL)
+    folder.write_json("environment.json", {**environment(), "num_threads": torch.get_num_threads()})
+    if not folder.has("state.safetensors"):
+        return
+    training.load_state(folder.path / "state.safetensors")
+    with whole(folder):
+        seconds = {row["epoch"]: row["seconds"] for row in folder.table("training.csv")}
+        for row in training.history:
+            row["seconds"] = float(seconds.get(str(row["epoch"]), "nan"))
+
+
+def _train(training: Training, task: Task, folder: RunFolder | None, tell: Callable[[str, float], None]) -> None:
+    assert training.sparsifier is not None
+    started = time.perf_counter()
+    for epoch in training.epochs():
+        found = None if task.validation is None else evaluate(task.model, task.loss, task.validation)
+        training.history.append({
+            "epoch": epoch, "training_loss": training.losses[-1],
+            "validation_loss": None if found is None else found.loss,
+            "validation_accuracy": None if found is None else found.accuracy,
+            "density": training.sparsifier.density, "strength": training.sparsifier.strength,
+            "num_masked": sum(training.sparsifier.num_masked.values()),
+            "num_regrown": sum(training.sparsifier.num_regrown.values()),
+            "seconds": round(time.perf_counter() - started, 3),
+        })  # fmt: skip
+        started = time.perf_counter()
+        if folder is not None:
+            rows = [["" if row[name] is None else row[name] for name in COLUMNS] for row in training.history]
+            folder.write("training.csv", csv_text([COLUMNS, *rows]).encode())
+            folder.write("state.safetensors", training.state())  # killed here, it resumes here
+        tell(f"epoch {epoch}, {100 * training.sparsifier.density:.1f} % kept", epoch / training.num_epochs)
+
+
+def _concluded(
+    task: Task, training: Training, sparsifier: Sparsifier, folder: RunFolder | None, config: Mapping[str, Any],
+    before: float | None,
+) -> Sparsified:  # fmt: skip
+    tensors = {name: tensor.detach() for name, tensor in named_tensors(task.model).items()}
+    whole = save({name: tensor.clone().contiguous() for name, tensor in tensors.items()})
+    sparse = sparse_bytes(tensors, sparsifier.tile)
+    network = gated(task)
+    plan = to_plan(network)
+    where = None if folder is None else folder.path / "smaller"
+    smaller = remove(task, plan, where, config=config, resume=True) if plan.removed else None
+    found = Sparsified(
+        task.model, sparsifier, training.history, len(sparse), len(whole), plan, smaller, folder, before
+    )  # fmt: skip
+    if folder is not None:
+        folder.write("model.safetensors", whole)
+        folder.write("sparse.safetensors", sparse)
+        folder.write("masks.safetensors", save({n: mask.clone() for n, mask in sparsifier.masks.items()}))
+        folder.write_json("summary.json", {
+            "last_line": found.last_line, "density": sparsifier.density, "dense_bytes": len(whole),
+            "sparse_bytes": len(sparse), "num_removed": len(plan.removed), "regrows": sparsifier.regrows,
+            "by_layer": {n: {"kept": int(m.sum()), "of": m.numel(), "masked": sparsifier.num_masked[n],
+                             "regrown": sparsifier.num_regrown[n]} for n, m in sparsifier.masks.items()},
+        })  # fmt: skip
+        if isinstance(sparsifier, NeuronRemoval):
+            Architecture.after(sparsifier.widths, sparsifier.removed).write(folder.path / "architecture.json")
+        folder.seal()
+        write_training_page(folder)
+    return found
+
+
+def remove(
+    task: Task, plan: Plan, out: str | Path | None = None, *, config: Mapping[str, Any] | None = None,
+    resume: bool = False,
+) -> Run:  # fmt: skip
+    """Cut the neurons of a plan out of a network, and prove the cut; nothing is scored.
+
+    Args:
+        task: the network and the data that the proof runs on.
+        plan: such as `to_plan` gives.
+        out: a new folder for the run.
+        config: what to write beside the options about where the data came from.
+        resume: whether the folder may hold the same run, broken off.
+
+    Raises:
+        VerificationError: the proof fails. RunFolderError: `out` holds something else.
+
+    >>> from shrinknet.core.records import Neuron
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> task = Task(model, "cross-entropy", (torch.randn(8, 4), torch.arange(8) % 2))
+    >>> remove(task, Plan((Neuron("0", 1),), ())).model[0].out_features
+    7
+    """
+    network = gated(task)
+    ships = Artefact(task, network.trace, WEIGHTS, "none")
+    start, masked = first_step(task, network, ships.costs), network.without(plan.removed)
+    after = measure(task, masked, ships.costs)
+    answers = other_answers(on_validation(task, network), on_validation(task, masked))
+    options = {
+        "criterion": "zeros", "method": "to-plan", "goals": [], "guards": [], **task.loss.facts, "keep": [],
+        "only": [], "artefact": WEIGHTS, "quantize": "none", "compensate": "none", "seed": 0,
+        "batch_size": task.batch_size, **(config or {}),
+    }  # fmt: skip
+    step = Step(1, plan.removed, (0.0,) * len(plan.removed), after, 0.0, answers=answers)
+    history = (start, step) if plan.removed else (start,)
+    run = finish(task, masked, history, plan, after, "removed what the plan says", True, options, ships)
+    run.verification.raise_if_broken()
+    return run if out is None else replace(run, folder=run.save(out, resume=resume))
+
+
+def _trainable(model: nn.Module) -> nn.Module:
+    """A copy that can be trained."""
+    copy = deepcopy(model)
+    if isinstance(model, GraphModule):
+        log.warning("An exported program trains as it was exported: norms keep their statistics, dropout stays off.")
+        for parameter in copy.parameters():
+            parameter.requires_grad_()
+    if not any(parameter.requires_grad for parameter in copy.parameters()):
+        raise BadInputError("model", "a network with parameters to train", "one whose parameters are all frozen",
+                            "Call requires_grad_() on those to be trained.")  # fmt: skip
+    return copy
+
+
+def _optimizer(name: str, model: nn.Module, rate: float, decay: float) -> torch.optim.Optimizer:
+    if name not in OPTIMIZERS:
+        raise BadInputError("optimizer", "adam or sgd", repr(name), "Leave it out for adam.")
+    if not rate > 0 or not decay >= 0:
+        raise BadInputError(
+            "learning_rate and weight_decay", "above 0, at least 0", f"{rate}, {decay}", "Leave them out."
+        )
+    return OPTIMIZERS[name](model.parameters(), lr=rate, weight_decay=decay)
+
+
+def _whole(value: int) -> int:
+    if isinstance(value, bool) or value < 1:
+        raise BadInputError("epochs and batch_size", "whole numbers of at least 1", repr(value), "Leave them out.")
+    return value
+
+
+def _in_memory(data: Data) -> Rows:
+    batches = list(data.batches())
+    return torch.cat([batch.inputs for batch in batches]), torch.cat([batch.targets for batch in batches])

@@ -1,0 +1,1 @@
+"""The published methods that train and sparsify, one file each."""

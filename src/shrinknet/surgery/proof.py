@@ -1,0 +1,168 @@
+"""Is the cut network the masked network? Measured on real inputs, and node by node where it is not."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+from torch.utils._pytree import tree_leaves
+
+from shrinknet.core.records import Difference, Verification
+from shrinknet.engine.gates import GatedNetwork, tolerance
+from shrinknet.engine.program import Program
+from shrinknet.graph.operators import describe
+from shrinknet.graph.trace import Inputs, Trace, as_tuple
+from shrinknet.graph.widths import EXAMPLE_BATCH
+from shrinknet.task.data import Data
+
+NUM_FLOAT64_SAMPLES = 256
+
+
+def verify(network: GatedNetwork, cut: GraphModule, data: Data) -> Verification:
+    """Compare the masked network with the cut graph on a role's data, in its own precision and in float64.
+
+    The worst absolute difference over all outputs must lie within `1000 * eps * max(1, largest |output|)`, and every
+    node's real shape in the cut graph must be the one that the labels predict. It fails closed: where either does
+    not hold, `broke_at` names the first operator that differs.
+
+    Cost: two passes over the data, and two over its first 256 rows in float64.
+    """
+    return verify_on(network, cut, lambda: (batch.inputs for batch in data.batches()))
+
+
+def verify_on(network: GatedNetwork, cut: GraphModule, batches: Callable[[], Iterable[Inputs]]) -> Verification:
+    """Compare the masked network with the cut graph on batches of inputs; see `verify`."""
+    rows = tuple(tensor[:NUM_FLOAT64_SAMPLES] for tensor in as_tuple(next(iter(batches()))))
+    double, notes = _in_double(network, rows)
+    finest, given = (network, rows) if double is None else (double, _doubled(rows))
+    num_shapes, broke_at = check_nodes(finest, cut, tuple(tensor[:EXAMPLE_BATCH] for tensor in given))
+    if broke_at is not None:
+        return Verification((), num_shapes, broke_at, notes)
+    differences = compare(network, cut_program(network.trace, cut, None).outputs, batches())
+    if double is not None:
+        differences += compare(double, cut_program(network.trace, cut, torch.float64).outputs, [given])
+    held = all(difference.holds for difference in differences)
+    return Verification(differences, num_shapes, None if held else "the outputs", notes)
+
+
+def _in_double(network: GatedNetwork, rows: tuple[Tensor, ...]) -> tuple[GatedNetwork | None, tuple[str, ...]]:
+    """Return the network in float64 (None where it is so already, or fixes its own precision), and what to note."""
+    if network.program.precision == torch.float64:
+        return None, ()
+    double = GatedNetwork(
+        Program(network.trace, torch.float64, tensors=network.program.tensors), network.loss, network.present
+    )
+    try:
+        with torch.no_grad():
+            double.outputs(tuple(tensor[:EXAMPLE_BATCH] for tensor in _doubled(rows)))
+    except RuntimeError as error:
+        return None, (f"not compared in float64: the network fixes its own precision ({str(error).splitlines()[0]})",)
+    return double, ()
+
+
+def _doubled(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in rows)
+
+
+def compare(network: GatedNetwork, answer: Callable[[Inputs], Any], inputs: Iterable[Inputs]) -> tuple[Difference, ...]:
+    """Return the worst difference between the masked network and another answer to the same inputs, for each output.
+
+    Args:
+        network: the masked network, in whatever precision its program has.
+        answer: the other network: what it gives for some rows.
+        inputs: batches of rows, in that precision.
+    """
+    precision = network.program.precision
+    num_outputs, num_samples = len(network.program.outputs_of), 0
+    worst, largest = torch.zeros(2, num_outputs, dtype=torch.float64)
+    with torch.no_grad():
+        for rows in inputs:
+            pairs = zip(all_outputs(network.outputs(rows)), all_outputs(answer(rows)), strict=True)
+            for place, (expected, given) in enumerate(pairs):
+                worst[place] = torch.maximum(worst[place], gap(expected, given))
+                largest[place] = max(float(largest[place]), largest_of(expected))
+            num_samples += len(as_tuple(rows)[0])
+    name = str(precision).removeprefix("torch.")
+    names = ["output"] if num_outputs == 1 else [f"output {place}" for place in range(num_outputs)]
+    return tuple(
+        Difference(name, float(far), tolerance(precision, float(size)), num_samples, output)
+        for output, far, size in zip(names, worst, largest, strict=True)
+    )
+
+
+def all_outputs(outputs: Any) -> list[Tensor]:
+    """Return every tensor of what a network returns, however it is nested."""
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def gap(expected: Tensor, given: Tensor) -> Tensor:
+    """Return the worst absolute difference, infinite where shapes differ (NaN where a value is)."""
+    if given.shape != expected.shape:
+        return torch.tensor(torch.inf, dtype=torch.float64)
+    return difference(expected, given).max().cpu()
+
+
+def difference(expected: Tensor, given: Tensor) -> Tensor:
+    """Return absolute differences; two infinities of one sign do not differ."""
+    return torch.where(given == expected, 0.0, (given.double() - expected.double()).abs())
+
+
+def largest_of(values: Tensor) -> float:
+    """Return the largest finite absolute value."""
+    finite = values[values.isfinite()]
+    return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+@torch.no_grad()
+def check_nodes(network: GatedNetwork, cut: GraphModule, rows: tuple[Tensor, ...]) -> tuple[int, str | None]:
+    """Run both networks node by node: real shapes against predicted ones, kept values against masked ones.
+
+    Returns:
+        How many shapes were checked, and the first operator that differs (None when none does).
+    """
+    smaller = cut_program(network.trace, cut, network.program.asked_dtype)
+    values = network.program.run(rows, network.gating(), keep=True)
+    cut_values: dict[Node, Any] = {**smaller.constants, **dict(zip(smaller.inputs, rows, strict=True))}
+    counterpart = {node.name: node for node in smaller.nodes}
+    of_cut = {counterpart[node.name]: node for node in network.program.nodes}
+    checked = 0
+    for cut_node in smaller.nodes:  # where samples are mixed with neurons, it counts them in nodes of its own
+        node = of_cut.get(cut_node, cut_node)
+        try:
+            cut_values[cut_node] = smaller.call(cut_node, cut_values, None)
+        except (RuntimeError, IndexError, ValueError) as error:
+            return checked, f"{describe(node)}: {str(error).splitlines()[0]}"
+        value, cut_value = values.get(node), cut_values[cut_node]
+        if not isinstance(value, Tensor):
+            continue
+        predicted = network.trace.shape(node, network.present, len(rows[0]))
+        if tuple(cut_value.shape) != predicted:
+            return checked, f"{describe(node)}: shape {list(cut_value.shape)}, expected {list(predicted)}"
+        kept = _kept(value, network, node.name)
+        if not _close(kept, cut_value, network.program.precision):
+            return checked, f"{describe(node)}: other values than in the masked network"
+        cut_values[cut_node] = kept  # each operator is checked by itself: roundings do not add up
+        checked += 1
+    return checked, None
+
+
+def cut_program(trace: Trace, cut: GraphModule, dtype: torch.dtype | None) -> Program:
+    """Return the cut graph ready to run; it has no gates."""
+    return Program(replace(trace, module=cut, sites=()), dtype)
+
+
+def _kept(value: Tensor, network: GatedNetwork, name: str) -> Tensor:
+    """The part of a masked value that the cut network still has."""
+    for axis, ids in enumerate(network.trace.layouts.get(name, ())):
+        if ids is not None:
+            keep = torch.from_numpy(network.present[ids].nonzero()[0]).to(value.device)
+            value = value.index_select(axis, keep)
+    return value
+
+
+def _close(one: Tensor, other: Tensor, precision: torch.dtype) -> bool:
+    if not one.is_floating_point():
+        return torch.equal(one, other)
+    return bool((difference(one, other) <= tolerance(precision, largest_of(one))).all())

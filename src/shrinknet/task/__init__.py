@@ -1,0 +1,1 @@
+"""What is asked: a network, its loss, its data."""

@@ -1,0 +1,111 @@
+"""Accuracy: which rows are answered right. A loss defines it, or the user who asks for it; otherwise there is none."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shrinknet.core.errors import BadInputError, did_you_mean
+
+Judge = Callable[[Tensor, Tensor], Tensor | None]
+"""Given outputs and targets, for each row its class and its answer [rows, 2], or how right it is, 0 to 1 [rows]; None
+where that is not defined."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """An accuracy by its name: `of(outputs, targets)` judges each row."""
+
+    name: str
+    of: Judge
+
+
+def argmax(outputs: Tensor, targets: Tensor) -> Tensor | None:
+    """Return the class of each row and the index of its largest output; None where a row has not one class.
+
+    >>> argmax(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
+    tensor([[1, 1],
+            [1, 0]])
+    """
+    if targets.is_floating_point() or targets.dim() != 1 or outputs.dim() != 2:
+        return None
+    return torch.stack([targets, outputs.argmax(1)], 1)
+
+
+def threshold(outputs: Tensor, targets: Tensor) -> Tensor | None:
+    """Return what logits above 0 say: class and answer of a row with one logit; with several, whether all are right.
+
+    None where targets are not a 0 or 1 for each logit, and where a sample has positions.
+
+    >>> threshold(torch.tensor([[-1.0], [2.0]]), torch.tensor([1, 1]))
+    tensor([[1, 0],
+            [1, 1]])
+    >>> threshold(torch.tensor([[-1.0, 2.0], [3.0, 4.0]]), torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+    tensor([ True, False])
+    """
+    is_binary = outputs.numel() == targets.numel() and bool(((targets == 0) | (targets == 1)).all())
+    if outputs.dim() > 2 or not is_binary:
+        return None
+    pairs = torch.stack([targets.reshape(outputs.shape).long(), (outputs > 0).long()], -1).view(len(outputs), -1, 2)
+    return pairs[:, 0] if pairs.shape[1] == 1 else (pairs[..., 0] == pairs[..., 1]).all(1)
+
+
+def nobody_says(outputs: Tensor, targets: Tensor) -> None:
+    """Return None: the accuracy that a run was made with is a function that is not at hand."""
+
+
+def import_path(function: object) -> str | None:
+    """Return the `package.module:name` by which a function is found again; None where it cannot be imported.
+
+    >>> import_path(argmax), import_path(lambda outputs, targets: outputs)
+    ('shrinknet.task.accuracy:argmax', None)
+    """
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+    is_found = module not in (None, "__main__") and getattr(sys.modules.get(str(module)), name, None) is function
+    return f"{module}:{name}" if is_found else None
+
+
+ASKED: dict[str, Judge] = {"argmax": argmax, "threshold": threshold}
+"""The accuracies that can be asked for by name."""
+
+
+def find_accuracy(accuracy: str | Judge) -> Accuracy:
+    """Return the accuracy of that name, or wrap a function `(outputs, targets) -> how right each row is`.
+
+    Raises:
+        BadInputError: the name is unknown.
+    """
+    if callable(accuracy):
+        return Accuracy(getattr(accuracy, "__qualname__", type(accuracy).__name__), accuracy)
+    if not isinstance(accuracy, str) or accuracy not in ASKED:
+        do = f"{did_you_mean(str(accuracy), ASKED)} One of your own is a function of outputs and targets."
+        raise BadInputError("accuracy", "the name of an accuracy", repr(accuracy), do)
+    return Accuracy(accuracy, ASKED[accuracy])
+
+
+def judged(accuracy: Accuracy | None, outputs: Tensor, targets: Tensor) -> Tensor | None:
+    """Return class and answer of each row, or how right each row is; None where there is no accuracy.
+
+    Raises:
+        BadInputError: a function of the user's own fails, or returns something else than one number for each row.
+    """
+    if accuracy is None:
+        return None
+    if accuracy.of in (*ASKED.values(), nobody_says):
+        return accuracy.of(outputs, targets)
+    allowed = "a function of outputs and targets that returns one number from 0 to 1 for each row"
+    try:
+        right = torch.as_tensor(accuracy.of(outputs, targets))
+    except Exception as error:  # a function of the user's own
+        raise BadInputError(
+            "accuracy", allowed, f"{accuracy.name!r}, which said: {type(error).__name__}: {error}",
+            f"It was given outputs {list(outputs.shape)} and targets {list(targets.shape)}.",
+        ) from error  # fmt: skip
+    if right.shape != (len(outputs),):
+        do = "Compare each row's answer with its target, and average over the rest."
+        raise BadInputError("accuracy", allowed, f"shape {list(right.shape)} from {accuracy.name!r}", do)
+    if not bool(((right >= 0) & (right <= 1)).all()):
+        raise BadInputError("accuracy", allowed, f"other numbers from {accuracy.name!r}", "Return True or False.")
+    return right

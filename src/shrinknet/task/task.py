@@ -1,0 +1,366 @@
+"""A task: a trained network, the loss it is judged by, and the data of three roles."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.turns import alone
+from shrinknet.task.accuracy import ASKED, Accuracy, Judge, argmax, find_accuracy, judged
+from shrinknet.task.data import Batch, Data, Source, as_data
+from shrinknet.task.kinds import check_kind
+from shrinknet.task.losses import OF_CANDIDATES, Loss, PerSample, couples_samples, find_loss
+
+DEFAULT_BATCH_SIZE = 1024
+
+ROWS_LOOKED_AT = 128
+"""So many rows, spread over the data, say whether samples depend on each other."""
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Task:
+    """What is to be shrunk, and by what it is judged.
+
+    Scores see only `calibration` data, guards only `validation` data, the last number of a report only `test` data.
+    Each role is a pair of tensors `(inputs, targets)`, a `Dataset` or a `DataLoader`: the rows of its sampler, read
+    unshuffled (see `shrinknet.task.samplers`). The network is computed in eval mode, in its own dtype and on its own
+    device, and comes back untouched.
+
+    Where the loss of one sample depends on the others of its batch (a Dice of the whole batch, a contrastive loss), the
+    loss of the data is the mean over its batches, each counted by its rows: then `batch_size` and the order of the rows
+    are part of the loss, candidates are scored one copy of the batch at a time, and what needs a loss of each sample
+    alone (races, some criteria) is refused. A task finds that out by itself: `task.loss.couples_samples`.
+
+    Args:
+        model: any `nn.Module` that takes one tensor and returns one, samples along the first axis.
+        loss: "cross-entropy", "squared-error", "binary-cross-entropy" (of logits), or a function
+            `(outputs, targets) -> [num_samples]`.
+        calibration: the rows that scores are computed on.
+        validation: the rows that guards look at (needed only for guards).
+        test: the rows that nothing looks at but the last line of the report.
+        batch_size: the most rows for each pass; fewer are taken where a network's activations are large. It changes
+            speed and memory, never a result beyond rounding.
+        accuracy: which rows are right. The built-in losses say so themselves where targets are classes; with a loss of
+            your own: "argmax" (the largest output is the class), "threshold" (logits above 0 are 1; of several, all
+            must be right), or a function `(outputs, targets) -> [num_samples]` of numbers from 0 to 1. There is none
+            where it is left out, and guards on it are refused.
+
+    Raises:
+        BadInputError: data, weights, outputs or loss cannot be used; the message says what, where and what to do.
+
+    Cost: one pass over the data of each role (targets and outputs are looked at once).
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> task = Task(model, loss="cross-entropy", calibration=(torch.randn(20, 4), torch.arange(20) % 3))
+    >>> len(task.calibration), task.validation
+    (20, None)
+    """
+
+    model: nn.Module
+    loss: Loss
+    calibration: Data
+    validation: Data | None
+    test: Data | None
+    batch_size: int = field(default=DEFAULT_BATCH_SIZE)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: str | PerSample | Loss,
+        calibration: Source,
+        validation: Source | None = None,
+        test: Source | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        accuracy: str | Judge | None = None,
+    ) -> None:
+        check_default_device()
+        _check_weights(model)
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise BadInputError("batch_size", "a whole number of at least 1", repr(batch_size), "Leave it out.")
+        first = next((p for p in model.parameters() if p.is_floating_point()), None)
+        device = first.device if first is not None else torch.device("cpu")
+        dtype = first.dtype if first is not None else torch.get_default_dtype()
+        sources = {"calibration": calibration, "validation": validation, "test": test}
+        object.__setattr__(self, "model", model)
+        judge = find_loss(loss)
+        if accuracy is not None:
+            judge = replace(judge, accuracy=find_accuracy(accuracy))
+        object.__setattr__(self, "loss", judge)
+        object.__setattr__(self, "batch_size", batch_size)
+        for role, source in sources.items():
+            data = None if source is None else as_data(role, source, batch_size, device, dtype)
+            object.__setattr__(self, role, data)
+        self._check(is_asked=accuracy is not None)
+
+    def __repr__(self) -> str:
+        roles = (self.calibration, self.validation, self.test)
+        rows = ", ".join(f"{len(data):,} {data.role} rows" for data in roles if data is not None)
+        return f"<Task: {type(self.model).__name__} by {self.loss.name}, {rows}>"
+
+    @property
+    def example_inputs(self) -> Tensor:
+        """Two rows of calibration inputs: what the network is traced with, and no other row in their memory."""
+        inputs = next(self.calibration.batches()).inputs
+        return inputs[[0, min(1, len(inputs) - 1)]]
+
+    def with_model(self, model: nn.Module) -> "Task":
+        """Return the same task of another network that takes and gives the same."""
+        other = copy.copy(self)
+        object.__setattr__(other, "model", model)
+        return other
+
+    def in_batches_of(self, most: int) -> "Task":
+        """Return the same task with at most that many rows for each pass.
+
+        Raises:
+            BadInputError: the loss couples the samples of a batch, and a batch has more rows.
+        """
+        smaller = copy.copy(self)
+        for role in ("calibration", "validation", "test"):
+            data = getattr(self, role)
+            if data is None or min(len(data), data.batch_size) <= most:
+                continue
+            if self.loss.couples_samples:
+                raise BadInputError(
+                    "batch_size", f"at most {most:,}, as memory holds no more and the loss looks at batches as a whole",
+                    f"{data.batch_size:,}", "Take smaller batches, which changes the loss, or allow more memory.",
+                )  # fmt: skip
+            object.__setattr__(smaller, role, replace(data, batch_size=most))
+        return smaller
+
+    def _check(self, *, is_asked: bool) -> None:
+        with evaluating(self.model), torch.no_grad():
+            for data in (self.calibration, self.validation, self.test):
+                if data is None:
+                    continue
+                batches = data.checked_batches()
+                batch = next(batches)
+                outputs = _outputs(self.model, batch, data.role)
+                if data is self.calibration:
+                    _check_outputs(outputs, _outputs(self.model, batch, data.role), batch)
+                for rows in (batch, *batches):
+                    _check_targets(rows.targets, outputs, self.loss, data.role)
+                    if is_asked:
+                        _check_classes(rows.targets, outputs, self.loss.accuracy, data.role)
+                _check_loss(self.loss, outputs, batch.targets)
+                judged(self.loss.accuracy, outputs, batch.targets)
+            rows = self.calibration.spread(ROWS_LOOKED_AT)
+            outputs = _outputs(self.model, rows, self.calibration.role)
+            _check_apart(self.model, rows, outputs)
+            if couples_samples(self.loss, outputs, rows.targets):
+                object.__setattr__(self, "loss", replace(self.loss, couples_samples=True))
+
+
+def check_default_device() -> None:
+    """Raise BadInputError where torch makes tensors elsewhere than in memory: a default for everybody, ours too."""
+    device = torch.get_default_device()
+    if device.type != "cpu":
+        raise BadInputError(
+            "torch's default device", "the CPU while neurons are removed", repr(str(device)),
+            "Call torch.set_default_device(None) first; network and data may lie on any device.",
+        )  # fmt: skip
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Hold every submodule in eval mode, and give each its own mode back, also after an exception.
+
+    One thread at a time: two tasks may be of one model, and the modes that the second saw would be those of the first.
+    """
+    with alone():
+        modes = {module: module.training for module in model.modules()}
+        try:
+            for module in modes:
+                module.training = False
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
+
+
+def _outputs(model: nn.Module, batch: Batch, role: str) -> Tensor:
+    try:
+        outputs = model(batch.inputs)
+    except Exception as error:  # whatever the user's own forward raises
+        raise BadInputError(
+            f"{role} inputs",
+            "of a shape and dtype that the model takes",
+            f"{list(batch.inputs.shape)} {str(batch.inputs.dtype).removeprefix('torch.')}",
+            f"The model said: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+        ) from error
+    if not isinstance(outputs, Tensor):
+        raise BadInputError(
+            "model",
+            "a network that returns one tensor",
+            type(outputs).__name__,
+            "Wrap it in a module whose forward picks the tensor.",
+        )
+    return outputs
+
+
+def _check_outputs(outputs: Tensor, again: Tensor, batch: Batch) -> None:
+    if outputs.dim() == 0 or len(outputs) != len(batch):
+        raise BadInputError(
+            "model",
+            "a network that returns one row of outputs for each sample",
+            f"shape {list(outputs.shape)} for {len(batch)} samples",
+            "Keep samples along the first axis.",
+        )
+    if not bool(outputs.isfinite().all()):
+        raise BadInputError(
+            "model",
+            "a network with finite outputs",
+            "NaN or infinity on the first calibration rows",
+            "Look at its weights and its input scaling.",
+        )
+    if not torch.equal(outputs, again):
+        raise BadInputError(
+            "model",
+            "a network that answers the same twice",
+            "two different answers to the same rows",
+            "Turn off dropout (a functional one needs training=self.training), sampling, and what forward remembers.",
+        )
+
+
+def _check_apart(model: nn.Module, rows: Batch, outputs: Tensor) -> None:
+    """A row's answer must not depend on the rows beside it: means over samples, batches and lanes all lean on that."""
+    cut = len(rows) // 3
+    if cut == 0:
+        return
+    parts = [_outputs(model, Batch(given, rows.targets), "calibration") for given in rows.inputs.tensor_split([cut])]
+    allowed = 1000 * torch.finfo(outputs.dtype).eps * max(1.0, float(outputs.abs().max()))
+    if not float((torch.cat(parts) - outputs).abs().max()) <= allowed:
+        raise BadInputError(
+            "model",
+            "a network that answers each row by itself",
+            f"other answers to {cut} rows alone than to the same rows among {len(rows)}",
+            "Look for a sum, a mean, a sort or a softmax over the first axis.",
+        )
+
+
+def _check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
+    """A loss says the same twice, and leaves what it is given as it is."""
+    versions = outputs._version, targets._version
+    first, again = loss.each(outputs, targets), loss.each(outputs, targets)
+    if (outputs._version, targets._version) != versions:
+        raise BadInputError(
+            "loss", "a function that leaves outputs and targets as they are",
+            f"{loss.name!r}, which changes them in place", "Write it without operators that end in an underscore.",
+        )  # fmt: skip
+    if not torch.equal(first, again):
+        raise BadInputError(
+            "loss", "a function that says the same of the same outputs", f"{loss.name!r}, which said two things",
+            "Take what is random, and what it remembers, out of it.",
+        )  # fmt: skip
+
+
+def _check_targets(targets: Tensor, outputs: Tensor, loss: Loss, role: str) -> None:
+    """The built-in losses want classes within the outputs, or values of the outputs' shape."""
+    if loss.of not in OF_CANDIDATES:
+        return
+    rest = tuple(outputs.shape[1:])
+    if loss.name == "binary-cross-entropy":
+        _check_binary(targets, rest, role)
+        return
+    if loss.name == "cross-entropy" and (not rest or rest[0] < 2):
+        raise BadInputError(
+            "loss", "squared-error or your own where the network has one output", "cross-entropy",
+            "Say `loss='binary-cross-entropy'` for one logit, `loss='squared-error'` for a value, or give the network "
+            "one output for each class.",
+        )  # fmt: skip
+    if not targets.is_floating_point() and rest in ((), (1,)):
+        raise BadInputError(
+            f"{role} targets", "floating values where the network has one output", _kind(targets),
+            "Say `loss='binary-cross-entropy'` for 0 and 1, or make them floating numbers.",
+        )  # fmt: skip
+    if targets.is_floating_point():
+        wanted, values = rest, f"of the outputs' shape [N, {', '.join(map(str, rest))}]" if rest else "of shape [N]"
+    else:
+        wanted, values = rest[1:], "classes, one for each sample" + (" and position" if rest[1:] else "")
+    if tuple(targets.shape[1:]) != wanted:
+        do = "Reshape them; whole numbers are classes, floating ones are values."
+        raise BadInputError(f"{role} targets", values, _kind(targets), do)
+    if not targets.is_floating_point():
+        _check_classes_within(targets, rest[0], role)
+    elif loss.name == "cross-entropy":
+        _check_probabilities(targets, role)
+
+
+def _check_classes_within(targets: Tensor, num_classes: int, role: str) -> None:
+    if not 0 <= int(targets.min()) <= int(targets.max()) < num_classes:
+        wrong = targets[(targets < 0) | (targets >= num_classes)]
+        raise BadInputError(
+            f"{role} targets", f"classes from 0 to {num_classes - 1}", f"class {int(wrong.flatten()[0])}",
+            "Number the classes from 0, or give the network one output for each.",
+        )  # fmt: skip
+
+
+def _check_probabilities(targets: Tensor, role: str) -> None:
+    """Floating targets of cross-entropy are probabilities over the classes (smoothed labels are)."""
+    sums, allowed = targets.double().sum(1), max(1e-3, 4 * torch.finfo(targets.dtype).eps)
+    if bool((targets < 0).any()):
+        got = f"{float(targets.min()):.4g} among them"
+    elif bool(((sums - 1).abs() > allowed).any()):
+        got = f"rows that add up to {float(sums.flatten()[(sums - 1).abs().flatten().argmax()]):.4g}"
+    else:
+        return
+    raise BadInputError(
+        f"{role} targets", "probabilities over the classes, at least 0 and adding up to 1, for cross-entropy", got,
+        "Say `loss='binary-cross-entropy'` where a row may have several classes or none, else divide by the sum.",
+    )  # fmt: skip
+
+
+def _check_binary(targets: Tensor, rest: tuple[int, ...], role: str) -> None:
+    """Binary cross-entropy wants a number from 0 to 1 for each logit."""
+    long_axes = [[size for size in shape if size != 1] for shape in (targets.shape[1:], rest)]
+    if long_axes[0] != long_axes[1]:
+        values = f"a number from 0 to 1 for each logit, shape [N{''.join(f', {size}' for size in rest)}]"
+        do = (
+            "Give the network a logit for each, or say `loss='cross-entropy'` where each row has one of several "
+            "classes."
+        )
+        raise BadInputError(f"{role} targets", values, _kind(targets), do)
+    if bool(((targets < 0) | (targets > 1)).any()):
+        wrong = targets[(targets < 0) | (targets > 1)].flatten()[0]
+        do = "Scale them, or say `loss='squared-error'`."
+        raise BadInputError(f"{role} targets", "from 0 to 1 for binary-cross-entropy", f"{wrong.item():.4g}", do)
+
+
+def _check_classes(targets: Tensor, outputs: Tensor, accuracy: Accuracy | None, role: str) -> None:
+    """An accuracy that was asked for by name needs targets that it can compare with."""
+    if accuracy is None or accuracy.of not in ASKED.values():
+        return
+    if accuracy.of is argmax and not targets.is_floating_point() and targets.dim() == 1 and outputs.dim() == 2:
+        _check_classes_within(targets, outputs.shape[1], role)
+    elif (
+        accuracy.of is argmax or judged(accuracy, outputs[:1].expand(len(targets), *outputs.shape[1:]), targets) is None
+    ):
+        wanted = (
+            "one class for each row of outputs [N, C]" if accuracy.of is argmax else "a 0 or 1 for each logit [N, L]"
+        )
+        raise BadInputError(
+            f"{role} targets", f"{wanted} where accuracy is {accuracy.name!r}",
+            f"{_kind(targets)} for outputs of shape [N{''.join(f', {size}' for size in outputs.shape[1:])}]",
+            "Give a function of outputs and targets that says how right each row is.",
+        )  # fmt: skip
+
+
+def _kind(tensor: Tensor) -> str:
+    dtype, sizes = str(tensor.dtype).removeprefix("torch."), "".join(f", {size}" for size in tensor.shape[1:])
+    return f"{dtype} of shape [N{sizes}]"
+
+
+def _check_weights(model: nn.Module) -> None:
+    check_kind(model)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise BadInputError(
+                "model",
+                "a network with finite weights",
+                f"NaN or infinity in {name!r}",
+                "Load a checkpoint from before training diverged.",
+            )

@@ -1,1 +1,0 @@
-"""The proof that the cut network computes what the masked network computed."""
