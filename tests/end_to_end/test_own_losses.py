@@ -1,4 +1,4 @@
-"""Losses and accuracies of a stranger's own, on the command line."""
+"""Losses, accuracies, criteria and exporters of a stranger's own, on the command line."""
 
 import csv
 
@@ -23,10 +23,28 @@ def in_top_three(outputs, targets):
     return (outputs.topk(3).indices == targets[:, None]).any(1)
 """
 
+OTHERS = """
+from shrinknet import Criterion
+from shrinknet.criteria.magnitude import Magnitude
+from shrinknet.export.exported_program import Pt2
+
+class Largest(Criterion):
+    name = "largest"
+    unit = "weight"
+
+    def conclude(self, network, sums):
+        return {name: -value for name, value in Magnitude().conclude(network, sums).items()}
+
+class Shouting(Pt2):
+    name = "shouting"
+    suffix = ".PT2"
+"""
+
 
 @pytest.fixture
 def own(folder):
     (folder / "losses_of_a_stranger.py").write_text(LOSSES)
+    (folder / "others_of_a_stranger.py").write_text(OTHERS)
     arrays = dict(np.load(folder / "data.npz"))
     both = np.eye(10, dtype=np.float32)[arrays["targets"]] + np.eye(10, dtype=np.float32)[(arrays["targets"] + 1) % 10]
     np.savez(folder / "several.npz", **{**arrays, "targets": both})
@@ -109,3 +127,14 @@ def test_several_classes_a_row_want_binary_cross_entropy(type_command, own, tmp_
     assert answer.status == 0, answer.err
     assert all(accuracies(tmp_path / "run")), "a row is right where all of its labels are"
     assert type_command("verify", tmp_path / "run").status == 0
+
+
+def test_an_own_criterion_and_exporter_are_named_by_their_import_path(type_command, own, tmp_path) -> None:
+    answer = type_command("prune", *FACTORY, *DATA, "--criterion", "others_of_a_stranger:Largest", "--remove", "2",
+                          "--to", "others_of_a_stranger:Shouting", "--out", tmp_path / "run")  # fmt: skip
+    assert answer.status == 0, answer.err
+    assert (tmp_path / "run" / "artefacts" / "model.PT2").exists()
+    refused = type_command("verify", tmp_path / "run")
+    assert refused.status == 2
+    assert "If that exporter is your own, say --trust." in " ".join(refused.err.split())
+    assert type_command("verify", tmp_path / "run", "--trust").status == 0

@@ -10,7 +10,6 @@ from shrinknet.core.errors import BadInputError
 from shrinknet.core.units import parse_bytes, parse_count, parse_fraction
 from shrinknet.loading.data import load_data
 from shrinknet.loading.models import load_model
-from shrinknet.loading.named import find_named, is_import_path
 from shrinknet.search.goals import (
     FlashBytes,
     Goal,
@@ -22,7 +21,6 @@ from shrinknet.search.goals import (
 )
 from shrinknet.task.accuracy import Judge
 from shrinknet.task.data import Source
-from shrinknet.task.losses import PerSample
 from shrinknet.task.task import DEFAULT_BATCH_SIZE, Task
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2 file, or package.module:factory.")]
@@ -100,12 +98,9 @@ def task_of(
     model: nn.Module, roles: dict[str, Source], loss: str, batch_size: int, accuracy: str | Judge | None = None
 ) -> Task:
     """Make a task of a loaded network and data."""
-    if isinstance(accuracy, str) and is_import_path(accuracy):
-        accuracy = find_named("--accuracy", accuracy)
-    judged: str | PerSample = find_named("--loss", loss) if is_import_path(loss) else loss
     return Task(
         model,
-        judged,
+        loss,
         roles["calibration"],
         roles.get("validation"),
         roles.get("test"),

@@ -3,16 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from inspect import signature
-from pkgutil import iter_modules
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
 
-from shrinknet.core.errors import BadInputError, did_you_mean
+from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Group
+from shrinknet.core.registry import registry_of_classes
 from shrinknet.core.scores import Scores
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.replay import Replay
@@ -180,21 +179,16 @@ def over_candidates(
     return totals
 
 
-def _all_criteria() -> dict[str, type[Criterion]]:
-    package = import_module("shrinknet.criteria")
-    for module in iter_modules(package.__path__):
-        import_module(f"{package.__name__}.{module.name}")
-    inside = f"{package.__name__}."
-    return {kind.name: kind for kind in Criterion.__subclasses__() if kind.__module__.startswith(inside)}
+BY_NAME = registry_of_classes(Criterion, "criterion", "shrinknet.criteria", "shrinknet.criteria", "criterion")  # type: ignore[type-abstract]
 
 
 def criterion_names() -> tuple[str, ...]:
     """Return the names of every criterion there is."""
-    return tuple(sorted(_all_criteria()))
+    return BY_NAME.names()
 
 
 def find_criterion(criterion: "str | Criterion", seed: int = 0) -> Criterion:
-    """Return the criterion of that name (a criterion object is returned as it is).
+    """Return the criterion of that name, or that `package.module:Class` (a criterion object as it is).
 
     Raises:
         BadInputError: the name is unknown.
@@ -204,11 +198,5 @@ def find_criterion(criterion: "str | Criterion", seed: int = 0) -> Criterion:
     """
     if isinstance(criterion, Criterion):
         return criterion
-    known = _all_criteria()
-    if not isinstance(criterion, str):
-        do = "Give a name, or an object of your own class of Criterion."
-        raise BadInputError("criterion", "the name of a criterion", repr(criterion), do)
-    if criterion not in known:
-        raise BadInputError("criterion", "the name of a criterion", repr(criterion), did_you_mean(criterion, known))
-    seeded = {"seed": seed} if "seed" in signature(known[criterion]).parameters else {}
-    return known[criterion](**seeded)
+    kind = BY_NAME.find(criterion)
+    return kind(**({"seed": seed} if "seed" in signature(kind).parameters else {}))

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from pkgutil import iter_modules
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from shrinknet.core.errors import BadInputError, ExportError, did_you_mean
+from shrinknet.core.errors import BadInputError, ExportError
+from shrinknet.core.registry import registry_of_classes
 from shrinknet.export.arena import Arena
 from shrinknet.export.plain import Answer, Plain
 
@@ -100,7 +100,7 @@ class Exporter(ABC):
     def check(self, quantize: str = "none") -> None:
         """Raise BadInputError where the exporter's packages are missing, or it does not know how to quantize so."""
         if quantize not in self.quantizations:
-            known = [one.name for one in _all_exporters().values() if quantize in one.quantizations]
+            known = [one.name for one in BY_NAME.ours().values() if quantize in one.quantizations]
             do = f"Use `artefact={known[0]!r}`." if known else "Use none or int8."
             raise BadInputError(f"quantize for artefact={self.name!r}", " or ".join(self.quantizations), quantize, do)
         for package in self.packages:
@@ -123,27 +123,20 @@ class Exporter(ABC):
         )
 
 
-def _all_exporters() -> dict[str, type[Exporter]]:
-    package = import_module("shrinknet.export")
-    for module in iter_modules(package.__path__):
-        import_module(f"{package.__name__}.{module.name}")
-    return {kind.name: kind for kind in sorted(Exporter.__subclasses__(), key=lambda kind: kind.name)}
+BY_NAME = registry_of_classes(Exporter, "artefact", "shrinknet.export", "shrinknet.exporters", "exporter")  # type: ignore[type-abstract]
 
 
 def exporter_names() -> tuple[str, ...]:
     """Return the names of every exporter there is."""
-    return tuple(_all_exporters())
+    return BY_NAME.names()
 
 
 def find_exporter(name: str, quantize: str = "none") -> Exporter:
-    """Return the exporter of that name, ready to be used.
+    """Return the exporter of that name, or that `package.module:Class`, ready to be used.
 
     Raises:
         BadInputError: there is none, its packages are not installed, or it does not quantize so.
     """
-    known = _all_exporters()
-    if name not in known:
-        raise BadInputError("artefact", "the name of an exporter", repr(name), did_you_mean(name, known))
-    exporter = known[name]()
+    exporter = BY_NAME.find(name)()
     exporter.check(quantize)
     return exporter

@@ -11,9 +11,9 @@ import torch
 from numpy.lib import format as npy
 
 from shrinknet.core.errors import BadInputError, did_you_mean
+from shrinknet.core.named import find_named, is_import_path, made_by
 from shrinknet.loading.archive import Archive, UnreadableArchiveError, opened
 from shrinknet.loading.models import existing
-from shrinknet.loading.named import find_named, is_import_path, made_by
 from shrinknet.task.data import Source
 
 ROLES = ("calibration", "validation", "test")

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from shrinknet.core.errors import BadInputError
+from shrinknet.core.named import find_named, is_import_path, made_by
 from shrinknet.core.turns import alone
 from shrinknet.graph.trace import export_program
-from shrinknet.loading.named import find_named, is_import_path, made_by
 from shrinknet.loading.safe_pt2 import open_pt2, opened_by_torch
 
 PICKLE_ENDINGS = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"}

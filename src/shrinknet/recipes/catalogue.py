@@ -1,17 +1,17 @@
 """Every recipe there is, by its name."""
 
-from importlib import import_module
-from pkgutil import iter_modules
-
-from shrinknet.core.errors import BadInputError, did_you_mean
+from shrinknet.core.registry import Registry
 from shrinknet.recipes.base import Recipe
+
+BY_NAME = Registry[Recipe](
+    "name", "shrinknet.recipes", "shrinknet.recipes", lambda module: getattr(module, "RECIPES", ()),
+    lambda found: found if isinstance(found, Recipe) else None, "recipe",
+)  # fmt: skip
 
 
 def recipes() -> dict[str, Recipe]:
-    """Return all recipes: each module here that has `RECIPES`."""
-    package = import_module("shrinknet.recipes")
-    modules = [import_module(f"{package.__name__}.{module.name}") for module in iter_modules(package.__path__)]
-    return {recipe.name: recipe for module in modules for recipe in getattr(module, "RECIPES", ())}
+    """Return all recipes: those of each module here that has `RECIPES`."""
+    return BY_NAME.ours()
 
 
 def find_recipe(name: str) -> Recipe:
@@ -23,7 +23,4 @@ def find_recipe(name: str) -> Recipe:
     >>> find_recipe("isnn-mnist-1x100").name
     'isnn-mnist-1x100'
     """
-    known = recipes()
-    if name not in known:
-        raise BadInputError("name", "the name of a recipe", repr(name), did_you_mean(name, known))
-    return known[name]
+    return BY_NAME.find(name)

@@ -6,7 +6,7 @@ from typing import Any
 from shrinknet.core.records import Measures, TestResult, Verification
 
 FILES = {"weights": "weights file", "executorch": ".pte", "onnx": ".onnx", "pt2": ".pt2", "cortex-m": ".pte, Cortex-M"}
-"""What flash is the length of, by the kind of artefact."""
+"""What flash is the length of, by the kind of artefact; of others the exporter's name."""
 
 
 def rows(
@@ -25,7 +25,8 @@ def rows(
     arena = found.get("arena_bytes")
     flash, ram = found.get("num_bytes", after.flash_bytes), after.peak_ram_bytes if arena is None else arena
     planned = "live activations" if arena is None else "the planner's arena"
-    file = FILES[found.get("kind", "weights")] + (", int8" if found.get("quantize") == "int8" else "")
+    kind = str(found.get("kind", "weights"))
+    file = FILES.get(kind, kind.rpartition(":")[2]) + (", int8" if found.get("quantize") == "int8" else "")
     table = [
         ("neurons", f"{before.num_neurons:,}", f"{after.num_neurons:,}"),
         ("parameters", f"{before.num_parameters:,}", f"{after.num_parameters:,}"),

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from shrinknet.core.errors import BadInputError, RunFolderError
 from shrinknet.core.folder import RunFolder, whole
+from shrinknet.core.named import is_import_path
 from shrinknet.graph.trace import named_tensors
 from shrinknet.loading.data import ROLES, load_data
 from shrinknet.loading.models import load_model
-from shrinknet.loading.named import find_named, is_import_path
 from shrinknet.run.run import Run, reopened, with_threads_of
 from shrinknet.task.accuracy import ASKED, Judge, nobody_says
 from shrinknet.task.data import Source
-from shrinknet.task.losses import LOSSES
+from shrinknet.task.losses import BY_NAME
 from shrinknet.task.task import Task
 
 Roles = Mapping[str, Source] | Sequence[Source]
@@ -44,7 +44,7 @@ def load(
             or in that order. Where left out, the file that the run was made with.
         loss: where the run was made with a loss of your own.
         accuracy: where the run was made with an accuracy of your own.
-        trust: import the data, loss and accuracy that the folder names.
+        trust: import the data, loss, accuracy and exporter that the folder names.
 
     Raises:
         RunFolderError: there is no finished run, its files do not belong together, or the network is another one.
@@ -71,6 +71,7 @@ def load(
         roles = _roles(data, config, trust)
         judged_by = _loss(loss, config, trust)
         accuracy = _accuracy(accuracy, config, trust)
+        _check_exporter(config, trust)
         stored = load_model(str(opened.path / "original.pt2")).model
         if model is not None:
             _check_same_weights(opened, stored, model)
@@ -132,18 +133,26 @@ def _named(what: str, given: str | None, config: Mapping[str, Any], trust: bool)
     return str(said)
 
 
+def _check_exporter(config: Mapping[str, Any], trust: bool) -> None:
+    """An exporter of somebody's own is not imported because a folder says so."""
+    kind = str(config.get("artefact", ""))
+    if is_import_path(kind) and not trust:
+        allowed = "a run whose files an exporter of ours or of an installed package makes"
+        raise BadInputError("folder", allowed, f"{kind!r}", "If that exporter is your own, say `trust=True`.")
+
+
 def _loss(loss: Any, config: Mapping[str, Any], trust: bool) -> Any:
     if callable(loss):
         return loss
     name = _named("loss", loss, config, trust)
-    if loss is None and name not in LOSSES and not is_import_path(name):
+    if loss is None and name not in BY_NAME.names() and not is_import_path(name):
         raise BadInputError(
             "loss",
             "given for a run with a loss of its own",
             f"{name!r} in the folder",
             "Say `loss`, as package.module:function; in Python the function itself will do.",
         )
-    return find_named("loss", name) if is_import_path(name) else name
+    return name
 
 
 def _accuracy(accuracy: Any, config: Mapping[str, Any], trust: bool) -> Any:
@@ -152,6 +161,4 @@ def _accuracy(accuracy: Any, config: Mapping[str, Any], trust: bool) -> Any:
         if not (is_import_path(said) and trust):
             return ASKED.get(said, nobody_says)
         accuracy = said
-    if isinstance(accuracy, str) and is_import_path(accuracy):
-        return find_named("accuracy", accuracy)
     return accuracy

@@ -6,13 +6,11 @@ the parameters (`effective`); those stand in their place only while a forward pa
 a patched model behind.
 """
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from importlib import import_module
-from pkgutil import iter_modules
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch
@@ -21,6 +19,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from shrinknet.core.errors import BadInputError, ShrinknetError, did_you_mean
+from shrinknet.core.registry import registry_of_classes
 from shrinknet.sparsify.blocks import Blocks
 from shrinknet.sparsify.states import load_optimizer, optimizer_state
 from shrinknet.sparsify.targets import check_optimizer, chosen_weights, flushes_denormals, owners_of, put
@@ -103,7 +102,7 @@ class Sparsifier(ABC):
                                     did_you_mean(name, known))  # fmt: skip
         try:
             of_task: dict[str, Any] = {"model": task.model, "example_inputs": task.example_inputs, "task": task}
-            given = {name: of_task[name] for name in inspect.signature(cls).parameters if name in of_task}
+            given = {name: of_task[name] for name in signature(cls).parameters if name in of_task}
             return cls(**given, **{**cls.defaults(num_steps, steps_per_epoch), **options})
         except (TypeError, ValueError, KeyError, IndexError) as error:
             if isinstance(error, ShrinknetError):
@@ -346,20 +345,12 @@ class Sparsifier(ABC):
             load_optimizer(self.optimizer, values, numbers["optimizer"])
 
 
-def _all_sparsifiers() -> dict[str, type[Sparsifier]]:
-    package = import_module("shrinknet.sparsify.methods")
-    for module in iter_modules(package.__path__):
-        import_module(f"{package.__name__}.{module.name}")
-    kinds = list(Sparsifier.__subclasses__())
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-    inside = [kind for kind in kinds if kind.__module__.startswith("shrinknet.sparsify.")]
-    return {kind.name: kind for kind in inside if not inspect.isabstract(kind)}
+BY_NAME = registry_of_classes(Sparsifier, "method", "shrinknet.sparsify.methods", "shrinknet.sparsifiers", "method")  # type: ignore[type-abstract]
 
 
 def sparsifier_names() -> tuple[str, ...]:
     """Return the names of every method there is."""
-    return tuple(sorted(_all_sparsifiers()))
+    return BY_NAME.names()
 
 
 def find_sparsifier(name: str) -> type[Sparsifier]:
@@ -368,10 +359,7 @@ def find_sparsifier(name: str) -> type[Sparsifier]:
     Raises:
         BadInputError: there is none.
     """
-    known = _all_sparsifiers()
-    if name not in known:
-        raise BadInputError("method", "the name of a method", repr(name), did_you_mean(name, known))
-    return known[name]
+    return BY_NAME.find(name)
 
 
 def options_of(kind: Callable[..., object]) -> dict[str, Any]:
@@ -382,4 +370,4 @@ def options_of(kind: Callable[..., object]) -> dict[str, Any]:
     0.9
     """
     given = {"model", "task", "example_inputs"}
-    return {name: p.default for name, p in inspect.signature(kind).parameters.items() if name not in given}
+    return {name: p.default for name, p in signature(kind).parameters.items() if name not in given}

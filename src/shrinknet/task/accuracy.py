@@ -3,11 +3,13 @@
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import starmap
 
 import torch
 from torch import Tensor
 
-from shrinknet.core.errors import BadInputError, did_you_mean
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.registry import Registry
 
 Judge = Callable[[Tensor, Tensor], Tensor | None]
 """Given outputs and targets, for each row its class and its answer [rows, 2], or how right it is, 0 to 1 [rows]; None
@@ -72,17 +74,30 @@ ASKED: dict[str, Judge] = {"argmax": argmax, "threshold": threshold}
 
 
 def find_accuracy(accuracy: str | Judge) -> Accuracy:
-    """Return the accuracy of that name, or wrap a function `(outputs, targets) -> how right each row is`.
+    """Return the accuracy of that name or `package.module:function`, or wrap a function `(outputs, targets) -> right`.
 
     Raises:
         BadInputError: the name is unknown.
     """
-    if callable(accuracy):
-        return Accuracy(getattr(accuracy, "__qualname__", type(accuracy).__name__), accuracy)
-    if not isinstance(accuracy, str) or accuracy not in ASKED:
-        do = f"{did_you_mean(str(accuracy), ASKED)} One of your own is a function of outputs and targets."
-        raise BadInputError("accuracy", "the name of an accuracy", repr(accuracy), do)
-    return Accuracy(accuracy, ASKED[accuracy])
+    return _own(accuracy) or BY_NAME.find(accuracy)
+
+
+def _own(accuracy: object) -> Accuracy | None:
+    """An accuracy as it is; a function as an accuracy of its own name."""
+    if isinstance(accuracy, Accuracy):
+        return accuracy
+    name = getattr(accuracy, "__qualname__", type(accuracy).__name__)
+    return Accuracy(name, accuracy) if callable(accuracy) else None
+
+
+BY_NAME = Registry[Accuracy](
+    "accuracy",
+    "shrinknet.task.accuracy",
+    "shrinknet.metrics",
+    lambda module: starmap(Accuracy, ASKED.items()),
+    _own,
+    "accuracy",
+)
 
 
 def judged(accuracy: Accuracy | None, outputs: Tensor, targets: Tensor) -> Tensor | None:

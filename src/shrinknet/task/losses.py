@@ -8,7 +8,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional
 
-from shrinknet.core.errors import BadInputError, did_you_mean
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.registry import Registry
 from shrinknet.task.accuracy import ASKED, Accuracy, argmax, import_path, threshold
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
@@ -222,19 +223,24 @@ ACROSS: dict[PerSample, PerSample] = {
 
 
 def find_loss(loss: str | PerSample | Loss) -> Loss:
-    """Return the loss of that name, or wrap a function `(outputs, targets) -> one loss for each sample`.
+    """Return the loss of that name or `package.module:function`, or wrap a function `(outputs, targets) -> losses`.
 
     Raises:
         BadInputError: the name is unknown.
     """
+    return _own(loss) or BY_NAME.find(loss)
+
+
+def _own(loss: object) -> Loss | None:
+    """A loss as it is; a function as a loss of its own name."""
     if isinstance(loss, Loss):
         return loss
-    if callable(loss):
-        return Loss(getattr(loss, "__qualname__", type(loss).__name__), loss)
-    if loss not in LOSSES:
-        do = f"{did_you_mean(loss, LOSSES)} One of your own is package.module:function; in Python the function itself."
-        raise BadInputError("loss", "the name of a loss", repr(loss), do)
-    return LOSSES[loss]
+    return Loss(getattr(loss, "__qualname__", type(loss).__name__), loss) if callable(loss) else None
+
+
+BY_NAME = Registry[Loss](
+    "loss", "shrinknet.task.losses", "shrinknet.losses", lambda module: LOSSES.values(), _own, "loss"
+)
 
 
 RELATIVE = 1e-6

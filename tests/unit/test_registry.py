@@ -1,0 +1,138 @@
+"""Things are found by their names: ours, those of installed packages, and the user's by an import path."""
+
+import logging
+import sys
+
+import pytest
+
+import shrinknet as sn
+from shrinknet.criteria import criterion_names, find_criterion
+from shrinknet.export.base import exporter_names, find_exporter
+from shrinknet.recipes.catalogue import find_recipe
+from shrinknet.sparsify import find_sparsifier
+from shrinknet.task.accuracy import find_accuracy
+from shrinknet.task.losses import find_loss
+
+STRANGERS = """
+from shrinknet import Criterion
+from shrinknet.criteria.magnitude import Magnitude
+from shrinknet.export.exported_program import Pt2
+from shrinknet.recipes.isnn_mnist import RECIPES
+from shrinknet.sparsify.methods.undecayed_pruning import OneShot
+
+
+class Largest(Criterion):
+    name = "largest"
+    unit = "weight"
+
+    def conclude(self, network, sums):
+        return {name: -value for name, value in Magnitude().conclude(network, sums).items()}
+
+
+class Shouting(Pt2):
+    name = "shouting"
+    suffix = ".PT2"
+
+
+class Patient(OneShot):
+    name = "patient"
+
+
+def hinge(outputs, targets):
+    return (1 - outputs.gather(1, targets[:, None])[:, 0]).clamp_min(0)
+
+
+def never(outputs, targets):
+    return outputs[:, 0] * 0
+
+
+recipe = RECIPES[0]
+"""
+
+ENTRY_POINTS = """
+[shrinknet.criteria]
+largest = strangers:Largest
+ablation = strangers:Largest
+[shrinknet.exporters]
+shouting = strangers:Shouting
+[shrinknet.sparsifiers]
+patient = strangers:Patient
+[shrinknet.losses]
+hinge = strangers:hinge
+[shrinknet.metrics]
+never = strangers:never
+[shrinknet.recipes]
+another = strangers:recipe
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    (tmp_path / "strangers.py").write_text(STRANGERS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    sys.modules.pop("strangers", None)
+
+
+@pytest.fixture
+def installed(module):
+    about = module / "strangers-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: strangers\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(ENTRY_POINTS)
+    return about
+
+
+FINDERS = {
+    "criterion": (find_criterion, "Largest", "largest"),
+    "artefact": (find_exporter, "Shouting", "shouting"),
+    "method": (find_sparsifier, "Patient", "patient"),
+    "loss": (find_loss, "hinge", "hinge"),
+    "accuracy": (find_accuracy, "never", "never"),
+    "name": (find_recipe, "recipe", "another"),
+}
+
+
+@pytest.mark.parametrize("argument", FINDERS)
+def test_the_users_own_is_found_by_its_import_path(module, argument) -> None:
+    find, own, _ = FINDERS[argument]
+    found = find(f"strangers:{own}")
+    assert found.name in (own, own.lower(), "isnn-mnist-1x100")
+    with pytest.raises(sn.BadInputError, match=rf"^{argument} must be a name in strangers\. Got 'nothing'\."):
+        find("strangers:nothing")
+    with pytest.raises(sn.BadInputError, match=rf"^{argument} must be package.module:name that can be imported"):
+        find("no_such_module_anywhere:thing")
+
+
+@pytest.mark.parametrize("argument", ["criterion", "artefact", "method", "name"])
+def test_what_is_named_must_be_of_the_kind(module, argument) -> None:
+    with pytest.raises(
+        sn.BadInputError, match=rf"^{argument} must be the name of an? \w+\. Got 'strangers:hinge', which"
+    ):
+        FINDERS[argument][0]("strangers:hinge")
+
+
+@pytest.mark.parametrize("argument", FINDERS)
+def test_an_installed_package_adds_one_by_its_entry_point(installed, argument) -> None:
+    find, _, name = FINDERS[argument]
+    assert find(name) is not None
+    with pytest.raises(sn.BadInputError, match=rf"^{argument} must be the name of an? \w+\. Got 'nobody'\. .*"):
+        find("nobody")
+
+
+def test_an_installed_package_never_takes_the_place_of_ours(installed, caplog) -> None:
+    with caplog.at_level(logging.WARNING, "shrinknet"):
+        assert type(find_criterion("ablation")).__module__ == "shrinknet.criteria.ablation"
+        assert "largest" in criterion_names()
+    assert "'strangers:Largest' is left out: there is a criterion 'ablation' already." in caplog.text
+    assert "shouting" in exporter_names()
+
+
+def test_an_installed_package_that_does_not_import_is_one_sentence(installed) -> None:
+    (installed / "entry_points.txt").write_text("[shrinknet.criteria]\nbroken = no_such_module_anywhere:Broken\n")
+    with pytest.raises(
+        sn.BadInputError, match=r"^criterion must be .* package can be imported\. Got 'broken' \(Module"
+    ):
+        find_criterion("broken")
+    assert "broken" in criterion_names(), "names are known without importing anything"
+    assert find_criterion("ablation").name == "ablation", "one broken package spoils nothing else"
