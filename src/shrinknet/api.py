@@ -13,6 +13,7 @@ from shrinknet.core.folder import RunFolder
 from shrinknet.core.progress import Progress, Silence, Told, num_batches
 from shrinknet.core.records import Neuron, RaceResult
 from shrinknet.core.scores import Scores
+from shrinknet.core.units import globs
 from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.criteria.noise import check_slopes
 from shrinknet.engine.gates import GatedNetwork, gated
@@ -20,7 +21,6 @@ from shrinknet.engine.racing import parts_of
 from shrinknet.engine.replay import chunks_text, samples_at_once
 from shrinknet.execution.jobs import Workers
 from shrinknet.export.artefact import WEIGHTS, Artefact, check_quantize
-from shrinknet.graph.restrict import globs
 from shrinknet.run.driver import Search
 from shrinknet.run.run import Run, under_way, with_threads_of, write_start
 from shrinknet.search.goals import Goal

@@ -1,6 +1,7 @@
 """Quantities as people write them: 64 KiB, 60 %, 1.5M."""
 
 import re
+from collections.abc import Sequence
 
 from shrinknet.core.errors import BadInputError
 
@@ -44,13 +45,15 @@ def parse_fraction(argument: str, value: float | str) -> float:
     return fraction
 
 
-def parse_milliseconds(argument: str, value: str) -> float:
-    """Return a time in milliseconds, written with us, ms or s.
+def parse_milliseconds(argument: str, value: float | str) -> float:
+    """Return a time in milliseconds: a number of them, or text with us, ms or s.
 
     >>> parse_milliseconds("max_latency", "5ms"), parse_milliseconds("max_latency", "250 us")
     (5.0, 0.25)
     """
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(us|ms|s)\s*", value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+        return float(value)
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(us|ms|s)\s*", str(value))
     if match is None or float(match[1]) == 0:
         raise BadInputError(argument, "a time such as 5ms", repr(value), "Write digits and one of us, ms or s.")
     return float(match[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[match[2]]
@@ -66,3 +69,12 @@ def _parse(argument: str, value: int | str, units: dict[str, int], allowed: str,
         raise BadInputError(
             argument, allowed, "one beyond all bounds", f"Write digits and one of {choices}."
         ) from error
+
+
+def globs(given: str | Sequence[str]) -> list[str]:
+    """Return a list of globs; one string is one glob, not its letters.
+
+    >>> globs("conv1"), globs(("a", "b*"))
+    (['conv1'], ['a', 'b*'])
+    """
+    return [given] if isinstance(given, str) else list(given)

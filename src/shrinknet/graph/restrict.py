@@ -8,6 +8,7 @@ import numpy as np
 
 from shrinknet.core.errors import BadInputError, did_you_mean
 from shrinknet.core.records import Frozen, Group
+from shrinknet.core.units import globs
 from shrinknet.graph.call import argument_at
 from shrinknet.graph.groups import Layout
 from shrinknet.graph.names import owner_of
@@ -28,15 +29,6 @@ def restrict(trace: Trace, keep: str | Sequence[str] = (), only: str | Sequence[
             _check_matches_something(argument, pattern, trace)
     left = [group for group in trace.groups if not _matched(group, keep) and (not only or _matched(group, only))]
     return trace if len(left) == len(trace.groups) else _with_groups(trace, left)
-
-
-def globs(given: str | Sequence[str]) -> list[str]:
-    """Return a list of globs; one string is one glob, not its letters.
-
-    >>> globs("conv1"), globs(("a", "b*"))
-    (['conv1'], ['a', 'b*'])
-    """
-    return [given] if isinstance(given, str) else list(given)
 
 
 def _names(group: Group) -> set[str]:

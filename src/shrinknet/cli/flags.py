@@ -1,0 +1,75 @@
+"""Flags from records of options: a verb's parameter that is such a record stands for a flag for each of its options."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import typer
+
+from shrinknet.core.options import About, Options, said_of
+
+
+def spread(verb: Callable[..., None]) -> Callable[..., None]:
+    """Return a verb whose parameters that are records of options are typed as one flag for each option.
+
+    >>> from dataclasses import dataclass
+    >>> from shrinknet.core.options import option
+    >>> @dataclass(frozen=True)
+    ... class Training(Options):
+    ...     epochs: int = option(10, "How often the rows are seen.")
+    >>> @spread
+    ... def train(name: str, options: Training) -> None:
+    ...     print(name, options.epochs)
+    >>> train(name="net", epochs=3)
+    net 3
+    """
+    hints = get_type_hints(verb, include_extras=True)
+    records = {name: hint for name, hint in hints.items() if inspect.isclass(hint) and issubclass(hint, Options)}
+    parameters = list[inspect.Parameter]()
+    for one in inspect.signature(verb).parameters.values():
+        if one.name in records:
+            parameters.extend(_flags(records[one.name]))
+        else:
+            parameters.append(one.replace(annotation=hints[one.name], kind=inspect.Parameter.KEYWORD_ONLY))
+
+    def typed(**given: Any) -> None:
+        made = {
+            name: record(**{one.name: given.pop(one.name) for one in _flags(record)})
+            for name, record in records.items()
+        }
+        verb(**given, **made)
+
+    typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    typed.__annotations__ = {one.name: one.annotation for one in parameters}
+    typed.__doc__, typed.__name__ = verb.__doc__, verb.__name__
+    return typed
+
+
+def _flags(record: type[Options]) -> Iterator[inspect.Parameter]:
+    """The flags of a record, as parameters of a verb."""
+    defaults = {one.name: one.default for one in fields(record)}
+    for name, hint, about in said_of(record):
+        if about.flag != "":
+            kind, default = _typed(hint, about, defaults[name])
+            flag = about.flag or f"--{name.replace('_', '-')}"
+            told = typer.Option(flag, help=_help(hint, about))
+            yield inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, told]
+            )
+
+
+def _typed(hint: Any, about: About, default: Any) -> tuple[Any, Any]:
+    """What is typed for an option, and its default: text where it is parsed, and where its values are words."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if isinstance(default, tuple):
+        return list[str] | None, None
+    kind = str if about.parse is not None or get_origin(kinds[0]) is Literal else kinds[0]
+    text = default if default is None or kind is not str else str(default)
+    return (kind | None if NoneType in kinds else kind), text
+
+
+def _help(hint: Any, about: About) -> str:
+    choices = get_args(hint) if get_origin(hint) is Literal else ()
+    return f"{', '.join(choices[:-1])} or {choices[-1]}. {about.help}" if choices else about.help

@@ -1,0 +1,92 @@
+"""What a run was asked for, as `config.json` says it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal
+
+from shrinknet.core.options import Options, option, read
+from shrinknet.core.units import globs, parse_milliseconds
+
+Method = Literal["reranking", "single-ranking"]
+Clip = Literal["none", "mean", "median"]
+Quantize = Literal["none", "int8"]
+Price = Literal["neuron", "parameters", "flash", "ram", "macs", "budget"]
+Compensate = Literal["none", "mean", "least-squares", "newton"]
+
+WEIGHTS = "weights"
+"""The artefact that needs no exporter: the `.safetensors` file."""
+
+DEFAULT_BATCH_SIZE = 1024
+
+
+def _globs(argument: str, given: str | Sequence[str]) -> list[str]:
+    return globs(given)
+
+
+@dataclass(frozen=True)
+class SearchOptions(Options):
+    """How neurons are chosen, what every group keeps, and what ships in the end."""
+
+    _: KW_ONLY
+    step: int = option(1, "Neurons removed for each ranking.", least=1, do="Leave it out to remove one at a time.")
+    clip: Clip = option("none", "Set scores of larger size to their mean or median: for steep second-order estimates.")
+    keep: Sequence[str] = option((), "A glob of groups to leave whole (may be repeated).", parse=_globs)
+    only: Sequence[str] = option((), "A glob of the only groups to touch (may be repeated).", parse=_globs)
+    multiple_of: int = option(
+        1, "Keep widths at multiples of this, such as 8 (SIMD).", least=1, do="Leave it out for 1."
+    )
+    min_neurons: int = option(1, "Keep at least so many neurons of each group.", least=1, do="Leave it out for 1.")
+    whole_curve: bool = option(False, "Go on to the end for the whole trade-off curve.")
+    artefact: str = option(
+        WEIGHTS, "What ships: weights, executorch, onnx, pt2, cortex-m, or package.module:Class.", flag="--to"
+    )
+    quantize: Quantize = option("none", "Quantize what ships, after pruning.")
+    allow_float: bool = option(
+        False, "An int8 file may hold operators that compute in float; it says which.", is_later=True
+    )
+    price: Price = option("neuron", "What a removal frees; budget adds up the shares of what is still missing.")
+    compensate: Compensate = option("none", "How readers make up for what is gone, without retraining.")
+    max_latency: float | None = option(
+        None, "At most that long a sample on this machine, such as 5ms.", parse=parse_milliseconds
+    )
+    seed: int = option(0, "Seed of the split, and of the criterion random.", least=0, do="Leave it out for 0.")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """All that `config.json` says of a run.
+
+    Attributes:
+        search: how neurons were chosen.
+        criterion, method, goals, guards: by their names, and in words.
+        loss, accuracy, couples_samples, batch_size: what the task was.
+        content: the whole of it, as it is written: what the user added, too.
+    """
+
+    search: SearchOptions = field(default_factory=SearchOptions)
+    criterion: str = ""
+    method: str = ""
+    goals: tuple[str, ...] = ()
+    guards: tuple[str, ...] = ()
+    loss: str = ""
+    accuracy: str | None = None
+    couples_samples: bool = False
+    batch_size: int = DEFAULT_BATCH_SIZE
+    content: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "RunConfig":
+        """Read it back; what an older version did not know has its default.
+
+        Raises:
+            BadInputError: a value cannot be used.
+
+        >>> config = RunConfig.of({"schema": 1, "goals": ["40 neurons removed"], "keep": ["fc1"]})
+        >>> config.goals, config.search.keep, config.search.compensate
+        (('40 neurons removed',), ['fc1'], 'none')
+        """
+        said = {key: value for key, value in content.items() if key != "schema"}
+        names = ("criterion", "method", "loss", "accuracy", "couples_samples", "batch_size")
+        facts: dict[str, Any] = {name: said[name] for name in names if name in said}
+        goals, guards = (tuple(map(str, said.get(name, ()))) for name in ("goals", "guards"))
+        return cls(search=read(SearchOptions, said), goals=goals, guards=guards, content=said, **facts)
