@@ -225,7 +225,7 @@ def test_a_ray_address_that_does_not_answer_is_one_sentence() -> None:
 
 
 @pytest.mark.parametrize(("options", "words"), [
-    ({"executor": "threads"}, r"^executor must be serial, processes or ray\. Got 'threads'"),
+    ({"executor": "threads"}, r"^executor must be one of serial, processes, ray\. Got 'threads'"),
     ({"workers": 0}, r"^workers must be a whole number of at least 1\. Got 0"),
     ({"confidence": 1.0}, r"^confidence must be a number of at least 0.5 and below 1\. Got 1.0"),
     ({"screen": True}, r"^screen must be a whole number of at least 1\. Got True"),

@@ -14,25 +14,18 @@ from shrinknet.analysis.error_surface import Alphas, error_surfaces
 from shrinknet.analysis.pruning_limit import Limit, neuron_limit, weight_limit
 from shrinknet.analysis.recall_distortion import over_runs, recall_distortion
 from shrinknet.cli import console
-from shrinknet.cli.options import (
-    BatchSize,
-    ExampleInput,
-    Json,
-    Keep,
-    Only,
-    Seed,
-    TrustPickle,
-    Weights,
-    make_task,
-)
-from shrinknet.cli.reopen import Trust, reopen
+from shrinknet.cli.flags import spread
+from shrinknet.cli.options import Json, ModelFlags, TaskFlags, make_task
+from shrinknet.cli.reopen import RunFlags, reopen
+from shrinknet.core.config import DEFAULT_BATCH_SIZE, Scope
 from shrinknet.core.disk import writing
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.folder import RunFolder, whole
+from shrinknet.core.options import option
 from shrinknet.core.records import Neuron, Step, removed_by
 from shrinknet.report.page import write_page
 from shrinknet.report.page_data import with_handed_back
-from shrinknet.task.task import DEFAULT_BATCH_SIZE, Task
+from shrinknet.task.task import Task
 
 app = typer.Typer(
     no_args_is_help=True, help="Look at a network or a run: surface, cancellation, recall, limit, agreement."
@@ -40,13 +33,22 @@ app = typer.Typer(
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Source = Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, or a model with --data.")]
-Data = Annotated[str | None, typer.Option("--data", help="An .npz file, or package.module:factory; a run has its own.")]
-Loss = Annotated[
-    str | None,
-    typer.Option("--loss", help="cross-entropy (for a model where left out), ... or package.module:function."),
-]
-At = Annotated[int, typer.Option("--step", help="Look at the run's network as it was after that step.")]
-Folder = Annotated[Path | None, typer.Option("--out", help="Where to write (default: RUN/analysis, or analysis).")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectFlags(RunFlags, ModelFlags):
+    """What is looked at: a run as it was after some step, or a model with data."""
+
+    seed: int = option(0, "Seed of the split, and of whatever is drawn.", least=0)
+    batch_size: int = option(DEFAULT_BATCH_SIZE, "Rows for each pass; speed and memory only.", least=1)
+    out: Path | None = option(None, "Where to write (default: RUN/analysis, or analysis).")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFlags(SubjectFlags):
+    """The same, and after which step of a run."""
+
+    step: int = option(0, "Look at the run's network as it was after that step.")
 
 
 @dataclass(frozen=True)
@@ -59,29 +61,29 @@ class Subject:
     history: tuple[Step, ...] = ()
 
 
-def _subject(
-    source: str, weights: str | None, example_input: str | None, data: str | None, loss: str | None, trust: bool,
-    seed: int, batch_size: int, trust_pickle: bool, step: int, out: Path | None,
-) -> Subject:  # fmt: skip
+def _subject(source: str, given: SubjectFlags, step: int = 0) -> Subject:
     """A run as it was after some step, or a model with data."""
     if (Path(source) / "config.json").is_file():
-        run = reopen(Path(source), data, loss, trust)
+        run = reopen(Path(source), given)
         last = run.history[-1].number
         if not 0 <= step <= last:
             raise BadInputError("--step", f"one of the run's steps, 0 to {last}", str(step), "Leave it out for 0.")
-        if step and run.options.get("compensate", "none") != "none":
+        is_bare = run.options.get("compensate", "none") == "none"
+        if step and not is_bare:
             raise BadInputError(
                 "--step", "0 for a run whose readers were refit", str(step), "'analyse surface' sees the refit readers."
             )
         gone = removed_by(taken for taken in run.history if taken.number <= step)
-        is_bare = run.options.get("compensate", "none") == "none"
-        return Subject(run.task, gone, _folder(out or Path(source)), run.history if is_bare else ())
+        return Subject(run.task, gone, _folder(given.out or Path(source)), run.history if is_bare else ())
     if Path(source).is_dir():
         RunFolder.open(source)  # says what is missing
-    if data is None:
+    if given.data is None:
         raise BadInputError("--data", "given with a model", "nothing", "Name the data, or a run folder.")
-    task = make_task(source, weights, example_input, data, loss or "cross-entropy", seed, batch_size, trust_pickle)
-    return Subject(task, (), _folder(out or Path()))
+    flags = TaskFlags(
+        weights=given.weights, example_input=given.example_input, trust_pickle=given.trust_pickle,
+        loss=given.loss or "cross-entropy", batch_size=given.batch_size,
+    )  # fmt: skip
+    return Subject(make_task(source, given.data, given.seed, flags), (), _folder(given.out or Path()))
 
 
 def _folder(path: Path) -> RunFolder:
@@ -99,18 +101,17 @@ def _said(found: Any, as_json: bool, show: Callable[[], None], folder: RunFolder
 
 
 @app.command()
+@spread
 def surface(
     run: RunPath,
-    data: Data = None,
-    loss: Loss = None,
-    trust: Trust = False,
+    given: RunFlags,
     every: Annotated[int, typer.Option(help="Every N-th removal.")] = 10,
     alphas: Annotated[str, typer.Option(help="Values of the gate, FIRST:LAST:STEP.")] = "0:10:0.001",
     json: Json = False,
 ) -> None:
     """The loss as a function of the gate of each N-th neuron that went, at that moment, with a verdict on each."""
     values = Alphas.parsed(alphas)
-    opened = reopen(run, data, loss, trust)
+    opened = reopen(run, given)
     with console.Bar("error surfaces") as bar:
         found = error_surfaces(opened, every=every, alphas=values, tell=bar.tell)
     folder = RunFolder.open(run)
@@ -125,29 +126,19 @@ def surface(
 
 
 @app.command(name="cancellation")
+@spread
 def cancellation_command(
     source: Source,
-    data: Data = None,
-    weights: Weights = None,
-    example_input: ExampleInput = None,
-    loss: Loss = None,
-    trust: Trust = False,
-    step: At = 0,
-    keep: Keep = None,
-    only: Only = None,
+    given: StepFlags,
+    scope: Scope,
     max_pairs: Annotated[int, typer.Option(help="Of a group with more pairs, look at so many.")] = MOST_PAIRS,
-    seed: Seed = 0,
-    batch_size: BatchSize = DEFAULT_BATCH_SIZE,
-    trust_pickle: TrustPickle = False,
-    out: Folder = None,
     json: Json = False,
 ) -> None:
     """For pairs of neurons, whether they cancel each other; cancelling groups are removed together as a test."""
-    subject = _subject(source, weights, example_input, data, loss, trust, seed, batch_size, trust_pickle, step, out)
+    subject = _subject(source, given, given.step)
     with console.Bar("cancellation") as bar:
         found = cancellation(
-            subject.task, gone=subject.gone, keep=keep or (), only=only or (), max_pairs=max_pairs, seed=seed,
-            tell=bar.tell,
+            subject.task, gone=subject.gone, **vars(scope), max_pairs=max_pairs, seed=given.seed, tell=bar.tell,
         )  # fmt: skip
     files.write_cancellation(subject.folder, found)
     pairs = [(one.group, f"{one.group}[{i}]", f"{one.group}[{j}]", f"{value:.4g}")
@@ -174,7 +165,7 @@ def recall(
         int | None, typer.Option(help="Compare that step with the start (default: the one handed back).")
     ] = None,
     ratios: Annotated[str, typer.Option(help="Of several runs: parameters before / after, such as 2,4,10.")] = "2,4,10",
-    seed: Seed = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
     json: Json = False,
 ) -> None:
     """Which classes pay: recalls along the run, the slope of intensification, rows that became wrong. Runs nothing."""
@@ -242,34 +233,27 @@ def _numbers(text: str) -> list[float]:
 
 
 @app.command()
+@spread
 def limit(
     source: Source,
-    data: Data = None,
-    weights: Weights = None,
-    example_input: ExampleInput = None,
-    loss: Loss = None,
-    trust: Trust = False,
+    given: SubjectFlags,
     what: Annotated[str, typer.Option(help="weights, neurons, or both.")] = "both",
     eps: Annotated[float | None, typer.Option(help="The loss's rise that counts as none (default: its noise).")] = None,
     max_accuracy_drop: Annotated[str | None, typer.Option(help="For neurons, the guard of the search instead.")] = None,
     draws: Annotated[int, typer.Option(help="How often neurons are searched on rows drawn anew.")] = 3,
-    seed: Seed = 0,
-    batch_size: BatchSize = DEFAULT_BATCH_SIZE,
-    trust_pickle: TrustPickle = False,
-    out: Folder = None,
     json: Json = False,
 ) -> None:
     """How small the network can get: predicted from its curvature before anything is pruned, beside what is found."""
     if what not in {"weights", "neurons", "both"}:
         raise BadInputError("--what", "weights, neurons or both", repr(what), "Leave it out for both.")
-    subject = _subject(source, weights, example_input, data, loss, trust, seed, batch_size, trust_pickle, 0, out)
+    subject = _subject(source, given)
     found = list[Limit]()
     with console.Bar("limit") as bar:
         if what != "neurons":
-            found.append(weight_limit(subject.task, eps=eps, seed=seed, tell=bar.tell))
+            found.append(weight_limit(subject.task, eps=eps, seed=given.seed, tell=bar.tell))
         if what != "weights":
             found.append(neuron_limit(subject.task, max_loss_rise=eps, max_accuracy_drop=max_accuracy_drop,
-                                      draws=draws, seed=seed, tell=bar.tell))  # fmt: skip
+                                      draws=draws, seed=given.seed, tell=bar.tell))  # fmt: skip
     for one in found:
         files.write_limit(subject.folder, one)
     rows = [
@@ -288,31 +272,23 @@ def limit(
 
 
 @app.command(name="agreement")
+@spread
 def agreement_command(
     source: Source,
-    data: Data = None,
-    weights: Weights = None,
-    example_input: ExampleInput = None,
-    loss: Loss = None,
-    trust: Trust = False,
+    given: StepFlags,
     criterion: Annotated[
         list[str] | None, typer.Option(help="A criterion (may be repeated; all where left out).")
     ] = None,
-    step: At = 0,
     every: Annotated[int | None, typer.Option(help="Along a run: after every so many steps.")] = None,
-    seed: Seed = 0,
-    batch_size: BatchSize = DEFAULT_BATCH_SIZE,
-    trust_pickle: TrustPickle = False,
-    out: Folder = None,
     json: Json = False,
 ) -> None:
     """Which criterion ranks this network as ablation does, and what it would cost to trust another one."""
-    subject = _subject(source, weights, example_input, data, loss, trust, seed, batch_size, trust_pickle, step, out)
+    subject = _subject(source, given, given.step)
     if every is not None:
-        _along(subject, every, criterion or [], seed, json)
+        _along(subject, every, criterion or [], given.seed, json)
         return
     with console.Bar("agreement") as bar:
-        found = agreement(subject.task, criterion or (), gone=subject.gone, seed=seed, tell=bar.tell)
+        found = agreement(subject.task, criterion or (), gone=subject.gone, seed=given.seed, tell=bar.tell)
     files.write_agreement(subject.folder, found)
     able = [one for one in found if not one.why_not]
     groups = list(able[0].by_group) if able else []

@@ -2,70 +2,57 @@
 
 import time
 from collections.abc import Callable
-from typing import Annotated
+from dataclasses import dataclass
 
 import torch
-import typer
 from torch import Tensor
 
 from shrinknet.api import in_memory
 from shrinknet.cli import console
-from shrinknet.cli.options import (
-    Compile,
-    CriterionName,
-    ExampleInput,
-    Json,
-    Keep,
-    LossName,
-    Memory,
-    Model,
-    Only,
-    Seed,
-    TrustPickle,
-    Weights,
-    task_of,
-)
+from shrinknet.cli.flags import spread
+from shrinknet.cli.options import CriterionName, Json, Model, ModelFlags, task_of
+from shrinknet.core.config import DEFAULT_BATCH_SIZE, Scope
 from shrinknet.core.errors import BadInputError
+from shrinknet.core.options import option
+from shrinknet.core.units import parse_bytes
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.execution.cost_model import Forecast, Rates, forecast, forward_work, measured_rates
 from shrinknet.loading.models import load_model
 from shrinknet.report.summary import bytes_text
 from shrinknet.task.scoring import Scoring
-from shrinknet.task.task import DEFAULT_BATCH_SIZE, Task, evaluating
+from shrinknet.task.task import Task, evaluating
 
 PASSES_TIMED = 8
 
 
-def command(
-    model: Model,
-    weights: Weights = None,
-    example_input: ExampleInput = None,
-    loss: LossName = "cross-entropy",
-    criterion: CriterionName = "ablation",
-    samples: Annotated[int, typer.Option(help="How many samples.")] = 256,
-    plan: Annotated[bool, typer.Option("--plan", help="Say what it would cost, without doing it.")] = False,
-    workers: Annotated[int, typer.Option(help="With --plan: shared by so many workers like this machine.")] = 1,
-    remove: Annotated[int, typer.Option(help="With --plan: a whole run that removes so many neurons.")] = 0,
-    memory: Memory = "2GiB",
-    compile: Compile = False,
-    keep: Keep = None,
-    only: Only = None,
-    seed: Seed = 0,
-    trust_pickle: TrustPickle = False,
-    json: Json = False,
-) -> None:
+@dataclass(frozen=True, kw_only=True)
+class BenchFlags(ModelFlags, Scope):
+    """What is timed, and of what machine it is spoken."""
+
+    loss: str = option(
+        "cross-entropy", "cross-entropy, squared-error, binary-cross-entropy, or package.module:function."
+    )
+    samples: int = option(256, "How many samples.", least=2)
+    plan: bool = option(False, "Say what it would cost, without doing it.")
+    workers: int = option(1, "With --plan: shared by so many workers like this machine.", least=1)
+    remove: int = option(0, "With --plan: a whole run that removes so many neurons.", least=0)
+    memory: int | str = option("2GiB", "What scoring may use beside model and data, such as 2GiB.", parse=parse_bytes)
+    compile: bool = option(False, "Compile the last hidden layer's loop: pays after minutes.")
+    seed: int = option(0, "Seed of the random samples.", least=0)
+
+
+@spread
+def command(model: Model, given: BenchFlags, criterion: CriterionName = "ablation", json: Json = False) -> None:
     """Time a ranking of every neuron on random samples, beside the plain loop; or only plan one (--plan)."""
-    for option, value, least in (("--samples", samples, 2), ("--workers", workers, 1), ("--remove", remove, 0)):
-        if value < least:
-            raise BadInputError(option, f"a whole number of at least {least}", value, "Leave it out.")
-    loaded = load_model(model, weights, example_input, trust_pickle=trust_pickle)
+    samples, workers, remove = given.samples, given.workers, given.remove
+    loaded = load_model(model, given.weights, given.example_input, trust_pickle=given.trust_pickle)
     if loaded.example_inputs is None:
         do = "Write the shape of one sample, such as 1x28x28."
         raise BadInputError("--example-input", "given with a factory", "nothing", do)
-    rows = 2 if plan else samples
-    task = _random_task(loaded.model, loaded.example_inputs, rows, loss, seed)
-    network = gated(task, keep or (), only or (), Scoring(memory, compile=compile))
+    rows = 2 if given.plan else samples
+    task = _random_task(loaded.model, loaded.example_inputs, rows, given.loss, given.seed)
+    network = gated(task, given.keep, given.only, Scoring(given.memory, compile=given.compile))
     if remove >= network.trace.num_neurons:
         allowed = f"below {network.trace.num_neurons}, the number of neurons"
         raise BadInputError("--remove", allowed, remove, "Remove fewer.")
@@ -73,7 +60,7 @@ def command(
     cost = forecast(network, criterion, samples, rates, workers=workers, removals=remove)
     facts = _planned(network, rates, cost, samples, workers, remove)
     last = f"About {_seconds(cost.seconds)} with {workers} worker{'s' * (workers > 1)} like this machine."
-    if not plan:
+    if not given.plan:
         facts |= _measured(task, network, criterion)
         last = (
             f"{facts['neurons_per_second']:,.1f} neurons per second: {network.trace.num_neurons:,} in the time of "

@@ -6,23 +6,23 @@ from typing import Annotated
 import typer
 
 from shrinknet.cli import console
+from shrinknet.cli.flags import spread
 from shrinknet.cli.options import Flash, Json, MacsBudget, Out, Parameters, Ram, Remove, make_goals
 from shrinknet.cli.prune import finish
-from shrinknet.cli.reopen import OtherData, OwnLoss, Trust, reopen
+from shrinknet.cli.reopen import RunFlags, reopen
 from shrinknet.core.errors import BadInputError
 
 
+@spread
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    given: RunFlags,
     out: Out,
     flash: Flash = None,
     ram: Ram = None,
     parameters: Parameters = None,
     macs: MacsBudget = None,
     remove: Remove = None,
-    data: OtherData = None,
-    loss: OwnLoss = None,
-    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Cut the network of another budget out of a finished run. Nothing is scored again."""
@@ -30,7 +30,7 @@ def command(
     if not goals:
         allowed = "given a budget: --flash, --ram, --parameters, --macs, --remove"
         raise BadInputError("cut", allowed, "none", "Name one or more.")
-    opened = reopen(run, data, loss, trust)
+    opened = reopen(run, given)
     assert opened.folder is not None
     smaller = opened.at(*goals)
     smaller.verification.raise_if_broken()

@@ -7,24 +7,24 @@ from typing import Annotated
 import typer
 
 from shrinknet.cli import console
+from shrinknet.cli.flags import spread
 from shrinknet.cli.options import AllowFloat, Json, Quantize
-from shrinknet.cli.reopen import OtherData, OwnLoss, Trust, reopen
+from shrinknet.cli.reopen import RunFlags, reopen
 from shrinknet.report import summary
 
 
+@spread
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    given: RunFlags,
     to: Annotated[str, typer.Option("--to", help="executorch, onnx, pt2, or cortex-m.")],
     quantize: Quantize = "none",
     allow_float: AllowFloat = False,
     out: Annotated[Path | None, typer.Option("--out", help="The file; in the run's folder where left out.")] = None,
-    data: OtherData = None,
-    loss: OwnLoss = None,
-    trust: Trust = False,
     json: Json = False,
 ) -> None:
     """Write the smaller network as a file that another program runs; run it there and compare it with torch."""
-    opened = reopen(run, data, loss, trust)
+    opened = reopen(run, given)
     assert opened.folder is not None
     manifest = opened.export(to, out, quantize, allow_float=allow_float)
     where = out or opened.folder.path / "artefacts" / manifest.file

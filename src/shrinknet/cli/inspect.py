@@ -8,7 +8,9 @@ import typer
 from torch import nn
 
 from shrinknet.cli import console
-from shrinknet.cli.options import ExampleInput, Json, Keep, Model, Only, TrustPickle, Weights
+from shrinknet.cli.flags import spread
+from shrinknet.cli.options import Json, Model, ModelFlags
+from shrinknet.core.config import Scope
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Group
 from shrinknet.graph.restrict import restrict
@@ -20,18 +22,10 @@ from shrinknet.report.summary import bytes_text, percent
 Operators = Annotated[bool, typer.Option("--operators", help="Show what each operator of the graph costs, too.")]
 
 
-def command(
-    model: Model,
-    weights: Weights = None,
-    example_input: ExampleInput = None,
-    keep: Keep = None,
-    only: Only = None,
-    operators: Operators = False,
-    trust_pickle: TrustPickle = False,
-    json: Json = False,
-) -> None:
+@spread
+def command(model: Model, given: ModelFlags, scope: Scope, operators: Operators = False, json: Json = False) -> None:
     """Show groups of neurons, every parameter and what becomes of it, bytes and MACs; and what is frozen, and why."""
-    loaded = load_model(model, weights, example_input, trust_pickle=trust_pickle)
+    loaded = load_model(model, given.weights, given.example_input, trust_pickle=given.trust_pickle)
     if loaded.example_inputs is None:
         raise BadInputError(
             "--example-input",
@@ -41,7 +35,7 @@ def command(
         )
     example = loaded.example_inputs
     traced = trace(loaded.model, example if len(example) > 1 else example.expand(2, *example.shape[1:]))
-    traced = restrict(traced, keep or (), only or ())
+    traced = restrict(traced, scope.keep, scope.only)
     if json:
         console.print_json(as_json(traced))
     else:

@@ -7,22 +7,22 @@ from typing import Annotated
 import typer
 
 from shrinknet.cli import console
+from shrinknet.cli.flags import spread
 from shrinknet.cli.options import Json
-from shrinknet.cli.reopen import OtherData, OwnLoss, Trust, reopen
+from shrinknet.cli.reopen import RunFlags, reopen
 from shrinknet.core.folder import SEAL
 from shrinknet.report import summary
 from shrinknet.run.checking import check_files
 
 
+@spread
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    data: OtherData = None,
-    loss: OwnLoss = None,
-    trust: Trust = False,
+    given: RunFlags,
     json: Json = False,
 ) -> None:
     """Compare masked, cut and exported networks again, on real inputs. Exit status 1 where they differ."""
-    opened = reopen(run, data, loss, trust)
+    opened = reopen(run, given)
     checks = {f"cut, in {d.precision}": d for d in opened.verification.differences} | check_files(opened)
     assert opened.folder is not None
     changed = opened.folder.changed() if opened.folder.has(SEAL) else []

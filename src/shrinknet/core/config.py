@@ -1,7 +1,7 @@
 """What a run was asked for, as `config.json` says it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from shrinknet.core.options import Options, option, read
@@ -23,15 +23,27 @@ def _globs(argument: str, given: str | Sequence[str]) -> list[str]:
     return globs(given)
 
 
-@dataclass(frozen=True)
-class SearchOptions(Options):
-    """How neurons are chosen, what every group keeps, and what ships in the end."""
+@dataclass(frozen=True, kw_only=True)
+class Scope(Options):
+    """Which groups are looked at."""
 
-    _: KW_ONLY
-    step: int = option(1, "Neurons removed for each ranking.", least=1, do="Leave it out to remove one at a time.")
-    clip: Clip = option("none", "Set scores of larger size to their mean or median: for steep second-order estimates.")
     keep: Sequence[str] = option((), "A glob of groups to leave whole (may be repeated).", parse=_globs)
     only: Sequence[str] = option((), "A glob of the only groups to touch (may be repeated).", parse=_globs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankOptions(Scope):
+    """How neurons are scored."""
+
+    clip: Clip = option("none", "Set scores of larger size to their mean or median: for steep second-order estimates.")
+    seed: int = option(0, "Seed of the split, and of the criterion random.", least=0, do="Leave it out for 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(RankOptions):
+    """How neurons are chosen, what every group keeps, and what ships in the end."""
+
+    step: int = option(1, "Neurons removed for each ranking.", least=1, do="Leave it out to remove one at a time.")
     multiple_of: int = option(
         1, "Keep widths at multiples of this, such as 8 (SIMD).", least=1, do="Leave it out for 1."
     )
@@ -49,7 +61,6 @@ class SearchOptions(Options):
     max_latency: float | None = option(
         None, "At most that long a sample on this machine, such as 5ms.", parse=parse_milliseconds
     )
-    seed: int = option(0, "Seed of the split, and of the criterion random.", least=0, do="Leave it out for 0.")
 
 
 @dataclass(frozen=True)

@@ -4,38 +4,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Condition, get_ident
-from typing import Any
+from typing import Literal
 
 import torch
 
-from shrinknet.core.errors import BadInputError, did_you_mean
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.options import Options, option
 from shrinknet.core.units import parse_bytes
-
-DEFAULT_MEMORY = 2 * 2**30
 
 SHARE_OF_ONE_PASS = 8
 """A batch is cut down until the values of its forward pass take at most this part of the memory."""
 
-EXECUTORS = ("serial", "processes", "ray")
+Executor = Literal["serial", "processes", "ray"]
 
 
-@dataclass(frozen=True, slots=True)
-class Scoring:
+@dataclass(frozen=True)
+class Scoring(Options):
     """How scoring is done: what it may use, and what it may leave out.
 
-    Args:
-        memory: bytes (or text such as "2 GiB") for the values of forward passes and of the candidates that are
-            replayed from them, beside the model and the data.
-        confidence: race for the neurons that go next, and decide with this confidence before all data are seen
-            (`ablation` only); None scores every neuron on all of the data.
-        screen: ablate only so many neurons, the cheapest by `taylor-2` (`ablation` only); None ablates all.
-        compile: compile the loop over the last hidden layer's neurons. It takes seconds once, and pays after minutes.
-        tf32: let a GPU round products to 19 bits.
-        executor: "serial", "processes" (on this machine) or "ray" (on a cluster).
-        workers: how many workers there are; None takes one for each core. Their number changes no bit.
-        threads: how many threads each worker uses; their number may change the last bits.
-        address: where the Ray cluster is; None starts one on this machine.
-        keeps_passes: keep forward passes from one ranking to the next (a single ranking has no use for that).
+    `memory` is for the values of forward passes and of the candidates that are replayed from them, beside the model and
+    the data. `confidence` and `screen` are for `ablation` alone. The number of workers changes no bit; the number of
+    threads may change the last ones. `keeps_passes` keeps forward passes from one ranking to the next: a single ranking
+    has no use for that.
 
     Raises:
         BadInputError: one of them cannot be used.
@@ -44,28 +34,28 @@ class Scoring:
     1073741824
     """
 
-    memory: int | str = DEFAULT_MEMORY
-    confidence: float | None = None
-    screen: int | None = None
-    compile: bool = False
-    tf32: bool = False
-    executor: str = "serial"
-    workers: int | None = None
-    threads: int = 1
-    address: str | None = None
-    keeps_passes: bool = False
+    memory: int | str = option("2GiB", "What scoring may use beside model and data, such as 2GiB.", parse=parse_bytes)
+    confidence: float | None = option(
+        None, "Race for the next neurons, as sure as this, such as 0.99.", least=0.5, below=1,
+        do="Leave it out to use all of the data.",
+    )  # fmt: skip
+    screen: int | None = option(None, "Ablate only so many neurons, the cheapest by taylor-2.", least=1)
+    compile: bool = option(False, "Compile the last hidden layer's loop: pays after minutes.")
+    tf32: bool = option(False, "Let a GPU round products to 19 bits.")
+    executor: Executor = option(
+        "serial", "Who scores: this process, or workers here or on a cluster.", is_recorded=False
+    )
+    workers: int | None = option(
+        None, "How many workers; one for each core where left out.", least=1, is_recorded=False
+    )
+    threads: int = option(1, "How many threads each worker uses.", least=1, is_recorded=False)
+    address: str | None = option(
+        None, "The Ray cluster, such as auto; one on this machine where left out.", is_recorded=False
+    )
+    keeps_passes: bool = option(False, "Keep forward passes from one ranking to the next.", flag="", is_recorded=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "memory", parse_bytes("memory", self.memory))
-        if self.confidence is not None and not (_is_number(self.confidence) and 0.5 <= self.confidence < 1):
-            allowed = "a number of at least 0.5 and below 1"
-            raise BadInputError("confidence", allowed, repr(self.confidence), "Leave it out to use all of the data.")
-        for argument, value in (("screen", self.screen), ("workers", self.workers), ("threads", self.threads)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise BadInputError(argument, "a whole number of at least 1", repr(value), "Leave it out.")
-        if self.executor not in EXECUTORS:
-            do = did_you_mean(str(self.executor), EXECUTORS)
-            raise BadInputError("executor", "serial, processes or ray", repr(self.executor), do)
+        super().__post_init__()
         if self.executor != "serial" and (self.confidence is not None or self.screen is not None):
             allowed = "serial where neurons race or are screened: one race has too little work for many workers"
             raise BadInputError("executor", allowed, repr(self.executor), "Leave it out.")
@@ -122,7 +112,3 @@ class _Products:
 
 
 _PRODUCTS = _Products()
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
