@@ -13,7 +13,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from shrinknet.core.folder import RunFolder
-from shrinknet.report.summary import bytes_text, percent
+from shrinknet.core.units import bytes_text, percent
 
 BLUE, RED = "#1b6ca8", "#d1495b"
 

@@ -18,11 +18,11 @@ from rounds import RESULTS, SEED, in_turns, once, write
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.api import in_memory
 from shrinknet.cli.bench import _seconds
 from shrinknet.core import folder as runs
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import gated
+from shrinknet.engine.memory import in_memory
 from shrinknet.execution.cost_model import forecast, forward_work, measured_rates
 
 ROUNDS = 5

@@ -16,9 +16,9 @@ from rounds import SEED, in_turns, write
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.api import in_memory
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import gated
+from shrinknet.engine.memory import in_memory
 
 AXES = {
     "neurons in each layer": [16, 48, 128, 400, 1600],

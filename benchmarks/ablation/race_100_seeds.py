@@ -16,11 +16,11 @@ from cifar import images
 from rounds import SEED, in_turns, write
 
 import shrinknet as sn
-from shrinknet.api import in_memory
 from shrinknet.core.records import Neuron
 from shrinknet.criteria import find_criterion
 from shrinknet.engine import racing
 from shrinknet.engine.gates import gated
+from shrinknet.engine.memory import in_memory
 from shrinknet.engine.racing import parts_of, race
 from shrinknet.execution.cost_model import forward_work, replay_work
 

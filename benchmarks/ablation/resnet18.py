@@ -16,9 +16,9 @@ from rounds import SEED, in_turns, write  # first: it tells Python where the zoo
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.api import in_memory
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import gated
+from shrinknet.engine.memory import in_memory
 from shrinknet.execution.cost_model import forward_work, replay_work
 
 NUM_IMAGES, ROUNDS = 64, 3

@@ -16,9 +16,9 @@ from rounds import SEED, in_turns, once, write
 from torch.nn import functional
 
 import shrinknet as sn
-from shrinknet.api import in_memory
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import gated
+from shrinknet.engine.memory import in_memory
 
 NUM_IMAGES, ROUNDS, CHANNELS_TIMED = 1000, 5, 8
 

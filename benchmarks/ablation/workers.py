@@ -11,9 +11,9 @@ from cifar import images
 from rounds import SEED, in_turns, once, write
 
 import shrinknet as sn
-from shrinknet.api import in_memory
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import gated
+from shrinknet.engine.memory import in_memory
 from shrinknet.execution.jobs import Workers
 
 NUM_IMAGES, ROUNDS = 1000, 3

@@ -166,7 +166,7 @@ def test_what_does_not_look_at_the_loss_of_each_sample_works(tmp_path) -> None:
     rows = torch.utils.data.TensorDataset(INPUTS, CLASSES)
     loaded = sn.prune(sn.Task(dense(), dice, torch.utils.data.DataLoader(rows, 7)), goals=[sn.RemovedNeurons(1)])
     assert "at most 7 rows." in loaded.summary()
-    assert run.options["couples_samples"] is True
+    assert run.config.couples_samples is True
     assert (
         "The loss 'dice' looks at batches as a whole: losses are means over batches of at most 7 rows." in run.summary()
     )

@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import shrinknet as sn
-from shrinknet.api import in_memory
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import gated
+from shrinknet.engine.memory import in_memory
 from shrinknet.engine.replay import Replay
 from shrinknet.engine.route import route
 from shrinknet.task.data import Batch

@@ -90,7 +90,7 @@ def test_who_asks_gets_the_accuracy_asked_for() -> None:
         run = sn.prune(task, goals=[sn.RemovedNeurons(1)], guards=[sn.AccuracyDrop("100%")])
         assert run.history[0].measures.validation_accuracy == pytest.approx(expected, abs=1e-12)
         assert (run.history[0].answers is not None) == (accuracy == "argmax"), "only classes have answers"
-        assert run.options["accuracy"] in ("argmax", near.__qualname__)
+        assert run.config.accuracy in ("argmax", near.__qualname__)
     several = torch.stack([ZERO_ONE, 1 - ZERO_ONE], 1).float()
     task = sn.Task(TWO_COLUMNS, "binary-cross-entropy", (X, several), (X, several), accuracy=share)
     expected = float(((TWO_COLUMNS(X) > 0) == (several > 0)).double().mean())

@@ -20,6 +20,7 @@ from torch.utils.data import (
 )
 
 import shrinknet as sn
+from shrinknet.core.config import DEFAULT_BATCH_SIZE
 
 ROWS = TensorDataset(torch.arange(100.0)[:, None].repeat(1, 4), torch.arange(100) % 3)
 
@@ -108,7 +109,7 @@ def test_two_loaders_of_one_data_set_share_no_row() -> None:
 def test_a_batch_sampler_of_torchs_own_gives_the_size_of_batches() -> None:
     batches = BatchSampler(SubsetRandomSampler(range(50)), 7, False)
     assert task(DataLoader(ROWS, batch_sampler=batches)).calibration.batch_size == 7
-    assert task(DataLoader(ROWS, batch_sampler=[[1, 2], [3]])).calibration.batch_size == sn.task.task.DEFAULT_BATCH_SIZE
+    assert task(DataLoader(ROWS, batch_sampler=[[1, 2], [3]])).calibration.batch_size == DEFAULT_BATCH_SIZE
 
 
 REFUSED = {

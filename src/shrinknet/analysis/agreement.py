@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from shrinknet.api import in_memory
 from shrinknet.core.errors import BadInputError, ShrinknetError
 from shrinknet.core.progress import Tell, tell_nobody
 from shrinknet.core.records import Neuron
 from shrinknet.core.scores import Scores
 from shrinknet.criteria import Criterion, criterion_names, find_criterion
 from shrinknet.engine.gates import GatedNetwork, gated
+from shrinknet.engine.memory import in_memory
 from shrinknet.search.rank import ranked
 from shrinknet.task.task import Task
 

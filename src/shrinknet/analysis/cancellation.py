@@ -20,12 +20,12 @@ from scipy.spatial.distance import squareform
 from scipy.stats import ttest_1samp
 from torch import Tensor
 
-from shrinknet.api import in_memory
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.progress import Tell, tell_nobody
 from shrinknet.core.records import Group, Neuron
 from shrinknet.criteria.ablation import Ablation
 from shrinknet.engine.gates import GatedNetwork, gated
+from shrinknet.engine.memory import in_memory
 from shrinknet.engine.replay import Replay
 from shrinknet.engine.route import route
 from shrinknet.graph.restrict import restrict

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shrinknet.api import in_memory
 from shrinknet.compensation.compensate import Compensation
 from shrinknet.core.errors import BadInputError, did_you_mean
 from shrinknet.core.progress import Tell, tell_nobody
@@ -22,6 +21,7 @@ from shrinknet.core.records import Group, Neuron
 from shrinknet.criteria.ablation import Ablation
 from shrinknet.engine.derivatives import in_chunks, slope_and_curvature
 from shrinknet.engine.gates import GatedNetwork, gated
+from shrinknet.engine.memory import in_memory
 from shrinknet.engine.replay import Replay
 from shrinknet.run.run import Run
 from shrinknet.task.task import Task
@@ -178,9 +178,9 @@ def error_surfaces(
     steps = [step for step in run.history if step.removed]
     if not steps:
         raise BadInputError("run", "a run that removed something", "one that stopped at once", "Give it a goal.")
-    scoring, kind = run.network.program.scoring, str(run.options.get("compensate", "none"))
+    scoring, kind = run.network.program.scoring, run.config.search.compensate
     task, found = in_memory(run.task, run.network), []
-    network = gated(task, run.options.get("keep", ()), run.options.get("only", ()), scoring)
+    network = gated(task, run.config.search.keep, run.config.search.only, scoring)
     compensation = None if kind == "none" else Compensation(kind, task, network)
     with scoring.arithmetic():
         network = network if compensation is None else compensation.restart()

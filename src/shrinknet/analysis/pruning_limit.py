@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from shrinknet.api import in_memory, prune
+from shrinknet.api import prune
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.progress import Tell, tell_nobody
 from shrinknet.engine.gates import GatedNetwork, gated
+from shrinknet.engine.memory import in_memory
 from shrinknet.measure.evaluation import evaluate
 from shrinknet.search.guards import AccuracyDrop, Guard, LossRise
 from shrinknet.task.data import Data

@@ -7,19 +7,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shrinknet.api import in_memory
 from shrinknet.cli import console
 from shrinknet.cli.flags import spread
 from shrinknet.cli.options import CriterionName, Json, Model, ModelFlags, task_of
 from shrinknet.core.config import DEFAULT_BATCH_SIZE, Scope
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.options import option
-from shrinknet.core.units import parse_bytes
+from shrinknet.core.units import bytes_text, parse_bytes
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import GatedNetwork, gated
+from shrinknet.engine.memory import in_memory
 from shrinknet.execution.cost_model import Forecast, Rates, forecast, forward_work, measured_rates
 from shrinknet.loading.models import load_model
-from shrinknet.report.summary import bytes_text
 from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task, evaluating
 

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from shrinknet.cli import console
+from shrinknet.cli.asked import GoalFlags
 from shrinknet.cli.flags import spread
-from shrinknet.cli.options import Flash, Json, MacsBudget, Out, Parameters, Ram, Remove, make_goals
+from shrinknet.cli.options import Json, Out
 from shrinknet.cli.prune import finish
 from shrinknet.cli.reopen import RunFlags, reopen
 from shrinknet.core.errors import BadInputError
@@ -18,15 +19,11 @@ def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     given: RunFlags,
     out: Out,
-    flash: Flash = None,
-    ram: Ram = None,
-    parameters: Parameters = None,
-    macs: MacsBudget = None,
-    remove: Remove = None,
+    asked: GoalFlags,
     json: Json = False,
 ) -> None:
     """Cut the network of another budget out of a finished run. Nothing is scored again."""
-    goals = make_goals(flash, ram, parameters, macs, remove)
+    goals = list(asked.made())
     if not goals:
         allowed = "given a budget: --flash, --ram, --parameters, --macs, --remove"
         raise BadInputError("cut", allowed, "none", "Name one or more.")
@@ -35,6 +32,6 @@ def command(
     smaller = opened.at(*goals)
     smaller.verification.raise_if_broken()
     smaller.save(out, goals=list(map(str, goals)), guards=[], cut_from=str(run.resolve()))
-    if opened.options["guards"]:
-        console.talk.print(f"Not looked at: the run's guards ({'; '.join(opened.options['guards'])}).")
+    if opened.config.guards:
+        console.talk.print(f"Not looked at: the run's guards ({'; '.join(opened.config.guards)}).")
     finish(smaller, out, json)

@@ -2,13 +2,12 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import fields
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
-from shrinknet.core.options import About, Options, said_of
+from shrinknet.core.options import Options, Said
 
 
 def spread(verb: Callable[..., None]) -> Callable[..., None]:
@@ -47,29 +46,32 @@ def spread(verb: Callable[..., None]) -> Callable[..., None]:
     return typed
 
 
+def _given(value: Any) -> Any:
+    return tuple(value or ()) if isinstance(value, list) else value
+
+
 def _flags(record: type[Options]) -> Iterator[inspect.Parameter]:
     """The flags of a record, as parameters of a verb."""
-    defaults = {one.name: one.default for one in fields(record)}
-    for name, hint, about in said_of(record):
-        if about.flag != "":
-            kind, default = _typed(hint, about, defaults[name])
-            flag = about.flag or f"--{name.replace('_', '-')}"
-            told = typer.Option(flag, help=_help(hint, about))
+    for one in record.said():
+        if one.about.flag != "":
+            kind, default = _typed(one)
+            told = typer.Option(one.about.flag or f"--{one.name.replace('_', '-')}", help=_help(one))
             yield inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, told]
+                one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, told]
             )
 
 
-def _typed(hint: Any, about: About, default: Any) -> tuple[Any, Any]:
+def _typed(option: Said) -> tuple[Any, Any]:
     """What is typed for an option, and its default: text where it is parsed, and where its values are words."""
-    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    default, kinds = option.default, option.kinds
     if isinstance(default, tuple):
         return list[str] | None, None
-    kind = str if about.parse is not None or get_origin(kinds[0]) is Literal else kinds[0]
-    text = default if default is None or kind is not str else str(default)
-    return (kind | None if NoneType in kinds else kind), text
+    is_text = option.about.parse is not None or get_origin(kinds[0]) is Literal or kinds[0] is object
+    kind = str if is_text else kinds[0]
+    return (kind | None if NoneType in kinds else kind), (default if default is None or not is_text else str(default))
 
 
-def _help(hint: Any, about: About) -> str:
-    choices = get_args(hint) if get_origin(hint) is Literal else ()
-    return f"{', '.join(choices[:-1])} or {choices[-1]}. {about.help}" if choices else about.help
+def _help(option: Said) -> str:
+    choices = get_args(option.hint) if get_origin(option.hint) is Literal else ()
+    help = option.about.help
+    return f"{', '.join(choices[:-1])} or {choices[-1]}. {help}" if choices else help

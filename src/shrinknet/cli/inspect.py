@@ -13,11 +13,11 @@ from shrinknet.cli.options import Json, Model, ModelFlags
 from shrinknet.core.config import Scope
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Group
+from shrinknet.core.units import bytes_text, percent
 from shrinknet.graph.restrict import restrict
 from shrinknet.graph.trace import Trace, trace
 from shrinknet.loading.models import load_model
 from shrinknet.measure.costs import costs, operator_costs, reach
-from shrinknet.report.summary import bytes_text, percent
 
 Operators = Annotated[bool, typer.Option("--operators", help="Show what each operator of the graph costs, too.")]
 

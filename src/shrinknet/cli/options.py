@@ -1,5 +1,6 @@
 """Options that several verbs share, each said once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -7,21 +8,12 @@ from typing import Annotated
 import typer
 from torch import nn
 
-from shrinknet.core.config import DEFAULT_BATCH_SIZE
+from shrinknet.core.config import DEFAULT_BATCH_SIZE, WEIGHTS, SearchOptions
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.options import Options, option
-from shrinknet.core.units import parse_bytes, parse_count, parse_fraction
 from shrinknet.loading.data import load_data
 from shrinknet.loading.models import load_model
-from shrinknet.search.goals import (
-    FlashBytes,
-    Goal,
-    Macs,
-    NumParameters,
-    PeakRamBytes,
-    RemovedFraction,
-    RemovedNeurons,
-)
+from shrinknet.search.goals import Goal, PeakRamBytes
 from shrinknet.task.accuracy import Judge
 from shrinknet.task.data import Source
 from shrinknet.task.task import Task
@@ -35,15 +27,10 @@ CriterionName = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Out = Annotated[Path, typer.Option("--out", help="A new folder for the run.")]
-Flash = Annotated[str | None, typer.Option(help="At most that many bytes of the file that ships, such as 64KiB.")]
-Ram = Annotated[str | None, typer.Option(help="At most that many bytes of the planner's arena, such as 20KiB.")]
 AllowFloat = Annotated[
     bool, typer.Option("--allow-float", help="An int8 file may hold operators that compute in float; it says which.")
 ]
 Quantize = Annotated[str, typer.Option(help="none, or int8: quantize what ships, after pruning.")]
-Parameters = Annotated[str | None, typer.Option(help="At most that many parameters, such as 20k.")]
-MacsBudget = Annotated[str | None, typer.Option("--macs", help="At most that many MACs a sample, such as 1.5M.")]
-Remove = Annotated[str | None, typer.Option(help="Remove that many neurons (40), or a share (60%).")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +43,19 @@ class ModelFlags(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskFlags(ModelFlags):
+class LossFlags(ModelFlags):
     """What a model is measured by."""
 
     loss: str = option(
         "cross-entropy", "cross-entropy, squared-error, binary-cross-entropy, or package.module:function."
     )
     accuracy: str | None = option(None, "argmax, threshold, or package.module:function; the loss's own where left out.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFlags(LossFlags):
+    """The same, in batches of so many rows."""
+
     batch_size: int = option(DEFAULT_BATCH_SIZE, "Rows for each pass; speed and memory only.", least=1)
 
 
@@ -100,38 +93,7 @@ def task_of(
     )
 
 
-def artefact_kind(to: str | None, ram: str | None, quantize: str) -> str:
+def artefact_kind(options: SearchOptions, goals: Sequence[Goal]) -> str:
     """Return what ships: what was named; else ExecuTorch's file where RAM or int8 is asked for, else the weights."""
-    return to or ("executorch" if ram is not None or quantize != "none" else "weights")
-
-
-def make_goals(
-    flash: str | None, ram: str | None, parameters: str | None, macs: str | None, remove: str | None
-) -> list[Goal]:
-    """Return the goals that were typed.
-
-    Raises:
-        BadInputError: a quantity cannot be read.
-    """
-    goals: list[Goal] = []
-    if flash is not None:
-        goals.append(FlashBytes(parse_bytes("--flash", flash)))
-    if ram is not None:
-        goals.append(PeakRamBytes(parse_bytes("--ram", ram)))
-    if parameters is not None:
-        goals.append(NumParameters(parse_count("--parameters", parameters)))
-    if macs is not None:
-        goals.append(Macs(parse_count("--macs", macs)))
-    if remove is not None:
-        goals.append(_removal(remove))
-    return goals
-
-
-def _removal(text: str) -> Goal:
-    if text.strip().endswith("%"):
-        return RemovedFraction(parse_fraction("--remove", text))
-    if not (text.strip().isascii() and text.strip().isdigit()) or len(text) > 18:
-        raise BadInputError(
-            "--remove", "a number of neurons or a percentage", repr(text[:40]), "Write it as 40 or 60%."
-        )
-    return RemovedNeurons(int(text))
+    wants_ram = any(isinstance(goal, PeakRamBytes) for goal in goals)
+    return options.artefact or ("executorch" if wants_ram or options.quantize != "none" else WEIGHTS)

@@ -2,112 +2,32 @@
 
 import hashlib
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from shrinknet.api import prune
 from shrinknet.cli import console
-from shrinknet.cli.options import (
-    AccuracyName,
-    Address,
-    AllowFloat,
-    BatchSize,
-    Clip,
-    Compensate,
-    Compile,
-    Confidence,
-    CriterionName,
-    DataPath,
-    ExampleInput,
-    Executor,
-    Flash,
-    Json,
-    Keep,
-    LossName,
-    MacsBudget,
-    MaxLatency,
-    Memory,
-    MinNeurons,
-    Model,
-    MultipleOf,
-    Only,
-    Out,
-    Parameters,
-    Price,
-    Quantize,
-    Ram,
-    Remove,
-    Screen,
-    Seed,
-    Tf32,
-    Threads,
-    To,
-    TrustPickle,
-    Weights,
-    Workers,
-    artefact_kind,
-    make_goals,
-    make_task,
-)  # fmt: skip
+from shrinknet.cli.asked import GoalFlags, GuardFlags
+from shrinknet.cli.flags import spread
+from shrinknet.cli.options import DataPath, Json, Model, Out, TaskFlags, artefact_kind, make_task
 from shrinknet.cli.words import said
-from shrinknet.core.units import parse_fraction, parse_milliseconds
+from shrinknet.core.config import SearchOptions
 from shrinknet.report import summary
 from shrinknet.run.run import Run
-from shrinknet.search.guards import AccuracyDrop, ClassRecall, Guard, LossRise, WorstClassRecall
 from shrinknet.task.scoring import Scoring
-from shrinknet.task.task import DEFAULT_BATCH_SIZE
 
 
+@spread
 def command(
     model: Model,
     data: DataPath,
     out: Out,
-    weights: Weights = None,
-    example_input: ExampleInput = None,
-    loss: LossName = "cross-entropy",
-    accuracy: AccuracyName = None,
-    criterion: CriterionName = "ablation",
-    method: Annotated[str, typer.Option(help="reranking, or single-ranking.")] = "reranking",
-    step: Annotated[int, typer.Option(help="Neurons removed for each ranking.")] = 1,
-    flash: Flash = None,
-    ram: Ram = None,
-    parameters: Parameters = None,
-    macs: MacsBudget = None,
-    remove: Remove = None,
-    max_accuracy_drop: Annotated[str | None, typer.Option(help="Guard, such as 1%.")] = None,
-    max_loss_rise: Annotated[float | None, typer.Option(help="Guard, in the loss's unit.")] = None,
-    max_recall_drop: Annotated[str | None, typer.Option(help="Guard on the worst class's recall, such as 5%.")] = None,
-    min_class_recall: Annotated[
-        str | None, typer.Option(help="Guard: every class's recall stays above, as 70%.")
-    ] = None,
-    to: To = None,
-    quantize: Quantize = "none",
-    allow_float: AllowFloat = False,
-    price: Price = "neuron",
-    compensate: Compensate = "none",
-    max_latency: MaxLatency = None,
-    clip: Clip = "none",
-    keep: Keep = None,
-    only: Only = None,
-    multiple_of: MultipleOf = 1,
-    min_neurons: MinNeurons = 1,
-    whole_curve: Annotated[bool, typer.Option("--whole-curve", help="Go on to the end for the whole curve.")] = False,
-    memory: Memory = "2GiB",
-    confidence: Confidence = None,
-    screen: Screen = None,
-    compile: Compile = False,
-    tf32: Tf32 = False,
-    executor: Executor = "serial",
-    workers: Workers = None,
-    threads: Threads = 1,
-    address: Address = None,
-    seed: Seed = 0,
-    batch_size: BatchSize = DEFAULT_BATCH_SIZE,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    trust_pickle: TrustPickle = False,
+    given: TaskFlags,
+    goals: GoalFlags,
+    guards: GuardFlags,
+    options: SearchOptions,
+    scoring: Scoring,
     json: Json = False,
 ) -> None:
     """Remove neurons until every goal is reached, cut once, prove the cut, write the run and its page.
@@ -115,24 +35,18 @@ def command(
     Without a goal the run goes on until one neuron of each group is left. Exit status 1: a goal or guard could not
     be met; the nearest model is written.
     """
-    goals = make_goals(flash, ram, parameters, macs, remove)
-    latency = None if max_latency is None else parse_milliseconds("--max-latency", max_latency)
-    guards = _guards(max_accuracy_drop, max_loss_rise, max_recall_drop, min_class_recall)
-    task = make_task(model, weights, example_input, data, loss, seed, batch_size, trust_pickle, accuracy)
+    wanted, kept = list(goals.made()), list(guards.made())
+    task = make_task(model, data, options.seed, given)
     sources: dict[str, Any] = {
-        "model": source_of(model), "weights": source_of(weights), "data": source_of(data), "loss": loss,
-        "model_sha256": _hash(model), "weights_sha256": _hash(weights), "data_sha256": _hash(data),
+        "model": source_of(model), "weights": source_of(given.weights), "data": source_of(data), "loss": given.loss,
+        "model_sha256": _hash(model), "weights_sha256": _hash(given.weights), "data_sha256": _hash(data),
     }  # fmt: skip
-    if accuracy is not None:
-        sources["accuracy"] = accuracy
-    scoring = Scoring(memory, confidence, screen, compile, tf32, executor, workers, threads, address)
+    if given.accuracy is not None:
+        sources["accuracy"] = given.accuracy
+    asked = replace(options, artefact=artefact_kind(options, wanted))
     with console.resumable(out), console.Bar("pruning") as bar:
         run = prune(
-            task, criterion, method, goals, guards, step=step, clip=clip, keep=keep or (), only=only or (),
-            multiple_of=multiple_of, min_neurons=min_neurons, whole_curve=whole_curve,
-            artefact=artefact_kind(to, ram, quantize), quantize=quantize, allow_float=allow_float, price=price,
-            compensate=compensate,
-            max_latency=latency, seed=seed, scoring=scoring, out=out, resume=resume, config=sources, progress=bar,
+            task, goals=wanted, guards=kept, **vars(asked), scoring=scoring, out=out, config=sources, progress=bar,
         )  # fmt: skip
     finish(run, out, json)
 
@@ -149,7 +63,7 @@ def finish(run: Run, out: Path, as_json: bool) -> None:
         })  # fmt: skip
     else:
         console.table("", ("", "before", "after"), run.rows())
-        for line in summary.coupled_line(run.options):
+        for line in summary.coupled_line(run.config):
             console.out.print(line)
         console.out.print(summary.proof_line(run.verification))
         if run.artefact is not None:
@@ -162,21 +76,6 @@ def finish(run: Run, out: Path, as_json: bool) -> None:
     else:
         console.talk.print(said(f"Not met; the nearest model is {out / 'model.pt2'}. {run.last_line()}"))
         sys.exit(1)
-
-
-def _guards(
-    accuracy_drop: str | None, loss_rise: float | None, recall_drop: str | None, class_recall: str | None
-) -> list[Guard]:
-    guards: list[Guard] = []
-    if accuracy_drop is not None:
-        guards.append(AccuracyDrop(parse_fraction("--max-accuracy-drop", accuracy_drop)))
-    if loss_rise is not None:
-        guards.append(LossRise(loss_rise))
-    if recall_drop is not None:
-        guards.append(WorstClassRecall(parse_fraction("--max-recall-drop", recall_drop)))
-    if class_recall is not None:
-        guards.append(ClassRecall(parse_fraction("--min-class-recall", class_recall)))
-    return guards
 
 
 def source_of(path: str | None) -> str | None:

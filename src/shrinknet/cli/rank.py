@@ -8,7 +8,7 @@ import typer
 from shrinknet.api import race, rank
 from shrinknet.cli import console
 from shrinknet.cli.flags import spread
-from shrinknet.cli.options import CriterionName, DataPath, Json, Model, TaskFlags, make_task
+from shrinknet.cli.options import DataPath, Json, Model, TaskFlags, make_task
 from shrinknet.core.config import RankOptions
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.tables import csv_text, race_rows
@@ -24,19 +24,19 @@ def command(
     given: TaskFlags,
     options: RankOptions,
     scoring: Scoring,
-    criterion: CriterionName = "ablation",
     first: Annotated[int | None, typer.Option(help="Find only so many neurons, by a race or --screen.")] = None,
     json: Json = False,
     out: Annotated[Path | None, typer.Option("--out", help="Write the list to this CSV file.")] = None,
 ) -> None:
     """Score every neuron that can be removed, lowest first: rank,group,neuron,score."""
+    criterion = str(options.criterion)
     unit = find_criterion(criterion).unit
     task = make_task(model, data, options.seed, given)
     line = ""
     with console.Bar(criterion) as bar:
         if first is None:
             shards = None if out is None else out.with_name(f"{out.name}.shards")
-            order = rank(task, criterion, **vars(options), scoring=scoring, shards=shards, progress=bar)
+            order = rank(task, **vars(options), scoring=scoring, shards=shards, progress=bar)
         else:
             _check_race(criterion, options.clip)
             result = race(task, first, keep=options.keep, only=options.only, seed=options.seed, scoring=scoring)

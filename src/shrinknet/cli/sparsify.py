@@ -7,36 +7,25 @@ from typing import Annotated, Any
 import typer
 
 from shrinknet.cli import console
-from shrinknet.cli.options import (
-    AccuracyName,
-    DataPath,
-    ExampleInput,
-    Json,
-    LossName,
-    Model,
-    Out,
-    Weights,
-    make_task,
-)
+from shrinknet.cli.flags import spread
+from shrinknet.cli.options import DataPath, Json, LossFlags, Model, Out, TaskFlags, make_task
 from shrinknet.cli.prune import source_of
 from shrinknet.core.errors import BadInputError
 from shrinknet.sparsify.api import sparsify
 from shrinknet.sparsify.base import sparsifier_names
 
 
+@spread
 def command(
     model: Model,
     data: DataPath,
     out: Out,
+    given: LossFlags,
     method: Annotated[str, typer.Option("--method", help=f"One of: {', '.join(sparsifier_names())}.")],
     set: Annotated[
         list[str] | None,
         typer.Option("--set", help="An option of the method, such as sparsity=0.95 (may be repeated)."),
     ] = None,
-    weights: Weights = None,
-    example_input: ExampleInput = None,
-    loss: LossName = "cross-entropy",
-    accuracy: AccuracyName = None,
     epochs: Annotated[int, typer.Option(help="How often the calibration rows are seen.")] = 10,
     batch: Annotated[int, typer.Option(help="Rows for each step.")] = 64,
     optimizer: Annotated[str, typer.Option(help="adam, or sgd (momentum 0.9).")] = "adam",
@@ -49,8 +38,8 @@ def command(
     json: Json = False,
 ) -> None:
     """Train on the calibration rows under a training-time method; cut what whole-neuron zeros allow; write a page."""
-    task = make_task(model, weights, example_input, data, loss, seed, accuracy=accuracy)
-    sources = {"model": source_of(model), "weights": source_of(weights), "data": source_of(data)}
+    task = make_task(model, data, seed, TaskFlags(**vars(given)))
+    sources = {"model": source_of(model), "weights": source_of(given.weights), "data": source_of(data)}
     with console.resumable(out), console.Bar(method) as bar:
         found = sparsify(
             task, method, options=_options(set or []), epochs=epochs, batch_size=batch, optimizer=optimizer,

@@ -15,13 +15,14 @@ from typing import Any
 from typer.core import TyperGroup, TyperOption
 from typer.main import get_command
 
+from shrinknet.cli.asked import flags_of_classes
+
 PLACES = {"spec": "MODEL", "folder": "RUN", "run": "RUN", "history": "RUN", "histories": "RUN", "name": "NAME"}
 """What is typed without a flag."""
 
 OTHER_NAMES = {
     "artefact": "to", "batch_size": "batch", "learning_rate": "rate", "weight_decay": "decay", "options": "set",
-    "ratio": "ratios", "AccuracyDrop": "max_accuracy_drop", "LossRise": "max_loss_rise",
-    "WorstClassRecall": "max_recall_drop", "ClassRecall": "min_class_recall", "PeakRamBytes": "ram",
+    "ratio": "ratios", **flags_of_classes(),
 }  # fmt: skip
 """What a verb calls otherwise than Python does, where it has nothing of Python's name."""
 

@@ -24,7 +24,7 @@ from torch.fx import Node
 
 from shrinknet.compensation.least_squares import Moments, least_squares, unsaid, with_ones
 from shrinknet.compensation.readers import Reader, as_matrix, is_own, readers
-from shrinknet.core.errors import BadInputError, did_you_mean
+from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Neuron
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.passes import Passes
@@ -36,7 +36,6 @@ from shrinknet.task.task import Task
 
 log = logging.getLogger(__name__)
 
-KINDS = ("none", "mean", "least-squares", "newton")
 
 RIDGE = 1e-3
 """How strongly weights are held, as a share of the mean square of what is read."""
@@ -46,12 +45,6 @@ FLOOR = 0.1
 
 MOST_UNKNOWNS = 4096
 """A fit by curvature solves for all weights of a reader at once; larger readers are fit by least squares."""
-
-
-def check_kind(kind: str) -> None:
-    """Raise BadInputError where there is no such compensation."""
-    if kind not in KINDS:
-        raise BadInputError("compensate", "one of " + ", ".join(KINDS), repr(kind), did_you_mean(kind, KINDS))
 
 
 class Compensation:
@@ -69,7 +62,6 @@ class Compensation:
     """
 
     def __init__(self, kind: str, task: Task, network: GatedNetwork, ridge: float = RIDGE) -> None:
-        check_kind(kind)
         self.kind, self.ridge = kind, ridge
         self.batch = _some_rows(task, network)
         own = Passes(network.program, network.program.scoring.kept_bytes)

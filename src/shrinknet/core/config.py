@@ -1,7 +1,7 @@
 """What a run was asked for, as `config.json` says it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 from shrinknet.core.options import Options, option, read
@@ -19,6 +19,10 @@ WEIGHTS = "weights"
 DEFAULT_BATCH_SIZE = 1024
 
 
+def _name(criterion: object) -> str:
+    return str(getattr(criterion, "name", criterion))
+
+
 def _globs(argument: str, given: str | Sequence[str]) -> list[str]:
     return globs(given)
 
@@ -31,26 +35,30 @@ class Scope(Options):
     only: Sequence[str] = option((), "A glob of the only groups to touch (may be repeated).", parse=_globs)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class RankOptions(Scope):
     """How neurons are scored."""
 
+    criterion: object = option("ablation", "How neurons are scored: a name, or package.module:Class.", written=_name)
+    _: KW_ONLY
     clip: Clip = option("none", "Set scores of larger size to their mean or median: for steep second-order estimates.")
     seed: int = option(0, "Seed of the split, and of the criterion random.", least=0, do="Leave it out for 0.")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SearchOptions(RankOptions):
     """How neurons are chosen, what every group keeps, and what ships in the end."""
 
+    method: Method = option("reranking", "Score again after each step, or score once.")
+    _: KW_ONLY
     step: int = option(1, "Neurons removed for each ranking.", least=1, do="Leave it out to remove one at a time.")
     multiple_of: int = option(
         1, "Keep widths at multiples of this, such as 8 (SIMD).", least=1, do="Leave it out for 1."
     )
     min_neurons: int = option(1, "Keep at least so many neurons of each group.", least=1, do="Leave it out for 1.")
     whole_curve: bool = option(False, "Go on to the end for the whole trade-off curve.")
-    artefact: str = option(
-        WEIGHTS, "What ships: weights, executorch, onnx, pt2, cortex-m, or package.module:Class.", flag="--to"
+    artefact: str | None = option(
+        None, "What ships: weights, executorch, onnx, pt2, cortex-m, or package.module:Class.", flag="--to"
     )
     quantize: Quantize = option("none", "Quantize what ships, after pruning.")
     allow_float: bool = option(
@@ -58,6 +66,7 @@ class SearchOptions(RankOptions):
     )
     price: Price = option("neuron", "What a removal frees; budget adds up the shares of what is still missing.")
     compensate: Compensate = option("none", "How readers make up for what is gone, without retraining.")
+    resume: bool = option(False, "Go on with the run in --out.", is_recorded=False)
     max_latency: float | None = option(
         None, "At most that long a sample on this machine, such as 5ms.", parse=parse_milliseconds
     )
@@ -69,14 +78,12 @@ class RunConfig:
 
     Attributes:
         search: how neurons were chosen.
-        criterion, method, goals, guards: by their names, and in words.
+        goals, guards: in words.
         loss, accuracy, couples_samples, batch_size: what the task was.
         content: the whole of it, as it is written: what the user added, too.
     """
 
     search: SearchOptions = field(default_factory=SearchOptions)
-    criterion: str = ""
-    method: str = ""
     goals: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
     loss: str = ""
@@ -97,7 +104,7 @@ class RunConfig:
         (('40 neurons removed',), ['fc1'], 'none')
         """
         said = {key: value for key, value in content.items() if key != "schema"}
-        names = ("criterion", "method", "loss", "accuracy", "couples_samples", "batch_size")
+        names = ("loss", "accuracy", "couples_samples", "batch_size")
         facts: dict[str, Any] = {name: said[name] for name in names if name in said}
         goals, guards = (tuple(map(str, said.get(name, ()))) for name in ("goals", "guards"))
         return cls(search=read(SearchOptions, said), goals=goals, guards=guards, content=said, **facts)

@@ -47,6 +47,21 @@ class About:
     is_later: bool = False
 
 
+@dataclass(frozen=True)
+class Said:
+    """An option: its name, its type, its default, and what is known of it."""
+
+    name: str
+    hint: Any
+    default: Any
+    about: About
+
+    @property
+    def kinds(self) -> tuple[Any, ...]:
+        """The types that its value may have."""
+        return get_args(self.hint) if get_origin(self.hint) in (Union, UnionType) else (self.hint,)
+
+
 def option(default: Any, help: str, **about: Any) -> Any:
     """Return a field of a record of options; see `About`."""
     return field(default=default, metadata={"about": About(help, **about)})
@@ -69,32 +84,32 @@ class Options:
     """
 
     def __post_init__(self) -> None:
-        for name, hint, about in said_of(type(self)):
-            object.__setattr__(self, name, checked(name, hint, about, getattr(self, name)))
+        for one in self.said():
+            object.__setattr__(self, one.name, checked(one, getattr(self, one.name)))
+
+    @classmethod
+    def said(cls) -> Iterator[Said]:
+        """Yield what is said of each option."""
+        hints = get_type_hints(cls)
+        for one in fields(cls):
+            if "about" in one.metadata:
+                yield Said(one.name, hints[one.name], one.default, one.metadata["about"])
 
 
-def said_of(record: type[Options]) -> Iterator[tuple[str, Any, About]]:
-    """Yield the name and type of each option of a record, and what is known of it."""
-    hints = get_type_hints(record)
-    for one in fields(record):
-        if "about" in one.metadata:
-            yield one.name, hints[one.name], one.metadata["about"]
-
-
-def checked(name: str, hint: Any, about: About, value: Any) -> Any:
+def checked(option: Said, value: Any) -> Any:
     """Return what a value means.
 
     Raises:
         BadInputError: it cannot be used.
     """
-    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    if value is None and NoneType in kinds:
+    about = option.about
+    if value is None and NoneType in option.kinds:
         return None
     if about.parse is not None:
-        return about.parse(name, value)
-    allowed, fits, do = _allowed(kinds[0], about)
+        return about.parse(option.name, value)
+    allowed, fits, do = _allowed(option.kinds[0], about)
     if not fits(value):
-        raise BadInputError(name, allowed, repr(value), do(value))
+        raise BadInputError(option.name, allowed, repr(value), do(value))
     return value
 
 
@@ -123,10 +138,10 @@ def _allowed(kind: Any, about: About) -> tuple[str, Callable[[Any], bool], Calla
 def recorded(options: Options) -> dict[str, Any]:
     """Return what `config.json` says of options."""
     found = {}
-    for name, _, about in said_of(type(options)):
-        value = getattr(options, name)
-        if about.is_recorded and not (about.is_later and value == getattr(type(options), name)):
-            found[name] = about.written(value) if about.written is not None else value
+    for one in options.said():
+        about, value = one.about, getattr(options, one.name)
+        if about.is_recorded and not (about.is_later and value == one.default):
+            found[one.name] = about.written(value) if about.written is not None else value
     return found
 
 
@@ -136,7 +151,7 @@ def read(record: type[O], content: Mapping[str, Any]) -> O:
     Raises:
         BadInputError: a value cannot be used.
     """
-    names = [name for name, _, about in said_of(record) if about.is_recorded]
+    names = [one.name for one in record.said() if one.about.is_recorded]
     return record(**{name: content[name] for name in names if name in content})
 
 

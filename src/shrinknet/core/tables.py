@@ -6,11 +6,12 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from shrinknet.core.quantities import COSTS
 from shrinknet.core.records import Answer, Costs, Measures, Neuron, RaceResult, Step
 
 COLUMNS = (
-    "step", "group", "neuron", "score", "calibration_loss", "validation_loss", "validation_accuracy", "num_neurons",
-    "num_parameters", "flash_bytes", "peak_ram_bytes", "macs", "seconds", "check",
+    "step", "group", "neuron", "score", "calibration_loss", "validation_loss", "validation_accuracy",
+    *(cost.column for cost in COSTS), "seconds", "check",
 )  # fmt: skip
 CHECK = COLUMNS[-1]
 RACE_COLUMNS = (
@@ -34,7 +35,7 @@ def step_rows(step: Step) -> list[tuple[object, ...]]:
     figures = (
         *(("" if value is None else repr(value))
           for value in (m.calibration_loss, m.validation_loss, m.validation_accuracy)),
-        m.costs.num_neurons, m.costs.num_parameters, m.costs.flash_bytes, m.costs.peak_ram_bytes, m.costs.macs,
+        *(cost.of(m.costs) for cost in COSTS),
         f"{step.seconds:.6f}",
     )  # fmt: skip
     if not step.removed:

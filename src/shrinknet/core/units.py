@@ -78,3 +78,23 @@ def globs(given: str | Sequence[str]) -> list[str]:
     (['conv1'], ['a', 'b*'])
     """
     return [given] if isinstance(given, str) else list(given)
+
+
+def bytes_text(size: int) -> str:
+    """Return a number of bytes as people read it.
+
+    >>> bytes_text(65536), bytes_text(1000)
+    ('64.0 KiB', '1,000 B')
+    """
+    if size < 10_000:
+        return f"{size:,} B"
+    return f"{size / 1024:,.1f} KiB" if size < 10 * 1024**2 else f"{size / 1024**2:,.1f} MiB"
+
+
+def percent(fraction: float) -> str:
+    """Return a fraction as a percentage.
+
+    >>> percent(0.975)
+    '97.50 %'
+    """
+    return f"{100 * fraction:.2f} %"

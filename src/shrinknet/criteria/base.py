@@ -187,7 +187,7 @@ def criterion_names() -> tuple[str, ...]:
     return BY_NAME.names()
 
 
-def find_criterion(criterion: "str | Criterion", seed: int = 0) -> Criterion:
+def find_criterion(criterion: object, seed: int = 0) -> Criterion:
     """Return the criterion of that name, or that `package.module:Class` (a criterion object as it is).
 
     Raises:

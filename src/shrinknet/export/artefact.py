@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
+from shrinknet.core.config import WEIGHTS
 from shrinknet.core.errors import BadInputError, ExportError
+from shrinknet.core.quantities import BY_NAME
 from shrinknet.core.records import Costs, Difference, Latency, Manifest, TensorFacts
 from shrinknet.engine.gates import tolerance
 from shrinknet.export.arena import Axis, length, one_like
@@ -30,14 +32,8 @@ from shrinknet.task.task import Task
 
 log = logging.getLogger(__name__)
 
-WEIGHTS = "weights"
-"""The artefact that needs no exporter: the `.safetensors` file."""
-
 STEPS_OF_INT8 = 16
 """How many of the 256 output steps a runtime's int8 may be away from torch's: each layer rounds in its own way."""
-
-PRICED = {"parameters": "num_parameters", "macs": "macs", "flash": "flash_bytes", "ram": "peak_ram_bytes"}
-"""The cost that each price counts."""
 
 LEAST_CHECKED = 64
 """Every file is compared with torch on at least so many rows (all, where there are fewer)."""
@@ -152,7 +148,7 @@ class Artefact:
             raise no_planner("price='ram'", self.kind)
         if price == "budget":
             return lambda before, after: self._freed_of_budgets(goals, before, after)
-        return lambda before, after: self._freed(PRICED[price], before, after)
+        return lambda before, after: self._freed(BY_NAME[price].column, before, after)
 
     def _freed(self, cost: str, before: Present, after: Present) -> float:
         if cost == "peak_ram_bytes" and self.plans_ram:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from shrinknet.core.errors import ExportError
+from shrinknet.core.quiet import quiet
 from shrinknet.export.arena import Arena
 from shrinknet.export.base import SLOW, Built, Exporter
 from shrinknet.export.lifting import lifted
 from shrinknet.export.lowering import arena_bytes, in_float, placed_values, planned_in_order, where
 from shrinknet.export.plain import Answer, Plain, by_torch
 from shrinknet.export.quantization import output_step, quantized
-from shrinknet.export.quiet import quiet
 from shrinknet.export.undilated import undilated
 
 CPU = "M4"

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shrinknet.core.quiet import quiet
 from shrinknet.export.arena import Arena
 from shrinknet.export.base import FAST, SLOW, Built, Exporter
 from shrinknet.export.lowering import arena_bytes, float_products, placed_values, planned_in_order, where
 from shrinknet.export.plain import Answer, Plain, by_torch, rows_of_one
 from shrinknet.export.quantization import output_step, quantized
-from shrinknet.export.quiet import quiet
 
 HIDDEN = "the XNNPACK delegate plans its own workspace at run time: the arena holds only what goes in and out of it"
 

@@ -8,10 +8,10 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from shrinknet.core.quiet import quiet
 from shrinknet.core.turns import alone
 from shrinknet.export.base import Built, Exporter
 from shrinknet.export.plain import Answer, Plain, by_torch
-from shrinknet.export.quiet import quiet
 from shrinknet.measure.costs import stored
 
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
+from shrinknet.core.quiet import quiet
 from shrinknet.export.base import Built, Exporter
 from shrinknet.export.plain import Answer, Plain, by_torch
-from shrinknet.export.quiet import quiet
 
 OPSET = 18
 

@@ -20,7 +20,7 @@ from torch.export.pt2_archive._package import PT2ArchiveWriter
 from torch.utils._pytree import tree_unflatten, treespec_loads
 
 from shrinknet.core.errors import BadInputError
-from shrinknet.export.quiet import quiet
+from shrinknet.core.quiet import quiet
 from shrinknet.loading.archive import Archive, UnreadableArchiveError, opened
 from shrinknet.loading.pt2_schema import RefusedError, cleaned_program, cleaned_table
 

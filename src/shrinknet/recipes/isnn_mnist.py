@@ -10,6 +10,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from shrinknet.api import prune, rank
+from shrinknet.core.config import Method
 from shrinknet.core.folder import environment
 from shrinknet.core.progress import Tell
 from shrinknet.criteria.base import Criterion
@@ -26,7 +27,7 @@ from shrinknet.task.task import Task
 MOST_EPOCHS = 80
 LEARNING_RATE = 0.5
 CRITERIA = ("ablation", "taylor-2", "taylor-2-diagonal", "taylor-1")
-METHODS = ("single-ranking", "reranking")
+METHODS: tuple[Method, ...] = ("single-ranking", "reranking")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from torch import nn
 
 from shrinknet.analysis.recall_distortion import over_slopes, recall_distortion
 from shrinknet.api import prune
+from shrinknet.core.config import Compensate
 from shrinknet.core.folder import environment
 from shrinknet.core.progress import Tell
 from shrinknet.core.recall import intensification, normalised_balance, recalls
@@ -31,6 +32,7 @@ WIDTHS = (784, 100, 50, 10)
 RATIOS = (1.5, 2, 4, 10)
 EPOCHS, TUNING_EPOCHS, BATCH, RATE, DECAY = 20, 10, 32, 0.05, 5e-4
 WAYS = ("ablation", "ablation, least squares", "ablation, least squares, tuned")
+COMPENSATIONS: tuple[Compensate, ...] = ("none", "least-squares")
 
 
 def run(source: Files, seed: int, tell: Tell) -> Results:
@@ -56,7 +58,7 @@ def _one(rows: Rows, test: Rows, seed: int) -> dict[str, Any]:
     _train(model, rows, EPOCHS, seed)
     task = Task(model.eval(), "cross-entropy", rows, test)
     found: dict[str, Any] = {"rows": len(rows[0]), "ways": {}}
-    for way, compensate in zip(WAYS, ("none", "least-squares"), strict=False):
+    for way, compensate in zip(WAYS, COMPENSATIONS, strict=False):
         pruned = prune(task, compensate=compensate)
         distortion = recall_distortion(pruned.history)
         answers = distortion.history

@@ -13,6 +13,7 @@ from shrinknet.core.disk import write_whole, writing
 from shrinknet.core.errors import RunFolderError
 from shrinknet.core.folder import RunFolder, whole
 from shrinknet.core.records import Group, Step, TestResult, Verification
+from shrinknet.core.units import bytes_text
 from shrinknet.report import summary
 from shrinknet.report.page_data import MOST_STEPS, measures_of, page_data
 
@@ -92,7 +93,7 @@ def write_page(folders: Sequence[RunFolder], out: Path) -> Path:
 def _write(folders: Sequence[RunFolder], chapters: list[Chapter], data: list[dict[str, Any]], out: Path) -> Path:
     loader = jinja2.PackageLoader("shrinknet.report")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["bytes"] = summary.bytes_text
+    environment.filters["bytes"] = bytes_text
     runs = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")  # no name ends the script
     plotly = (files("shrinknet.report") / "vendor" / "plotly-basic.min.js").read_text(encoding="utf-8")
     html = environment.get_template("page.html").render(chapters=chapters, plotly_js=plotly, runs=runs)

@@ -7,6 +7,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from shrinknet.core.folder import RunFolder
+from shrinknet.core.quantities import COSTS
 from shrinknet.core.recall import RecallHistory
 from shrinknet.core.records import Costs, Group, Measures, Step
 
@@ -15,8 +16,6 @@ MOST_STEPS = 10_001
 
 MOST_RECALLS = 500
 """Steps whose recalls a page holds."""
-
-COSTS = ("num_neurons", "num_parameters", "flash_bytes", "peak_ram_bytes", "macs")
 
 
 def page_data(
@@ -44,7 +43,7 @@ def page_data(
         "accuracy": [_short(step.measures.validation_accuracy) for step in steps],
         "bare_loss": [_short(_loss(step.bare)) if step.bare else None for step in steps],
         "bare_accuracy": [_short(step.bare.validation_accuracy) if step.bare else None for step in steps],
-        "costs": {cost: [getattr(step.measures.costs, cost) for step in steps] for cost in COSTS},
+        "costs": {cost.column: [cost.of(step.measures.costs) for step in steps] for cost in COSTS},
         "handed": places.index(handed),
         "all_steps": len(history),
         "on": "validation" if history[0].measures.validation_loss is not None else "calibration",

@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from shrinknet.core.config import RunConfig
+from shrinknet.core.quantities import COSTS, FLASH, RAM
 from shrinknet.core.records import Measures, TestResult, Verification
+from shrinknet.core.units import bytes_text, percent
 
 FILES = {"weights": "weights file", "executorch": ".pte", "onnx": ".onnx", "pt2": ".pt2", "cortex-m": ".pte, Cortex-M"}
 """What flash is the length of, by the kind of artefact; of others the exporter's name."""
@@ -21,20 +24,19 @@ def rows(
     >>> rows(small, small, None)[0]
     ('neurons', '8', '8')
     """
-    before, after, found = start.costs, end.costs, shipped or {}
+    found = shipped or {}
     arena = found.get("arena_bytes")
-    flash, ram = found.get("num_bytes", after.flash_bytes), after.peak_ram_bytes if arena is None else arena
+    measured = {FLASH: found.get("num_bytes"), RAM: arena}
     planned = "live activations" if arena is None else "the planner's arena"
     kind = str(found.get("kind", "weights"))
     file = FILES.get(kind, kind.rpartition(":")[2]) + (", int8" if found.get("quantize") == "int8" else "")
-    table = [
-        ("neurons", f"{before.num_neurons:,}", f"{after.num_neurons:,}"),
-        ("parameters", f"{before.num_parameters:,}", f"{after.num_parameters:,}"),
-        (f"flash ({file})", bytes_text(before.flash_bytes), bytes_text(flash)),
-        (f"peak RAM ({planned})", bytes_text(before.peak_ram_bytes), bytes_text(ram)),
-        ("MACs", f"{before.macs:,}", f"{after.macs:,}"),
-        ("calibration loss", f"{start.calibration_loss:.4g}", f"{end.calibration_loss:.4g}"),
-    ]
+    of = {FLASH: f" ({file})", RAM: f" ({planned})"}
+    table = []
+    for cost in COSTS:
+        after = measured.get(cost)
+        after = cost.of(end.costs) if after is None else after
+        table.append((cost.title + of.get(cost, ""), cost.text(cost.of(start.costs)), cost.text(after)))
+    table.append(("calibration loss", f"{start.calibration_loss:.4g}", f"{end.calibration_loss:.4g}"))
     if start.validation_loss is not None and end.validation_loss is not None:
         table.append(("validation loss", f"{start.validation_loss:.4g}", f"{end.validation_loss:.4g}"))
     if start.validation_accuracy is not None and end.validation_accuracy is not None:
@@ -90,16 +92,16 @@ def last_line(
     )
 
 
-def coupled_line(options: Mapping[str, Any]) -> list[str]:
+def coupled_line(config: RunConfig) -> list[str]:
     """Return what the losses of a run are means of, where that is not the samples.
 
-    >>> coupled_line({"loss": "dice", "batch_size": 8, "couples_samples": True})
+    >>> coupled_line(RunConfig(loss="dice", batch_size=8, couples_samples=True))
     ["The loss 'dice' looks at batches as a whole: losses are means over batches of at most 8 rows."]
     """
-    if not options.get("couples_samples"):
+    if not config.couples_samples:
         return []
-    batches = f"batches of at most {options['batch_size']:,} rows"
-    name = str(options["loss"]).rpartition(":")[2]  # of package.module:function
+    batches = f"batches of at most {config.batch_size:,} rows"
+    name = config.loss.rpartition(":")[2]  # of package.module:function
     return [f"The loss {name!r} looks at batches as a whole: losses are means over {batches}."]
 
 
@@ -144,23 +146,3 @@ def proof_line(verification: Verification) -> str:
         for difference in verification.differences
     ]
     return "proven: masked and cut outputs differ by at most " + " and ".join(parts)
-
-
-def bytes_text(size: int) -> str:
-    """Return a number of bytes as people read it.
-
-    >>> bytes_text(65536), bytes_text(1000)
-    ('64.0 KiB', '1,000 B')
-    """
-    if size < 10_000:
-        return f"{size:,} B"
-    return f"{size / 1024:,.1f} KiB" if size < 10 * 1024**2 else f"{size / 1024**2:,.1f} MiB"
-
-
-def percent(fraction: float) -> str:
-    """Return a fraction as a percentage.
-
-    >>> percent(0.975)
-    '97.50 %'
-    """
-    return f"{100 * fraction:.2f} %"

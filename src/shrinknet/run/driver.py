@@ -3,25 +3,60 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from shrinknet.compensation.compensate import Compensation, masked_after
+from shrinknet.core.config import WEIGHTS, RunConfig
 from shrinknet.core.errors import RunFolderError
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.progress import Progress
 from shrinknet.core.records import Measures, Plan, Step, removed_by
-from shrinknet.engine.gates import GatedNetwork
+from shrinknet.criteria.noise import check_slopes
+from shrinknet.engine.gates import GatedNetwork, gated
+from shrinknet.engine.memory import in_memory
 from shrinknet.export.artefact import Artefact
-from shrinknet.run.run import Run, finish, write_end
+from shrinknet.run.choosing import check_coupling, choosing, scored_by
+from shrinknet.run.options import Pruning
+from shrinknet.run.run import Run, finish, under_way, with_threads_of, write_end, write_start
 from shrinknet.search.goals import Goal
 from shrinknet.search.guards import Guard
 from shrinknet.search.methods import Choose
-from shrinknet.search.price import Price
+from shrinknet.search.price import Price, by_neuron, by_units
 from shrinknet.search.rank import Limits, takeable
-from shrinknet.search.steps import Until, measure, room_left, steps
+from shrinknet.search.steps import Until, check_reachable, first_step, measure, room_left, steps
 from shrinknet.task.task import Task
 
 log = logging.getLogger(__name__)
+
+
+def search(task: Task, options: Pruning) -> Run:
+    """Prune a task's network as the options say (see `shrinknet.prune`)."""
+    criterion, scoring, limits, goals = options.rule, options.how, options.limits, options.goals
+    check_coupling(task, criterion, scoring, options.compensate)
+    network = gated(task, options.keep, options.only, scoring)
+    task = in_memory(task, network)
+    ships = Artefact(task, network.trace, options.kind, options.quantize, options.allow_float)
+    ships.check(goals, options.max_latency)
+    with scoring.arithmetic(), with_threads_of(options.out if options.resume else None):
+        check_slopes(criterion, network, task.calibration)
+        start = first_step(task, network, ships.costs)
+    for guard in options.guards:
+        guard.check(start.measures)
+    if not options.whole_curve:
+        check_reachable(goals, start.measures, network, limits, is_exact=options.kind == WEIGHTS)
+    config = options.written(task)
+    folder = None if options.out is None else RunFolder.create(options.out, config.content, resume=options.resume)
+    shards = None if folder is None else folder.path / "shards"
+    with under_way(folder), scored_by(task, options, shards) as score:
+        if folder is not None:
+            write_start(folder, task, network.trace)
+        kind = options.compensate
+        compensation = None if kind == "none" else Compensation(kind, task, network)
+        choose = choosing(task, network, options, score, compensation)
+        price = by_neuron if options.price == "neuron" else by_units(ships.freed(options.price, goals))
+        return Search(
+            task, network, choose, options.step, limits, start, options.guards, price, ships, compensation, folder,
+            options.told,
+        ).run(goals, config)  # fmt: skip
 
 
 @dataclass
@@ -41,14 +76,15 @@ class Search:
     folder: RunFolder | None
     progress: Progress
 
-    def run(self, goals: Sequence[Goal], whole_curve: bool, max_latency: float | None, options: dict[str, Any]) -> Run:
+    def run(self, goals: Sequence[Goal], config: RunConfig) -> Run:
         """Take steps until every goal is reached, by measurement where there is an artefact; then cut, prove, write."""
         whole = self.step if self.limits.multiple_of == 1 else None
+        whole_curve, max_latency = config.search.whole_curve, config.search.max_latency
         history = [self.start] if self.folder is None else _resumed(self.folder, self.start, whole)
         wanted = list(goals)
         while True:
             until = self._steps(history, () if whole_curve else wanted, room_left(wanted, self.start.measures))
-            run = self._conclude(history, until, wanted, goals, options)
+            run = self._conclude(history, until, wanted, goals, config)
             if not run.is_met or not (missed := run.misses(goals, max_latency)):
                 break
             log.info("The artefact misses its budget, and the search goes on: %s.", "; ".join(missed))
@@ -83,7 +119,7 @@ class Search:
         return masked_after(self.task, self.network, [s.removed for s in history], kind, self.compensation)
 
     def _conclude(
-        self, history: list[Step], until: Until, wanted: Sequence[Goal], goals: Sequence[Goal], options: dict[str, Any]
+        self, history: list[Step], until: Until, wanted: Sequence[Goal], goals: Sequence[Goal], config: RunConfig
     ) -> Run:
         """Pick the step that is handed back, order what is left, cut and prove."""
         start = self.start.measures
@@ -100,7 +136,7 @@ class Search:
         masked = self._masked(taken)
         measures = measure(self.task, masked, self.ships.costs)
         return finish(
-            self.task, masked, tuple(history), whole.first(len(removed_by(taken))), measures, reason, is_met, options,
+            self.task, masked, tuple(history), whole.first(len(removed_by(taken))), measures, reason, is_met, config,
             self.ships,
         )  # fmt: skip
 

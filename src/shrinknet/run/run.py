@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from shrinknet.compensation.compensate import masked_after
+from shrinknet.core.config import WEIGHTS, RunConfig
 from shrinknet.core.disk import writing
 from shrinknet.core.errors import BadInputError, FixedWidthError, RunFolderError
 from shrinknet.core.folder import SEAL, RunFolder, environment
@@ -33,7 +34,7 @@ from shrinknet.core.records import (
 )
 from shrinknet.engine.gates import GatedNetwork, gated, tolerance
 from shrinknet.engine.program import Program
-from shrinknet.export.artefact import WEIGHTS, Artefact, check_quantize
+from shrinknet.export.artefact import Artefact, check_quantize
 from shrinknet.export.exported_program import pt2_bytes, safetensors_bytes
 from shrinknet.graph.names import owner_of
 from shrinknet.graph.trace import Trace, export_program, named_tensors
@@ -89,7 +90,7 @@ class Run:
         is_met: whether every goal was reached (and no guard stood in the way).
         verification: the proof that the cut network computes what the masked network computed.
         test: loss and accuracy on data that nothing else has seen.
-        options: what the run was made with, as `config.json` has it.
+        config: what the run was made with, as `config.json` has it.
         folder: where the run is written, if anywhere.
     """
 
@@ -103,7 +104,7 @@ class Run:
     is_met: bool
     verification: Verification
     test: TestResult | None
-    options: Mapping[str, Any]
+    config: RunConfig
     ships: Artefact
     shipped: Shipped | None = None
     folder: RunFolder | None = None
@@ -253,7 +254,7 @@ class Run:
             reason += f" ({unscored} of its removals follow the last ranking; `whole_curve=True` ranks again for each)"
         measures = measure(self.task, network, self.ships.costs)
         plan = self.plan.first(count)
-        return finish(self.task, network, self.history, plan, measures, reason, is_met, self.options, self.ships)
+        return finish(self.task, network, self.history, plan, measures, reason, is_met, self.config, self.ships)
 
     def _reach(self, goals: Sequence[Goal], removed: tuple[Neuron, ...]) -> bool:
         now = self._costs_after(removed)
@@ -261,7 +262,7 @@ class Run:
 
     @property
     def _kind(self) -> str:
-        return str(self.options.get("compensate", "none"))
+        return self.config.search.compensate
 
     @property
     def _untouched(self) -> GatedNetwork:
@@ -279,7 +280,7 @@ class Run:
 
     def _allowed_counts(self, order: tuple[Neuron, ...]) -> list[int]:
         """How many may go of the order: where removals come in blocks, only whole ones."""
-        multiple_of = self.options.get("multiple_of", 1)
+        multiple_of = self.config.search.multiple_of
         if multiple_of == 1:
             return list(range(len(order) + 1))
         groups = {group.name: group for group in self.network.groups}
@@ -363,7 +364,7 @@ class Run:
         """Return before and after in a few lines, the proof, and why the run stopped."""
         lines = [f"{what:<30}{before:>14} -> {after:>14}" for what, before, after in self.rows()]
         made = [] if self._manifest is None else [summary.shipped_line(self._manifest)]
-        said = summary.coupled_line(self.options)
+        said = summary.coupled_line(self.config)
         return "\n".join([*lines, *said, summary.proof_line(self.verification), *made, self.last_line()])
 
     def last_line(self) -> str:
@@ -390,7 +391,7 @@ class Run:
 
         With `resume` the folder may hold the same run, broken off.
         """
-        folder = RunFolder.create(out, {**self.options, **changed}, resume=resume)
+        folder = RunFolder.create(out, {**self.config.content, **changed}, resume=resume)
         with folder.held():
             write_start(folder, self.task, self.network.trace)
             folder.keep_history(self.history)
@@ -400,16 +401,16 @@ class Run:
 
 def finish(
     task: Task, network: GatedNetwork, history: tuple[Step, ...], plan: Plan, measures: Measures, reason: str,
-    is_met: bool, options: Mapping[str, Any], ships: Artefact, *, ship: bool = True,
+    is_met: bool, config: RunConfig, ships: Artefact, *, ship: bool = True,
 ) -> Run:  # fmt: skip
     """Cut once, prove it on the data held furthest from the scores, and make the file that ships, unless it is made."""
     cut = cut_graph(network.trace, network.present, network.program.tensors)
     proof = verify(network, cut, task.test or task.validation or task.calibration)
     test = _test(task, network) if task.test is not None and proof.holds else None
-    run = Run(task, network, cut, history, plan, measures, reason, is_met, proof, test, options, ships)
+    run = Run(task, network, cut, history, plan, measures, reason, is_met, proof, test, config, ships)
     if ships.kind == WEIGHTS or not proof.holds or not ship:
         return run
-    rounds = LATENCY_ROUNDS if options.get("max_latency") is not None else 0
+    rounds = LATENCY_ROUNDS if config.search.max_latency is not None else 0
     return replace(run, shipped=Shipped(*ships.ship(cut, measures.costs, rounds=rounds)))
 
 
@@ -419,8 +420,9 @@ def reopened(folder: RunFolder, task: Task) -> Run:
     Raises:
         RunFolderError: the network is not the one that the run began with, or the run is not finished.
     """
-    config = folder.config
-    network = gated(task, config.get("keep", ()), config.get("only", ()))
+    config = RunConfig.of(folder.config)
+    asked = config.search
+    network = gated(task, asked.keep, asked.only)
     if network.groups != folder.groups():
         raise RunFolderError(
             f"folder must come with the network that it began with. Got one with other groups than "
@@ -431,13 +433,11 @@ def reopened(folder: RunFolder, task: Task) -> Run:
         raise RunFolderError(
             f"folder must have a history. Got {str(folder.path)!r}, which has none. Make the run again."
         )
-    ships = Artefact(task, network.trace, config.get("artefact", WEIGHTS), config.get("quantize", "none"),
-                     config.get("allow_float", False))  # fmt: skip
+    ships = Artefact(task, network.trace, asked.artefact or WEIGHTS, asked.quantize, asked.allow_float)
     portions = Run.portions_of(history, plan.removed)
-    masked = masked_after(task, network, portions, config.get("compensate", "none"))
-    options = {key: value for key, value in config.items() if key != "schema"}
+    masked = masked_after(task, network, portions, asked.compensate)
     measures = measure(task, masked, lambda trace, present: Costs(**end["after"]["costs"]))
-    run = finish(task, masked, history, plan, measures, end["reason"], end["is_met"], options, ships, ship=False)
+    run = finish(task, masked, history, plan, measures, end["reason"], end["is_met"], config, ships, ship=False)
     _check_belongs(folder, run)
     return replace(run, folder=folder)
 

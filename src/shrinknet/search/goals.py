@@ -1,11 +1,16 @@
 """Goals: a run ends once all of them are reached."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from inspect import isclass
+from types import ModuleType
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from shrinknet.core.errors import BadInputError
+from shrinknet.core.quantities import FLASH, MACS, PARAMETERS, RAM, Cost
 from shrinknet.core.records import Costs, Measures
-from shrinknet.core.units import parse_bytes, parse_count, parse_fraction
+from shrinknet.core.registry import Registry
+from shrinknet.core.units import parse_fraction
 
 
 @runtime_checkable
@@ -28,6 +33,23 @@ class Goal(Protocol):
         """The goal in words."""
 
 
+@runtime_checkable
+class Typed(Protocol):
+    """A goal or guard that can be typed: `--flash 64KiB`, or `--goal package.module:Class=64KiB`.
+
+    Attributes:
+        name: the flag.
+        help: what it says.
+    """
+
+    name: str
+    help: str
+
+    @classmethod
+    def typed(cls, text: str) -> Any:
+        """Return what a text stands for."""
+
+
 @dataclass(frozen=True, slots=True)
 class RemovedNeurons:
     """Exactly `count` neurons are removed.
@@ -36,7 +58,19 @@ class RemovedNeurons:
     '40 neurons removed'
     """
 
+    name: ClassVar[str] = "remove"
+    help: ClassVar[str] = "Remove that many neurons (40), or a share (60%)."
     count: int
+
+    @classmethod
+    def typed(cls, text: str) -> Goal:
+        """Return a number of neurons, or a share of them."""
+        if text.strip().endswith("%"):
+            return RemovedFraction(text)
+        if not (text.strip().isascii() and text.strip().isdigit()) or len(text) > 18:
+            allowed = "a number of neurons or a percentage"
+            raise BadInputError("RemovedNeurons", allowed, repr(text[:40]), "Write it as 40 or 60%.")
+        return cls(int(text))
 
     def __post_init__(self) -> None:
         if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 0:
@@ -104,12 +138,34 @@ class RemovedFraction:
 
 
 @dataclass(frozen=True, slots=True)
-class _CostBudget:
-    """A cost is at most `budget`."""
+class Budget:
+    """A cost is at most `budget`, a number or text. A subclass says which cost `of` is."""
 
-    cost: str
+    of: ClassVar[Cost]
+    name: ClassVar[str]
+    help: ClassVar[str]
     budget: int
-    unit: str
+
+    def __init_subclass__(cls) -> None:
+        cls.name, cls.help = cls.of.name, cls.of.help
+
+    def __init__(self, budget: int | str) -> None:
+        object.__setattr__(self, "budget", self.of.parse(type(self).__name__, budget))
+
+    @classmethod
+    def typed(cls, text: str) -> Goal:
+        """Return a budget as it is typed."""
+        return cls(text)
+
+    @property
+    def cost(self) -> str:
+        """The cost's column."""
+        return self.of.column
+
+    @property
+    def unit(self) -> str:
+        """What stands behind a number of it."""
+        return self.of.unit
 
     def neurons_left(self, start: Measures, now: Measures) -> int | None:
         """Not counted in neurons."""
@@ -117,55 +173,64 @@ class _CostBudget:
 
     def reached(self, start: Measures, now: Measures) -> bool:
         """Whether the cost is within its budget."""
-        return int(getattr(now.costs, self.cost)) <= self.budget
+        return self.of.of(now.costs) <= self.budget
 
     def progress(self, start: Measures, now: Measures) -> float:
         """How far the cost has come down."""
-        first, here = getattr(start.costs, self.cost), getattr(now.costs, self.cost)
+        first, here = self.of.of(start.costs), self.of.of(now.costs)
         return 1.0 if first <= self.budget else min(1.0, (first - here) / (first - self.budget))
 
     def tightened(self, wanted: Goal, forecast: Costs, measured: Costs) -> Goal:
         """Lower by what the measurement misses the budget by; `wanted` where it misses nothing."""
-        missed = getattr(measured, self.cost) - self.budget
-        if missed <= 0:
-            return wanted
-        return type(self)(max(0, getattr(forecast, self.cost) - missed))  # type: ignore[call-arg]
+        missed = self.of.of(measured) - self.budget
+        return wanted if missed <= 0 else type(self)(max(0, self.of.of(forecast) - missed))
 
     def __str__(self) -> str:
         return f"at most {self.budget:,} {self.unit}"
 
 
-class FlashBytes(_CostBudget):
+class FlashBytes(Budget):
     """The file that ships is at most that many bytes long: the weights file, or the artefact that the run is for.
 
     >>> str(FlashBytes("32 KiB"))
     'at most 32,768 bytes of flash'
     """
 
-    def __init__(self, budget: int | str) -> None:
-        super().__init__("flash_bytes", parse_bytes("FlashBytes", budget), "bytes of flash")
+    of = FLASH
 
 
-class PeakRamBytes(_CostBudget):
+class PeakRamBytes(Budget):
     """The arena that the runtime's memory planner asks for is at most that many bytes long, at batch 1.
 
     >>> str(PeakRamBytes("4 KiB"))
     'at most 4,096 bytes of RAM'
     """
 
-    def __init__(self, budget: int | str) -> None:
-        super().__init__("peak_ram_bytes", parse_bytes("PeakRamBytes", budget), "bytes of RAM")
+    of = RAM
 
 
-class NumParameters(_CostBudget):
+class NumParameters(Budget):
     """At most that many parameters are left."""
 
-    def __init__(self, budget: int | str) -> None:
-        super().__init__("num_parameters", parse_count("NumParameters", budget), "parameters")
+    of = PARAMETERS
 
 
-class Macs(_CostBudget):
+class Macs(Budget):
     """One sample takes at most that many multiply-accumulate operations."""
 
-    def __init__(self, budget: int | str) -> None:
-        super().__init__("macs", parse_count("Macs", budget), "MACs")
+    of = MACS
+
+
+def typed_in(module: ModuleType) -> Iterator[Any]:
+    """Yield what a module has of goals or guards that can be typed."""
+    for one in vars(module).values():
+        if isclass(one) and one.__module__ == module.__name__ and hasattr(one, "typed") and hasattr(one, "name"):
+            yield one
+
+
+def own_typed(found: object) -> Any:
+    """A class of the user's own that can be typed."""
+    return found if isclass(found) and hasattr(found, "typed") else None
+
+
+BY_NAME = Registry[Any]("goal", "shrinknet.search.goals", "shrinknet.goals", typed_in, own_typed, "goal")

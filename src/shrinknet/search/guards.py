@@ -2,11 +2,13 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Measures
+from shrinknet.core.registry import Registry
 from shrinknet.core.units import parse_fraction
+from shrinknet.search.goals import own_typed, typed_in
 
 
 @runtime_checkable
@@ -41,6 +43,11 @@ class _Drop:
     largest: float
     what: str
 
+    @classmethod
+    def typed(cls, text: str) -> Any:
+        """Return the guard as it is typed."""
+        return cls(text)  # type: ignore[call-arg]
+
     def check(self, start: Measures) -> None:
         """Need classes."""
         _needs(getattr(start, self.measure), type(self).__name__, "validation data whose targets are classes")
@@ -61,6 +68,8 @@ class AccuracyDrop(_Drop):
     'accuracy at most 1 points below the start'
     """
 
+    name, help = "max-accuracy-drop", "Guard: accuracy falls by at most so many points, such as 1%."
+
     def __init__(self, largest: float | str) -> None:
         super().__init__("validation_accuracy", parse_fraction("AccuracyDrop", largest), "accuracy")
 
@@ -71,6 +80,8 @@ class WorstClassRecall(_Drop):
     >>> str(WorstClassRecall("5%"))
     "worst class's recall at most 5 points below the start"
     """
+
+    name, help = "max-recall-drop", "Guard on the worst class's recall, such as 5%."
 
     def __init__(self, largest: float | str) -> None:
         super().__init__("worst_class_recall", parse_fraction("WorstClassRecall", largest), "worst class's recall")
@@ -86,7 +97,14 @@ class ClassRecall:
     "every class's recall at least 70 %"
     """
 
+    name: ClassVar[str] = "min-class-recall"
+    help: ClassVar[str] = "Guard: every class's recall stays above, as 70%."
     least: float | str
+
+    @classmethod
+    def typed(cls, text: str) -> "ClassRecall":
+        """Return the guard as it is typed."""
+        return cls(text)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "least", parse_fraction("ClassRecall", self.least))
@@ -119,7 +137,17 @@ class LossRise:
     'loss at most 0.1 above the start'
     """
 
+    name: ClassVar[str] = "max-loss-rise"
+    help: ClassVar[str] = "Guard, in the loss's unit."
     largest: float
+
+    @classmethod
+    def typed(cls, text: str) -> "LossRise":
+        """Return the guard as it is typed."""
+        try:
+            return cls(float(text))
+        except ValueError:
+            raise BadInputError("LossRise", "a number of at least 0", repr(text), "Write it as 0.1.") from None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.largest, int | float) and math.isfinite(self.largest) and self.largest >= 0):
@@ -137,3 +165,6 @@ class LossRise:
 
     def __str__(self) -> str:
         return f"loss at most {self.largest:g} above the start"
+
+
+BY_NAME = Registry[Any]("guard", "shrinknet.search.guards", "shrinknet.guards", typed_in, own_typed, "guard")

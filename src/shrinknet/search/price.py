@@ -2,12 +2,9 @@
 
 from collections.abc import Callable, Mapping
 
-from shrinknet.core.errors import BadInputError, did_you_mean
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.graph.widths import Present
 from shrinknet.search.rank import Limits
-
-PRICES = ("neuron", "parameters", "flash", "ram", "macs", "budget")
 
 Price = Callable[[GatedNetwork, Limits], Mapping[str, float]]
 """For each group of a masked network, how many units one of its neurons frees."""
@@ -35,9 +32,3 @@ def by_units(freed: Callable[[Present, Present], float]) -> Price:
         return found
 
     return price
-
-
-def check_price(price: str) -> None:
-    """Raise BadInputError where there is no such price."""
-    if price not in PRICES:
-        raise BadInputError("price", "one of " + ", ".join(PRICES), repr(price), did_you_mean(price, PRICES))

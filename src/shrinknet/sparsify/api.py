@@ -13,12 +13,13 @@ from safetensors.torch import save
 from torch import nn
 from torch.fx import GraphModule
 
+from shrinknet.core.config import WEIGHTS, RunConfig
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.folder import SEAL, RunFolder, environment, whole
 from shrinknet.core.records import Plan, Step
 from shrinknet.core.tables import csv_text
 from shrinknet.engine.gates import gated
-from shrinknet.export.artefact import WEIGHTS, Artefact
+from shrinknet.export.artefact import Artefact
 from shrinknet.graph.trace import named_tensors
 from shrinknet.measure.evaluation import evaluate, other_answers
 from shrinknet.report.training import write_training_page
@@ -258,14 +259,14 @@ def remove(
     start, masked = first_step(task, network, ships.costs), network.without(plan.removed)
     after = measure(task, masked, ships.costs)
     answers = other_answers(on_validation(task, network), on_validation(task, masked))
-    options = {
+    written = RunConfig.of({
         "criterion": "zeros", "method": "to-plan", "goals": [], "guards": [], **task.loss.facts, "keep": [],
         "only": [], "artefact": WEIGHTS, "quantize": "none", "compensate": "none", "seed": 0,
         "batch_size": task.batch_size, **(config or {}),
-    }  # fmt: skip
+    })  # fmt: skip
     step = Step(1, plan.removed, (0.0,) * len(plan.removed), after, 0.0, answers=answers)
     history = (start, step) if plan.removed else (start,)
-    run = finish(task, masked, history, plan, after, "removed what the plan says", True, options, ships)
+    run = finish(task, masked, history, plan, after, "removed what the plan says", True, written, ships)
     run.verification.raise_if_broken()
     return run if out is None else replace(run, folder=run.save(out, resume=resume))
 

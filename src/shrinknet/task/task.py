@@ -8,14 +8,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
+from shrinknet.core.config import DEFAULT_BATCH_SIZE
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.turns import alone
 from shrinknet.task.accuracy import ASKED, Accuracy, Judge, argmax, find_accuracy, judged
 from shrinknet.task.data import Batch, Data, Source, as_data
 from shrinknet.task.kinds import check_kind
 from shrinknet.task.losses import OF_CANDIDATES, Loss, PerSample, couples_samples, find_loss
-
-DEFAULT_BATCH_SIZE = 1024
 
 ROWS_LOOKED_AT = 128
 """So many rows, spread over the data, say whether samples depend on each other."""

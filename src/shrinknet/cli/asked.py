@@ -1,0 +1,63 @@
+"""Goals and guards as flags: one for each that has a name, and `--goal`, `--guard` for the user's own."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.options import About, Options, Said
+from shrinknet.core.registry import Registry
+from shrinknet.search import goals, guards
+
+
+class Asked(Options):
+    """What was typed of goals or guards: a flag for each of the registry's, and one for those of the user's own."""
+
+    registry: ClassVar[Registry[Any]]
+
+    def __init__(self, **typed: Any) -> None:
+        object.__setattr__(self, "typed", typed)
+
+    @classmethod
+    def said(cls) -> Iterator[Said]:
+        """Yield the flags."""
+        what = cls.registry.what
+        for name, kind in cls.registry.ours().items():
+            yield Said(name.replace("-", "_"), str | None, None, About(kind.help))
+        own = f"A {what} of your own or of an installed package: package.module:Class=VALUE (may be repeated)."
+        yield Said(what, tuple[str, ...], (), About(own))
+
+    def made(self) -> Iterator[Any]:
+        """Yield the goals or guards that were asked for.
+
+        Raises:
+            BadInputError: a value cannot be read.
+        """
+        given: Mapping[str, Any] = self.typed  # type: ignore[attr-defined]
+        for name, kind in self.registry.ours().items():
+            if (text := given[name.replace("-", "_")]) is not None:
+                yield kind.typed(text)
+        what = self.registry.what
+        for pair in given[what] or ():
+            name, equals, text = pair.partition("=")
+            if not equals:
+                do = f"Write --{what} package.module:Class=VALUE."
+                raise BadInputError(f"--{what}", "NAME=VALUE", repr(pair), do)
+            yield self.registry.find(name).typed(text)
+
+
+class GoalFlags(Asked):
+    """Goals as they are typed."""
+
+    registry = goals.BY_NAME
+
+
+class GuardFlags(Asked):
+    """Guards as they are typed."""
+
+    registry = guards.BY_NAME
+
+
+def flags_of_classes() -> dict[str, str]:
+    """Return the option by which the command line calls each goal and guard: `FlashBytes` is `flash`."""
+    registries = (goals.BY_NAME, guards.BY_NAME)
+    return {kind.__name__: name.replace("-", "_") for one in registries for name, kind in one.ours().items()}

@@ -1,0 +1,61 @@
+"""What a network costs, each cost said once: its name, its column, its unit, and how it is typed and shown."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from shrinknet.core.records import Costs
+from shrinknet.core.units import bytes_text, parse_bytes, parse_count
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A cost of a network; less is better.
+
+    Attributes:
+        name: what is typed: `--flash`, `--price flash`.
+        column: what it is called in `Costs`, `history.csv` and `summary.json`.
+        title: what a table calls it.
+        unit: what stands behind a number of it.
+        parse: given the argument's name and text or a number, how much it is.
+        text: how it is shown.
+        help: what a budget of it says.
+    """
+
+    name: str
+    column: str
+    title: str
+    unit: str
+    parse: Callable[[str, int | str], int]
+    text: Callable[[int], str]
+    help: str
+
+    def of(self, costs: Costs) -> int:
+        """Return how much it is for a network."""
+        return int(getattr(costs, self.column))
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"
+
+
+NEURONS = Cost("neurons", "num_neurons", "neurons", "neurons", parse_count, _count, "At most that many neurons.")
+PARAMETERS = Cost(
+    "parameters", "num_parameters", "parameters", "parameters", parse_count, _count,
+    "At most that many parameters, such as 20k.",
+)  # fmt: skip
+FLASH = Cost(
+    "flash", "flash_bytes", "flash", "bytes of flash", parse_bytes, bytes_text,
+    "At most that many bytes of the file that ships, such as 64KiB.",
+)  # fmt: skip
+RAM = Cost(
+    "ram", "peak_ram_bytes", "peak RAM", "bytes of RAM", parse_bytes, bytes_text,
+    "At most that many bytes of the planner's arena, such as 20KiB.",
+)  # fmt: skip
+MACS = Cost(
+    "macs", "macs", "MACs", "MACs", parse_count, _count, "At most that many MACs a sample, such as 1.5M."
+)  # fmt: skip
+
+COSTS = (NEURONS, PARAMETERS, FLASH, RAM, MACS)
+"""In the order of tables and columns."""
+
+BY_NAME = {cost.name: cost for cost in COSTS}

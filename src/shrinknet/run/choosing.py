@@ -1,0 +1,115 @@
+"""How the next neurons are found: by a ranking or a race, in this process or by workers, with a refit or without."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shrinknet.compensation.compensate import Compensation
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.progress import Progress, Told, num_batches
+from shrinknet.core.scores import Scores
+from shrinknet.criteria import Criterion, find_criterion
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.engine.racing import parts_of
+from shrinknet.execution.jobs import Workers
+from shrinknet.run.options import Pruning, Ranking
+from shrinknet.search.methods import Choose, Scorer, find_method
+from shrinknet.search.racing import racing
+from shrinknet.search.rank import Choice, Limits, clipped
+from shrinknet.task.scoring import Scoring
+from shrinknet.task.task import Task
+
+
+def check_coupling(task: Task, criterion: Criterion, scoring: Scoring, compensate: str = "none") -> None:
+    """What needs a loss of each sample alone is refused, before anything is done, where samples are coupled."""
+    if criterion.needs_each_sample:
+        task.loss.needs_each_sample(f"criterion={criterion.name!r}")
+    if is_race(scoring):
+        task.loss.needs_each_sample("confidence and screen")
+    if compensate == "newton":
+        task.loss.needs_each_sample("compensate='newton'")
+
+
+def is_race(scoring: Scoring) -> bool:
+    """Whether the next neurons are found without ablating every neuron on every sample."""
+    return scoring.confidence is not None or scoring.screen is not None
+
+
+@contextmanager
+def scored_by(task: Task, options: Ranking | Pruning, shards: str | Path | None) -> Iterator[Scorer]:
+    """Scores by this process, or by workers that are let go in the end."""
+    if options.how.executor == "serial":
+        with options.how.arithmetic():
+            yield _scorer(task, options.rule, options.clip, options.told)
+        return
+    where = None if shards is None else Path(shards)
+    workers = Workers(task, options.how, options.keep, options.only, options.rule, where)
+    try:
+        yield lambda network: clipped(network, workers.score(network, options.told.ranking), options.clip)
+    finally:
+        workers.close()
+
+
+def _scorer(task: Task, criterion: Criterion, clip: str, progress: Progress) -> Scorer:
+    total = num_batches(task.calibration, task.calibration.batch_size)
+
+    def score(network: GatedNetwork) -> Scores:
+        return clipped(network, criterion.score(network, Told(task.calibration, total, progress)), clip)
+
+    return score
+
+
+def race_of(
+    task: Task, criterion: Criterion, limits: Limits, seed: int, scoring: Scoring, progress: Progress
+) -> Choose:
+    """Return a race for the next neurons.
+
+    Raises:
+        BadInputError: the criterion is not ablation.
+    """
+    if criterion.name != "ablation":
+        allowed = "left out unless the criterion is ablation"
+        raise BadInputError("confidence and screen", allowed, repr(criterion.name), "Use `criterion='ablation'`.")
+    estimate = None if scoring.screen is None else _scorer(task, find_criterion("taylor-2"), "none", progress)
+    parts = [task.calibration] if scoring.confidence is None else parts_of(task.calibration, seed)
+    score = _scorer(task, criterion, "none", progress)
+    return racing(score, estimate, parts, scoring.confidence or 1.0, scoring.screen, limits)
+
+
+def choosing(
+    task: Task, network: GatedNetwork, options: Pruning, score: Scorer, compensation: Compensation | None
+) -> Choose:
+    """Return what finds the next neurons, by the true rise once readers are refit where `ablation` meets a refit."""
+    if compensation is not None and options.rule.name == "ablation":
+        score = _refit_before(compensation, score)
+    if not is_race(options.how):
+        return _remembered(find_method(options.method)(network, score))
+    if options.method != "reranking" or options.clip != "none":
+        given = f"method {options.method!r}, clip {options.clip!r}"
+        raise BadInputError("confidence and screen", "used with reranking and no clip", given, "Leave them out.")
+    race = race_of(task, options.rule, options.limits, options.seed, options.how, options.told)
+    if compensation is None:
+        return _remembered(race)
+    scoring = compensation.scoring
+    return _remembered(lambda network, count: race(scoring(network), count))
+
+
+def _refit_before(compensation: Compensation, score: Scorer) -> Scorer:
+    return lambda network: score(compensation.scoring(network))
+
+
+def _remembered(choose: Choose) -> Choose:
+    """Choose again for the same network without scoring again."""
+    last: dict[tuple[bytes, int | None], Choice] = {}
+
+    def remembered(network: GatedNetwork, count: int) -> Choice:
+        gates = network.present.tobytes()
+        for key in ((gates, None), (gates, count)):  # an order of all neurons serves any count
+            if key in last:
+                return last[key]
+        choice = choose(network, count)
+        last.clear()
+        last[gates, None if choice.race is None else count] = choice
+        return choice
+
+    return remembered

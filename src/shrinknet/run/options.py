@@ -1,0 +1,108 @@
+"""All that `rank` and `prune` take beside the task."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from shrinknet.core.config import WEIGHTS, RankOptions, RunConfig, SearchOptions
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.options import recorded
+from shrinknet.core.progress import Progress, Silence
+from shrinknet.criteria import Criterion, find_criterion
+from shrinknet.export.artefact import check_quantize
+from shrinknet.search.goals import Goal
+from shrinknet.search.guards import Guard
+from shrinknet.search.rank import Limits
+from shrinknet.task.scoring import Scoring
+from shrinknet.task.task import Task
+
+
+@dataclass(frozen=True)
+class Ranking(RankOptions):
+    """What `rank` takes: by which rule neurons are scored, how, and who is told."""
+
+    _: KW_ONLY
+    scoring: Scoring | None = None
+    shards: str | Path | None = None
+    progress: Progress | None = None
+
+    @cached_property
+    def rule(self) -> Criterion:
+        """The criterion itself."""
+        return find_criterion(self.criterion, self.seed)
+
+    @property
+    def how(self) -> Scoring:
+        """How scoring is done."""
+        return self.scoring or Scoring()
+
+    @property
+    def told(self) -> Progress:
+        """Who is told how far the ranking is."""
+        return self.progress or Silence()
+
+
+@dataclass(frozen=True)
+class Pruning(SearchOptions):
+    """What `prune` takes: what neurons are scored by, what is wanted, what must not break, and where it is written."""
+
+    goals: Sequence[Goal] = ()
+    guards: Sequence[Guard] = ()
+    _: KW_ONLY
+    scoring: Scoring | None = None
+    out: str | Path | None = None
+    config: Mapping[str, Any] | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_all("goals", self.goals, Goal)
+        _check_all("guards", self.guards, Guard)
+        check_quantize(self.kind, self.quantize)
+        if self.compensate != "none" and self.how.executor != "serial":
+            given = repr(self.compensate)
+            raise BadInputError("compensate", "none where workers score", given, "Use `executor='serial'`.")
+
+    @cached_property
+    def rule(self) -> Criterion:
+        """The criterion itself."""
+        return find_criterion(self.criterion, self.seed)
+
+    @property
+    def kind(self) -> str:
+        """What ships."""
+        return self.artefact or WEIGHTS
+
+    @property
+    def how(self) -> Scoring:
+        """How scoring is done: forward passes are kept from one ranking to the next."""
+        return replace(self.scoring or Scoring(), keeps_passes=True)
+
+    @property
+    def told(self) -> Progress:
+        """Who is told how far the run is."""
+        return self.progress or Silence()
+
+    @property
+    def limits(self) -> Limits:
+        """What every group keeps."""
+        return Limits(self.multiple_of, self.min_neurons)
+
+    def written(self, task: Task) -> RunConfig:
+        """Return what `config.json` says of the run."""
+        sized = task.calibration if task.loss.couples_samples else task  # a loader's batches are part of such a loss
+        return RunConfig.of({
+            **recorded(self), "criterion": self.rule.name, "goals": list(map(str, self.goals)),
+            "guards": list(map(str, self.guards)), "artefact": self.kind, **task.loss.facts,
+            "batch_size": sized.batch_size,
+            **recorded(self.how), **(self.config or {}),
+        })  # fmt: skip
+
+
+def _check_all(argument: str, given: object, kind: type) -> None:
+    if not isinstance(given, list | tuple) or not all(isinstance(one, kind) for one in given):
+        raise BadInputError(
+            argument, f"a list of {argument}", repr(given), "Write it as goals=[FlashBytes('64 KiB')], in brackets."
+        )
