@@ -90,7 +90,7 @@ CASES = {
     "a role misspelt": (("rank", *FACTORY, "--data", "nets_of_a_stranger:misnamed"), "Got 'validtion'. Did you mean 'validation'?"),
     "an unknown criterion": (("rank", *FACTORY, *DATA, "--criterion", "taylor2"), "--criterion must be the name of a criterion. Got 'taylor2'. Did you mean 'taylor-2'?"),
     "an unknown loss": (("rank", *FACTORY, *DATA, "--loss", "crossentropy"), "--loss must be the name of a loss. Got 'crossentropy'. Did you mean 'cross-entropy'?"),
-    "an unknown method": (("prune", *FACTORY, *DATA, "--out", "run", "--method", "re-ranking"), "--method must be the name of a method. Got 're-ranking'. Did you mean 'reranking'?"),
+    "an unknown method": (("prune", *FACTORY, *DATA, "--out", "run", "--method", "re-ranking"), "--method must be one of reranking, single-ranking. Got 're-ranking'. Did you mean 'reranking'?"),
     "an unknown group": (("rank", *FACTORY, *DATA, "--keep", "layer1"), "--keep must be a glob of group names. Got 'layer1'. There are: 0, 2."),
     "an unknown clip": (("rank", *FACTORY, *DATA, "--clip", "max"), "--clip must be one of none, mean, median. Got 'max'."),
     "nothing to remove": (("rank", "nets_of_a_stranger:single", *DATA), "model must be a network with neurons that can be removed. Got one where every neuron is frozen"),

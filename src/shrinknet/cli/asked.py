@@ -37,7 +37,7 @@ class Asked(Options):
             if (text := given[name.replace("-", "_")]) is not None:
                 yield kind.typed(text)
         what = self.registry.what
-        for pair in given[what] or ():
+        for pair in given[what]:
             name, equals, text = pair.partition("=")
             if not equals:
                 do = f"Write --{what} package.module:Class=VALUE."

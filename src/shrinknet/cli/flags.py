@@ -47,7 +47,7 @@ def spread(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def _given(value: Any) -> Any:
-    return tuple(value or ()) if isinstance(value, list) else value
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _flags(record: type[Options]) -> Iterator[inspect.Parameter]:
@@ -55,7 +55,7 @@ def _flags(record: type[Options]) -> Iterator[inspect.Parameter]:
     for one in record.said():
         if one.about.flag != "":
             kind, default = _typed(one)
-            told = typer.Option(one.about.flag or f"--{one.name.replace('_', '-')}", help=_help(one))
+            told = typer.Option(f"--{(one.about.flag or one.name).replace('_', '-')}", help=_help(one))
             yield inspect.Parameter(
                 one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, told]
             )
@@ -65,7 +65,7 @@ def _typed(option: Said) -> tuple[Any, Any]:
     """What is typed for an option, and its default: text where it is parsed, and where its values are words."""
     default, kinds = option.default, option.kinds
     if isinstance(default, tuple):
-        return list[str] | None, None
+        return list[str], list(default)
     is_text = option.about.parse is not None or get_origin(kinds[0]) is Literal or kinds[0] is object
     kind = str if is_text else kinds[0]
     return (kind | None if NoneType in kinds else kind), (default if default is None or not is_text else str(default))

@@ -19,10 +19,6 @@ WEIGHTS = "weights"
 DEFAULT_BATCH_SIZE = 1024
 
 
-def _name(criterion: object) -> str:
-    return str(getattr(criterion, "name", criterion))
-
-
 def _globs(argument: str, given: str | Sequence[str]) -> list[str]:
     return globs(given)
 
@@ -39,7 +35,7 @@ class Scope(Options):
 class RankOptions(Scope):
     """How neurons are scored."""
 
-    criterion: object = option("ablation", "How neurons are scored: a name, or package.module:Class.", written=_name)
+    criterion: object = option("ablation", "The rule that scores: a name, or package.module:Class.", is_recorded=False)
     _: KW_ONLY
     clip: Clip = option("none", "Set scores of larger size to their mean or median: for steep second-order estimates.")
     seed: int = option(0, "Seed of the split, and of the criterion random.", least=0, do="Leave it out for 0.")
@@ -49,7 +45,7 @@ class RankOptions(Scope):
 class SearchOptions(RankOptions):
     """How neurons are chosen, what every group keeps, and what ships in the end."""
 
-    method: Method = option("reranking", "Score again after each step, or score once.")
+    method: Method = option("reranking", "Score again after each step, or score once.", is_recorded=False)
     _: KW_ONLY
     step: int = option(1, "Neurons removed for each ranking.", least=1, do="Leave it out to remove one at a time.")
     multiple_of: int = option(
@@ -58,7 +54,7 @@ class SearchOptions(RankOptions):
     min_neurons: int = option(1, "Keep at least so many neurons of each group.", least=1, do="Leave it out for 1.")
     whole_curve: bool = option(False, "Go on to the end for the whole trade-off curve.")
     artefact: str | None = option(
-        None, "What ships: weights, executorch, onnx, pt2, cortex-m, or package.module:Class.", flag="--to"
+        None, "What ships: weights, executorch, onnx, pt2, cortex-m, or package.module:Class.", flag="to"
     )
     quantize: Quantize = option("none", "Quantize what ships, after pruning.")
     allow_float: bool = option(
@@ -66,7 +62,7 @@ class SearchOptions(RankOptions):
     )
     price: Price = option("neuron", "What a removal frees; budget adds up the shares of what is still missing.")
     compensate: Compensate = option("none", "How readers make up for what is gone, without retraining.")
-    resume: bool = option(False, "Go on with the run in --out.", is_recorded=False)
+    resume: bool = option(False, "Go on with the run that the folder holds.", is_recorded=False)
     max_latency: float | None = option(
         None, "At most that long a sample on this machine, such as 5ms.", parse=parse_milliseconds
     )

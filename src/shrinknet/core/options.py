@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from functools import wraps
 from types import NoneType, UnionType
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
 from shrinknet.core.errors import BadInputError, did_you_mean
 
@@ -27,7 +27,7 @@ class About:
 
     Attributes:
         help: what it means, in one sentence.
-        flag: what the command line calls it, where that is not its name; "" where it cannot be typed.
+        flag: what the command line calls it (without its dashes), where that is not its name; "" where it has none.
         least, below: a number is at least the one, and below the other.
         do: what to do where a value cannot be used.
         parse: given the argument's name and a value, what the value means, such as 2048 for "2 KiB".
@@ -83,6 +83,8 @@ class Options:
     shrinknet.core.errors.BadInputError: optimizer must be one of adam, sgd. Got 'sdg'. Did you mean 'sgd'?
     """
 
+    __no_type_check__ = True  # whoever checks types at run time leaves values to us: we have a sentence for each
+
     def __post_init__(self) -> None:
         for one in self.said():
             object.__setattr__(self, one.name, checked(one, getattr(self, one.name)))
@@ -90,10 +92,9 @@ class Options:
     @classmethod
     def said(cls) -> Iterator[Said]:
         """Yield what is said of each option."""
-        hints = get_type_hints(cls)
         for one in fields(cls):
             if "about" in one.metadata:
-                yield Said(one.name, hints[one.name], one.default, one.metadata["about"])
+                yield Said(one.name, one.type, one.default, one.metadata["about"])
 
 
 def checked(option: Said, value: Any) -> Any:
