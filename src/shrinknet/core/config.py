@@ -47,7 +47,10 @@ class SearchOptions(RankOptions):
 
     method: Method = option("reranking", "Score again after each step, or score once.", is_recorded=False)
     _: KW_ONLY
-    step: int = option(1, "Neurons removed for each ranking.", least=1, do="Leave it out to remove one at a time.")
+    step: int | None = option(
+        None, "Neurons removed for each ranking: one where left out, more of more than a thousand.", least=1,
+        do="Leave it out to remove one at a time.",
+    )  # fmt: skip
     multiple_of: int = option(
         1, "Keep widths at multiples of this, such as 8 (SIMD).", least=1, do="Leave it out for 1."
     )

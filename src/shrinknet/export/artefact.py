@@ -95,6 +95,21 @@ class Artefact:
         ram = found.peak_ram_bytes if arena is None else arena.forecast(present)
         return replace(found, flash_bytes=self._beside_tensors + self._stored(present), peak_ram_bytes=ram)
 
+    def least(self, trace: Trace, present: Present) -> Costs:
+        """Return what a network, and every one that keeps more neurons, costs at least.
+
+        Flash is the length of its file. RAM is what is alive at once: a planner may need more, never less.
+
+        Cost: makes that file.
+        """
+        found = self.costs(trace, present)
+        if self.kind == WEIGHTS:
+            return found
+        log.info("Making the smallest network's %s file, to see whether its budget can be met.", self.exporter.suffix)
+        built, arena = self._built(Plain.of(trace, cut_graph(trace, present))), self._whole[1].arena
+        ram = found.peak_ram_bytes if arena is None else sum(size for _, size in arena.at_peak(present))
+        return replace(found, flash_bytes=len(built.content), peak_ram_bytes=ram)
+
     def check(self, goals: Sequence[object], max_latency: float | None) -> None:
         """Raise BadInputError where a goal counts what this artefact does not say."""
         if max_latency is not None and (self.kind == WEIGHTS or not self.exporter.runs_here):

@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from shrinknet.compensation.compensate import Compensation, masked_after
-from shrinknet.core.config import WEIGHTS, RunConfig
+from shrinknet.core.config import RunConfig
 from shrinknet.core.errors import RunFolderError
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.progress import Progress
@@ -16,7 +17,7 @@ from shrinknet.engine.memory import in_memory
 from shrinknet.export.artefact import Artefact
 from shrinknet.run.choosing import check_coupling, choosing, scored_by
 from shrinknet.run.options import Pruning
-from shrinknet.run.run import Run, finish, under_way, with_threads_of, write_end, write_start
+from shrinknet.run.run import Run, finish, least_pruned, under_way, with_threads_of, write_end, write_start
 from shrinknet.search.goals import Goal
 from shrinknet.search.guards import Guard
 from shrinknet.search.methods import Choose
@@ -27,12 +28,17 @@ from shrinknet.task.task import Task
 
 log = logging.getLogger(__name__)
 
+MOST_STEPS = 1000
+"""Where nobody says how many neurons go at each step, a run measures the network about so often at most."""
+
 
 def search(task: Task, options: Pruning) -> Run:
     """Prune a task's network as the options say (see `shrinknet.prune`)."""
     criterion, scoring, limits, goals = options.rule, options.how, options.limits, options.goals
     check_coupling(task, criterion, scoring, options.compensate)
     network = gated(task, options.keep, options.only, scoring)
+    step = options.step or _neurons_a_step(network, options)
+    options = replace(options, step=step)
     task = in_memory(task, network)
     ships = Artefact(task, network.trace, options.kind, options.quantize, options.allow_float)
     ships.check(goals, options.max_latency)
@@ -42,7 +48,7 @@ def search(task: Task, options: Pruning) -> Run:
     for guard in options.guards:
         guard.check(start.measures)
     if not options.whole_curve:
-        check_reachable(goals, start.measures, network, limits, is_exact=options.kind == WEIGHTS)
+        check_reachable(goals, start.measures, network, limits, ships.costs, ships.least)
     config = options.written(task)
     folder = None if options.out is None else RunFolder.create(options.out, config.content, resume=options.resume)
     shards = None if folder is None else folder.path / "shards"
@@ -54,9 +60,19 @@ def search(task: Task, options: Pruning) -> Run:
         choose = choosing(task, network, options, score, compensation)
         price = by_neuron if options.price == "neuron" else by_units(ships.freed(options.price, goals))
         return Search(
-            task, network, choose, options.step, limits, start, options.guards, price, ships, compensation, folder,
+            task, network, choose, step, limits, start, options.guards, price, ships, compensation, folder,
             options.told,
         ).run(goals, config)  # fmt: skip
+
+
+def _neurons_a_step(network: GatedNetwork, options: Pruning) -> int:
+    """One neuron goes at each step, unless there are so many that measuring after each would take too long."""
+    if options.resume and options.out is not None and RunFolder(Path(options.out)).has("config.json"):
+        return RunConfig.of(RunFolder(Path(options.out)).config).search.step or 1
+    count = -(-network.trace.num_neurons // MOST_STEPS)
+    if count > 1:
+        log.info("%d neurons go at each step, as there are %d: `step=1` takes one.", count, network.trace.num_neurons)
+    return count
 
 
 @dataclass
@@ -85,7 +101,10 @@ class Search:
         while True:
             until = self._steps(history, () if whole_curve else wanted, room_left(wanted, self.start.measures))
             run = self._conclude(history, until, wanted, goals, config)
-            if not run.is_met or not (missed := run.misses(goals, max_latency)):
+            if not (missed := run.misses(goals, max_latency)):
+                run = self._come_back(history, run, goals, config)
+                break
+            if not run.is_met:
                 break
             log.info("The artefact misses its budget, and the search goes on: %s.", "; ".join(missed))
             wanted = run.next_wanted(goals, wanted, max_latency)
@@ -114,6 +133,15 @@ class Search:
             self.progress.step(taken, _fraction(goals, self.start.measures, taken.measures, self.network))
         return search
 
+    def _come_back(self, history: list[Step], run: Run, goals: Sequence[Goal], config: RunConfig) -> Run:
+        """Go back to the least pruned step whose file meets the goals, where forecasts were far too high."""
+        gone = [len(removed_by(history[: place + 1])) for place in range(len(history))]
+        place = gone.index(len(run.plan.removed))
+        if config.search.max_latency is not None or not place or not run.is_far_below(goals, history[place - 1]):
+            return run
+        log.info("The artefact is far below its forecast, and the search comes back up.")
+        return least_pruned(run, place, goals, lambda back: self._at(history, history[back], True, "", config))
+
     def _masked(self, history: Sequence[Step]) -> GatedNetwork:
         kind = "none" if self.compensation is None else self.compensation.kind
         return masked_after(self.task, self.network, [s.removed for s in history], kind, self.compensation)
@@ -128,6 +156,10 @@ class Search:
         is_met = chosen is not None or (not wanted and until.is_met)
         end = chosen or history[-1]
         reason = until.reason if chosen is None else "reached the goal: " + " and ".join(map(str, goals))
+        return self._at(history, end, is_met, reason, config)
+
+    def _at(self, history: list[Step], end: Step, is_met: bool, reason: str, config: RunConfig) -> Run:
+        """Order what is left after all steps, cut and prove the network as it was after one of them."""
         removed, final = removed_by(history), self._masked(history)
         order = self.choose(final, len(final.present)).order
         remaining = takeable(final, order, len(final.present), self.limits, self.price(final, self.limits))

@@ -148,13 +148,10 @@ class Until:
         return self.is_met
 
 
-FORECAST = ("flash_bytes", "peak_ram_bytes")
-"""Costs that are exact only where the weights file ships: an artefact's length and arena are measured at the end."""
-
-
 def check_reachable(
-    goals: Sequence[Goal], start: Measures, network: GatedNetwork, limits: Limits, *, is_exact: bool
-) -> None:
+    goals: Sequence[Goal], start: Measures, network: GatedNetwork, limits: Limits, costs_of: CostsOf = costs,
+    least_of: CostsOf = costs,
+) -> None:  # fmt: skip
     """Raise BadInputError where even the smallest network that the limits leave does not reach a goal.
 
     Args:
@@ -162,17 +159,21 @@ def check_reachable(
         start: the untouched network.
         network: the same, as it may be cut.
         limits: what every group keeps.
-        is_exact: whether bytes are those of the weights file; others are forecasts, which refuse nothing.
+        costs_of: what a network costs, as forecast.
+        least_of: what it and every larger one costs at least; asked only where the forecast is too high.
 
     Cost: one walk over the graph.
     """
-    smallest = replace(start, costs=costs(network.trace, _smallest(network, limits)))
+    present = _smallest(network, limits)
+    smallest = replace(start, costs=costs_of(network.trace, present))
+    if all(goal.reached(start, smallest) for goal in goals):
+        return
+    smallest = replace(start, costs=least_of(network.trace, present))
     for goal in goals:
-        cost = getattr(goal, "cost", "num_neurons")
-        if (cost in FORECAST and not is_exact) or goal.reached(start, smallest):
+        if goal.reached(start, smallest):
             continue
+        cost, unit = getattr(goal, "cost", "num_neurons"), getattr(goal, "unit", "neurons")
         before, least = getattr(start.costs, cost), getattr(smallest.costs, cost)
-        unit = getattr(goal, "unit", "neurons")
         held = f"at least {least:,} {unit} stay of {before:,}, whatever goes"
         why = "layers that are frozen or kept, and what every group keeps, hold the rest"
         do = "Ask for less, keep less, or look at the frozen layers with shrinknet inspect"

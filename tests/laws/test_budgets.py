@@ -1,0 +1,140 @@
+"""Budgets are judged by the file as it is measured, however wrong its forecast was."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import shrinknet as sn
+from shrinknet.export.base import Built, Exporter
+from shrinknet.export.plain import Answer, Plain, by_torch
+
+WIDTH = 40
+
+
+def parameters_of(network: Plain) -> int:
+    return sum(tensor.numel() for tensor in network.module.state_dict().values())
+
+
+class Packed(Exporter):
+    """Files as long as `length` says of the number of parameters; what is forecast is that of the untouched network."""
+
+    name = "packed"
+    suffix = ".packed"
+    extra = "none"
+    packages = ()
+    length: ClassVar = staticmethod(lambda parameters: 4 * parameters)
+    made: ClassVar[list[int]] = []
+
+    def build(self, network: Plain, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:
+        count = parameters_of(network)
+        self.made.append(count)
+        answer = by_torch(network.module)
+        return Built(bytes(self.length(count)), answer, stand_in=answer)
+
+    def answer(self, content: bytes) -> Answer:
+        raise AssertionError("its stand-in is run")
+
+
+def _pages(parameters: int) -> int:
+    """Files come in pages, and small ones are packed tight: far below what is forecast from a large one."""
+    return 40_000 if parameters > 200 else 20 * parameters
+
+
+def _packed_below(parameters: int) -> int:
+    return 4 * parameters if parameters > 150 else 2 * parameters
+
+
+LENGTHS = {
+    "as forecast": lambda parameters: 4 * parameters + 1000,
+    "far below": _pages,
+    "packed where small": _packed_below,
+    "longer the smaller": lambda parameters: 1000 + 3 * parameters,
+}
+
+
+@pytest.fixture
+def task() -> sn.Task:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 3))
+    return sn.Task(model, "cross-entropy", (torch.randn(64, 4), torch.arange(64) % 3))
+
+
+def parameters_left(gone: int) -> int:
+    neurons = WIDTH - gone
+    return neurons * (4 + 1 + 3) + 3
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+@pytest.mark.parametrize("budget", [700, 1100, 1500, 2000, 4000, 9192])
+def test_a_run_is_met_where_some_step_meets_it_by_measurement(task, monkeypatch, name, budget) -> None:
+    monkeypatch.setattr(Packed, "length", staticmethod(LENGTHS[name]))
+    goal = sn.FlashBytes(budget)
+    fits = [gone for gone in range(WIDTH) if LENGTHS[name](parameters_left(gone)) <= budget]
+    if not fits:
+        with pytest.raises(sn.BadInputError, match=r"^goals must be within reach: at least \d"):
+            sn.prune(task, "magnitude", goals=[goal], artefact=f"{__name__}:Packed")
+        return
+    run = sn.prune(task, "magnitude", goals=[goal], artefact=f"{__name__}:Packed")
+    gone = len(run.plan.removed)
+    assert run.is_met
+    assert run.artefact is not None
+    assert run.artefact.num_bytes <= budget
+    room = [early for early in fits if early < gone and LENGTHS[name](parameters_left(early)) < 0.95 * budget]
+    assert not room, f"{room} removals fit with room to spare, {gone} were made"
+
+
+def test_coming_back_up_makes_few_files(task, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(Packed, "length", staticmethod(_pages))
+    Packed.made.clear()
+    run = sn.prune(task, "magnitude", goals=[sn.FlashBytes(3000)], artefact=f"{__name__}:Packed", out=tmp_path / "run")
+    assert run.is_met
+    assert run.reason == "reached the goal, by measurement: at most 3,000 bytes of flash"
+    assert len(run.plan.removed) == WIDTH - (150 - 3) // 8
+    assert len(Packed.made) <= 3 + 6, "the untouched network's, the smallest one's, the last one's, and log2(40)"
+    assert sn.load(tmp_path / "run", data=[(torch.randn(64, 4), torch.arange(64) % 3)], trust=True).is_met
+
+
+def test_another_budget_of_a_run_comes_back_up_too(task, monkeypatch) -> None:
+    monkeypatch.setattr(Packed, "length", staticmethod(_pages))
+    run = sn.prune(task, "magnitude", goals=[sn.FlashBytes(3000)], artefact=f"{__name__}:Packed", whole_curve=True)
+    again = run.at(sn.FlashBytes(3000))
+    assert len(again.plan.removed) == len(run.plan.removed)
+    assert again.is_met
+
+
+def test_a_file_that_fits_is_met_where_a_guard_ends_the_search(task, monkeypatch) -> None:
+    monkeypatch.setattr(Packed, "length", staticmethod(lambda parameters: 4 * parameters if parameters > 320 else 10))
+    guarded = sn.Task(task.model, "cross-entropy", *[(torch.randn(64, 4), torch.arange(64) % 3)] * 2)
+    run = sn.prune(guarded, goals=[sn.FlashBytes(700)], guards=[sn.LossRise(0.0)], artefact=f"{__name__}:Packed")
+    assert "guard" in run.reason or run.is_met
+    assert run.is_met == (run.artefact.num_bytes <= 700)
+
+
+@pytest.mark.parametrize(("kind", "goal"), [
+    ("executorch", sn.FlashBytes(500)), ("executorch", sn.PeakRamBytes(16)), ("onnx", sn.FlashBytes(100)),
+], ids=["a .pte file", "an arena", "an .onnx file"])  # fmt: skip
+def test_budgets_below_the_smallest_file_are_refused_at_the_start(task, kind, goal, tmp_path) -> None:
+    pytest.importorskip({"executorch": "executorch", "onnx": "onnx"}[kind])
+    with pytest.raises(sn.BadInputError, match=r"^goals must be within reach: at least [\d,]+ bytes of \w+ stay of"):
+        sn.prune(task, "magnitude", goals=[goal], artefact=kind, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_many_neurons_go_several_at_a_step_unless_asked_otherwise(tmp_path, caplog) -> None:
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Linear(2, 2500), nn.ReLU(), nn.Linear(2500, 2))
+    task = sn.Task(wide, "cross-entropy", (torch.randn(8, 2), torch.arange(8) % 2))
+    with caplog.at_level("INFO", "shrinknet"):
+        run = sn.prune(task, "random", "single-ranking", goals=[sn.RemovedNeurons(10)], out=tmp_path / "run")
+    assert "3 neurons go at each step, as there are 2500: `step=1` takes one." in caplog.text
+    assert [len(step.removed) for step in run.history] == [0, 3, 3, 3, 1]
+    assert run.config.search.step == 3
+    asked = sn.prune(task, "random", "single-ranking", goals=[sn.RemovedNeurons(4)], step=1)
+    assert [len(step.removed) for step in asked.history] == [0, 1, 1, 1, 1]
+    resumed = sn.prune(
+        task, "random", "single-ranking", goals=[sn.RemovedNeurons(10)], out=tmp_path / "run", resume=True
+    )
+    assert resumed.plan == run.plan
