@@ -60,6 +60,19 @@ def test_a_module_that_runs_and_differs_is_not_handed_back() -> None:
     assert run.verification.holds, "the exported form keeps the scale that it was traced with"
 
 
+def test_a_plan_is_not_applied_to_a_class_that_does_not_bear_it(tmp_path) -> None:
+    model, rows = Scaled(), (torch.randn(6, 4), torch.arange(6) % 3)
+    task = sn.Task(model, "cross-entropy", rows)
+    sn.prune(task, "taylor-1", goals=[sn.RemovedNeurons(4)], out=tmp_path / "run")
+    with pytest.raises(
+        sn.FixedWidthError, match=r"computes something else.* The run's model\.pt2 is the smaller network"
+    ):
+        sn.apply_plan(model, tmp_path / "run")
+    sn.load(tmp_path / "run", data=[rows]).at(sn.RemovedNeurons(2)).save(tmp_path / "other")
+    with pytest.raises(sn.FixedWidthError, match="computes something else"):
+        sn.apply_plan(model, tmp_path / "other")
+
+
 def test_attributes_say_the_new_widths_and_training_goes_on() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(

@@ -338,14 +338,20 @@ class RunFolder:
         plan: Plan,
         kept: Mapping[str, Mapping[int, Sequence[int]]],
         attributes: Mapping[str, Mapping[str, Any]],
+        fixed_width: str | None = None,
     ) -> None:
-        """Write the order of the removals, what is kept of each parameter axis, and which attributes change."""
+        """Write the order of the removals, what is kept of each parameter axis, and which attributes change.
+
+        `fixed_width` says why the network's own class does not bear the cut, where that is so.
+        """
         order = {
             "removed": [[neuron.group, neuron.index] for neuron in plan.removed],
             "remaining": [[neuron.group, neuron.index] for neuron in plan.remaining],
         }
         axes = {name: {str(axis): list(kept_on) for axis, kept_on in cut.items()} for name, cut in kept.items()}
         content = {**order, "kept": axes, "attributes": attributes}
+        if fixed_width is not None:
+            content["fixed_width"] = fixed_width
         self.write_json("plan.json", {**content, "sha256": digest_of_plan(_plain(content))})
 
     def plan(self) -> Plan:

@@ -96,6 +96,7 @@ class Run:
         test: loss and accuracy on data that nothing else has seen.
         config: what the run was made with, as `config.json` has it.
         folder: where the run is written, if anywhere.
+        unfit: why the class that the run began with does not bear a cut, where an exported network stands in for it.
     """
 
     task: Task
@@ -112,6 +113,7 @@ class Run:
     ships: Artefact
     shipped: Shipped | None = None
     folder: RunFolder | None = None
+    unfit: str | None = None
 
     @property
     def artefact(self) -> Manifest | None:
@@ -192,6 +194,15 @@ class Run:
             return self._own_module(self.network.present, self.cut)
         except FixedWidthError as error:
             raise FixedWidthError(f"{error}{self._what_to_keep()}") from error.__cause__
+
+    @property
+    def fixed_width(self) -> str | None:
+        """Why the user's own class does not bear the cut; None where it does."""
+        try:
+            self._own_module(self.network.present, self.cut)
+        except FixedWidthError as error:
+            return str(error)
+        return self.unfit
 
     def _own_module(self, present: Present, cut: GraphModule) -> nn.Module:
         kept = kept_indices(self.network.trace, present)
@@ -281,7 +292,8 @@ class Run:
             reason += f" ({unscored} of its removals follow the last ranking; `whole_curve=True` ranks again for each)"
         measures = measure(self.task, network, self.ships.costs)
         plan = self.plan.first(count)
-        return finish(self.task, network, self.history, plan, measures, reason, is_met, self.config, self.ships)
+        run = finish(self.task, network, self.history, plan, measures, reason, is_met, self.config, self.ships)
+        return replace(run, unfit=self.unfit)
 
     def _reach(self, goals: Sequence[Goal], removed: tuple[Neuron, ...]) -> bool:
         now = self._costs_after(removed)
@@ -482,7 +494,7 @@ def reopened(folder: RunFolder, task: Task) -> Run:
     measures = measure(task, masked, lambda trace, present: Costs(**end["after"]["costs"]))
     run = finish(task, masked, history, plan, measures, end["reason"], end["is_met"], config, ships, ship=False)
     _check_belongs(folder, run)
-    return replace(run, folder=folder)
+    return replace(run, folder=folder, unfit=folder.read_json("plan.json").get("fixed_width"))
 
 
 @contextmanager
@@ -556,7 +568,8 @@ def write_end(folder: RunFolder, run: Run) -> None:
     if not run.verification.holds:
         folder.remove("model.pt2", "model.safetensors", "summary.json")
         return
-    folder.write_plan(run.plan, kept_indices(run.network.trace, run.network.present), run.attributes)
+    kept = kept_indices(run.network.trace, run.network.present)
+    folder.write_plan(run.plan, kept, run.attributes, run.fixed_width)
     folder.write("model.pt2", pt2_bytes(run.exported))
     folder.write("model.safetensors", safetensors_bytes(named_tensors(run.cut)))
     if run.shipped is not None:

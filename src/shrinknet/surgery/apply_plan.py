@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from shrinknet.core.errors import BadInputError
+from shrinknet.core.errors import BadInputError, FixedWidthError
 from shrinknet.core.folder import digest_of_plan
 from shrinknet.graph.trace import named_tensors
 from shrinknet.surgery.own_module import Attributes, cut_module
@@ -30,6 +30,7 @@ def apply_plan(model: nn.Module, plan: str | Path | Mapping[str, Any]) -> nn.Mod
 
     Raises:
         BadInputError: the plan cannot be read, or is one of another network.
+        FixedWidthError: the run found that the network's own class does not bear the cut.
 
     Cost: one copy of the network.
 
@@ -50,6 +51,8 @@ def apply_plan(model: nn.Module, plan: str | Path | Mapping[str, Any]) -> nn.Mod
         attributes = {str(name): dict(values) for name, values in content["attributes"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _bad(f"one without them ({type(error).__name__}: {error})") from error
+    if content.get("fixed_width") is not None:
+        raise FixedWidthError(f"{content['fixed_width']} The run's model.pt2 is the smaller network.")
     _check_kept(model, kept)
     checked = _checked_attributes(model, attributes)
     if "sha256" in content and content["sha256"] != digest_of_plan(content):
