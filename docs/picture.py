@@ -21,11 +21,11 @@ BLUE, RED = "#1b6ca8", "#d1495b"
 def main() -> None:
     """Accuracy and loss against flash bytes, with and without compensation, and the network handed back."""
     folder = RunFolder.open(sys.argv[1])
-    history, end = folder.history(), folder.read_json("summary.json")
+    history, end = folder.history(), folder.ending()
     bare = [replace(step, measures=step.bare or step.measures) for step in history]
     kib = [step.measures.costs.flash_bytes / 1024 for step in history]
-    after, shipped = end["after"]["costs"], folder.manifest()
-    chosen = next(k for k, step in enumerate(history) if step.measures.costs.num_neurons == after["num_neurons"])
+    after, shipped = end.after.costs, folder.manifest()
+    chosen = next(k for k, step in enumerate(history) if step.measures.costs.num_neurons == after.num_neurons)
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
     for axis, value, title in (
         (axes[0], lambda m: 100 * m.validation_accuracy, "validation accuracy, %"),
@@ -43,11 +43,11 @@ def main() -> None:
         axis.spines[["top", "right"]].set_visible(False)
     axes[1].set_yscale("log")
     axes[1].legend(frameon=False, loc="upper left")
-    before, test = end["before"]["costs"], end["test"]
-    flash, ram = (shipped["num_bytes"], shipped["arena_bytes"]) if shipped else (after["flash_bytes"], None)
-    text = f"{bytes_text(before['flash_bytes'])} -> {bytes_text(flash)} of flash"
-    text += "" if ram is None else f",\n{bytes_text(before['peak_ram_bytes'])} -> {bytes_text(ram)} of RAM"
-    right = f"{percent(test['accuracy_before'])} -> {percent(test['accuracy_after'])} of test images"
+    before, test = end.before.costs, end.test
+    flash, ram = (shipped.num_bytes, shipped.arena_bytes) if shipped else (after.flash_bytes, None)
+    text = f"{bytes_text(before.flash_bytes)} -> {bytes_text(flash)} of flash"
+    text += "" if ram is None else f",\n{bytes_text(before.peak_ram_bytes)} -> {bytes_text(ram)} of RAM"
+    right = f"{percent(test.accuracy_before)} -> {percent(test.accuracy_after)} of test images"
     axes[0].annotate(
         f"{text}, no retraining,\n{right}",
         (kib[chosen], 100 * history[chosen].measures.validation_accuracy), xytext=(0.36, 0.22),

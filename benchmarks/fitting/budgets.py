@@ -116,7 +116,7 @@ def fit(task: sn.Task, budgets: list, quantize: str, step: int) -> dict[str, obj
         }, "seconds": seconds,
     }  # fmt: skip
     if quantize != "none":
-        found["corners"] = {corner["name"]: measured(corner["manifest"]) for corner in run.corners()}
+        found["corners"] = {corner.name: measured(corner.manifest) for corner in run.corners()}
     return found
 
 

@@ -57,7 +57,7 @@ def test_the_first_few_are_those_of_the_whole_ranking(type_command) -> None:
     (("--first", "40"), "--first must be a whole number from 1 to 39"),
     (("--confidence", "0.9"), "--confidence and --screen must be left out for an order of all neurons. Got 0.9 and None. Ask for the --first few alone"),
     (("--memory", "100"), "--memory must be enough for one sample's pass through this network"),
-    (("--executor", "threads"), "--executor must be serial, processes or ray. Got 'threads'."),
+    (("--executor", "threads"), "--executor must be one of serial, processes, ray. Got 'threads'."),
 ])  # fmt: skip
 def test_what_rank_cannot_do_is_one_sentence(type_command, words, sentence: str) -> None:
     answer = type_command("rank", "net.pt2", "--data", "data.npz", *words)

@@ -253,9 +253,11 @@ def test_a_folder_is_written_by_one_run_at_a_time(copied) -> None:
 def test_who_is_stopped_is_told_how_to_go_on(signals, status: int, tmp_path, type_command, monkeypatch) -> None:
     words = ("prune", "nets_of_a_stranger:build", "--weights", "weights.safetensors", "--data", "data.npz", "--criterion",
              "magnitude", "--remove", "3", "--out", tmp_path / "run")  # fmt: skip
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background starts deaf to Ctrl-C
     with monkeypatch.context() as patch:
         patch.setattr(console.Bar, "step", lambda *given: os.kill(os.getpid(), signals))
         answer = type_command(*words)
+    signal.signal(signal.SIGINT, before)
     assert answer.status == status
     assert f"Stopped; what was done is in {tmp_path / 'run'}. Go on with the same command and --resume." in answer.err
     assert type_command(*words, "--resume").status == 0

@@ -122,7 +122,7 @@ def test_every_artefact_meets_its_budget_and_computes_what_torch_computes(task, 
     assert run.is_met
     file = tmp_path / "run" / "artefacts" / run.artefact.file
     assert file.stat().st_size == run.artefact.num_bytes <= budget
-    assert run.folder.manifest()["sha256"] == run.artefact.sha256
+    assert run.folder.manifest().sha256 == run.artefact.sha256
     checks = check_files(run)
     assert all(difference.holds for difference in checks.values())
     assert checks[f"artefacts/{run.artefact.file}"].num_samples == run.artefact.num_samples, (
@@ -150,13 +150,13 @@ def test_every_artefact_meets_its_budget_and_computes_what_torch_computes(task, 
         assert right == pytest.approx(run.artefact.accuracy)
     if quantize == "int8":
         corners = run.folder.corners()
-        assert [corner["name"] for corner in corners] == [
+        assert [corner.name for corner in corners] == [
             "full, float32",
             "pruned, float32",
             "full, int8",
             "pruned, int8",
         ]
-        sizes = [corner["manifest"]["num_bytes"] for corner in corners]
+        sizes = [corner.manifest.num_bytes for corner in corners]
         assert sizes[0] > sizes[1]
         assert sizes[0] > sizes[2] > sizes[3]
 
@@ -196,7 +196,11 @@ def _last_two(found: sn.Costs) -> tuple[int, int]:
 
 
 def test_a_budget_that_cannot_be_met_says_what_holds_the_memory(task) -> None:
-    run = sn.prune(task, "taylor-1", goals=[sn.PeakRamBytes(300)], artefact="executorch", step=4)
+    with pytest.raises(
+        sn.BadInputError, match=r"^goals must be within reach: at least [\d,]+ bytes of RAM .*held by .*'conv2d' \("
+    ):
+        sn.prune(task, "taylor-1", goals=[sn.PeakRamBytes(300)], artefact="executorch", step=4)
+    run = sn.prune(task, "taylor-1", goals=[sn.PeakRamBytes(300)], artefact="executorch", step=4, whole_curve=True)
     assert not run.is_met
     assert run.reason.startswith("one neuron is left in each group; at most 300 bytes of RAM not met: it is ")
     assert "held by " in run.reason

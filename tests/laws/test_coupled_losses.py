@@ -172,7 +172,7 @@ def test_what_does_not_look_at_the_loss_of_each_sample_works(tmp_path) -> None:
     )
     assert "couples_samples" in (tmp_path / "run" / "report" / "index.html").read_text()
     other = sn.prune(sn.Task(dense(), "cross-entropy", (INPUTS, CLASSES)), goals=[sn.RemovedNeurons(1)])
-    assert "couples_samples" not in other.options
+    assert not other.config.couples_samples
 
 
 def fixed_size(outputs, targets):

@@ -3,6 +3,7 @@
 import pickle
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import shrinknet as sn
-from shrinknet.compensation.compensate import KINDS, Compensation
+from shrinknet.compensation.compensate import Compensation
+from shrinknet.core.config import Compensate
 from shrinknet.criteria import criterion_names, find_criterion
 from shrinknet.criteria.base import Again, mean_over_samples
 from shrinknet.criteria.sequential_attention import SequentialAttention
@@ -166,7 +168,7 @@ def test_every_criterion_gives_the_same_bits_by_every_executor_on_every_form_of_
             np.testing.assert_array_equal(by_workers.values[group], values, err_msg=form)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "none"])
+@pytest.mark.parametrize("kind", [kind for kind in get_args(Compensate) if kind != "none"])
 def test_every_criterion_scores_refit_networks_alike_on_every_form_of_data(kind: str, whole) -> None:
     network, made, _ = whole
     found = {}

@@ -74,5 +74,14 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     'There are: a, b.'
     """
     known = sorted(known)
-    close = get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"Did you mean {close[0]!r}?" if close else f"There are: {', '.join(known)}."
+    return closest(name, known) or f"There are: {', '.join(known)}."
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return "Did you mean 'x'?" for the closest known name; nothing where none is close.
+
+    >>> closest("taylor2", ["taylor-1", "taylor-2"]), closest("zzz", ["a", "b"])
+    ("Did you mean 'taylor-2'?", '')
+    """
+    close = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"Did you mean {close[0]!r}?" if close else ""

@@ -15,23 +15,16 @@ import platform
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from shrinknet.core.config import RunConfig
 from shrinknet.core.disk import grow, held, is_left_over, odd_below, write_whole, writing
 from shrinknet.core.errors import RunFolderError, ShrinknetError, first_line
-from shrinknet.core.records import (
-    Difference,
-    Frozen,
-    Group,
-    Neuron,
-    Plan,
-    Slice,
-    Step,
-    Verification,
-)
+from shrinknet.core.reading import all_restored, plain, restored
+from shrinknet.core.records import Corner, Ending, Frozen, Group, Manifest, Neuron, Plan, Step, Verification
 from shrinknet.core.tables import (
     ANSWER_COLUMNS,
     BARE_COLUMNS,
@@ -220,7 +213,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: object) -> None:
         """Replace one of the folder's JSON files."""
-        self.write(name, (json.dumps(_plain(content), indent=1, allow_nan=False) + "\n").encode())
+        self.write(name, (json.dumps(plain(content), indent=1, allow_nan=False) + "\n").encode())
 
     def write(self, name: str, content: bytes) -> None:
         """Replace a file whole: a reader sees the old one or the new one, also after a kill."""
@@ -270,18 +263,22 @@ class RunFolder:
         text = path.read_text()
         return list(csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1])))
 
-    def manifest(self) -> dict[str, Any] | None:
+    def manifest(self) -> Manifest | None:
         """Return the manifest of the artefact that the run is for; None where that is the weights file."""
-        wanted = tuple(self.config.get(key) for key in ("artefact", "quantize"))
-        return next((one for one in self.manifests() if (one["kind"], one["quantize"]) == wanted), None)
+        asked = RunConfig.of(self.config).search
+        wanted = (asked.artefact, asked.quantize)
+        return next((one for one in self.manifests() if (one.kind, one.quantize) == wanted), None)
 
-    def manifests(self) -> list[dict[str, Any]]:
+    def manifests(self) -> list[Manifest]:
         """Return the manifests of all artefacts in the folder."""
-        return [self.read_json(f"artefacts/{path.name}") for path in sorted(self.path.glob("artefacts/model*.json"))]
+        paths = sorted(self.path.glob("artefacts/model*.json"))
+        return [restored(Manifest, self.read_json(f"artefacts/{path.name}")) for path in paths]
 
-    def corners(self) -> list[dict[str, Any]]:
+    def corners(self) -> tuple[Corner, ...]:
         """Return what full and pruned, float and int8 files measure; nothing where none is in int8."""
-        return list(self.read_json("artefacts/corners.json")["corners"]) if self.has("artefacts/corners.json") else []
+        if not self.has("artefacts/corners.json"):
+            return ()
+        return all_restored(Corner, self.read_json("artefacts/corners.json")["corners"])
 
     def history(self) -> list[Step]:
         """Return the steps written so far, a torn last line left out.
@@ -352,7 +349,7 @@ class RunFolder:
         content = {**order, "kept": axes, "attributes": attributes}
         if fixed_width is not None:
             content["fixed_width"] = fixed_width
-        self.write_json("plan.json", {**content, "sha256": digest_of_plan(_plain(content))})
+        self.write_json("plan.json", {**content, "sha256": digest_of_plan(plain(content))})
 
     def plan(self) -> Plan:
         """Read the order of the removals."""
@@ -384,22 +381,19 @@ class RunFolder:
 
     def groups(self) -> tuple[Group, ...]:
         """Read what can be removed."""
-        return tuple(
-            Group(group["name"], group["width"], tuple(
-                Slice(part["parameter"], part["axis"], part["role"], tuple(part["owners"]))
-                for part in group["slices"]
-            ))
-            for group in self.read_json("groups.json")["groups"]
-        )  # fmt: skip
+        return all_restored(Group, self.read_json("groups.json")["groups"])
+
+    def frozen(self) -> tuple[Frozen, ...]:
+        """Read what is frozen, and why."""
+        return all_restored(Frozen, self.read_json("groups.json")["frozen"])
+
+    def ending(self) -> Ending:
+        """Read how the run ended."""
+        return restored(Ending, self.read_json("summary.json"))
 
     def verification(self) -> Verification:
         """Read the proof."""
-        content = self.read_json("verification.json")
-        differences = tuple(
-            Difference(d["precision"], float(d["worst"]), float(d["tolerance"]), d["num_samples"], d["output"])
-            for d in content["differences"]
-        )
-        return Verification(differences, content["shapes_checked"], content["broke_at"])
+        return restored(Verification, self.read_json("verification.json"))
 
 
 def digest_of_plan(content: Mapping[str, Any]) -> str:
@@ -430,19 +424,6 @@ def whole(folder: RunFolder) -> Iterator[None]:
             f"folder must be a whole, undamaged run folder. Got {str(folder.path)!r}, where something is missing or of "
             f"another kind ({type(error).__name__}: {first_line(error)}). Make the run again, in another folder."
         ) from error
-
-
-def _plain(value: Any) -> Any:
-    """Records as dictionaries; numbers that JSON has no word for as text."""
-    if hasattr(value, "__dataclass_fields__"):
-        return _plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not (value == value and abs(value) != float("inf")):
-        return str(value)
-    return value
 
 
 def environment() -> dict[str, object]:

@@ -12,7 +12,7 @@ from functools import wraps
 from types import NoneType, UnionType
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
-from shrinknet.core.errors import BadInputError, did_you_mean
+from shrinknet.core.errors import BadInputError, closest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -118,7 +118,11 @@ def _allowed(kind: Any, about: About) -> tuple[str, Callable[[Any], bool], Calla
     """What a value of some type must be, in words and as a test, and what to do otherwise."""
     if get_origin(kind) is Literal:
         choices = get_args(kind)
-        return f"one of {', '.join(choices)}", choices.__contains__, lambda value: did_you_mean(str(value), choices)
+
+        def nearest(value: Any) -> str:
+            return closest(str(value), choices) or about.do
+
+        return f"one of {', '.join(choices)}", choices.__contains__, nearest
     if kind is bool:
         return "True or False", lambda value: isinstance(value, bool), lambda value: about.do
     if kind not in (int, float):

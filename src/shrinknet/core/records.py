@@ -1,7 +1,7 @@
 """Frozen facts about a run. No torch here: the report reads them on a machine that has none."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from shrinknet.core.errors import VerificationError
 
@@ -280,6 +280,31 @@ class Manifest:
     notes: tuple[str, ...] = ()
     latency: Latency | None = None
     float_operators: tuple[str, ...] = ()
+
+    def measured(self, forecast: Costs) -> Costs:
+        """Return what the network costs, by its file where that says it."""
+        ram = forecast.peak_ram_bytes if self.arena_bytes is None else self.arena_bytes
+        return replace(forecast, flash_bytes=self.num_bytes, peak_ram_bytes=ram)
+
+
+@dataclass(frozen=True, slots=True)
+class Corner:
+    """One of four files: full or pruned, float32 or int8."""
+
+    name: str
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended: what `summary.json` says."""
+
+    before: Measures
+    after: Measures
+    test: TestResult | None
+    reason: str
+    is_met: bool
+    num_removed: int
 
 
 def removed_by(steps: Iterable[Step]) -> tuple[Neuron, ...]:

@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 STEPS_OF_INT8 = 16
 """How many of the 256 output steps a runtime's int8 may be away from torch's: each layer rounds in its own way."""
 
+MOST_NAMED = 4
+"""How many of the values that hold the memory a sentence names."""
+
 LEAST_CHECKED = 64
 """Every file is compared with torch on at least so many rows (all, where there are fewer)."""
 
@@ -190,6 +193,12 @@ class Artefact:
         if arena is None:
             return ()
         return tuple((value.name or "workspace", size) for value, size in arena.at_peak(present))
+
+    def held_by(self, goal: object, present: Present) -> str:
+        """Return which values hold the arena's peak, in words, where a goal is about RAM."""
+        if getattr(goal, "cost", "") != "peak_ram_bytes":
+            return ""
+        return "held by " + ", ".join(f"{name!r} ({size:,})" for name, size in self.at_peak(present)[:MOST_NAMED])
 
     def ship(self, cut: GraphModule, forecast: Costs, *, rounds: int = 0) -> tuple[bytes, Manifest]:
         """Make the file of a cut network, run it by its own runtime on real inputs, and compare it with torch.

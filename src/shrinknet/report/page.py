@@ -12,10 +12,10 @@ import jinja2
 from shrinknet.core.disk import write_whole, writing
 from shrinknet.core.errors import RunFolderError
 from shrinknet.core.folder import RunFolder, whole
-from shrinknet.core.records import Group, Step, TestResult, Verification
+from shrinknet.core.records import Corner, Ending, Frozen, Group, Manifest, Step, Verification
 from shrinknet.core.units import bytes_text
 from shrinknet.report import summary
-from shrinknet.report.page_data import MOST_STEPS, measures_of, page_data
+from shrinknet.report.page_data import MOST_STEPS, page_data
 
 MOST_STEPS_LISTED = 60
 
@@ -28,25 +28,23 @@ class Chapter:
     config: dict[str, Any]
     environment: dict[str, Any]
     groups: tuple[Group, ...]
-    frozen: list[dict[str, Any]]
+    frozen: tuple[Frozen, ...]
     history: list[Step]
-    end: dict[str, Any]
+    end: Ending
     verification: Verification
     races: list[dict[str, str]]
-    shipped: dict[str, Any] | None
-    corners: list[dict[str, Any]]
+    shipped: Manifest | None
+    corners: tuple[Corner, ...]
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
         """Before and after."""
-        before, after = measures_of(self.end["before"]), measures_of(self.end["after"])
-        return summary.rows(before, after, _test(self.end["test"]), self.shipped)
+        return summary.rows(self.end.before, self.end.after, self.end.test, self.shipped)
 
     @property
     def last_line(self) -> str:
         """What the run did, in one line."""
-        before, after = measures_of(self.end["before"]), measures_of(self.end["after"])
-        return summary.last_line(before, after, _test(self.end["test"]), self.end["reason"], self.shipped)
+        return summary.last_line(self.end.before, self.end.after, self.end.test, self.end.reason, self.shipped)
 
     @property
     def proof(self) -> str:
@@ -130,15 +128,11 @@ def _chapter(folder: RunFolder, name: str) -> Chapter:
         config=folder.config,
         environment=folder.read_json("environment.json"),
         groups=groups,
-        frozen=folder.read_json("groups.json")["frozen"],
+        frozen=folder.frozen(),
         history=history,
-        end=folder.read_json("summary.json"),
+        end=folder.ending(),
         verification=folder.verification(),
         races=folder.races(),
         shipped=folder.manifest(),
         corners=folder.corners(),
     )
-
-
-def _test(content: dict[str, Any] | None) -> TestResult | None:
-    return None if content is None else TestResult(**content)

@@ -9,7 +9,7 @@ from typing import Any
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.quantities import COSTS
 from shrinknet.core.recall import RecallHistory
-from shrinknet.core.records import Costs, Group, Measures, Step
+from shrinknet.core.records import Group, Measures, Step
 
 MOST_STEPS = 10_001
 """Steps of all runs together that a page holds; of longer histories evenly spaced ones, and the one handed back."""
@@ -66,28 +66,19 @@ def _short(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")
 
 
-def measures_of(content: dict[str, Any]) -> Measures:
-    """Return the measures that `summary.json` has of a network."""
-    recalls = content["validation_recalls"]
-    return Measures(
-        content["calibration_loss"], content["validation_loss"], content["validation_accuracy"],
-        None if recalls is None else tuple(float(recall) for recall in recalls), Costs(**content["costs"]),
-    )  # fmt: skip
-
-
 def with_handed_back(folder: RunFolder, history: list[Step]) -> tuple[list[Step], int]:
     """Return the history with the network that the run handed back in it, and its place.
 
     A network that was cut to another budget need not be one of the steps: it then stands among them, without answers.
     """
-    end = folder.read_json("summary.json")
-    wanted, gone = int(end["num_removed"]), list(accumulate(len(step.removed) for step in history))
+    end = folder.ending()
+    wanted, gone = end.num_removed, list(accumulate(len(step.removed) for step in history))
     if wanted in gone:
         return history, gone.index(wanted)
     place = next((k for k, count in enumerate(gone) if count > wanted), len(history))
     number = history[place].number if place < len(history) else history[-1].number + 1
     removed = folder.plan().removed[gone[place - 1] : wanted]
-    cut = Step(number, removed, (), measures_of(end["after"]), 0.0)
+    cut = Step(number, removed, (), end.after, 0.0)
     return [*history[:place], cut, *history[place:]], place
 
 

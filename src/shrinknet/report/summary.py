@@ -1,11 +1,10 @@
 """A run in a few lines of text: before, after, and why it stopped."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from shrinknet.core.config import RunConfig
+from shrinknet.core.config import WEIGHTS, RunConfig
 from shrinknet.core.quantities import COSTS, FLASH, RAM
-from shrinknet.core.records import Measures, TestResult, Verification
+from shrinknet.core.records import Manifest, Measures, TestResult, Verification
 from shrinknet.core.units import bytes_text, percent
 
 FILES = {"weights": "weights file", "executorch": ".pte", "onnx": ".onnx", "pt2": ".pt2", "cortex-m": ".pte, Cortex-M"}
@@ -13,7 +12,7 @@ FILES = {"weights": "weights file", "executorch": ".pte", "onnx": ".onnx", "pt2"
 
 
 def rows(
-    start: Measures, end: Measures, test: TestResult | None, shipped: Mapping[str, Any] | None = None
+    start: Measures, end: Measures, test: TestResult | None, shipped: Manifest | None = None
 ) -> list[tuple[str, str, str]]:
     """Return (what, before, after) for every figure that was measured.
 
@@ -24,18 +23,16 @@ def rows(
     >>> rows(small, small, None)[0]
     ('neurons', '8', '8')
     """
-    found = shipped or {}
-    arena = found.get("arena_bytes")
-    measured = {FLASH: found.get("num_bytes"), RAM: arena}
-    planned = "live activations" if arena is None else "the planner's arena"
-    kind = str(found.get("kind", "weights"))
-    file = FILES.get(kind, kind.rpartition(":")[2]) + (", int8" if found.get("quantize") == "int8" else "")
-    of = {FLASH: f" ({file})", RAM: f" ({planned})"}
-    table = []
-    for cost in COSTS:
-        after = measured.get(cost)
-        after = cost.of(end.costs) if after is None else after
-        table.append((cost.title + of.get(cost, ""), cost.text(cost.of(start.costs)), cost.text(after)))
+    kind, quantize = (shipped.kind, shipped.quantize) if shipped is not None else (WEIGHTS, "none")
+    planned = "the planner's arena" if shipped is not None and shipped.arena_bytes is not None else "live activations"
+    of = {
+        FLASH: f" ({FILES.get(kind, kind.rpartition(':')[2])}{', int8' if quantize == 'int8' else ''})",
+        RAM: f" ({planned})",
+    }
+    after = end.costs if shipped is None else shipped.measured(end.costs)
+    table = [
+        (cost.title + of.get(cost, ""), cost.text(cost.of(start.costs)), cost.text(cost.of(after))) for cost in COSTS
+    ]
     table.append(("calibration loss", f"{start.calibration_loss:.4g}", f"{end.calibration_loss:.4g}"))
     if start.validation_loss is not None and end.validation_loss is not None:
         table.append(("validation loss", f"{start.validation_loss:.4g}", f"{end.validation_loss:.4g}"))
@@ -48,38 +45,37 @@ def rows(
     return table
 
 
-def shipped_line(shipped: Mapping[str, Any]) -> str:
+def shipped_line(shipped: Manifest) -> str:
     """Return what was measured on an artefact, in one line.
 
-    >>> difference = {"worst": 1e-6, "tolerance": 1e-3, "num_samples": 64}
-    >>> shipped_line({"file": "model.pte", "num_bytes": 1000, "forecast_bytes": 996, "arena_bytes": None,
-    ...               "difference": difference, "compared_with": "torch", "ran_by_its_runtime": True, "accuracy": 0.5,
-    ...               "latency": None, "notes": ()})
+    >>> from shrinknet.core.records import Difference
+    >>> shipped_line(Manifest("executorch", "none", "model.pte", 1000, "", None, 996, None, (), (),
+    ...              Difference("float32", 1e-6, 1e-3, 64), "torch", 0.7, 0.5, 64, True, {}))
     'model.pte: 1,000 bytes (forecast 996); differs from torch by at most 1.0e-06 (tolerance 1.0e-03, 64 samples); accuracy 50.00 % there.'
     """  # noqa: E501
-    arena, latency, difference = shipped["arena_bytes"], shipped["latency"], shipped["difference"]
-    text = f"{shipped['file']}: {shipped['num_bytes']:,} bytes (forecast {shipped['forecast_bytes']:,})"
-    if arena is not None:
-        text += f", arena {arena:,} bytes (forecast {shipped['forecast_arena_bytes']:,})"
+    latency, difference = shipped.latency, shipped.difference
+    text = f"{shipped.file}: {shipped.num_bytes:,} bytes (forecast {shipped.forecast_bytes:,})"
+    if shipped.arena_bytes is not None:
+        text += f", arena {shipped.arena_bytes:,} bytes (forecast {shipped.forecast_arena_bytes:,})"
     text += (
-        f"; differs from {shipped['compared_with']} by at most {difference['worst']:.1e} (tolerance "
-        f"{difference['tolerance']:.1e}, {difference['num_samples']:,} samples)"
+        f"; differs from {shipped.compared_with} by at most {difference.worst:.1e} (tolerance "
+        f"{difference.tolerance:.1e}, {difference.num_samples:,} samples)"
     )
-    if shipped["accuracy"] is not None:
-        text += f"; accuracy {percent(shipped['accuracy'])} there"
+    if shipped.accuracy is not None:
+        text += f"; accuracy {percent(shipped.accuracy)} there"
     if latency is not None:
         text += (
-            f"; {latency['median_ms']:.3g} ms a sample on this machine (middle half {latency['quarter_ms']:.3g} to "
-            f"{latency['three_quarters_ms']:.3g})"
+            f"; {latency.median_ms:.3g} ms a sample on this machine (middle half {latency.quarter_ms:.3g} to "
+            f"{latency.three_quarters_ms:.3g})"
         )
-    return ". ".join([text, *(note[0].upper() + note[1:] for note in shipped["notes"])]) + "."
+    return ". ".join([text, *(note[0].upper() + note[1:] for note in shipped.notes)]) + "."
 
 
 def last_line(
-    start: Measures, end: Measures, test: TestResult | None, reason: str, shipped: Mapping[str, Any] | None = None
+    start: Measures, end: Measures, test: TestResult | None, reason: str, shipped: Manifest | None = None
 ) -> str:
     """Return the one line that a run ends with."""
-    flash = (shipped or {}).get("num_bytes", end.costs.flash_bytes)
+    flash = end.costs.flash_bytes if shipped is None else shipped.num_bytes
     accuracy = ""
     if test is not None and test.accuracy_before is not None and test.accuracy_after is not None:
         accuracy = f", test accuracy {percent(test.accuracy_before)} -> {percent(test.accuracy_after)}"

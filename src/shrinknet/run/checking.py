@@ -1,12 +1,12 @@
 """The files of a run, looked at again: what they compute, beside the masked network."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from shrinknet.core.errors import BadInputError
-from shrinknet.core.records import Difference
+from shrinknet.core.records import Difference, Manifest
 from shrinknet.export.artefact import Artefact
 from shrinknet.export.plain import by_torch
 from shrinknet.graph.trace import as_tuple
@@ -39,22 +39,22 @@ def check_files(run: Run) -> dict[str, Difference]:
         name: compare(run.network, answer, (batch.inputs for batch in data.batches()))[0]
         for name, answer in answers.items()
     }
-    return found | {f"artefacts/{one['file']}": _check_artefact(run, one) for one in run.folder.manifests()}
+    return found | {f"artefacts/{one.file}": _check_artefact(run, one) for one in run.folder.manifests()}
 
 
-def _check_artefact(run: Run, manifest: Mapping[str, Any]) -> Difference:
+def _check_artefact(run: Run, manifest: Manifest) -> Difference:
     assert run.folder is not None
-    name = f"artefacts/{Path(manifest['file']).name}"
+    name = f"artefacts/{Path(manifest.file).name}"
     path = run.folder.path / name
     content = path.read_bytes() if path.is_file() else b""
     digest = hashlib.sha256(content).hexdigest()
-    if digest != manifest["sha256"]:
+    if digest != manifest.sha256:
         came = f"another (SHA-256 {digest[:12]}...)" if content else "nothing"
         raise BadInputError(name, "the file that its manifest describes", came, "Export it again.")
-    ships = Artefact(run.task, run.network.trace, manifest["kind"], manifest["quantize"], allow_float=True)
-    if manifest["quantize"] != "none":
+    ships = Artefact(run.task, run.network.trace, manifest.kind, manifest.quantize, allow_float=True)
+    if manifest.quantize != "none":
         return ships.checked_again(content, run.cut)
     rows = ships.rows_to_check()
-    is_pt2 = manifest["kind"] == "pt2"  # opened as every .pt2 file is: looked through first
+    is_pt2 = manifest.kind == "pt2"  # opened as every .pt2 file is: looked through first
     answer = by_torch(load_model(str(path)).model) if is_pt2 else ships.exporter.answer(content)
     return compare(run.network, lambda given: answer(as_tuple(given)[0]), (b.inputs for b in rows.batches()))[0]

@@ -48,7 +48,7 @@ def search(task: Task, options: Pruning) -> Run:
     for guard in options.guards:
         guard.check(start.measures)
     if not options.whole_curve:
-        check_reachable(goals, start.measures, network, limits, ships.costs, ships.least)
+        check_reachable(goals, start.measures, network, limits, ships.costs, ships.least, ships.held_by)
     config = options.written(task)
     folder = None if options.out is None else RunFolder.create(options.out, config.content, resume=options.resume)
     shards = None if folder is None else folder.path / "shards"

@@ -5,12 +5,11 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import nn
@@ -23,7 +22,9 @@ from shrinknet.core.disk import writing
 from shrinknet.core.errors import BadInputError, FixedWidthError, RunFolderError
 from shrinknet.core.folder import SEAL, RunFolder, environment
 from shrinknet.core.records import (
+    Corner,
     Costs,
+    Ending,
     Manifest,
     Measures,
     Neuron,
@@ -69,9 +70,6 @@ ROOM = 0.95
 FRAME = 'style="width: 100%; height: 900px; border: 0"'
 
 MOST_THREADS = 256
-
-MOST_NAMED = 4
-"""How many of the values that hold the memory a sentence names."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +121,8 @@ class Run:
     @property
     def measured(self) -> Costs:
         """What the network costs, measured on the artefact where there is one."""
-        found, forecast = self.artefact, self.measures.costs
-        if found is None:
-            return forecast
-        ram = forecast.peak_ram_bytes if found.arena_bytes is None else found.arena_bytes
-        return replace(forecast, flash_bytes=found.num_bytes, peak_ram_bytes=ram)
+        forecast = self.measures.costs
+        return forecast if self.artefact is None else self.artefact.measured(forecast)
 
     def next_wanted(self, goals: Sequence[Goal], wanted: Sequence[Goal], max_latency: float | None) -> list[Goal]:
         """Return what the forecast must reach next, `wanted` until now: a goal missed by measurement gets harder."""
@@ -176,11 +171,8 @@ class Run:
         cost = getattr(goal, "cost", "")
         if not cost:
             return f"{len(self.plan.removed)} neurons removed"
-        text = f"it is {getattr(self.measured, cost):,}"
-        if cost == "peak_ram_bytes":
-            largest = self.ships.at_peak(self.network.present)[:MOST_NAMED]
-            text += ", held by " + ", ".join(f"{name!r} ({size:,})" for name, size in largest)
-        return text
+        held = self.ships.held_by(goal, self.network.present) if self.artefact is not None else ""
+        return f"it is {getattr(self.measured, cost):,}{', ' * bool(held)}{held}"
 
     @cached_property
     def model(self) -> nn.Module:
@@ -340,13 +332,9 @@ class Run:
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Return (what, before, after) for every figure that was measured."""
-        return summary.rows(self.history[0].measures, self.measures, self.test, self._manifest)
+        return summary.rows(self.history[0].measures, self.measures, self.test, self.artefact)
 
-    @property
-    def _manifest(self) -> dict[str, Any] | None:
-        return None if self.artefact is None else asdict(self.artefact)
-
-    def corners(self) -> list[dict[str, Any]]:
+    def corners(self) -> list[Corner]:
         """Return the manifests of four files: full and pruned, in float32 and in int8, each run by what runs it.
 
         Cost: makes and runs three files more.
@@ -360,7 +348,7 @@ class Run:
             for name, cut, present in (("full", whole, all_there), ("pruned", self.cut, self.network.present)):
                 made = self.artefact if ships is self.ships and cut is self.cut else None
                 made = made or ships.ship(cut, ships.costs(trace, present))[1]
-                found.append({"name": f"{name}, {'float32' if quantize == 'none' else quantize}", "manifest": made})
+                found.append(Corner(f"{name}, {'float32' if quantize == 'none' else quantize}", made))
         return found
 
     def export(
@@ -402,13 +390,13 @@ class Run:
     def summary(self) -> str:
         """Return before and after in a few lines, the proof, and why the run stopped."""
         lines = [f"{what:<30}{before:>14} -> {after:>14}" for what, before, after in self.rows()]
-        made = [] if self._manifest is None else [summary.shipped_line(self._manifest)]
+        made = [] if self.artefact is None else [summary.shipped_line(self.artefact)]
         said = summary.coupled_line(self.config)
         return "\n".join([*lines, *said, summary.proof_line(self.verification), *made, self.last_line()])
 
     def last_line(self) -> str:
         """Return what the run did, in one line."""
-        return summary.last_line(self.history[0].measures, self.measures, self.test, self.reason, self._manifest)
+        return summary.last_line(self.history[0].measures, self.measures, self.test, self.reason, self.artefact)
 
     def report(self, out: str | Path) -> Path:
         """Write the run, if it is not written yet, and its web page; return the page's path.
@@ -483,7 +471,7 @@ def reopened(folder: RunFolder, task: Task) -> Run:
             f"folder must come with the network that it began with. Got one with other groups than "
             f"{str(folder.path)!r}. Use the run's own original.pt2."
         )
-    history, plan, end = tuple(folder.history()), folder.plan(), folder.read_json("summary.json")
+    history, plan, end = tuple(folder.history()), folder.plan(), folder.ending()
     if not history:
         raise RunFolderError(
             f"folder must have a history. Got {str(folder.path)!r}, which has none. Make the run again."
@@ -491,8 +479,8 @@ def reopened(folder: RunFolder, task: Task) -> Run:
     ships = Artefact(task, network.trace, asked.artefact or WEIGHTS, asked.quantize, asked.allow_float)
     portions = Run.portions_of(history, plan.removed)
     masked = masked_after(task, network, portions, asked.compensate)
-    measures = measure(task, masked, lambda trace, present: Costs(**end["after"]["costs"]))
-    run = finish(task, masked, history, plan, measures, end["reason"], end["is_met"], config, ships, ship=False)
+    measures = measure(task, masked, lambda trace, present: end.after.costs)
+    run = finish(task, masked, history, plan, measures, end.reason, end.is_met, config, ships, ship=False)
     _check_belongs(folder, run)
     return replace(run, folder=folder, unfit=folder.read_json("plan.json").get("fixed_width"))
 
@@ -576,9 +564,8 @@ def write_end(folder: RunFolder, run: Run) -> None:
         write_artefact(folder, run.shipped)
     if run.ships.quantize != "none":
         folder.write_json("artefacts/corners.json", {"corners": run.corners()})
-    folder.write_json("summary.json", {
-        "before": run.history[0].measures, "after": run.measures, "test": run.test, "reason": run.reason,
-        "is_met": run.is_met, "num_removed": len(run.plan.removed),
-    })  # fmt: skip
+    gone = len(run.plan.removed)
+    ending = Ending(run.history[0].measures, run.measures, run.test, run.reason, run.is_met, gone)
+    folder.write_json("summary.json", ending)
     folder.seal()
     write_page([folder], folder.path / "report" / "index.html")

@@ -150,7 +150,7 @@ class Until:
 
 def check_reachable(
     goals: Sequence[Goal], start: Measures, network: GatedNetwork, limits: Limits, costs_of: CostsOf = costs,
-    least_of: CostsOf = costs,
+    least_of: CostsOf = costs, held_by: Callable[[Goal, Present], str] = lambda goal, present: "",
 ) -> None:  # fmt: skip
     """Raise BadInputError where even the smallest network that the limits leave does not reach a goal.
 
@@ -161,6 +161,7 @@ def check_reachable(
         limits: what every group keeps.
         costs_of: what a network costs, as forecast.
         least_of: what it and every larger one costs at least; asked only where the forecast is too high.
+        held_by: what holds a goal's cost there, in words, where that is known.
 
     Cost: one walk over the graph.
     """
@@ -175,7 +176,7 @@ def check_reachable(
         cost, unit = getattr(goal, "cost", "num_neurons"), getattr(goal, "unit", "neurons")
         before, least = getattr(start.costs, cost), getattr(smallest.costs, cost)
         held = f"at least {least:,} {unit} stay of {before:,}, whatever goes"
-        why = "layers that are frozen or kept, and what every group keeps, hold the rest"
+        why = held_by(goal, present) or "layers that are frozen or kept, and what every group keeps, hold the rest"
         do = "Ask for less, keep less, or look at the frozen layers with shrinknet inspect"
         raise BadInputError(
             "goals", f"within reach: {held} ({why})", str(goal), f"{do}; `whole_curve=True` goes on anyway."
