@@ -9,11 +9,11 @@ from shrinknet.core.options import taking
 from shrinknet.core.progress import Silence
 from shrinknet.core.records import Neuron, RaceResult
 from shrinknet.criteria import find_criterion
-from shrinknet.criteria.noise import check_slopes
 from shrinknet.engine.gates import gated
 from shrinknet.engine.memory import in_memory
 from shrinknet.run.choosing import check_coupling, is_race, race_of, scored_by
 from shrinknet.run.driver import search
+from shrinknet.run.noise import check_slopes
 from shrinknet.run.options import Pruning, Ranking
 from shrinknet.run.run import Run
 from shrinknet.search.rank import Limits, ranked

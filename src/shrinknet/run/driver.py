@@ -11,11 +11,11 @@ from shrinknet.core.errors import RunFolderError
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.progress import Progress
 from shrinknet.core.records import Measures, Plan, Step, removed_by
-from shrinknet.criteria.noise import check_slopes
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.memory import in_memory
 from shrinknet.export.artefact import Artefact
 from shrinknet.run.choosing import check_coupling, choosing, scored_by
+from shrinknet.run.noise import check_slopes
 from shrinknet.run.options import Pruning
 from shrinknet.run.run import Run, finish, least_pruned, under_way, with_threads_of, write_end, write_start
 from shrinknet.search.goals import Goal
