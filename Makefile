@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 
-.PHONY: demo test check lint wheel docs clean
+.PHONY: demo test laws check lint wheel docs clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal --jaxtyping-packages=shrinknet,beartype.beartype
+
+laws: $(VENV)/installed
+	SHRINKNET_LAWS=laws OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal --jaxtyping-packages=shrinknet,beartype.beartype -m hypothesis tests/laws
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .

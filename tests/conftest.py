@@ -1,4 +1,7 @@
-"""What every test may use: random small networks, tasks on them, and the real data where it is at hand."""
+"""What every test may use: random small networks, tasks on them, and the real data where it is at hand.
+
+The quick check draws the same few networks each time; `make laws` draws 200 for each law, others each time.
+"""
 
 import os
 import sys
@@ -11,9 +14,10 @@ from hypothesis import HealthCheck, settings
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / folder) for folder in ("examples", "tests", "tests/unit", "benchmarks/zoo")]
 
-settings.register_profile("shrinknet", deadline=None, max_examples=12, derandomize=True,
-                          suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])  # fmt: skip
-settings.load_profile("shrinknet")
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
+settings.register_profile("quick", deadline=None, max_examples=12, derandomize=True, suppress_health_check=SLOW)
+settings.register_profile("laws", deadline=None, max_examples=200, print_blob=True, suppress_health_check=SLOW)
+settings.load_profile(os.environ.get("SHRINKNET_LAWS", "quick"))
 
 
 @pytest.fixture(autouse=True)

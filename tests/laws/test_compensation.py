@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from networks import Drawn, conv_networks, dense_networks
 from references.surgeon import inverse, rise, without
@@ -74,7 +74,6 @@ def test_folding_the_mean_into_a_batch_norm_changes_nothing_either() -> None:
     assert set(refit.program.tensors) == {"3.running_mean", "3.running_var", "6.bias"}
 
 
-@settings(max_examples=25)
 @given(st.one_of(dense_networks(), conv_networks()), st.data())
 def test_after_least_squares_each_readers_error_is_the_closed_forms(drawn: Drawn, data) -> None:
     """The mean square between what a reader gave and gives now, measured by running it, is that of its moments."""
