@@ -1,5 +1,5 @@
-"""The whole idea on one page, with nothing of shrinknet in it: rank neurons by the true rise of the loss, remove the
-cheapest, rank again, until enough are gone.
+"""The whole idea on one page, with nothing of shrinknet in it but its images: rank neurons by the true rise of the
+loss, remove the cheapest, rank again, until enough are gone.
 
 Everything is done the slow, obvious way: to score a neuron the network is rebuilt without it, physically, and its loss
 is measured. shrinknet must remove the same neurons in the same order (a test holds it to that), only faster, on any
@@ -103,12 +103,11 @@ def shrink(
 
 def main() -> None:
     """Train a small network on handwritten digits and take it apart."""
-    from sklearn.datasets import load_digits
+    from shrinknet.recipes.digits import load_digits  # the data alone
 
     torch.manual_seed(0)
-    digits = load_digits()
-    inputs = torch.tensor(digits.data, dtype=torch.float64) / 16
-    targets = torch.tensor(digits.target)
+    images, labels = load_digits()
+    inputs, targets = torch.tensor(images).flatten(1) / 16, torch.tensor(labels)
     model = nn.Sequential(nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10)).double()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(200):

@@ -16,7 +16,10 @@ task = sn.Task(model, "cross-entropy", (torch.randn(20, 4), torch.arange(20) % 2
 run = sn.prune(task, goals=[sn.RemovedNeurons(2)])
 assert run.model[0].out_features == 4
 assert run.report("run").stat().st_size > 10**6
+from shrinknet.recipes.digits import load_digits
 from shrinknet.recipes.isnn_figures import published
+assert load_digits()[0].shape == (1797, 8, 8)
+assert "sklearn" not in __import__("sys").modules
 assert published()["isnn-mnist-1x100"]["start"]["error"] == 38.0
 print("the wheel works")
 """

@@ -1,114 +1,41 @@
 """shrinknet removes whole neurons from a trained network, in the order that costs the least, to fit a budget."""
 
-from shrinknet.analysis.agreement import agreement
-from shrinknet.analysis.cancellation import cancellation
-from shrinknet.analysis.error_surface import Alphas, error_surface, error_surfaces
-from shrinknet.analysis.pruning_limit import neuron_limit, weight_limit
-from shrinknet.analysis.recall_distortion import recall_distortion
-from shrinknet.api import prune, race, rank
-from shrinknet.core.errors import (
-    BadInputError,
-    ExportError,
-    FixedWidthError,
-    NothingToRemoveError,
-    RunFolderError,
-    ShrinknetError,
-    UnfollowedOperatorError,
-    VerificationError,
-)
-from shrinknet.core.records import (
-    Costs,
-    Frozen,
-    Group,
-    Manifest,
-    Measures,
-    Neuron,
-    Plan,
-    RaceResult,
-    Slice,
-    Step,
-    Verification,
-)
-from shrinknet.core.scores import Scores
-from shrinknet.criteria import Criterion, criterion_names
-from shrinknet.graph.trace import Trace, trace
-from shrinknet.run.opening import load
-from shrinknet.run.run import Run
-from shrinknet.search.goals import (
-    FlashBytes,
-    Goal,
-    Macs,
-    NumParameters,
-    PeakRamBytes,
-    RemovedFraction,
-    RemovedNeurons,
-)
-from shrinknet.search.guards import AccuracyDrop, ClassRecall, Guard, LossRise, WorstClassRecall
-from shrinknet.sparsify.api import Sparsified, remove, sparsify
-from shrinknet.sparsify.base import Sparsifier, find_sparsifier, sparsifier_names
-from shrinknet.sparsify.to_plan import to_plan
-from shrinknet.surgery.apply_plan import apply_plan
-from shrinknet.task.scoring import Scoring
-from shrinknet.task.task import Task
+import ast
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pkgutil import get_data
+from types import ModuleType
+from typing import Any
 
-__all__ = [
-    "AccuracyDrop",
-    "Alphas",
-    "BadInputError",
-    "ClassRecall",
-    "Costs",
-    "Criterion",
-    "ExportError",
-    "FixedWidthError",
-    "FlashBytes",
-    "Frozen",
-    "Goal",
-    "Group",
-    "Guard",
-    "LossRise",
-    "Macs",
-    "Manifest",
-    "Measures",
-    "Neuron",
-    "NothingToRemoveError",
-    "NumParameters",
-    "PeakRamBytes",
-    "Plan",
-    "RaceResult",
-    "RemovedFraction",
-    "RemovedNeurons",
-    "Run",
-    "RunFolderError",
-    "Scores",
-    "Scoring",
-    "ShrinknetError",
-    "Slice",
-    "Sparsified",
-    "Sparsifier",
-    "Step",
-    "Task",
-    "Trace",
-    "UnfollowedOperatorError",
-    "Verification",
-    "VerificationError",
-    "WorstClassRecall",
-    "agreement",
-    "apply_plan",
-    "cancellation",
-    "criterion_names",
-    "error_surface",
-    "error_surfaces",
-    "find_sparsifier",
-    "load",
-    "neuron_limit",
-    "prune",
-    "race",
-    "rank",
-    "recall_distortion",
-    "remove",
-    "sparsifier_names",
-    "sparsify",
-    "to_plan",
-    "trace",
-    "weight_limit",
-]
+
+def _homes() -> dict[str, str]:
+    """The module of each public name, as `__init__.pyi` says it: type checkers and this module read the same list."""
+    stub = ast.parse(get_data(__name__, "__init__.pyi") or b"")
+    lines = [line for line in stub.body if isinstance(line, ast.ImportFrom)]
+    return {one.name: str(line.module) for line in lines for one in line.names}
+
+
+class _Lazy(ModuleType):
+    """The package: what it names is imported when it is asked for, so that `import shrinknet` costs next to nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _HOMES:
+            vars(self)[name] = getattr(import_module(_HOMES[name]), name)
+            return vars(self)[name]
+        if not name.startswith("_") and find_spec(f"{__name__}.{name}") is not None:
+            return import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Python sets each module it imports on its package; the module `sparsify` must not hide the function."""
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*vars(self), *_HOMES})
+
+
+_HOMES = _homes()
+__all__ = [name for name in _HOMES if not name.startswith("_")]
+sys.modules[__name__].__class__ = _Lazy

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from sklearn.datasets import load_digits
 
 from shrinknet.cli.main import main
+from shrinknet.recipes.digits import load_digits
 
 FACTORY = """
 import torch
@@ -79,8 +79,8 @@ def folder(tmp_path_factory) -> Path:
     sys.path.insert(0, str(path))
     import nets_of_a_stranger as nets
 
-    digits = load_digits()
-    inputs, targets = (digits.data / 16).astype(np.float32), digits.target
+    images, targets = load_digits()
+    inputs = (images.reshape(len(images), -1) / 16).astype(np.float32)
     split = np.arange(len(inputs)) % 5 // 3 + (np.arange(len(inputs)) % 5 == 4)
     rows = torch.from_numpy(inputs[split == 0]), torch.from_numpy(targets[split == 0])
     model = nets.build()

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
-from scipy.stats import spearmanr
 
 from shrinknet.core.errors import BadInputError, ShrinknetError
 from shrinknet.core.progress import Tell, tell_nobody
@@ -109,7 +109,7 @@ def _correlation(scores: Scores, oracle: Scores, neurons: Sequence[Neuron]) -> f
     ours, theirs = ([values[neuron] for neuron in neurons] for values in (scores, oracle))
     if len(set(ours)) < 2 or len(set(theirs)) < 2:
         return float("nan")
-    return float(spearmanr(ours, theirs).statistic)
+    return float(scipy.stats.spearmanr(ours, theirs).statistic)
 
 
 def _loss_without(task: Task, network: GatedNetwork, scores: Scores, count: int) -> float:

@@ -13,11 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, leaves_list, linkage
-from scipy.spatial.distance import squareform
-from scipy.stats import ttest_1samp
 from torch import Tensor
 
 from shrinknet.core.errors import BadInputError
@@ -264,10 +262,11 @@ def _clustered(shares: Matrix) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
     """The rows in the order of the tree's leaves, and the clusters of at least two."""
     distances = 1 - shares
     np.fill_diagonal(distances, 0.0)
-    tree = linkage(squareform(distances, checks=False), method="average")
-    labels = fcluster(tree, 1 - GIVEN_BACK, criterion="distance")
+    hierarchy = scipy.cluster.hierarchy
+    tree = hierarchy.linkage(scipy.spatial.distance.squareform(distances, checks=False), method="average")
+    labels = hierarchy.fcluster(tree, 1 - GIVEN_BACK, criterion="distance")
     clusters = [tuple(int(k) for k in np.flatnonzero(labels == label)) for label in np.unique(labels)]
-    return tuple(int(k) for k in leaves_list(tree)), [members for members in clusters if len(members) > 1]
+    return tuple(int(k) for k in hierarchy.leaves_list(tree)), [members for members in clusters if len(members) > 1]
 
 
 def _together(task: Task, network: GatedNetwork, group: Group, members: NDArray[np.int64]) -> Together:
@@ -281,7 +280,7 @@ def _together(task: Task, network: GatedNetwork, group: Group, members: NDArray[
             joint.append(network.without(neurons).losses(batch) - replay.losses_before)
             alone.append(replay.rises(group, torch.from_numpy(members).to(batch.inputs.device)).sum(0))
     less = (torch.cat(alone) - torch.cat(joint)).double().cpu().numpy()
-    p = float(ttest_1samp(less, 0.0, alternative="greater").pvalue) if less.std() > 0 else math.nan
+    p = float(scipy.stats.ttest_1samp(less, 0.0, alternative="greater").pvalue) if less.std() > 0 else math.nan
     return Together(
         tuple(int(index) for index in members), float(torch.cat(alone).double().mean()),
         float(torch.cat(joint).double().mean()), p, data.role,

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.recall import RecallHistory, intensification, normalised_balance
@@ -149,7 +149,8 @@ def _classes(answers: RecallHistory, place: int, present: NDArray[np.int64]) -> 
     for number in present:
         own = answers.targets == number
         lost, won = int((right[0] & ~right[1] & own).sum()), int((~right[0] & right[1] & own).sum())
-        tests.append(float(stats.binomtest(lost, lost + won, alternative="greater").pvalue) if lost + won else 1.0)
+        test = scipy.stats.binomtest(lost, lost + won, alternative="greater") if lost + won else None
+        tests.append(1.0 if test is None else float(test.pvalue))
     adjusted = holm(tests)
     return tuple(
         ClassChange(
@@ -267,7 +268,7 @@ def over_runs(histories: Sequence[Sequence[Step]], ratios: Sequence[int | float]
 def over_slopes(ratios: Sequence[int | float], slopes: Vector, accuracies: Vector) -> list[AtRatio]:
     """Return the means, intervals and tests of slopes [ratios, runs] that were measured elsewhere; see `over_runs`."""
     rises = [
-        float(stats.ttest_rel(slopes[one], slopes[other], alternative="less").pvalue)
+        float(scipy.stats.ttest_rel(slopes[one], slopes[other], alternative="less").pvalue)
         for one, other in pairwise(range(len(ratios)))
     ]
     rises = [float("nan"), *(float(np.minimum(1.0, p * len(rises))) for p in rises)]
@@ -279,7 +280,7 @@ def over_slopes(ratios: Sequence[int | float], slopes: Vector, accuracies: Vecto
 
 def _at_ratio(ratio: float, slopes: Vector, accuracies: Vector, num_ratios: int, p_rise: float) -> AtRatio:
     error = slopes.std(ddof=1) / len(slopes) ** 0.5
-    width = float(stats.t.ppf(1 - 0.05 / num_ratios / 2, len(slopes) - 1) * error)
+    width = float(scipy.stats.t.ppf(1 - 0.05 / num_ratios / 2, len(slopes) - 1) * error)
     mean = float(slopes.mean())
     label = "<" if mean + width < 1 else ">" if mean - width > 1 else "?"
     return AtRatio(

@@ -27,12 +27,15 @@ from shrinknet.report.page import write_page
 from shrinknet.report.page_data import with_handed_back
 from shrinknet.task.task import Task
 
-app = typer.Typer(
-    no_args_is_help=True, help="Look at a network or a run: surface, cancellation, recall, limit, agreement."
-)
+app = typer.Typer(no_args_is_help=True)
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Source = Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, or a model with --data.")]
+
+
+@app.callback()
+def command() -> None:
+    """Look at a network or a run: surface, cancellation, recall, limit, agreement."""
 
 
 @dataclass(frozen=True, kw_only=True)

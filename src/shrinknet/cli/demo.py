@@ -1,4 +1,4 @@
-"""`shrinknet demo`: the main job on data that ships with scikit-learn."""
+"""`shrinknet demo`: the main job on handwritten digits."""
 
 from importlib.util import find_spec
 from pathlib import Path

@@ -3,41 +3,41 @@
 import logging
 import sys
 import warnings
+from typing import Annotated
 
 import typer
 
-from shrinknet.cli import (
-    analyse,
-    bench,
-    console,
-    cut,
-    demo,
-    export,
-    inspect,
-    prune,
-    rank,
-    report,
-    reproduce,
-    sparsify,
-    verify,
-)
+from shrinknet.cli import console
+from shrinknet.cli.verbs import Verbs
 from shrinknet.cli.words import said
 from shrinknet.core.disk import sentence
 from shrinknet.core.errors import ShrinknetError, VerificationError
 
 app = typer.Typer(
+    cls=Verbs,
     name="shrinknet",
-    help="Remove whole neurons from a trained network, in the order that costs the least, to fit a budget.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-for name, verb in {
-    "demo": demo, "inspect": inspect, "rank": rank, "prune": prune, "cut": cut, "export": export, "verify": verify,
-    "report": report, "reproduce": reproduce, "sparsify": sparsify, "bench": bench,
-}.items():  # fmt: skip
-    app.command(name)(verb.command)
-app.add_typer(analyse.app, name="analyse")
+
+
+def _version(is_wanted: bool) -> bool:
+    if is_wanted:
+        from shrinknet.core.version import __version__
+
+        print(f"shrinknet {__version__}")
+        raise typer.Exit
+    return is_wanted
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Remove whole neurons from a trained network, in the order that costs the least, to fit a budget."""
 
 
 class _InFlags(logging.Formatter):

@@ -8,7 +8,6 @@ import typer
 from shrinknet.cli import console
 from shrinknet.core.folder import RunFolder
 from shrinknet.report.page import write_page
-from shrinknet.report.training import write_training_page
 
 
 def command(
@@ -20,6 +19,8 @@ def command(
     """Write the web page from run folders alone; several runs share the trade-off curves."""
     folders = [RunFolder.open(run) for run in runs]
     if folders[0].config.get("verb") == "sparsify":
+        from shrinknet.report.training import write_training_page  # draws with matplotlib
+
         for folder in folders:
             console.out.print(str(write_training_page(folder)))
         console.talk.print("A page for each training; open it in a browser.")

@@ -52,8 +52,9 @@ def in_flags(text: str, verbs: TyperGroup, typed: Sequence[str]) -> str:
     if (head := HEAD.match(text)) is not None:
         parts = re.split(r"( and | for |, )", head[0])
         text = "".join(_in_flags(part, own) for part in parts) + text[head.end() :]
-    every = {name: flag for verb in _all(verbs) for name, flag in _flags(verb).items()} | own
-    return MARKED.sub(lambda marked: _in_flags(marked[1], every, otherwise=marked[0]), text)
+    names = {named[1] for one in MARKED.findall(text) if (named := NAMED.fullmatch(one)) is not None}
+    flags = own if names <= own.keys() else _flags_of_all(verbs) | own  # the other verbs take seconds to import
+    return MARKED.sub(lambda marked: _in_flags(marked[1], flags, otherwise=marked[0]), text)
 
 
 def _in_flags(code: str, flags: Mapping[str, str], otherwise: str | None = None) -> str:
@@ -75,6 +76,10 @@ def _flags(verb: Any) -> dict[str, str]:
     """What each argument of Python is called where this verb is typed."""
     flags = {str(one.name): one.opts[0] for one in verb.params if isinstance(one, TyperOption)}
     return PLACES | {name: flags[other] for name, other in OTHER_NAMES.items() if other in flags} | flags
+
+
+def _flags_of_all(verbs: TyperGroup) -> dict[str, str]:
+    return {name: flag for verb in _all(verbs) for name, flag in _flags(verb).items()}
 
 
 def _typed_verb(verbs: TyperGroup, typed: Sequence[str]) -> Any:

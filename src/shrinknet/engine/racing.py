@@ -24,9 +24,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 
 from shrinknet.core.records import Contender, Neuron, RaceResult
 from shrinknet.engine.gates import GatedNetwork
@@ -176,7 +176,7 @@ def half_width(deviation: Any, num_samples: int, total: int, tail: float) -> Any
     >>> bool(half_width(1.0, 100, 10**9, 0.025) > 0.196)
     True
     """
-    quantile = float(stats.t.isf(tail, num_samples - NUM_FITTED))
+    quantile = float(scipy.stats.t.isf(tail, num_samples - NUM_FITTED))
     return quantile * deviation / math.sqrt(num_samples) * math.sqrt(max(0.0, 1 - num_samples / total))
 
 

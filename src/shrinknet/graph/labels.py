@@ -11,10 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 MANY_PAIRS = 2**15
@@ -157,8 +156,8 @@ class LabelStore:
         """Return a number for each label that says which labels some edges join it to."""
         size = self.num_labels + 1
         pairs = np.concatenate(edges, axis=1) if edges else np.empty((2, 0), np.int64)
-        graph = coo_array((np.ones(pairs.shape[1], np.int8), (pairs[0], pairs[1])), shape=(size, size))
-        return np.asarray(connected_components(graph, directed=False)[1], np.int64)
+        graph = scipy.sparse.coo_array((np.ones(pairs.shape[1], np.int8), (pairs[0], pairs[1])), shape=(size, size))
+        return np.asarray(scipy.sparse.csgraph.connected_components(graph, directed=False)[1], np.int64)
 
     @property
     def reading(self) -> set[int]:

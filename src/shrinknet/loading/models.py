@@ -15,7 +15,6 @@ from shrinknet.core.errors import BadInputError
 from shrinknet.core.named import find_named, is_import_path, made_by
 from shrinknet.core.turns import alone
 from shrinknet.graph.trace import export_program
-from shrinknet.loading.safe_pt2 import open_pt2, opened_by_torch
 
 PICKLE_ENDINGS = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"}
 
@@ -134,6 +133,8 @@ def _from_pt2(path: Path, trust_pickle: bool) -> LoadedModel:
             repr(str(path)),
             "Export it with torch.export.save(torch.export.export(...), 'model.pt2').",
         )
+    from shrinknet.loading.safe_pt2 import open_pt2, opened_by_torch  # torch's reader takes a second to import
+
     program, model = opened_by_torch(path, path) if trust_pickle else open_pt2(path)
     example = program.example_inputs[0][0] if program.example_inputs and program.example_inputs[0] else None
     if not isinstance(example, Tensor) or example.dim() == 0:

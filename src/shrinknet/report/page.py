@@ -7,8 +7,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from shrinknet.core.disk import write_whole, writing
 from shrinknet.core.errors import RunFolderError
 from shrinknet.core.folder import RunFolder, whole
@@ -89,6 +87,8 @@ def write_page(folders: Sequence[RunFolder], out: Path) -> Path:
 
 
 def _write(folders: Sequence[RunFolder], chapters: list[Chapter], data: list[dict[str, Any]], out: Path) -> Path:
+    import jinja2  # not above: many runs write no page
+
     loader = jinja2.PackageLoader("shrinknet.report")
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["bytes"] = bytes_text

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from scipy import stats
+import scipy
 
 from shrinknet.core.records import Neuron, RaceResult
 from shrinknet.core.scores import Scores
@@ -58,7 +58,7 @@ def racing(
 def _agreement(result: RaceResult, estimates: dict[Neuron, float]) -> float:
     """The rank correlation of estimates and scores among those that took part."""
     scores = [contender.score for contender in result.contenders]
-    return float(stats.spearmanr(scores, [estimates[c.neuron] for c in result.contenders]).statistic)
+    return float(scipy.stats.spearmanr(scores, [estimates[c.neuron] for c in result.contenders]).statistic)
 
 
 def removable(network: GatedNetwork, limits: Limits) -> list[Neuron]:

@@ -22,7 +22,6 @@ from shrinknet.engine.gates import gated
 from shrinknet.export.artefact import Artefact
 from shrinknet.graph.trace import named_tensors
 from shrinknet.measure.evaluation import evaluate, other_answers
-from shrinknet.report.training import write_training_page
 from shrinknet.run.run import Run, finish, under_way
 from shrinknet.search.steps import first_step, measure, on_validation
 from shrinknet.sparsify.base import Sparsifier, find_sparsifier
@@ -228,6 +227,8 @@ def _concluded(
         if isinstance(sparsifier, NeuronRemoval):
             Architecture.after(sparsifier.widths, sparsifier.removed).write(folder.path / "architecture.json")
         folder.seal()
+        from shrinknet.report.training import write_training_page  # draws with matplotlib
+
         write_training_page(folder)
     return found
 

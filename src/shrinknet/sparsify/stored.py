@@ -7,10 +7,10 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import scipy
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
-from scipy import sparse
 from torch import Tensor
 
 from shrinknet.core.errors import BadInputError
@@ -58,7 +58,7 @@ def load_sparse(path: str | Path) -> dict[str, Tensor]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         for name, shape in shapes.items():
             values, columns, rows = (tensors.pop(f"{name}.{part}") for part in ("values", "columns", "rows"))
-            kind = sparse.csr_array if values.dim() == 1 else sparse.bsr_array
+            kind = scipy.sparse.csr_array if values.dim() == 1 else scipy.sparse.bsr_array
             parts = values.to(EXACT[values.dtype]).numpy(), columns.numpy().astype(np.int32), rows.numpy()
             matrix = kind(parts, (shape[0], int(np.prod(shape[1:])))).toarray()
             tensors[name] = torch.from_numpy(matrix).to(values.dtype).reshape(shape)
@@ -85,7 +85,7 @@ def _parts(matrix: Tensor, block: int | Tile | None) -> dict[str, Tensor] | None
     tile = (block, block) if isinstance(block, int) else None if block is None else tuple(block)
     fits = tile is not None and matrix.shape[0] % tile[0] == 0 and matrix.shape[1] % tile[1] == 0
     whole = matrix.to(EXACT[matrix.dtype]).numpy()
-    stored = sparse.bsr_array(whole, blocksize=tile) if fits else sparse.csr_array(whole)
+    stored = scipy.sparse.bsr_array(whole, blocksize=tile) if fits else scipy.sparse.csr_array(whole)
     stored.eliminate_zeros()
     index = np.uint16 if matrix.shape[1] < 2**16 else np.int32
     return {
@@ -105,13 +105,14 @@ def product_times(matrix: Tensor, batch: int, block: int | Tile | None = None, r
     dense = matrix.detach().clone()
     with leaving_out(UserWarning):  # torch calls the layout beta
         rows = dense.to_sparse_csr()
-    csr, columns = sparse.csr_array(dense.numpy()), samples.numpy()
+    csr, columns = scipy.sparse.csr_array(dense.numpy()), samples.numpy()
     found = {
         "dense": _microseconds(lambda: dense @ samples, repeats),
         "csr": min(_microseconds(lambda: rows @ samples, repeats), _microseconds(lambda: csr @ columns, repeats)),
     }
     if block is not None:
-        bsr = sparse.bsr_array(dense.numpy(), blocksize=(block, block) if isinstance(block, int) else tuple(block))
+        tile = (block, block) if isinstance(block, int) else tuple(block)
+        bsr = scipy.sparse.bsr_array(dense.numpy(), blocksize=tile)
         found["bsr"] = _microseconds(lambda: bsr @ columns, repeats)
     return {name: round(value, 2) for name, value in found.items()}
 
