@@ -1,6 +1,5 @@
 """The source paper's MNIST experiments: both networks, both methods, every criterion, beside the published numbers."""
 
-import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,12 +10,11 @@ from torch import Tensor, nn
 
 from shrinknet.api import prune, rank
 from shrinknet.core.config import Method
-from shrinknet.core.folder import environment
 from shrinknet.core.progress import Tell
 from shrinknet.criteria.base import Criterion
 from shrinknet.recipes import isnn_figures as figures
 from shrinknet.recipes.authors_code import AuthorsTaylor
-from shrinknet.recipes.base import Recipe, Results
+from shrinknet.recipes.base import Recipe, Results, told
 from shrinknet.recipes.files import Files
 from shrinknet.recipes.mnist import paper_subset
 from shrinknet.recipes.training import train_epochs, train_until
@@ -57,26 +55,21 @@ def reproduce(network: Network, source: Files, seed: int, tell: Tell) -> Results
     Raises:
         BadInputError: MNIST is not there.
     """
-    started = time.perf_counter()
     tell("reading MNIST", 0.0)
     scored, held_out = paper_subset(source.mnist(), seed)
     tell("training", 0.0)
     model, epochs = trained(network, scored, seed)
     task = Task(model, "squared-error", calibration=scored, validation=scored, test=held_out, batch_size=4500)
-    curves = {}
-    jobs = [(method, name, made) for method in METHODS for name, made in _criteria().items()]
-    for done, (method, name, criterion) in enumerate(jobs):
-        tell(f"{method}, {name}", done / len(jobs))
-        curves[f"{method}/{name}"] = _curve(prune(task, criterion, method), len(scored[0]))
+    jobs = [(method, name, criterion) for method in METHODS for name, criterion in _criteria().items()]
+    curves = {
+        f"{method}/{name}": _curve(prune(task, criterion, method), len(scored[0]))
+        for method, name, criterion in told(tell, jobs, lambda job: f"{job[0]}, {job[1]}")
+    }
     return {
-        "recipe": network.name,
-        "seed": seed,
         "figures": network.figures,
         "training": {"epochs": epochs, "learning_rate": LEARNING_RATE, "batch_size": 1, "dtype": "float64"},
         "spearman_with_ablation": correlations(task),
         "curves": curves,
-        "seconds": round(time.perf_counter() - started, 1),
-        "environment": {**environment(), "num_threads": torch.get_num_threads()},
     }
 
 
@@ -137,19 +130,18 @@ def correlations(task: Task) -> dict[str, dict[str, float]]:
 
 
 def _recipe(network: Network) -> Recipe:
+    pictures = {
+        f"figure-{number}.png": ("error and accuracy against neurons removed", partial(figures.draw, method=method))
+        for method, number in network.figures.items()
+    }
     return Recipe(
         network.name,
-        f"{network.name}: the paper's figures beside ours",
-        f"Published numbers: {figures.published()['source']}. Circles in the pictures are the published points, lines "
-        f"are ours.",
         partial(reproduce, network),
         figures.verdicts,
+        lambda results: {"seed": results["seed"]},
+        pictures,
         figures.tables,
-        {
-            f"figure-{number}.png": ("error and accuracy against neurons removed", partial(figures.draw, method=method))
-            for method, number in network.figures.items()
-        },
-        figures.notes,
+        page_name="isnn-mnist",
     )
 
 

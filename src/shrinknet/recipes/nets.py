@@ -45,6 +45,13 @@ def split(rows: Rows, *sizes: int) -> list[Rows]:
     return [(rows[0][a:b], rows[1][a:b]) for a, b in pairwise(bounds)]
 
 
+def shifted(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """Return one random window of a batch of images, up to eight pixels off; half of the batches are mirrored."""
+    top, left = torch.randint(0, 9, (2,), generator=generator).tolist()
+    window = images[..., top : top + size, left : left + size]
+    return window.flip(-1) if float(torch.rand((), generator=generator)) < 0.5 else window
+
+
 class Embedded(nn.Module):
     """UCI Adult: every feature becomes a vector of 10 (numbers times a vector, categories from a table), then dense.
 

@@ -1,23 +1,22 @@
 """All methods on one network at equal bytes: what each costs, and what it leaves."""
 
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
 from torch import nn
 
 from shrinknet.api import prune
-from shrinknet.core.folder import environment
 from shrinknet.core.progress import Tell
-from shrinknet.recipes.base import Recipe, Results, Table, Verdict
+from shrinknet.core.records import Costs
+from shrinknet.recipes.base import Recipe, Results, Row, Verdict, told
 from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.nets import dense, one_cycle, split
-from shrinknet.report.pictures import COLOURS, figure
+from shrinknet.recipes.training import Course, sgd
+from shrinknet.report.pictures import COLOURS, GREY, png, sheet
 from shrinknet.search.goals import FlashBytes
 from shrinknet.sparsify.base import Sparsifier
 from shrinknet.sparsify.family import Architecture, Family
@@ -31,8 +30,7 @@ from shrinknet.sparsify.methods.skeletonization import Skeletonization
 from shrinknet.sparsify.methods.undecayed_pruning import OneShot
 from shrinknet.sparsify.removal import NeuronRemoval
 from shrinknet.sparsify.stored import sparse_bytes
-from shrinknet.sparsify.training import Training, accuracy
-from shrinknet.task.losses import cross_entropy
+from shrinknet.sparsify.training import accuracy
 from shrinknet.task.task import Task
 
 WIDTHS = (784, 300, 100, 10)
@@ -111,87 +109,86 @@ TRAINED: dict[str, Trained] = {
 }
 
 
-def run(source: Files, seed: int, tell: Tell) -> Results:
+FROM_SCRATCH = "smaller network, from scratch"
+COURSE = Course(optimizer=sgd(RATE, DECAY), batch=BATCH, rate=one_cycle)
+
+
+def measure(source: Files, seed: int, tell: Tell) -> Results:
     """Train the dense network, then bring it under the budget by every method."""
-    started = time.perf_counter()
     train, test = source.mnist_rows()
     rows = split(train, 55_000)[0]
     torch.manual_seed(seed)
     model = dense(*WIDTHS)
-    tell("dense", 0.0)
-    begun = time.perf_counter()
-    _train(model, rows, DENSE_EPOCHS, seed)
-    model.eval()
+    family = Family(model, rows[0][:2])
     task = Task(model, "cross-entropy", calibration=split(rows, SCORED)[0], test=test)
-    family = Family(model, task.example_inputs)
-    whole = _figures(model, test, family, None)
-    found = [{"method": "dense", "kind": "", "epochs": DENSE_EPOCHS, "seconds": time.perf_counter() - begun, **whole}]
-    jobs = [*NEURONS, *TRAINED, "smaller network, from scratch"]
-    for done, name in enumerate(jobs):
-        tell(name, (1 + done) / (1 + len(jobs)))
+    found = list[Row]()
+    for name in told(tell, ["dense", *NEURONS, *TRAINED, FROM_SCRATCH], str):
         begun = time.perf_counter()
-        if name in NEURONS:
+        if name == "dense":
+            COURSE.train(model, rows, DENSE_EPOCHS, seed)
+            row = _row("", DENSE_EPOCHS, model, test, family.costs(Architecture({}, {})))
+        elif name in NEURONS:
             smaller = prune(task, goals=[FlashBytes(BUDGET)], step=STEP, **NEURONS[name]).model
-            row = {"kind": "neurons", "epochs": 0, **_figures(smaller, test, None, None)}
+            row = _row("neurons", 0, smaller, test, Family(smaller, test[0][:2]).costs(Architecture({}, {})))
         elif name in TRAINED:
             row = _trained(model, TRAINED[name], rows, test, family, seed)
         else:
             row = _from_scratch(family, rows, test, seed)
-        found.append({"method": name, "seconds": time.perf_counter() - begun, **row})
-    for row in found:
-        row["seconds"] = round(row["seconds"], 2)
-    return {
-        "recipe": "relatives", "seed": seed, "rows": found, "budget": BUDGET,
-        "training": {"epochs": EPOCHS, "batch": BATCH, "optimizer": f"SGD, momentum 0.9, one cycle to {RATE}",
-                     "weight decay": DECAY, "scored rows": SCORED},
-        "seconds": round(time.perf_counter() - started, 1),
-        "environment": {**environment(), "num_threads": torch.get_num_threads()},
-    }  # fmt: skip
+        seconds = round(time.perf_counter() - begun, 2)
+        found.append({"method": name, "seconds": seconds, **row})
+    facts = {
+        "epochs": EPOCHS,
+        "batch": BATCH,
+        "optimizer": f"SGD, momentum 0.9, one cycle to {RATE}",
+        "weight decay": DECAY,
+        "scored rows": SCORED,
+    }
+    return {"rows": found, "budget": BUDGET, "training": facts}
 
 
-def _train(
-    model: nn.Module, rows: Rows, epochs: int, seed: int, sparsifier: Sparsifier | None = None, stop: Any = None
-) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), RATE, momentum=0.9, weight_decay=DECAY)
-    training = Training(
-        model, cross_entropy, rows, optimizer, BATCH, seed, epochs, rate=one_cycle, sparsifier=sparsifier
-    )
-    if stop is not None:
-        optimizer.register_step_post_hook(lambda *_: stop())
-    list(training.epochs())
-    if sparsifier is not None:
-        sparsifier.finish()
+def _row(kind: str, epochs: int, model: nn.Module, test: Rows, cost: Costs) -> Row:
+    right = accuracy(model, test)
+    return {"kind": kind, "epochs": epochs, "accuracy": right, "bytes": cost.flash_bytes, "macs": cost.macs}
 
 
-def _trained(model: nn.Module, how: Trained, rows: Rows, test: Rows, family: Family, seed: int) -> dict[str, Any]:
+def _trained(model: nn.Module, how: Trained, rows: Rows, test: Rows, family: Family, seed: int) -> Row:
     own = deepcopy(model)
     if not how.from_dense:
         torch.manual_seed(seed + 1)
         own = dense(*WIDTHS)
     task = Task(own, "cross-entropy", calibration=split(rows, SCORED)[0])
-    steps = EPOCHS * -(-len(rows[0]) // BATCH)
-    sparsifier = how.make(own, task, steps)
+    training = COURSE.training(own, rows, EPOCHS, seed)
+    sparsifier = how.make(own, task, EPOCHS * training.steps_per_epoch)
+    training.sparsifier = sparsifier
+
+    def cost() -> Costs:
+        assert isinstance(sparsifier, NeuronRemoval)
+        return family.costs(Architecture.after(sparsifier.widths, sparsifier.removed))
 
     def enough() -> None:
         """Removals end as soon as the file is small enough."""
-        if isinstance(sparsifier, NeuronRemoval) and len(sparsifier.removed) < sparsifier.count:
-            profile = Architecture.after(sparsifier.widths, sparsifier.removed)
-            if family.costs(profile).flash_bytes <= BUDGET:
-                sparsifier.count = len(sparsifier.removed)
+        if not isinstance(sparsifier, NeuronRemoval) or len(sparsifier.removed) >= sparsifier.count:
+            return
+        if cost().flash_bytes <= BUDGET:
+            sparsifier.count = len(sparsifier.removed)
 
-    _train(own, rows, EPOCHS, seed, sparsifier, enough)
+    training.optimizer.register_step_post_hook(lambda *_: enough())
+    list(training.epochs())
+    sparsifier.finish()
     if isinstance(sparsifier, NeuronRemoval):
-        profile = Architecture.after(sparsifier.widths, sparsifier.removed)
-        cost = family.costs(profile)
-        gone = Counter(neuron.group for neuron in sparsifier.removed)
-        figures = {"accuracy": accuracy(own, test), "bytes": cost.flash_bytes, "macs": cost.macs,
-                   "kept": {name: width - gone[name] for name, width in sparsifier.widths.items()}}  # fmt: skip
-    else:
-        figures = _figures(own, test, None, sparsifier, how.block)
-    return {"kind": how.kind, "epochs": EPOCHS, **figures}
+        kept = Architecture.after(sparsifier.widths, sparsifier.removed).kept
+        return {**_row(how.kind, EPOCHS, own, test, cost()), "kept": dict(kept)}
+    tensors = {name: parameter.detach() for name, parameter in own.named_parameters()}
+    return {
+        "kind": how.kind,
+        "epochs": EPOCHS,
+        "accuracy": accuracy(own, test),
+        "bytes": len(sparse_bytes(tensors, how.block)),
+        "macs": sum(int(weight.count_nonzero()) for weight in tensors.values() if weight.dim() > 1),
+    }
 
 
-def _from_scratch(family: Family, rows: Rows, test: Rows, seed: int) -> dict[str, Any]:
+def _from_scratch(family: Family, rows: Rows, test: Rows, seed: int) -> Row:
     """An evenly narrower network, trained as long as the dense one and the tuning together."""
     full = {group.name: group.width for group in family.trace.groups}
     factor = 1.0
@@ -199,25 +196,8 @@ def _from_scratch(family: Family, rows: Rows, test: Rows, seed: int) -> dict[str
         factor -= 0.002
     profile = Architecture(full, full).scaled(factor)
     member = family.build(profile, seed + 1)
-    _train(member, rows, DENSE_EPOCHS + EPOCHS, seed)
-    cost = family.costs(profile)
-    return {"kind": "neurons", "epochs": DENSE_EPOCHS + EPOCHS, "accuracy": accuracy(member, test),
-            "bytes": cost.flash_bytes, "macs": cost.macs}  # fmt: skip
-
-
-def _figures(
-    model: nn.Module, test: Rows, family: Family | None, sparsifier: Sparsifier | None, block: int | None = None
-) -> dict[str, Any]:
-    weights = [parameter for parameter in model.parameters() if parameter.dim() > 1]
-    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    if sparsifier is None:
-        task = Task(model, "cross-entropy", calibration=split(test, 2)[0])
-        cost = (family or Family(model, task.example_inputs)).costs(Architecture({}, {}))
-        return {"accuracy": accuracy(model, test), "bytes": cost.flash_bytes, "macs": cost.macs}
-    return {
-        "accuracy": accuracy(model, test), "bytes": len(sparse_bytes(tensors, block)),
-        "macs": sum(int(weight.count_nonzero()) for weight in weights),
-    }  # fmt: skip
+    COURSE.train(member, rows, DENSE_EPOCHS + EPOCHS, seed)
+    return _row("neurons", DENSE_EPOCHS + EPOCHS, member, test, family.costs(profile))
 
 
 def verdicts(results: Results) -> list[Verdict]:
@@ -231,65 +211,37 @@ def verdicts(results: Results) -> list[Verdict]:
     ]
 
 
-def tables(results: Results) -> list[Table]:
-    """Return the comparison, the most accurate first."""
-    rows = sorted(results["rows"], key=lambda row: -row["accuracy"])
-    cells = [
-        [row["method"], row["kind"], f"{100 * row['accuracy']:.2f}", f"{row['bytes']:,}", f"{row['macs']:,}",
-         f"{row['seconds']:.1f}", "none" if not row["epochs"] else f"{row['epochs']} epochs"]
-        for row in rows
-    ]  # fmt: skip
-    columns = ("method", "what goes", "test accuracy, %", "bytes", "MACs", "seconds", "training")
-    return [Table(f"LeNet-300-100 on MNIST in {results['budget']:,} bytes", columns, cells)]
+def draw(results: Results) -> bytes:
+    """Draw the test accuracy of every method at equal bytes."""
+    whole, (axis,) = sheet(1, width=10)
+    kinds = ("neurons", "weights", "blocks")
+    rows = sorted((row for row in results["rows"] if row["kind"]), key=lambda row: row["accuracy"])
+    for place, row in enumerate(rows):
+        colour = COLOURS[kinds.index(row["kind"])]
+        axis.plot([100 * row["accuracy"]], [place], "o" if row["epochs"] else "s", color=colour)
+    axis.axvline(100 * results["rows"][0]["accuracy"], color=GREY, linewidth=1)
+    axis.set_yticks(range(len(rows)), [row["method"] for row in rows], fontsize=8)
+    axis.set_xlabel("test accuracy, % (line: dense; squares: no training; blue neurons, red weights, green blocks)")
+    return png(whole)
 
 
-def _draw(results: Results) -> bytes:
-    def panels(whole: Any, axes: Sequence[Axes]) -> None:
-        kinds = ("neurons", "weights", "blocks")
-        rows = sorted((row for row in results["rows"] if row["kind"]), key=lambda row: row["accuracy"])
-        for place, row in enumerate(rows):
-            colour = COLOURS[kinds.index(row["kind"])]
-            axes[0].plot([100 * row["accuracy"]], [place], "o" if row["epochs"] else "s", color=colour)
-        axes[0].axvline(100 * results["rows"][0]["accuracy"], color="#66788a", linewidth=1)
-        axes[0].set_yticks(range(len(rows)), [row["method"] for row in rows], fontsize=8)
-        axes[0].set_xlabel(
-            "test accuracy, % (line: dense; squares: no training; blue neurons, red weights, green blocks)"
-        )
-
-    return figure(1, panels, width=10)
-
-
-def notes(results: Results) -> list[str]:
-    """Return what the figures mean."""
-    left = "; ".join(
-        f"{row['method']}: {' and '.join(map(str, row['kept'].values()))}" for row in results["rows"] if "kept" in row
-    )
-    return [
-        "One network, one budget of bytes of the file, one seed: differences below a few tenths of a point say "
-        "nothing. Methods that remove neurons are stored dense; masked weights in compressed rows (4 bytes for the "
-        "value, 2 for the column), blocks in compressed rows of blocks. MACs are multiplications by weights that are "
-        "there; only removed neurons make an ordinary runtime faster.",
-        "Settings are the methods' defaults or those of their own recipes, with densities that fill the budget; "
-        "network surgery's density is an outcome, so that its file is smaller than allowed. Nothing was tuned on this "
-        "page.",
-        f"What is left of the two hidden layers where neurons go one by one while training goes on: {left}. "
-        "The paper's relevance, the slope of the linear error, empties the last hidden layer of this network, and no "
-        "training brings back what one neuron cannot say. Ablation's scores in the same loop keep the layer.",
-        f"Scores see {SCORED:,} training images; {STEP} neurons go at a time. Training methods begin with the dense "
-        f"network ({DENSE_EPOCHS} epochs) and train for {EPOCHS} more, except random connections, which begin anew; "
-        "the smaller network is trained for as long as both together.",
+def figures(results: Results) -> dict[str, Any]:
+    """Return the comparison, the most accurate first, and what the notes say of it."""
+    rows = [
+        {**row, "training": f"{row['epochs']} epochs" if row["epochs"] else "none"}
+        for row in sorted(results["rows"], key=lambda row: -row["accuracy"])
     ]
+    kept = {row["method"]: " and ".join(map(str, row["kept"].values())) for row in results["rows"] if "kept" in row}
+    return {
+        "rows": rows,
+        "budget": results["budget"],
+        "left": "; ".join(f"{method}: {widths}" for method, widths in kept.items()),
+        "scored": SCORED,
+        "step": STEP,
+        "dense_epochs": DENSE_EPOCHS,
+        "epochs": EPOCHS,
+    }
 
 
-RECIPES = (
-    Recipe(
-        "relatives",
-        "The relatives side by side: one network, one budget of bytes",
-        "Every method of this package on LeNet-300-100; the sources are on the methods' own pages.",
-        run,
-        verdicts,
-        tables,
-        {"comparison.png": ("test accuracy of every method at equal bytes", _draw)},
-        notes,
-    ),
-)
+PICTURES = {"comparison.png": ("test accuracy of every method at equal bytes", draw)}
+RECIPES = (Recipe("relatives", measure, verdicts, figures, PICTURES),)

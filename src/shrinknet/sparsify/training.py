@@ -37,6 +37,9 @@ class Training:
         augment: what becomes of a batch of inputs before it is seen.
         clip: the largest norm of all gradients together.
         sparsifier: the method that the training is under.
+        order: whose draws shuffle the rows, one epoch after another; left out, each epoch draws anew from the seed, so
+            that a training that was broken off ends in the same bits.
+        only_whole: leave out the rows of an epoch that fill no batch.
 
     >>> from shrinknet.task.losses import squared_error
     >>> model = nn.Linear(2, 1)
@@ -57,6 +60,8 @@ class Training:
     augment: Augment | None = None
     clip: float | None = None
     sparsifier: Sparsifier | None = None
+    order: torch.Generator | None = None
+    only_whole: bool = False
     epoch: int = 0
     losses: list[float] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -79,11 +84,13 @@ class Training:
                 yield self.epoch
 
     def _one_epoch(self) -> None:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = self.order or torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         inputs, targets = self.rows
         self.model.train()
-        total = 0.0
+        total, num_seen = 0.0, 0
         for place, chosen in enumerate(torch.randperm(len(inputs), generator=generator).split(self.batch_size)):
+            if self.only_whole and len(chosen) < self.batch_size:
+                continue
             self._set_rate((self.epoch + place / self.steps_per_epoch) / self.num_epochs)
             seen = inputs[chosen] if self.augment is None else self.augment(inputs[chosen], generator)
             self.optimizer.zero_grad()
@@ -93,7 +100,8 @@ class Training:
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
             self.optimizer.step()
             total += float(loss.detach()) * len(chosen)
-        self.losses.append(total / len(inputs))
+            num_seen += len(chosen)
+        self.losses.append(total / num_seen)
         self.model.eval()
 
     def _set_rate(self, progress: float) -> None:
