@@ -41,11 +41,12 @@ def measure(source: Files, seed: int, tell: Tell) -> Results:
     """Train the paper's network and remove 90 of its 100 neurons by every method, for three seeds."""
     folder = source.mnist()
     found = []
-    for number, name in told(tell, list(product(range(SEEDS), (*METHODS, RETRAINED))), lambda job: job[1]):
-        if name == next(iter(METHODS)):
-            tell("training", number / SEEDS)
+    jobs = list(product(range(SEEDS), ("training", *METHODS, RETRAINED)))
+    for number, name in told(tell, jobs, lambda job: job[1]):
+        if name == "training":
             rows, held_out = paper_subset(folder, seed * 100 + number)
             model, _ = trained(NETWORKS["isnn-mnist-1x100"], rows, seed * 100 + number)
+            continue
         begun = time.perf_counter()
         curve = _removed(model, rows, held_out, name) if name in METHODS else _retrained(model, rows, held_out, seed)
         seconds = round(time.perf_counter() - begun, 2)
