@@ -15,17 +15,9 @@ from shrinknet.analysis import pictures
 from shrinknet.analysis.agreement import agreement
 from shrinknet.analysis.cancellation import cancellation, contribution_cosines
 from shrinknet.analysis.error_surface import Alphas, error_surface, error_surfaces, judged
-from shrinknet.analysis.pruning_limit import (
-    Spectrum,
-    _in_weights,
-    _matrices,
-    batch_noise,
-    crossing,
-    gate_hessian,
-    neuron_limit,
-    weight_limit,
-    zero_rows,
-)
+from shrinknet.analysis.hessian import Weights, gate_hessian, zero_rows
+from shrinknet.analysis.lanczos import Spectrum
+from shrinknet.analysis.pruning_limit import batch_noise, crossing, neuron_limit, weight_limit
 from shrinknet.analysis.recall_distortion import over_runs, recall_distortion
 from shrinknet.core.recall import RecallHistory
 from shrinknet.core.records import Answer
@@ -387,8 +379,7 @@ def test_the_hessian_product_is_that_of_autograd() -> None:
         model = model.double().eval()
         shape = (20, 3) if isinstance(model[0], nn.Linear) else (20, 1, 3)
         task = sn.Task(model, "cross-entropy", (torch.randn(shape).double(), torch.arange(20) % 2), batch_size=7)
-        weights = _matrices(model)
-        product = _in_weights(task, weights)
+        weights, product = Weights(task).matrices, Weights(task).times_hessian
         sizes = [weight.numel() for weight in weights.values()]
 
         def loss(flat, model=model, weights=weights, sizes=sizes, task=task):

@@ -1,7 +1,8 @@
 """`shrinknet analyse`: look at a network or a run; nothing is removed."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,10 +10,10 @@ import typer
 
 from shrinknet.analysis import files
 from shrinknet.analysis.agreement import agreement
-from shrinknet.analysis.cancellation import MOST_PAIRS, cancellation
+from shrinknet.analysis.cancellation import MOST_PAIRS, Together, cancellation
 from shrinknet.analysis.error_surface import Alphas, error_surfaces
 from shrinknet.analysis.pruning_limit import Limit, neuron_limit, weight_limit
-from shrinknet.analysis.recall_distortion import over_runs, recall_distortion
+from shrinknet.analysis.recall_distortion import AtRatio, over_runs, recall_distortion
 from shrinknet.cli import console
 from shrinknet.cli.flags import spread
 from shrinknet.cli.options import Json, ModelFlags, TaskFlags, make_task
@@ -28,6 +29,9 @@ from shrinknet.report.page_data import with_handed_back
 from shrinknet.task.task import Task
 
 app = typer.Typer(no_args_is_help=True)
+
+Shown = tuple[Sequence[str], Sequence[Sequence[Any]]]
+"""The heads of a table, and its rows."""
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Source = Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, or a model with --data.")]
@@ -82,10 +86,8 @@ def _subject(source: str, given: SubjectFlags, step: int = 0) -> Subject:
         RunFolder.open(source)  # says what is missing
     if given.data is None:
         raise BadInputError("--data", "given with a model", "nothing", "Name the data, or a run folder.")
-    flags = TaskFlags(
-        weights=given.weights, example_input=given.example_input, trust_pickle=given.trust_pickle,
-        loss=given.loss or "cross-entropy", batch_size=given.batch_size,
-    )  # fmt: skip
+    shared = {name: getattr(given, name) for name in ("weights", "example_input", "trust_pickle", "batch_size")}
+    flags = TaskFlags(loss=given.loss or "cross-entropy", **shared)
     return Subject(make_task(source, given.data, given.seed, flags), (), _folder(given.out or Path()))
 
 
@@ -95,12 +97,26 @@ def _folder(path: Path) -> RunFolder:
     return RunFolder(path)
 
 
-def _said(found: Any, as_json: bool, show: Callable[[], None], folder: RunFolder, words: str) -> None:
-    if as_json:
-        console.print_json(found)
-    else:
-        show()
-    console.talk.print(f"{words} Written to {folder.path / 'analysis'}.")
+@dataclass(frozen=True)
+class Finding:
+    """What a verb found, as it is shown: the JSON that was written, or tables and remarks; then a last line."""
+
+    folder: RunFolder
+    file: str
+    last_line: str
+    tables: Sequence[Shown]
+    remarks: Sequence[str] = ()
+
+    def show(self, as_json: bool, content: Any = None) -> None:
+        """Print it: all that the file holds where no other `content` is given."""
+        if as_json:
+            console.print_json(self.folder.read_json(f"analysis/{self.file}") if content is None else content)
+        else:
+            for columns, rows in self.tables:
+                console.table("", columns, rows)
+            for remark in self.remarks:
+                console.talk.print(remark)
+        console.talk.print(f"{self.last_line} Written to {self.folder.path / 'analysis'}.")
 
 
 @app.command()
@@ -121,11 +137,9 @@ def surface(
     files.write_surfaces(folder, found)
     write_page([folder], run / "report" / "index.html")
     rows = [(one.step, str(one.neuron), f"{one.rise:.4g}", one.verdict, one.ground) for one in found]
-    _said(
-        folder.read_json("analysis/surfaces.json"), json,
-        lambda: console.table("", ("step", "neuron", "rise", "verdict", "because"), rows), folder,
-        f"{len(found)} surfaces of {len(values.values):,} values each; they are on the run's page.",
-    )  # fmt: skip
+    words = f"{len(found)} surfaces of {len(values.values):,} values each; they are on the run's page."
+    table = ("step", "neuron", "rise", "verdict", "because"), rows
+    Finding(folder, "surfaces.json", words, [table]).show(json)
 
 
 @app.command(name="cancellation")
@@ -140,25 +154,31 @@ def cancellation_command(
     """For pairs of neurons, whether they cancel each other; cancelling groups are removed together as a test."""
     subject = _subject(source, given, given.step)
     with console.Bar("cancellation") as bar:
-        found = cancellation(
-            subject.task, gone=subject.gone, **vars(scope), max_pairs=max_pairs, seed=given.seed, tell=bar.tell,
-        )  # fmt: skip
+        wanted = {**vars(scope), "max_pairs": max_pairs, "seed": given.seed}
+        found = cancellation(subject.task, gone=subject.gone, tell=bar.tell, **wanted)
     files.write_cancellation(subject.folder, found)
-    pairs = [(one.group, f"{one.group}[{i}]", f"{one.group}[{j}]", f"{value:.4g}")
-             for one in found for i, j, value in one.strongest(5)]  # fmt: skip
-    together = [(f"{one.group}: {', '.join(map(str, group.neurons[:12]))}{' ...' if len(group.neurons) > 12 else ''}",
-                 f"{group.sum_of_rises:.4g}", f"{group.joint_rise:.4g}", f"{group.p:.2g}")
-                for one in found for group in one.together]  # fmt: skip
-
-    def show() -> None:
-        console.table("", ("group", "neuron", "cancels", "interaction"), pairs)
-        if together:
-            console.table("", ("removed together", "rises added up", "rise together", "p"), together)
-        for one in found:
-            console.talk.print(f"{one.group}: {one.chosen}.")
-
+    pairs = [
+        (one.group, f"{one.group}[{i}]", f"{one.group}[{j}]", f"{value:.4g}")
+        for one in found
+        for i, j, value in one.strongest(5)
+    ]
+    together = [(one.group, group) for one in found for group in one.together]
+    rows = [
+        (_members(name, group), f"{group.sum_of_rises:.4g}", f"{group.joint_rise:.4g}", f"{group.p:.2g}")
+        for name, group in together
+    ]
+    tables: list[Shown] = [(("group", "neuron", "cancels", "interaction"), pairs)]
+    if together:
+        tables.append((("removed together", "rises added up", "rise together", "p"), rows))
+    remarks = [f"{one.group}: {one.chosen}." for one in found]
     words = f"{sum(one.num_pairs for one in found):,} pairs, {len(together)} cancelling groups."
-    _said(subject.folder.read_json("analysis/cancellation.json"), json, show, subject.folder, words)
+    Finding(subject.folder, "cancellation.json", words, tables, remarks).show(json)
+
+
+def _members(name: str, group: Together) -> str:
+    """The first twelve neurons of a group."""
+    more = " ..." if len(group.neurons) > 12 else ""
+    return f"{name}: {', '.join(map(str, group.neurons[:12]))}{more}"
 
 
 @app.command()
@@ -188,18 +208,23 @@ def recall(
     files.write_recall(folder, found)
     for number in found.history.without_rows:
         console.talk.print(f"Class {number} has no validation row: it has no recall and takes no part.")
-    rows = [
-        (one.number, one.rows, f"{one.recall_before:.4f}", f"{one.recall_after:.4f}", f"{one.precision_after:.4f}",
-         f"{one.balance_before:+.3f}", f"{one.balance_after:+.3f}", f"{one.p:.2g}")
-        for one in found.classes
-    ]  # fmt: skip
     columns = ("class", "rows", "recall before", "after", "precision after", "balance before", "after", "p of the fall")
+    rows = [
+        (
+            one.number,
+            one.rows,
+            *(f"{share:.4f}" for share in (one.recall_before, one.recall_after, one.precision_after)),
+            *(f"{balance:+.3f}" for balance in (one.balance_before, one.balance_after)),
+            f"{one.p:.2g}",
+        )
+        for one in found.classes
+    ]
     low, high = found.interval
     words = (
         f"Slope {found.slope:.3f} (99 % interval {low:.3f} to {high:.3f}): {found.verdict}. Worst class: "
         f"{found.worst.number}, recall {found.worst.recall_after:.4f}. {len(found.lost)} rows became wrong."
     )
-    _said(folder.read_json("analysis/recall.json"), json, lambda: console.table("", columns, rows), folder, words)
+    Finding(folder, "recall.json", words, [(columns, rows)]).show(json)
 
 
 def _compared(folder: RunFolder, history: list[Step], step: int | None) -> int | None:
@@ -208,21 +233,26 @@ def _compared(folder: RunFolder, history: list[Step], step: int | None) -> int |
         return step
     among, place = with_handed_back(folder, history)
     if len(among) > len(history):
-        raise BadInputError(
-            "RUN", "a run that handed back a step of its history", "one that was cut to another budget",
-            "Name a step with --step.",
-        )  # fmt: skip
+        must, got = "a run that handed back a step of its history", "one that was cut to another budget"
+        raise BadInputError("RUN", must, got, "Name a step with --step.")
     return among[place].number
 
 
-def _over_runs(folders: list[RunFolder], found: list[Any], as_json: bool) -> None:
+def _over_runs(folders: list[RunFolder], found: list[AtRatio], as_json: bool) -> None:
     files.write_ratios(folders[0], found)
-    rows = [(f"{one.ratio:g}", f"{one.mean:.3f}", f"{one.low:.3f} to {one.high:.3f}", one.label,
-             "" if one.p_rise != one.p_rise else f"{one.p_rise:.2g}") for one in found]  # fmt: skip
-    columns = ("ratio", "mean slope", "95 % of families", "", "p that it rises")
-    content = folders[0].read_json("analysis/intensification.json")
+    rows = [
+        (
+            f"{one.ratio:g}",
+            f"{one.mean:.3f}",
+            f"{one.low:.3f} to {one.high:.3f}",
+            one.label,
+            "" if isnan(one.p_rise) else f"{one.p_rise:.2g}",
+        )
+        for one in found
+    ]
+    table = ("ratio", "mean slope", "95 % of families", "", "p that it rises"), rows
     words = f"{len(folders)} runs: below 1 gaps narrow (<), above they widen (>), else it cannot be told (?)."
-    _said(content, as_json, lambda: console.table("", columns, rows), folders[0], words)
+    Finding(folders[0], "intensification.json", words, [table]).show(as_json)
 
 
 def _numbers(text: str) -> list[float]:
@@ -255,23 +285,29 @@ def limit(
         if what != "neurons":
             found.append(weight_limit(subject.task, eps=eps, seed=given.seed, tell=bar.tell))
         if what != "weights":
-            found.append(neuron_limit(subject.task, max_loss_rise=eps, max_accuracy_drop=max_accuracy_drop,
-                                      draws=draws, seed=given.seed, tell=bar.tell))  # fmt: skip
+            guard: dict[str, Any] = {"max_loss_rise": eps, "max_accuracy_drop": max_accuracy_drop}
+            found.append(neuron_limit(subject.task, **guard, draws=draws, seed=given.seed, tell=bar.tell))
     for one in found:
         files.write_limit(subject.folder, one)
-    rows = [
-        (one.what, one.num, f"{100 * one.predicted:.1f} %",
-         f"{100 * one.mean_found:.1f} ± {100 * one.error_bar:.1f} %", f"{one.eps:.3g}",
-         f"{one.spectrum.largest:.3g}", f"{one.seconds:.1f}")
-        for one in found
-    ]  # fmt: skip
     columns = ("", "in all", "can go, predicted", "can go, found", "eps", "top eigenvalue", "seconds")
+    rows = [
+        (
+            one.what,
+            one.num,
+            f"{100 * one.predicted:.1f} %",
+            f"{100 * one.mean_found:.1f} ± {100 * one.error_bar:.1f} %",
+            f"{one.eps:.3g}",
+            f"{one.spectrum.largest:.3g}",
+            f"{one.seconds:.1f}",
+        )
+        for one in found
+    ]
     words = " ".join(
         f"{round(one.num * (1 - one.mean_found)):,} of {one.num:,} {one.what} are needed; {one.advice}."
         for one in found
     )
     content = [subject.folder.read_json(f"analysis/limit-{one.what}.json") for one in found]
-    _said(content, json, lambda: console.table("", columns, rows), subject.folder, words)
+    Finding(subject.folder, "", words, [(columns, rows)]).show(json, content)
 
 
 @app.command(name="agreement")
@@ -296,18 +332,16 @@ def agreement_command(
     able = [one for one in found if not one.why_not]
     groups = list(able[0].by_group) if able else []
     shown = groups if len(groups) <= 6 else []
-    rows = [(one.criterion, f"{one.overall:.3f}", *(f"{one.by_group[name]:.3f}" for name in shown), f"{one.regret:.4g}")
-            for one in able]  # fmt: skip
-
-    def show() -> None:
-        console.table("", ("criterion", "overall", *shown, "loss more than ablation's"), rows)
-        for one in found:
-            if one.why_not:
-                console.talk.print(f"{one.criterion} cannot score it: {one.why_not}")
-
+    rows = [
+        (one.criterion, f"{one.overall:.3f}", *(f"{one.by_group[name]:.3f}" for name in shown), f"{one.regret:.4g}")
+        for one in able
+    ]
+    table = ("criterion", "overall", *shown, "loss more than ablation's"), rows
+    remarks = [f"{one.criterion} cannot score it: {one.why_not}" for one in found if one.why_not]
     best = next((one for one in able if one.criterion != "ablation"), None)
     words = "" if best is None else f"Besides ablation, trust {best.criterion} here (Spearman {best.overall:.3f})."
-    _said(subject.folder.read_json("analysis/agreement.json")["criteria"], json, show, subject.folder, words)
+    content = subject.folder.read_json("analysis/agreement.json")["criteria"]
+    Finding(subject.folder, "agreement.json", words, [table], remarks).show(json, content)
 
 
 def _along(subject: Subject, every: int, criteria: list[str], seed: int, as_json: bool) -> None:
@@ -331,5 +365,4 @@ def _along(subject: Subject, every: int, criteria: list[str], seed: int, as_json
         (str(step), *(f"{overall.get(name, float('nan')):.3f}" for name in names)) for step, overall in found.items()
     ]
     words = f"Spearman's correlation with ablation after {len(found)} of the run's steps."
-    content = subject.folder.read_json("analysis/agreement-along.json")
-    _said(content, as_json, lambda: console.table("", ("step", *names), rows), subject.folder, words)
+    Finding(subject.folder, "agreement-along.json", words, [(("step", *names), rows)]).show(as_json)

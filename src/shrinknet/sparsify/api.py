@@ -30,8 +30,7 @@ from shrinknet.sparsify.removal import NeuronRemoval
 from shrinknet.sparsify.schedules import cosine
 from shrinknet.sparsify.stored import sparse_bytes
 from shrinknet.sparsify.to_plan import to_plan
-from shrinknet.sparsify.training import Rows, Training
-from shrinknet.task.data import Data
+from shrinknet.sparsify.training import Training
 from shrinknet.task.task import Task, evaluating
 
 log = logging.getLogger(__name__)
@@ -133,13 +132,14 @@ def sparsify(
     0.5
     """
     kind = find_sparsifier(method)
-    rows = _in_memory(task.calibration)
+    rows = task.calibration.whole()
     model = _trainable(task.model)
     own = task.with_model(model)
+    trained = _optimizer(optimizer, model, learning_rate, weight_decay)
+    pairs = rows.inputs, rows.targets
     training = Training(
-        model, task.loss.of, rows, _optimizer(optimizer, model, learning_rate, weight_decay), _whole(batch_size), seed,
-        num_epochs=_whole(epochs), rate=cosine,
-    )  # fmt: skip
+        model, task.loss.of, pairs, trained, _whole(batch_size), seed, num_epochs=_whole(epochs), rate=cosine
+    )
     wanted = {"seed": seed, **(options or {})}
     steps = training.steps_per_epoch
     sparsifier = training.sparsifier = kind.for_training(own, epochs * steps, steps, wanted)
@@ -299,8 +299,3 @@ def _whole(value: int) -> int:
     if isinstance(value, bool) or value < 1:
         raise BadInputError("epochs and batch_size", "whole numbers of at least 1", repr(value), "Leave them out.")
     return value
-
-
-def _in_memory(data: Data) -> Rows:
-    batches = list(data.batches())
-    return torch.cat([batch.inputs for batch in batches]), torch.cat([batch.targets for batch in batches])

@@ -152,6 +152,11 @@ class Data:
         places = torch.linspace(0, len(self) - 1, min(most, len(self)), dtype=torch.float64).long()
         return next(replace(self._with(self.dataset, places), batch_size=len(places)).batches())
 
+    def whole(self) -> Batch:
+        """Return all rows as one batch."""
+        batches = list(self.batches())
+        return Batch(torch.cat([one.inputs for one in batches]), torch.cat([one.targets for one in batches]))
+
     def _with(self, dataset: Dataset[tuple[Tensor, Tensor]], rows: Tensor) -> "Data":
         if type(dataset) is TensorDataset:
             chosen: Dataset[Any] = TensorDataset(*(tensor[rows] for tensor in dataset.tensors))
