@@ -115,7 +115,7 @@ def test_commands_on_every_page_are_real(page: Path) -> None:
         if hasattr(command, "commands"):
             assert words[1].strip(":;,.") in {*command.commands, "surface,"}, line
             command = command.commands.get(words[1].strip(":;,."))
-        known = {name for parameter in command.params for name in parameter.opts}
+        known = {"--help"} | {name for parameter in command.params for name in parameter.opts}
         for word in words:
             if word.startswith("--") and len(word) > 2:
                 assert word.strip("`.,;)") in known, line

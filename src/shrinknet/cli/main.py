@@ -55,12 +55,11 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch|copyreg")
     try:
         app()
-    except VerificationError as error:
-        console.talk.print(said(str(error)), style="red")
-        sys.exit(1)
     except ShrinknetError as error:
         console.talk.print(said(str(error)), style="red")
-        sys.exit(2)
+        for note in getattr(error, "__notes__", ()):
+            console.talk.print(note)
+        sys.exit(1 if isinstance(error, VerificationError) else 2)
     except OSError as error:
         console.talk.print(sentence(error), style="red")
         sys.exit(2)

@@ -6,10 +6,24 @@ where workers score. Got 'mean'. Use `executor='serial'`." The command line make
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import ClassVar
+
+PAGES = "docs/errors/"
+"""Where the pages lie in the repository; the site's address goes in front once there is one."""
 
 
 class ShrinknetError(Exception):
-    """The root of every error that shrinknet raises on purpose."""
+    """The root of every error that shrinknet raises on purpose.
+
+    Attributes:
+        page: the page of the documentation that says where it comes from and what mends it.
+    """
+
+    page: ClassVar[str] = PAGES + "index.md"
+
+    def __init__(self, *given: object) -> None:
+        super().__init__(*given)
+        self.add_note(f"See {self.page}.")  # below the sentence, in tracebacks and on the command line
 
 
 class BadInputError(ShrinknetError, ValueError):
@@ -20,8 +34,10 @@ class BadInputError(ShrinknetError, ValueError):
     shrinknet.core.errors.BadInputError: step must be a whole number of at least 1. Got 0. Leave it out to remove one at a time.
     """  # noqa: E501
 
+    page = PAGES + "bad-input.md"
+
     def __init__(self, argument: str, allowed: str, got: object, do: str) -> None:
-        super().__init__(argument, allowed, str(got), do)  # all text, so that it can be pickled and copied
+        ValueError.__init__(self, argument, allowed, str(got), do)  # all text, to be pickled; no note: `do` says it all
         self.argument, self.allowed, self.got, self.do = argument, allowed, str(got), do
 
     def __str__(self) -> str:
@@ -31,29 +47,43 @@ class BadInputError(ShrinknetError, ValueError):
 class UnfollowedOperatorError(ShrinknetError):
     """Neurons cannot be followed through an operator, and the caller needed them to be."""
 
+    page = PAGES + "unfollowed-operator.md"
+
 
 class NothingToRemoveError(ShrinknetError):
     """Every neuron of the network is frozen; the message lists why."""
+
+    page = PAGES + "nothing-to-remove.md"
 
 
 class FixedWidthError(ShrinknetError):
     """The user's own Python code fixes a width, so only the exported form of the smaller network exists."""
 
+    page = PAGES + "fixed-width.md"
+
 
 class VerificationError(ShrinknetError):
     """The cut network does not compute what the masked network computed."""
+
+    page = PAGES + "verification.md"
 
 
 class ExportError(ShrinknetError):
     """An exporter cannot take the network, or its file does not compute what the network computes."""
 
+    page = PAGES + "export.md"
+
 
 class RunFolderError(ShrinknetError):
     """A run folder holds something else than the caller expects."""
 
+    page = PAGES + "run-folder.md"
+
 
 class WorkerError(ShrinknetError):
     """Workers died again and again; what they finished is kept."""
+
+    page = PAGES + "worker.md"
 
 
 def first_line(error: BaseException) -> str:
