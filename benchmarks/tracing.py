@@ -24,7 +24,7 @@ from cpu_torchvision import models
 from prove import chosen
 from rival import pruner_of
 
-from shrinknet.core.folder import environment
+from shrinknet.core.machine import environment
 from shrinknet.graph import trace as tracing
 from shrinknet.surgery.remove import cut_graph
 

@@ -19,7 +19,6 @@ from torch import nn
 
 import shrinknet as sn
 from shrinknet.cli.bench import _seconds
-from shrinknet.core import folder as runs
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import gated
 from shrinknet.engine.memory import in_memory
@@ -115,7 +114,7 @@ def page(rows: list[dict], large: list[dict]) -> str:
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
     environment.filters["time"] = _seconds
     text = (Path(__file__).parent / "cost-model.md.jinja").read_text()
-    facts = runs.environment()
+    facts = environment()
     return environment.from_string(text).render(
         rows=rows, large=large, growth=json.loads((RESULTS / "growth.json").read_text())["curves"],
         inside=sum(abs(one["forecast_over_measured"] - 1) <= 0.25 for one in rows),

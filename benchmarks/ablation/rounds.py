@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from shrinknet.core.folder import environment
+from shrinknet.core.machine import environment
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "zoo"))

@@ -114,7 +114,7 @@ def machine() -> dict[str, Any]:
     """Return versions and machine."""
     from importlib.metadata import version
 
-    from shrinknet.core.folder import environment
+    from shrinknet.core.machine import environment
 
     packages = {name: version(name) for name in ("torchvision", "timm", "transformers", "torch-pruning")}
     facts = environment()

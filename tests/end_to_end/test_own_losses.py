@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+from own_code import OTHERS
 
 FACTORY = ("nets_of_a_stranger:build", "--weights", "weights.safetensors")
 DATA = ("--data", "data.npz")
@@ -21,23 +22,6 @@ def dice(outputs, targets):
 
 def in_top_three(outputs, targets):
     return (outputs.topk(3).indices == targets[:, None]).any(1)
-"""
-
-OTHERS = """
-from shrinknet import Criterion
-from shrinknet.criteria.magnitude import Magnitude
-from shrinknet.export.exported_program import Pt2
-
-class Largest(Criterion):
-    name = "largest"
-    unit = "weight"
-
-    def conclude(self, network, sums):
-        return {name: -value for name, value in Magnitude().conclude(network, sums).items()}
-
-class Shouting(Pt2):
-    name = "shouting"
-    suffix = ".PT2"
 """
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -17,7 +18,9 @@ from torch import nn
 import shrinknet as sn
 from shrinknet.cli import console
 from shrinknet.core.folder import SEAL, RunFolder, digest_of_plan
+from shrinknet.core.records import Difference, Manifest
 from shrinknet.report.page import write_page
+from shrinknet.run.checking import check_files
 
 ROWS = torch.randn(40, 4, generator=torch.Generator().manual_seed(1)), torch.arange(40) % 2
 GOALS = [sn.RemovedNeurons(4)]
@@ -243,6 +246,21 @@ def test_a_training_killed_at_any_file_ends_in_the_same_bits(place: int, tmp_pat
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
+def test_a_run_that_is_not_finished_is_told_how_to_go_on(tmp_path) -> None:
+    class Stops:
+        def ranking(self, done: int, total: int) -> None: ...
+
+        def step(self, step: Any, fraction: float) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prune(tmp_path / "run", progress=Stops())
+    with pytest.raises(
+        sn.RunFolderError, match=r"^folder must be a finished run\. Got .*, which has no plan\.json\. Go on"
+    ):
+        sn.load(tmp_path / "run", data=[ROWS])
+
+
 def test_a_folder_is_written_by_one_run_at_a_time(copied) -> None:
     with RunFolder(copied).held(), pytest.raises(sn.RunFolderError, match=r"in which a run is under way. Wait until"):
         prune(copied, step=2, resume=True)
@@ -351,6 +369,34 @@ def test_nothing_that_a_folder_names_is_imported(what: str, copied, tmp_path, mo
     if what != "accuracy":
         assert sn.load(copied, data=data, trust=True).is_met
         assert (tmp_path / "i-was-here").exists()
+
+
+@pytest.mark.parametrize("where", ["config.json", "artefacts/model.json"])
+def test_no_exporter_that_a_folder_names_is_imported(where: str, copied, tmp_path, monkeypatch) -> None:
+    module = f"evil_{where[:6]}"
+    (tmp_path / f"{module}.py").write_text(EVIL + "class Exporter: pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder, name = RunFolder(copied), f"{module}:Exporter"
+    if where == "config.json":
+        edited(copied, where, lambda config: config.update({"artefact": name}))
+    else:
+        (copied / "artefacts").mkdir(exist_ok=True)
+        (copied / "artefacts" / "model").write_bytes(b"evil")
+        digest = hashlib.sha256(b"evil").hexdigest()
+        same = Difference("float32", 0.0, 1.0, 1)
+        folder.write_json(
+            where,
+            Manifest(name, "none", "model", 4, digest, None, 4, None, (), (), same, "torch", 0.0, None, 1, True, {}),
+        )
+        folder.seal()
+    with pytest.raises(sn.BadInputError, match=rf"^folder must be a run whose files .*Got '{name}'"):
+        check_files(sn.load(copied, data=[ROWS]))
+    assert not (tmp_path / "i-was-here").exists()
+    trusted = sn.load(copied, data=[ROWS], trust=True)
+    with pytest.raises(sn.BadInputError, match=r"^artefact must be the name of an exporter\. Got .* which is none"):
+        _ = trusted.ships.exporter if where == "config.json" else check_files(trusted)
+    assert (tmp_path / "i-was-here").exists(), "the trap works"
 
 
 def halves(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

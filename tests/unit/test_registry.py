@@ -4,6 +4,7 @@ import logging
 import sys
 
 import pytest
+from own_code import OTHERS
 
 import shrinknet as sn
 from shrinknet.criteria import criterion_names, find_criterion
@@ -13,25 +14,11 @@ from shrinknet.sparsify import find_sparsifier
 from shrinknet.task.accuracy import find_accuracy
 from shrinknet.task.losses import find_loss
 
-STRANGERS = """
-from shrinknet import Criterion
-from shrinknet.criteria.magnitude import Magnitude
-from shrinknet.export.exported_program import Pt2
+STRANGERS = (
+    OTHERS
+    + """
 from shrinknet.recipes.isnn_mnist import RECIPES
 from shrinknet.sparsify.methods.undecayed_pruning import OneShot
-
-
-class Largest(Criterion):
-    name = "largest"
-    unit = "weight"
-
-    def conclude(self, network, sums):
-        return {name: -value for name, value in Magnitude().conclude(network, sums).items()}
-
-
-class Shouting(Pt2):
-    name = "shouting"
-    suffix = ".PT2"
 
 
 class Patient(OneShot):
@@ -48,6 +35,7 @@ def never(outputs, targets):
 
 recipe = RECIPES[0]
 """
+)
 
 ENTRY_POINTS = """
 [shrinknet.criteria]

@@ -11,12 +11,9 @@ import io
 import json
 import logging
 import os
-import platform
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +201,11 @@ class RunFolder:
             content: dict[str, Any] = json.loads((self.path / name).read_text())
             if not isinstance(content, dict):
                 raise ValueError("not an object")
+        except FileNotFoundError as error:
+            raise RunFolderError(
+                f"folder must be a finished run. Got {str(self.path)!r}, which has no {name}. Go on with it: the same "
+                f"command with `resume=True`."
+            ) from error
         except (OSError, ValueError, RecursionError) as error:
             raise RunFolderError(
                 f"folder must be a complete run folder. Got {str(self.path)!r}, whose {name} cannot be read ({error}). "
@@ -424,28 +426,3 @@ def whole(folder: RunFolder) -> Iterator[None]:
             f"folder must be a whole, undamaged run folder. Got {str(folder.path)!r}, where something is missing or of "
             f"another kind ({type(error).__name__}: {first_line(error)}). Make the run again, in another folder."
         ) from error
-
-
-def environment() -> dict[str, object]:
-    """Return what a figure needs beside it: versions and the machine."""
-    packages = {}
-    for name in ("shrinknet", "torch", "numpy", "safetensors"):
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = "not installed"
-    return {
-        "python": sys.version.split()[0],
-        "packages": packages,
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "num_cpus": os.cpu_count(),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -56,11 +56,13 @@ class Registry(Generic[T]):
         return tuple(sorted({*self.ours(), *self._added(self.ours())}))
 
     def find(self, name: object) -> T:
-        """Return the one of that name, or the one that `package.module:Name` names.
+        """Return the one of that name, or the one that `package.module:Name` names; one that is one already as it is.
 
         Raises:
             BadInputError: there is none, or what is named is of another kind.
         """
+        if not isinstance(name, str) and (own := self.own(name)) is not None:
+            return own
         ours = self.ours()
         if isinstance(name, str) and name in ours:
             return ours[name]
@@ -90,7 +92,7 @@ class Registry(Generic[T]):
     def _own(self, name: str, found: object) -> T:
         own = self.own(found)
         if own is None:
-            do = f"The page 'Add {_a(self.what)}' says what one is."
+            do = f"CONTRIBUTING.md says how to add {_a(self.what)}."
             raise BadInputError(self.argument, f"the name of {_a(self.what)}", f"{name!r}, which is none", do)
         return own
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import jinja2
 import torch
 
-from shrinknet.core.folder import environment
+from shrinknet.core.machine import environment
 from shrinknet.core.progress import Tell
 from shrinknet.recipes.files import Files
 

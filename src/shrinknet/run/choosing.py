@@ -12,7 +12,7 @@ from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.racing import parts_of
 from shrinknet.execution.jobs import Workers
-from shrinknet.run.options import Pruning, Ranking
+from shrinknet.run.options import Pruning, Scored
 from shrinknet.search.methods import Choose, Scorer, find_method
 from shrinknet.search.racing import racing
 from shrinknet.search.rank import Choice, Limits, clipped
@@ -36,7 +36,7 @@ def is_race(scoring: Scoring) -> bool:
 
 
 @contextmanager
-def scored_by(task: Task, options: Ranking | Pruning, shards: str | Path | None) -> Iterator[Scorer]:
+def scored_by(task: Task, options: Scored, shards: str | Path | None) -> Iterator[Scorer]:
     """Scores by this process, or by workers that are let go in the end."""
     if options.how.executor == "serial":
         with options.how.arithmetic():

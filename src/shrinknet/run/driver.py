@@ -67,8 +67,8 @@ def search(task: Task, options: Pruning) -> Run:
 
 def _neurons_a_step(network: GatedNetwork, options: Pruning) -> int:
     """One neuron goes at each step, unless there are so many that measuring after each would take too long."""
-    if options.resume and options.out is not None and RunFolder(Path(options.out)).has("config.json"):
-        return RunConfig.of(RunFolder(Path(options.out)).config).search.step or 1
+    if options.resume and options.out is not None and (Path(options.out) / "config.json").is_file():
+        return RunConfig.of(RunFolder(Path(options.out)).config).search.step or 1  # as the run began
     count = -(-network.trace.num_neurons // MOST_STEPS)
     if count > 1:
         log.info("%d neurons go at each step, as there are %d: `step=1` takes one.", count, network.trace.num_neurons)

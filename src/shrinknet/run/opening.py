@@ -71,7 +71,7 @@ def load(
         roles = _roles(data, config, trust)
         judged_by = _loss(loss, config, trust)
         accuracy = _accuracy(accuracy, config, trust)
-        _check_exporter(config, trust)
+        _check_exporters(opened, config, trust)
         stored = load_model(str(opened.path / "original.pt2")).model
         if model is not None:
             _check_same_weights(opened, stored, model)
@@ -133,12 +133,12 @@ def _named(what: str, given: str | None, config: Mapping[str, Any], trust: bool)
     return str(said)
 
 
-def _check_exporter(config: Mapping[str, Any], trust: bool) -> None:
-    """An exporter of somebody's own is not imported because a folder says so."""
-    kind = str(config.get("artefact", ""))
-    if is_import_path(kind) and not trust:
-        allowed = "a run whose files an exporter of ours or of an installed package makes"
-        raise BadInputError("folder", allowed, f"{kind!r}", "If that exporter is your own, say `trust=True`.")
+def _check_exporters(folder: RunFolder, config: Mapping[str, Any], trust: bool) -> None:
+    """No exporter of somebody's own is imported because a folder says so, in its config or in a manifest."""
+    for kind in (str(config.get("artefact", "")), *(manifest.kind for manifest in folder.manifests())):
+        if is_import_path(kind) and not trust:
+            allowed = "a run whose files an exporter of ours or of an installed package makes"
+            raise BadInputError("folder", allowed, f"{kind!r}", "If that exporter is your own, say `trust=True`.")
 
 
 def _loss(loss: Any, config: Mapping[str, Any], trust: bool) -> Any:

@@ -20,12 +20,11 @@ from shrinknet.task.task import Task
 
 
 @dataclass(frozen=True)
-class Ranking(RankOptions):
-    """What `rank` takes: by which rule neurons are scored, how, and who is told."""
+class Scored(RankOptions):
+    """By which rule neurons are scored, how that is done, and who is told how far it is."""
 
     _: KW_ONLY
     scoring: Scoring | None = None
-    shards: str | Path | None = None
     progress: Progress | None = None
 
     @cached_property
@@ -40,21 +39,27 @@ class Ranking(RankOptions):
 
     @property
     def told(self) -> Progress:
-        """Who is told how far the ranking is."""
+        """Who is told."""
         return self.progress or Silence()
 
 
 @dataclass(frozen=True)
-class Pruning(SearchOptions):
-    """What `prune` takes: what neurons are scored by, what is wanted, what must not break, and where it is written."""
+class Ranking(Scored):
+    """What `rank` takes."""
+
+    _: KW_ONLY
+    shards: str | Path | None = None
+
+
+@dataclass(frozen=True)
+class Pruning(SearchOptions, Scored):
+    """What `prune` takes: what is wanted, what must not break, how it is searched, and where it is written."""
 
     goals: Sequence[Goal] = ()
     guards: Sequence[Guard] = ()
     _: KW_ONLY
-    scoring: Scoring | None = None
     out: str | Path | None = None
     config: Mapping[str, Any] | None = None
-    progress: Progress | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,25 +70,15 @@ class Pruning(SearchOptions):
             given = repr(self.compensate)
             raise BadInputError("compensate", "none where workers score", given, "Use `executor='serial'`.")
 
-    @cached_property
-    def rule(self) -> Criterion:
-        """The criterion itself."""
-        return find_criterion(self.criterion, self.seed)
-
-    @property
-    def kind(self) -> str:
-        """What ships."""
-        return self.artefact or WEIGHTS
-
     @property
     def how(self) -> Scoring:
         """How scoring is done: forward passes are kept from one ranking to the next."""
         return replace(self.scoring or Scoring(), keeps_passes=True)
 
     @property
-    def told(self) -> Progress:
-        """Who is told how far the run is."""
-        return self.progress or Silence()
+    def kind(self) -> str:
+        """What ships."""
+        return self.artefact or WEIGHTS
 
     @property
     def limits(self) -> Limits:

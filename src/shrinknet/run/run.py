@@ -20,7 +20,8 @@ from shrinknet.compensation.compensate import masked_after
 from shrinknet.core.config import WEIGHTS, RunConfig
 from shrinknet.core.disk import writing
 from shrinknet.core.errors import BadInputError, FixedWidthError, RunFolderError
-from shrinknet.core.folder import SEAL, RunFolder, environment
+from shrinknet.core.folder import SEAL, RunFolder
+from shrinknet.core.machine import environment
 from shrinknet.core.records import (
     Corner,
     Costs,

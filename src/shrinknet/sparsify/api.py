@@ -15,7 +15,8 @@ from torch.fx import GraphModule
 
 from shrinknet.core.config import WEIGHTS, RunConfig
 from shrinknet.core.errors import BadInputError
-from shrinknet.core.folder import SEAL, RunFolder, environment, whole
+from shrinknet.core.folder import SEAL, RunFolder, whole
+from shrinknet.core.machine import environment
 from shrinknet.core.records import Plan, Step
 from shrinknet.core.tables import csv_text
 from shrinknet.engine.gates import gated

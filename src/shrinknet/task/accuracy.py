@@ -79,7 +79,7 @@ def find_accuracy(accuracy: str | Judge) -> Accuracy:
     Raises:
         BadInputError: the name is unknown.
     """
-    return _own(accuracy) or BY_NAME.find(accuracy)
+    return BY_NAME.find(accuracy)
 
 
 def _own(accuracy: object) -> Accuracy | None:

@@ -228,7 +228,7 @@ def find_loss(loss: str | PerSample | Loss) -> Loss:
     Raises:
         BadInputError: the name is unknown.
     """
-    return _own(loss) or BY_NAME.find(loss)
+    return BY_NAME.find(loss)
 
 
 def _own(loss: object) -> Loss | None:
