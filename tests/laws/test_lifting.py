@@ -189,7 +189,7 @@ def test_a_sensors_network_ships_the_file_of_the_one_written_with_conv2d(tmp_pat
 
 
 @pytest.mark.parametrize(("kind", "others"), [
-    (Sensor, set()), (Turned, set()), (PerPlace, {"dim_order_ops::_clone_dim_order"}),
+    (Sensor, set()), (Turned, set()), (Pictures, set()), (PerPlace, {"dim_order_ops::_clone_dim_order"}),
     (Between, {"aten::permute_copy", "aten::squeeze_copy", "aten::unsqueeze_copy", "dim_order_ops::_clone_dim_order"}),
 ], ids=lambda one: getattr(one, "__name__", None))  # fmt: skip
 def test_networks_of_sensors_are_int8_throughout(kind: type[nn.Module], others: set[str], tmp_path) -> None:

@@ -101,8 +101,9 @@ def planned(values: Sequence[tuple[int, int, int]]) -> int:
 def axes_of(shape: tuple[int, ...], node: Node | None, trace: Trace) -> tuple[Axis, ...]:
     """Return which neurons each axis of a lowered value runs over, found in the operator that it was made for.
 
-    A value of that operator's own shape (axes of length 1 apart) has its layout. Others, such as what an LSTM is taken
-    apart into, are read axis by axis: an axis as long as one of the operator's values or weights, or a multiple.
+    A value of that operator's own shape has its layout (axes of length 1 apart, in whatever order: weights may lie
+    otherwise in memory). Others, such as what an LSTM is taken apart into, are read axis by axis: an axis as long as
+    one of the operator's values or weights, or a multiple.
     """
     if node is None:
         return tuple((None, size) for size in shape)
@@ -111,8 +112,22 @@ def axes_of(shape: tuple[int, ...], node: Node | None, trace: Trace) -> tuple[Ax
     for axes in known:
         if tuple(size for _, size in axes) == long:
             return axes
+    for axes in known:
+        if are_those(axes, shape):
+            return axes
     followed = [axis for axes in known for axis in axes if axis[0] is not None]
     return tuple((one_like(size, followed), size) for size in shape)
+
+
+def are_those(axes: tuple[Axis, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a value of some shape has these axes, in whatever order; those of length 1 do not count."""
+    return sorted(size for _, size in axes if size != 1) == sorted(size for size in shape if size != 1)
+
+
+def tensors_of(node: Node | None, trace: Trace) -> list[tuple[Axis, ...]]:
+    """Return the axes of each tensor of the network that an operator reads."""
+    read = [] if node is None else [given for given in _arguments(node) if given.op == "get_attr"]
+    return [_axes(given, trace) for given in read]
 
 
 def one_like(size: int, axes: Sequence[Axis]) -> NDArray[np.int64] | None:
@@ -127,7 +142,7 @@ def _axes(node: Node, trace: Trace) -> tuple[Axis, ...]:
     if not hasattr(value, "shape"):
         return ()
     shape = trace.shape(node, trace.present())
-    layout = trace.layouts.get(node.name) or (None,) * len(shape)
+    layout = trace.layouts.get(node.name) or trace.tensor_layouts.get(str(node.target)) or (None,) * len(shape)
     return tuple((ids, size) for ids, size in zip(layout, shape, strict=True) if size != 1)
 
 

@@ -20,7 +20,7 @@ from shrinknet.core.records import Costs, Difference, Latency, Manifest, TensorF
 from shrinknet.engine.gates import tolerance
 from shrinknet.export.arena import Axis, length, one_like
 from shrinknet.export.base import Built, Exporter, find_exporter
-from shrinknet.export.plain import Answer, Plain
+from shrinknet.export.plain import Answer, Plain, digest
 from shrinknet.graph.trace import Trace, named_tensors
 from shrinknet.graph.widths import Present
 from shrinknet.measure.costs import costs
@@ -126,8 +126,10 @@ class Artefact:
         return len(self._whole[1].content) - self._stored(self.trace.present())
 
     def _stored(self, present: Present) -> int:
+        if constants := self._whole[1].constants:  # those that hold the same stand there once while they are as long
+            return sum(size for _, size in {(one.name, one.num_bytes(present)) for one in constants})
         return sum(
-            self.exporter.stored_bytes(tuple(length(axis, present) for axis in axes), dtype, self.quantize)
+            self.exporter.stored_bytes(tuple(length(axis, present) for axis in axes), dtype)
             for axes, dtype in self._tensors
         )
 
@@ -144,7 +146,7 @@ class Artefact:
         if not built.stored:
             return tuple((axes, tensor.dtype) for axes, tensor in own.values())
         by_contents = {_contents(tensor): axes for axes, tensor in own.values()}
-        stored = {_digest(tensor): (_contents(tensor), tensor) for tensor in built.stored}
+        stored = {digest(tensor): (_contents(tensor), tensor) for tensor in built.stored}
         there = {contents for contents, _ in stored.values()}
         gone = [axis for key, axes in by_contents.items() if key not in there for axis in axes if axis[0] is not None]
         return tuple(
@@ -305,12 +307,7 @@ def float_note(float_operators: Sequence[str]) -> tuple[str, ...]:
 
 def _contents(tensor: Tensor) -> bytes:
     """What a tensor holds, in whatever order: a transposed tensor holds the same."""
-    return _digest(tensor.detach().flatten().sort().values)
-
-
-def _digest(tensor: Tensor) -> bytes:
-    flat = tensor.detach().cpu().contiguous()
-    return hashlib.sha256(flat.view(-1).view(torch.uint8).numpy().tobytes()).digest()
+    return digest(tensor.detach().flatten().sort().values)
 
 
 def _facts(name: str, tensor: Tensor, shape: tuple[int, ...]) -> TensorFacts:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shrinknet.core.errors import BadInputError, ExportError
 from shrinknet.core.registry import registry_of_classes
-from shrinknet.export.arena import Arena
+from shrinknet.export.arena import Arena, Value
 from shrinknet.export.plain import Answer, Plain
 
 
@@ -24,7 +24,8 @@ class Built:
         content: the bytes of the file.
         reference: what the file must compute, in torch: the network itself, or its quantized form.
         arena: where the runtime's planner puts the activations, if it says so.
-        stored: the constants of the file, where it says them.
+        stored: the constants of the file, where it holds the network's own.
+        constants: the constants of the file with their axes, where it holds others (such as int8 ones).
         step: how far apart two neighbouring outputs are, where outputs are quantized.
         stand_in: what runs the file where its own runtime cannot.
         notes: what the file's figures leave out, and what whoever calls it must know.
@@ -38,6 +39,7 @@ class Built:
     reference: Answer
     arena: Arena | None = None
     stored: tuple[Tensor, ...] = ()
+    constants: tuple[Value, ...] = ()
     step: float | None = None
     stand_in: Answer | None = None
     notes: tuple[str, ...] = ()
@@ -79,8 +81,8 @@ class Exporter(ABC):
     def answer(self, content: bytes) -> Answer:
         """Open a file by its own runtime, ready to run on rows."""
 
-    def stored_bytes(self, shape: tuple[int, ...], dtype: torch.dtype, quantize: str) -> int:
-        """How many bytes of the file a tensor of that shape takes."""
+    def stored_bytes(self, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+        """How many bytes of the file one of the network's own tensors takes."""
         return int(torch.Size(shape).numel()) * dtype.itemsize
 
     def macs_to_check(self, quantize: str) -> float:

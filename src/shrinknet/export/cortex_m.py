@@ -15,7 +15,15 @@ from shrinknet.core.quiet import quiet
 from shrinknet.export.arena import Arena
 from shrinknet.export.base import SLOW, Built, Exporter
 from shrinknet.export.lifting import lifted
-from shrinknet.export.lowering import arena_bytes, in_float, placed_values, planned_in_order, where
+from shrinknet.export.lowering import (
+    arena_bytes,
+    in_float,
+    placed_values,
+    planned_in_order,
+    stored_values,
+    where,
+    without_unread,
+)
 from shrinknet.export.plain import Answer, Plain, by_torch
 from shrinknet.export.quantization import output_step, quantized
 from shrinknet.export.undilated import undilated
@@ -56,22 +64,25 @@ class CortexM(Exporter):
                 edge = to_edge(torch.export.export(small, (row,)), compile_config=cortex_m_edge_compile_config())
                 cpu = CortexMTargetConfig(cpu=Cpu[CPU])
                 passes = CortexMPassManager(edge.exported_program(), target_config=cpu)
-                edge._edge_programs["forward"] = passes.transform()  # the backend has no other way in
+                edge._edge_programs["forward"] = without_unread(passes.transform())  # the backend has no other way in
                 kept_in_float = in_float(edge.exported_program(), network)
                 stand_in = undilated(edge.exported_program().module(check_guards=False))
                 lowered, placed = planned_in_order(edge)
             except Exception as error:  # executorch raises dozens of types, its internal ones among them
                 raise self.refused(where(edge, network, error), error) from error
         arena = Arena(arena_bytes(lowered), tuple(placed_values(lowered, placed, network)))
+        constants = tuple(stored_values(lowered.exported_program(), network))
 
         def answer(given: Tensor) -> Tensor:
             with torch.no_grad():
                 return torch.cat([stand_in(_as_kernels_read(row[None])) for row in given.cpu()])
 
         notes = (NOT_RUN, *[CHANNELS_LAST] * (row.dim() == 4), *[LIFTED] * taller.is_lifted)
-        return Built(bytes(lowered.buffer), taller.around(by_torch(small)), arena, step=output_step(small),
-                     stand_in=taller.around(answer), notes=notes, float_operators=kept_in_float,
-                     input_shape=tuple(row.shape), output_shape=tuple(by_torch(small)(row).shape))  # fmt: skip
+        return Built(
+            bytes(lowered.buffer), taller.around(by_torch(small)), arena, constants=constants, step=output_step(small),
+            stand_in=taller.around(answer), notes=notes, input_shape=tuple(row.shape),
+            output_shape=tuple(by_torch(small)(row).shape), float_operators=kept_in_float,
+        )  # fmt: skip
 
     def answer(self, content: bytes) -> Answer:
         """There is no runtime for it here.
@@ -84,13 +95,6 @@ class CortexM(Exporter):
     def macs_to_check(self, quantize: str) -> float:
         """The reference implementations run sample by sample."""
         return SLOW
-
-    def stored_bytes(self, shape: tuple[int, ...], dtype: torch.dtype, quantize: str) -> int:
-        """Weights take a byte an element, a bias 4; each output of a convolution has a multiplier and a shift of 4."""
-        count = int(torch.Size(shape).numel())
-        if len(shape) == 1:
-            return 4 * count
-        return count + (8 * shape[0] if len(shape) > 2 else 0)
 
 
 def _as_kernels_read(rows: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from shrinknet.core.quiet import quiet
 from shrinknet.export.arena import Arena
 from shrinknet.export.base import FAST, SLOW, Built, Exporter
-from shrinknet.export.lowering import arena_bytes, float_products, placed_values, planned_in_order, where
+from shrinknet.export.lowering import arena_bytes, float_products, placed_values, planned_in_order, stored_values, where
 from shrinknet.export.plain import Answer, Plain, by_torch, rows_of_one
 from shrinknet.export.quantization import output_step, quantized
 
@@ -68,8 +68,11 @@ class ExecuTorch(Exporter):
                 lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
             except Exception as error:
                 raise self.refused("this network", error) from error
-        return Built(bytes(lowered.buffer), by_torch(smaller), step=output_step(smaller), notes=(HIDDEN,),
-                     float_operators=kept_in_float)  # fmt: skip
+        constants = tuple(one for one in stored_values(program, network) if len(one.axes) > 1)  # biases hardly count
+        return Built(
+            bytes(lowered.buffer), by_torch(smaller), constants=constants, step=output_step(smaller), notes=(HIDDEN,),
+            float_operators=kept_in_float,
+        )  # fmt: skip
 
     def answer(self, content: bytes) -> Answer:
         """Open a `.pte` file by ExecuTorch's Python runtime."""
@@ -99,9 +102,6 @@ class ExecuTorch(Exporter):
         """The portable kernels are plain loops, XNNPACK's are not."""
         return FAST if quantize == "int8" else SLOW
 
-    def stored_bytes(self, shape: tuple[int, ...], dtype: torch.dtype, quantize: str) -> int:
-        """Constants begin at multiples of 16 bytes; in int8 a file shrinks by its weights: biases hardly count."""
-        count = int(torch.Size(shape).numel())
-        if quantize == "int8":
-            return count if len(shape) > 1 else 0
-        return -(-count * dtype.itemsize // 16) * 16
+    def stored_bytes(self, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+        """Constants begin at multiples of 16 bytes."""
+        return -(-int(torch.Size(shape).numel()) * dtype.itemsize // 16) * 16

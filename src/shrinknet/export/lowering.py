@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Node
 
-from shrinknet.export.arena import Value, axes_of
-from shrinknet.export.plain import Plain
+from shrinknet.export.arena import Axis, Value, are_those, axes_of, tensors_of
+from shrinknet.export.plain import Plain, digest
 from shrinknet.graph.call import MACS
 from shrinknet.graph.operators import describe, operator_name
 
@@ -31,6 +31,23 @@ def planned_in_order(edge: Any, **options: Any) -> tuple[Any, list[Any]]:
     suite = MemoryPlanningAlgorithmSuite([in_order])
     config = ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(memory_planning_algo=suite), **options)
     return edge.to_executorch(config), placed
+
+
+def without_unread(program: Any) -> Any:
+    """Take the constants out of a program that no operator reads, in place: each would stand in its file.
+
+    Quantizers leave steps and zero points behind, one for each channel, and the weights in an order that no kernel
+    reads.
+    """
+    signature = program.graph_signature
+    unread = {node.name: node for node in program.graph.nodes if node.op == "placeholder" and not node.users}
+    for spec in [spec for spec in signature.input_specs if spec.target is not None and spec.arg.name in unread]:
+        signature.input_specs.remove(spec)
+        program.state_dict.pop(spec.target, None)
+        program.constants.pop(spec.target, None)
+        program.graph.erase_node(unread[spec.arg.name])
+    program.graph_module.recompile()
+    return program
 
 
 def arena_bytes(lowered: Any) -> int:
@@ -57,6 +74,34 @@ def placed_values(lowered: Any, placed: Sequence[Any], network: Plain) -> Iterat
         node = own.get(names.get(id(spec), ""), scratch.get(id(spec)))
         name = names.get(id(spec), f"scratch of {node.name}" if node else "")
         yield Value(name, axes_of(shape, node, network.trace), spec.dtype.itemsize, first, last)
+
+
+def stored_values(program: Any, network: Plain) -> Iterator[Value]:
+    """Yield each constant that a program reads, with the axes of the operator that it was made for.
+
+    An operator's own tensors are taken once each, since two may have one shape; what else it stores (steps of int8, a
+    table) is read like any value of its own. Their names are what they hold: of equal ones one stands in the file.
+    """
+    own = {node.name: node for node in network.module.graph.nodes}
+    readers = {node.name: next(iter(node.users)) for node in program.graph.nodes if node.users}
+    left: dict[str | None, list[tuple[Axis, ...]]] = {}
+    for spec in program.graph_signature.input_specs:
+        tensor = program.state_dict.get(spec.target, program.constants.get(spec.target))
+        if not isinstance(tensor, Tensor) or spec.arg.name not in readers:
+            continue
+        shape, name = tuple(tensor.shape), _read_for(readers[spec.arg.name], own)
+        node = None if name is None else own[name]
+        unread = left.setdefault(name, tensors_of(node, network.trace))
+        place = next((place for place, axes in enumerate(unread) if are_those(axes, shape)), None)
+        axes = axes_of(shape, node, network.trace) if place is None else unread.pop(place)
+        yield Value(digest(tensor).hex(), axes, tensor.itemsize, 0, 0)
+
+
+def _read_for(reader: Node, own: dict[str, Node]) -> str | None:
+    """The operator of the network that something is read for, behind what turns int8 into float."""
+    while "quantize_per" in str(reader.target) and reader.users:
+        reader = next(iter(reader.users))
+    return _origin(reader, own)
 
 
 def _specs(node: Node) -> list[Any]:

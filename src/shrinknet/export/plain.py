@@ -1,5 +1,6 @@
 """The network that artefacts are made of: batch norms are folded into the layers before them."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -48,7 +49,7 @@ def without_norms(trace: Trace, cut: GraphModule) -> GraphModule:
     Nodes keep their names. A layer's kernel stays under its own name; a bias that was not there takes the place of the
     norm's running mean, which has the same length.
     """
-    copy = cut_copy(cut, {}).cpu()
+    copy = cut_copy(cut, {}).cpu().requires_grad_(False)  # files say whether a weight is trained: none is there
     program = FoldedProgram(Program(replace(trace, module=copy, sites=())))
     for norm, layer in program.norms.items():
         kernel, bias = argument(layer, 1, "weight"), argument(layer, 2, "bias")
@@ -93,6 +94,12 @@ def forget_unread(module: GraphModule) -> None:
         if name not in read:
             owner, leaf = _owner(module, name)
             delattr(owner, leaf)
+
+
+def digest(tensor: Tensor) -> bytes:
+    """Return a hash of what a tensor holds, in the order of its axes."""
+    flat = tensor.detach().cpu().contiguous()
+    return hashlib.sha256(flat.view(-1).view(torch.uint8).numpy().tobytes()).digest()
 
 
 def rows_of_one(inputs: Tensor) -> tuple[Tensor]:
