@@ -419,7 +419,11 @@ def test_a_run_with_leave_for_float_is_verified_as_it_was_made(tmp_path) -> None
     assert run.artefact.float_operators == ("layer_norm (in 'part')",)
     file = f"artefacts/{run.artefact.file}"
     assert check_files(run)[file].holds
-    assert check_files(sn.load(tmp_path / "run"))[file].holds
-    said = CliRunner().invoke(app, ["verify", str(tmp_path / "run")])
+    rows = task.calibration.whole()
+    assert check_files(sn.load(tmp_path / "run", data=[(rows.inputs, rows.targets)]))[file].holds
+    split = np.array([0] * len(rows) + [1, 2])  # each role needs a row
+    inputs, targets = (np.concatenate([part, part[:2]]) for part in (rows.inputs.numpy(), rows.targets.numpy()))
+    np.savez(tmp_path / "rows.npz", inputs=inputs, targets=targets, split=split)
+    said = CliRunner().invoke(app, ["verify", str(tmp_path / "run"), "--data", str(tmp_path / "rows.npz")])
     assert said.exit_code == 0, said.output
     assert file in said.output

@@ -102,8 +102,9 @@ def axes_of(shape: tuple[int, ...], node: Node | None, trace: Trace) -> tuple[Ax
     """Return which neurons each axis of a lowered value runs over, found in the operator that it was made for.
 
     A value of that operator's own shape has its layout (axes of length 1 apart, in whatever order: weights may lie
-    otherwise in memory). Others, such as what an LSTM is taken apart into, are read axis by axis: an axis as long as
-    one of the operator's values or weights, or a multiple.
+    otherwise in memory); one that is longer where no neuron is, as padding makes it, too. Others, such as what an LSTM
+    is taken apart into, are read axis by axis: an axis as long as one of the operator's values or weights, or a
+    multiple.
     """
     if node is None:
         return tuple((None, size) for size in shape)
@@ -115,6 +116,10 @@ def axes_of(shape: tuple[int, ...], node: Node | None, trace: Trace) -> tuple[Ax
     for axes in known:
         if are_those(axes, shape):
             return axes
+    for axes in known:
+        places = [place for place, (ids, _) in enumerate(axes) if ids is not None]
+        if places and len(axes) == len(long) and all(axes[place][1] == long[place] for place in places):
+            return tuple((ids, size) for (ids, _), size in zip(axes, long, strict=True))
     followed = [axis for axes in known for axis in axes if axis[0] is not None]
     return tuple((one_like(size, followed), size) for size in shape)
 
