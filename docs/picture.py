@@ -28,7 +28,7 @@ def main() -> None:
     chosen = next(k for k, step in enumerate(history) if step.measures.costs.num_neurons == after.num_neurons)
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
     for axis, value, title in (
-        (axes[0], lambda m: 100 * m.validation_accuracy, "validation accuracy, %"),
+        (axes[0], lambda m: 100 * m.metrics["accuracy"], "validation accuracy, %"),
         (axes[1], lambda m: m.validation_loss, "validation loss"),
     ):
         axis.plot(kib, [value(s.measures) for s in bare], ":", color=RED, linewidth=2, label="without compensation")
@@ -47,10 +47,10 @@ def main() -> None:
     flash, ram = (shipped.num_bytes, shipped.arena_bytes) if shipped else (after.flash_bytes, None)
     text = f"{bytes_text(before.flash_bytes)} -> {bytes_text(flash)} of flash"
     text += "" if ram is None else f",\n{bytes_text(before.peak_ram_bytes)} -> {bytes_text(ram)} of RAM"
-    right = f"{percent(test.accuracy_before)} -> {percent(test.accuracy_after)} of test images"
+    right = f"{percent(test.metrics_before['accuracy'])} -> {percent(test.metrics_after['accuracy'])} of test images"
     axes[0].annotate(
         f"{text}, no retraining,\n{right}",
-        (kib[chosen], 100 * history[chosen].measures.validation_accuracy), xytext=(0.36, 0.22),
+        (kib[chosen], 100 * history[chosen].measures.metrics["accuracy"]), xytext=(0.36, 0.22),
         textcoords="axes fraction", arrowprops={"arrowstyle": "-", "color": "#66788a"}, color="#22303c", ha="center",
     )  # fmt: skip
     figure.savefig(Path(__file__).parent / "demo.png", dpi=110)

@@ -111,7 +111,8 @@ def fit(task: sn.Task, budgets: list, quantize: str, step: int) -> dict[str, obj
         "whole": {"flash_bytes": start.flash_bytes, "arena_bytes": start.peak_ram_bytes},
         "file": measured(run.artefact), "test": {
             "loss_before": run.test.loss_before, "loss_after": run.test.loss_after,
-            "accuracy_before": run.test.accuracy_before, "accuracy_after": run.test.accuracy_after,
+            "accuracy_before": run.test.metrics_before["accuracy"],
+            "accuracy_after": run.test.metrics_after["accuracy"],
             "num_samples": run.test.num_samples,
         }, "seconds": seconds,
     }  # fmt: skip
@@ -126,7 +127,7 @@ def measured(manifest: Manifest) -> dict[str, object]:
         "num_bytes": manifest.num_bytes, "forecast_bytes": manifest.forecast_bytes,
         "arena_bytes": manifest.arena_bytes, "forecast_arena_bytes": manifest.forecast_arena_bytes,
         "worst_difference": manifest.difference.worst, "tolerance": manifest.difference.tolerance,
-        "accuracy": manifest.accuracy, "loss": manifest.loss, "num_samples": manifest.num_samples,
+        "accuracy": manifest.metrics["accuracy"], "loss": manifest.loss, "num_samples": manifest.num_samples,
     }  # fmt: skip
 
 

@@ -84,7 +84,7 @@ def curve(model: nn.Module, loss: str, scored: tuple, shown: tuple, kind: str) -
     task = sn.Task(model, loss, scored, shown, batch_size=10_000)
     runs: list[sn.Run] = []
     seconds = once(lambda: runs.append(sn.prune(task, compensate=kind)))
-    found = [step.measures.validation_accuracy for step in runs[0].history]
+    found = [step.measures.metrics["accuracy"] for step in runs[0].history]
     lost = next((count for count, value in enumerate(found) if value < found[0] - 0.01), len(found))
     return {
         "accuracy_whole": found[0], "removed_for_one_point": lost - 1, "seconds": seconds,

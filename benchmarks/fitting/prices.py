@@ -50,11 +50,11 @@ def compared(task: sn.Task, step: int) -> dict[str, dict[str, object]]:
         for price in ("neuron", scarce):
             run = sn.prune(task, goals=[goal], price=price, artefact="executorch", step=step)
             found["by neuron" if price == "neuron" else "by what is scarce"] = {
-                "accuracy": run.test.accuracy_after, "is_met": run.is_met,
+                "accuracy": run.test.metrics_after["accuracy"], "is_met": run.is_met,
                 "neurons_left": run.measures.costs.num_neurons,
             }  # fmt: skip
         rows[scarce] = {"budget": str(goal), **found}
-    return {"accuracy_whole": run.test.accuracy_before, **rows}
+    return {"accuracy_whole": run.test.metrics_before["accuracy"], **rows}
 
 
 def digits_task() -> sn.Task:

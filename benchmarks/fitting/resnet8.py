@@ -60,7 +60,9 @@ def ours(model: nn.Module, kind: str, calibration: tuple, test: tuple) -> dict[s
     seconds = once(lambda: runs.append(
         sn.prune(task, goals=goals[-1:], step=STEP, price="parameters", compensate=kind, scoring=scoring)
     ))  # fmt: skip
-    measured = {str(share): runs[0].at(goal).test.accuracy_after for share, goal in zip(SHARES, goals, strict=True)}
+    measured = {
+        str(share): runs[0].at(goal).test.metrics_after["accuracy"] for share, goal in zip(SHARES, goals, strict=True)
+    }
     return {**measured, "seconds": seconds}
 
 

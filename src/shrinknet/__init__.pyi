@@ -102,6 +102,8 @@ from shrinknet.search.guards import AccuracyDrop as AccuracyDrop
 from shrinknet.search.guards import ClassRecall as ClassRecall
 from shrinknet.search.guards import Guard as Guard
 from shrinknet.search.guards import LossRise as LossRise
+from shrinknet.search.guards import MetricDrop as MetricDrop
+from shrinknet.search.guards import MetricRise as MetricRise
 from shrinknet.search.guards import WorstClassRecall as WorstClassRecall
 from shrinknet.sparsify.api import Sparsified as Sparsified
 from shrinknet.sparsify.api import remove as remove
@@ -111,5 +113,6 @@ from shrinknet.sparsify.base import find_sparsifier as find_sparsifier
 from shrinknet.sparsify.base import sparsifier_names as sparsifier_names
 from shrinknet.sparsify.to_plan import to_plan as to_plan
 from shrinknet.surgery.apply_plan import apply_plan as apply_plan
+from shrinknet.task.metrics import Metric as Metric
 from shrinknet.task.scoring import Scoring as Scoring
 from shrinknet.task.task import Task as Task

@@ -105,8 +105,8 @@ def test_the_activity_network_knows_its_recordings_and_half_of_it_still_does(rea
     parts = [(inputs[part], targets[part]) for part in order.split(len(order) // 3)[:3]]
     task = sn.Task(activity(), "cross-entropy", *parts)
     run = sn.prune(task, "taylor-2", goals=[sn.RemovedFraction(0.5)], step=4)
-    assert run.test.accuracy_before > 0.97
-    assert run.test.accuracy_after > 0.9
+    assert run.test.metrics_before["accuracy"] > 0.97
+    assert run.test.metrics_after["accuracy"] > 0.9
     assert run.verification.holds
     assert run.model.dense1.in_features == 22 * run.model.conv2.out_channels
 
@@ -128,13 +128,13 @@ def test_resnet8_is_shrunk_proven_and_still_knows_its_images(resnet8, images) ->
     task = sn.Task(resnet8, "cross-entropy", *rows)
     run = sn.prune(task, "ablation", goals=[sn.RemovedNeurons(12)], guards=[sn.AccuracyDrop("5%")], step=3)
     start, end = run.history[0].measures, run.measures
-    assert start.validation_accuracy > 0.7
+    assert start.metrics["accuracy"] > 0.7
     assert start.costs.num_parameters + 2 * 240 == 78666, "its makers count the running statistics too"
     assert run.is_met
     assert end.costs.num_parameters < 0.92 * start.costs.num_parameters
     assert run.verification.holds
-    assert run.test.accuracy_before - run.test.accuracy_after < 0.05
+    assert run.test.metrics_before["accuracy"] - run.test.metrics_after["accuracy"] < 0.05
     small = run.model
     assert sum(parameter.numel() for parameter in small.parameters()) == end.costs.num_parameters
     again = float((small(rows[2][0]).argmax(1) == rows[2][1]).double().mean())
-    assert again == pytest.approx(run.test.accuracy_after, abs=2.6e-3)
+    assert again == pytest.approx(run.test.metrics_after["accuracy"], abs=2.6e-3)

@@ -337,7 +337,7 @@ def test_nothing_is_written_through_a_link(name: str, copied, tmp_path) -> None:
 
 def folder_step() -> sn.Step:
     costs = sn.Costs(1, 1, 1, 1, 1)
-    return sn.Step(9, (sn.Neuron("0", 1),), (0.0,), sn.Measures(0.0, None, None, None, costs), 0.0)
+    return sn.Step(9, (sn.Neuron("0", 1),), (0.0,), sn.Measures(0.0, None, costs), 0.0)
 
 
 EVIL = """

@@ -118,7 +118,7 @@ def test_the_exported_model_runs_without_us_and_is_as_good_as_announced(run, fol
     inputs, targets = (torch.from_numpy(arrays[name][arrays["split"] == 2]) for name in ("inputs", "targets"))
     program = torch.export.load(run / "model.pt2")
     accuracy = float((program.module()(inputs).argmax(1) == targets).double().mean())
-    announced = json.loads((run / "summary.json").read_text())["test"]["accuracy_after"]
+    announced = json.loads((run / "summary.json").read_text())["test"]["metrics_after"]["accuracy"]
     assert accuracy == pytest.approx(announced, abs=1e-9)
     assert announced > 0.85
     weights = load_file(run / "model.safetensors")

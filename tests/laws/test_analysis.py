@@ -266,7 +266,7 @@ def history_of(answers: list[list[int]], targets: list[int], parameters: list[in
         changed = tuple(
             Answer(row, targets[row], answer) for row, answer in enumerate(row_answers) if answer != before[row]
         )
-        measures = sn.Measures(0.0, 0.0, 0.0, None, sn.Costs(count, count, count, count, count))
+        measures = sn.Measures(0.0, 0.0, sn.Costs(count, count, count, count, count))
         steps.append(sn.Step(number, (), (), measures, 0.0, answers=changed))
     return steps
 

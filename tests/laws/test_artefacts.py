@@ -149,7 +149,7 @@ def test_every_artefact_meets_its_budget_and_computes_what_torch_computes(task, 
         right = float(
             (find_exporter(kind, quantize).answer(file.read_bytes())(rows).argmax(1) == targets).double().mean()
         )
-        assert right == pytest.approx(run.artefact.accuracy)
+        assert right == pytest.approx(run.artefact.metrics["accuracy"])
     if quantize == "int8":
         corners = run.folder.corners()
         assert [corner.name for corner in corners] == [

@@ -176,7 +176,7 @@ def easy_task() -> sn.Task:
 @pytest.mark.parametrize(
     ("guard", "fall"),
     [
-        (sn.AccuracyDrop(0.02), lambda start, end: start.validation_accuracy - end.validation_accuracy <= 0.02),
+        (sn.AccuracyDrop(0.02), lambda start, end: start.metrics["accuracy"] - end.metrics["accuracy"] <= 0.02),
         (sn.LossRise(0.3), lambda start, end: end.validation_loss - start.validation_loss <= 0.3),
         (sn.WorstClassRecall("5%"), lambda start, end: start.worst_class_recall - end.worst_class_recall <= 0.05),
         (sn.ClassRecall("60%"), lambda start, end: end.worst_class_recall >= 0.6),
@@ -197,10 +197,7 @@ def test_a_guard_compares_with_the_start_and_undoes_the_step_that_breaks_it(guar
 
 def test_losses_creep_up_yet_the_guard_looks_at_the_start() -> None:
     """Each step alone rises by less than the guard allows; together they do not."""
-    steps = [
-        sn.Step(k, (), (), sn.Measures(0.0, 1 + 0.1 * k, None, None, sn.Costs(9 - k, 1, 1, 1, 1)), 0.0)
-        for k in range(6)
-    ]
+    steps = [sn.Step(k, (), (), sn.Measures(0.0, 1 + 0.1 * k, sn.Costs(9 - k, 1, 1, 1, 1)), 0.0) for k in range(6)]
     search = Until(steps[1:], steps[0], [], [sn.LossRise(0.25)], steps[0])
     assert [step.number for step in search] == [1, 2]
     assert search.reason == "the next step would break the guard: loss at most 0.25 above the start"

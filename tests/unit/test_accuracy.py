@@ -62,10 +62,10 @@ def test_an_own_loss_with_whole_number_targets_has_no_accuracy_and_no_crash(case
     data = (x, y), (x[:30], y[:30]), (x[30:], y[30:])
     run = sn.prune(sn.Task(model, loss, *data), goals=[sn.RemovedNeurons(2)], out=tmp_path / "run")
     assert run.is_met
-    assert run.test.accuracy_after is None
-    assert all(step.measures.validation_accuracy is None and step.answers is None for step in run.history)
+    assert run.test.metrics_after == {}
+    assert all(step.measures.metrics == {} and step.answers is None for step in run.history)
     with open(tmp_path / "run" / "history.csv") as file:
-        assert {row["validation_accuracy"] for row in csv.DictReader(file)} == {""}
+        assert all("validation_accuracy" not in row for row in csv.DictReader(file))
     assert not (tmp_path / "run" / "answers.csv").exists()
     assert "accuracy" not in run.summary()
     for guard in (sn.AccuracyDrop(0.5), sn.WorstClassRecall(0.5), sn.ClassRecall(0.1)):
@@ -88,14 +88,14 @@ def test_who_asks_gets_the_accuracy_asked_for() -> None:
     for accuracy, expected in found.items():
         task = sn.Task(TWO_COLUMNS, gaussian, (X, ZERO_ONE), (X, ZERO_ONE), accuracy=accuracy)
         run = sn.prune(task, goals=[sn.RemovedNeurons(1)], guards=[sn.AccuracyDrop("100%")])
-        assert run.history[0].measures.validation_accuracy == pytest.approx(expected, abs=1e-12)
+        assert run.history[0].measures.metrics["accuracy"] == pytest.approx(expected, abs=1e-12)
         assert (run.history[0].answers is not None) == (accuracy == "argmax"), "only classes have answers"
         assert run.config.accuracy in ("argmax", near.__qualname__)
     several = torch.stack([ZERO_ONE, 1 - ZERO_ONE], 1).float()
     task = sn.Task(TWO_COLUMNS, "binary-cross-entropy", (X, several), (X, several), accuracy=share)
     expected = float(((TWO_COLUMNS(X) > 0) == (several > 0)).double().mean())
     (step,) = sn.prune(task, goals=[sn.RemovedNeurons(1)]).history[:1]
-    assert step.measures.validation_accuracy == pytest.approx(expected, abs=1e-12)
+    assert step.measures.metrics["accuracy"] == pytest.approx(expected, abs=1e-12)
 
 
 WRONG = {
@@ -130,7 +130,7 @@ def test_one_logit_is_right_above_0(shape: str, as_column: bool, as_float: bool)
     run = sn.prune(task, goals=[sn.RemovedNeurons(2)], guards=[sn.AccuracyDrop(1.0), sn.WorstClassRecall(1.0)])
     start = run.history[0]
     right = (ONE_LOGIT[shape](X).flatten() > 0).long() == ZERO_ONE
-    assert start.measures.validation_accuracy == pytest.approx(float(right.double().mean()), abs=1e-12)
+    assert start.measures.metrics["accuracy"] == pytest.approx(float(right.double().mean()), abs=1e-12)
     recalls = tuple(float(right[one == ZERO_ONE].double().mean()) for one in (0, 1))
     assert start.measures.validation_recalls == pytest.approx(recalls, abs=1e-12)
     assert [one.target for one in start.answers] == ZERO_ONE.tolist()
@@ -147,7 +147,7 @@ def test_of_several_labels_all_must_be_right_and_soft_ones_have_no_accuracy() ->
     ):
         data = as_data("test", (outputs, targets), 2, torch.device("cpu"), torch.float32)
         found = evaluate(lambda inputs: inputs, find_loss("binary-cross-entropy"), data)
-        assert found.accuracy == (None if accuracy is None else pytest.approx(accuracy))
+        assert found.metrics.get("accuracy") == (None if accuracy is None else pytest.approx(accuracy))
         assert found.recalls is None
         assert found.answers is None
 

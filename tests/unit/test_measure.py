@@ -18,7 +18,7 @@ def test_accuracy_and_recalls(batch_size: int) -> None:
     data = as_data("test", (OUTPUTS, TARGETS), batch_size, torch.device("cpu"), torch.float32)
     found = evaluate(lambda inputs: inputs, find_loss("cross-entropy"), data)
     assert found.num_samples == 6
-    assert found.accuracy == pytest.approx(4 / 6)
+    assert found.metrics["accuracy"] == pytest.approx(4 / 6)
     assert found.recalls[:2] == (1.0, 0.5), "of class 1's four samples two are answered 1"
     assert math.isnan(found.recalls[2])
     assert math.isnan(found.recalls[3])
@@ -29,4 +29,4 @@ def test_accuracy_and_recalls(batch_size: int) -> None:
 def test_values_have_no_accuracy() -> None:
     data = as_data("test", (OUTPUTS, OUTPUTS + 1), 4, torch.device("cpu"), torch.float32)
     found = evaluate(lambda inputs: inputs, find_loss("squared-error"), data)
-    assert (found.loss, found.accuracy, found.recalls) == (2.0, None, None)
+    assert (found.loss, found.metrics, found.recalls) == (2.0, {}, None)

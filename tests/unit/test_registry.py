@@ -13,10 +13,12 @@ from shrinknet.recipes.catalogue import find_recipe
 from shrinknet.sparsify import find_sparsifier
 from shrinknet.task.accuracy import find_accuracy
 from shrinknet.task.losses import find_loss
+from shrinknet.task.metrics import find_metric
 
 STRANGERS = (
     OTHERS
     + """
+from shrinknet import Metric
 from shrinknet.recipes.isnn_mnist import RECIPES
 from shrinknet.sparsify.methods.undecayed_pruning import OneShot
 
@@ -33,6 +35,13 @@ def never(outputs, targets):
     return outputs[:, 0] * 0
 
 
+class Often(Metric):
+    name = "often"
+
+    def each(self, outputs, targets):
+        return outputs[:, 0] * 0 + 1
+
+
 recipe = RECIPES[0]
 """
 )
@@ -47,8 +56,10 @@ shouting = strangers:Shouting
 patient = strangers:Patient
 [shrinknet.losses]
 hinge = strangers:hinge
-[shrinknet.metrics]
+[shrinknet.accuracies]
 never = strangers:never
+[shrinknet.metrics]
+often = strangers:Often
 [shrinknet.recipes]
 another = strangers:recipe
 """
@@ -77,6 +88,7 @@ FINDERS = {
     "method": (find_sparsifier, "Patient", "patient"),
     "loss": (find_loss, "hinge", "hinge"),
     "accuracy": (find_accuracy, "never", "never"),
+    "metrics": (find_metric, "Often", "often"),
     "name": (find_recipe, "recipe", "another"),
 }
 

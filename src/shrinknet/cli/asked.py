@@ -22,7 +22,9 @@ class Asked(Options):
         """Yield the flags."""
         what = cls.registry.what
         for name, kind in cls.registry.ours().items():
-            yield Said(name.replace("-", "_"), str | None, None, About(kind.help))
+            several = getattr(kind, "is_repeated", False)
+            hint, default = (tuple[str, ...], ()) if several else (str | None, None)
+            yield Said(name.replace("-", "_"), hint, default, About(kind.help))
         own = f"A {what} of your own or of an installed package: package.module:Class=VALUE (may be repeated)."
         yield Said(what, tuple[str, ...], (), About(own))
 
@@ -34,8 +36,8 @@ class Asked(Options):
         """
         given: Mapping[str, Any] = self.typed  # type: ignore[attr-defined]
         for name, kind in self.registry.ours().items():
-            if (text := given[name.replace("-", "_")]) is not None:
-                yield kind.typed(text)
+            texts = given[name.replace("-", "_")]
+            yield from map(kind.typed, [texts] if isinstance(texts, str) else texts or ())
         what = self.registry.what
         for pair in given[what]:
             name, equals, text = pair.partition("=")

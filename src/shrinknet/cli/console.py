@@ -52,8 +52,7 @@ class Bar:
         """Draw how far a run is."""
         self._by_step = True
         measures = step.measures
-        accuracy = measures.validation_accuracy
-        tail = f", accuracy {accuracy:.4f}" if accuracy is not None else ""
+        tail = "".join(f", {name} {value:.4f}" for name, value in measures.metrics.items() if value is not None)
         self._show(fraction, f"{self._what}: {measures.costs.num_neurons:,} neurons left{tail}")
 
     def tell(self, text: str, fraction: float) -> None:

@@ -50,6 +50,9 @@ class LossFlags(ModelFlags):
         "cross-entropy", "cross-entropy, squared-error, binary-cross-entropy, or package.module:function."
     )
     accuracy: str | None = option(None, "argmax, threshold, or package.module:function; the loss's own where left out.")
+    metric: Sequence[str] = option(
+        (), "What else to measure: top-5, f1, mean-iou ..., or package.module:Class (may be repeated)."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ def make_task(model: str, data: str, seed: int, given: TaskFlags) -> Task:
         BadInputError: something cannot be loaded, or the example input is not of the data's shape.
     """
     loaded = load_model(model, given.weights, given.example_input, trust_pickle=given.trust_pickle)
-    task = task_of(loaded.model, load_data(data, seed), given.loss, given.batch_size, given.accuracy)
+    task = task_of(loaded.model, load_data(data, seed), given.loss, given.batch_size, given.accuracy, given.metric)
     example_input = given.example_input
     shape = list(task.example_inputs.shape[1:])
     if (
@@ -79,8 +82,9 @@ def make_task(model: str, data: str, seed: int, given: TaskFlags) -> Task:
 
 
 def task_of(
-    model: nn.Module, roles: dict[str, Source], loss: str, batch_size: int, accuracy: str | Judge | None = None
-) -> Task:
+    model: nn.Module, roles: dict[str, Source], loss: str, batch_size: int, accuracy: str | Judge | None = None,
+    metrics: Sequence[str] = (),
+) -> Task:  # fmt: skip
     """Make a task of a loaded network and data."""
     return Task(
         model,
@@ -90,6 +94,7 @@ def task_of(
         roles.get("test"),
         batch_size,
         accuracy,
+        metrics,
     )
 
 

@@ -67,7 +67,7 @@ def finish(run: Run, out: Path, as_json: bool) -> None:
             console.out.print(line)
         console.out.print(summary.proof_line(run.verification))
         if run.artefact is not None:
-            console.out.print(summary.shipped_line(run.artefact))
+            console.out.print(summary.shipped_line(run.artefact, run.config.qualities))
     if run.folder is not None and (line := summary.race_line(run.folder.races())):
         console.talk.print(line)
     console.talk.print(f"Run: {out} (page: {out / 'report' / 'index.html'})")

@@ -5,6 +5,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 from shrinknet.core.options import Options, option, read
+from shrinknet.core.quantities import ACCURACY, Quality
 from shrinknet.core.units import globs, parse_milliseconds
 
 Method = Literal["reranking", "single-ranking"]
@@ -78,7 +79,7 @@ class RunConfig:
     Attributes:
         search: how neurons were chosen.
         goals, guards: in words.
-        loss, accuracy, couples_samples, batch_size: what the task was.
+        loss, accuracy, metrics, couples_samples, batch_size: what the task was.
         content: the whole of it, as it is written: what the user added, too.
     """
 
@@ -87,6 +88,7 @@ class RunConfig:
     guards: tuple[str, ...] = ()
     loss: str = ""
     accuracy: str | None = None
+    metrics: Sequence[Mapping[str, Any]] = ()
     couples_samples: bool = False
     batch_size: int = DEFAULT_BATCH_SIZE
     content: Mapping[str, Any] = field(default_factory=dict)
@@ -103,7 +105,15 @@ class RunConfig:
         (('40 neurons removed',), ['fc1'], 'none')
         """
         said = {key: value for key, value in content.items() if key != "schema"}
-        names = ("loss", "accuracy", "couples_samples", "batch_size")
+        names = ("loss", "accuracy", "metrics", "couples_samples", "batch_size")
         facts: dict[str, Any] = {name: said[name] for name in names if name in said}
         goals, guards = (tuple(map(str, said.get(name, ()))) for name in ("goals", "guards"))
         return cls(search=read(SearchOptions, said), goals=goals, guards=guards, content=said, **facts)
+
+    @property
+    def qualities(self) -> Mapping[str, Quality]:
+        """What is known of each metric, by its name."""
+        known = (
+            Quality(str(one["name"]), bool(one["is_share"]), bool(one["higher_is_better"])) for one in self.metrics
+        )
+        return {ACCURACY.name: ACCURACY, **{one.name: one for one in known}}

@@ -24,12 +24,12 @@ from shrinknet.core.reading import all_restored, plain, restored
 from shrinknet.core.records import Corner, Ending, Frozen, Group, Manifest, Neuron, Plan, Step, Verification
 from shrinknet.core.tables import (
     ANSWER_COLUMNS,
-    BARE_COLUMNS,
-    COLUMNS,
     RACE_COLUMNS,
     answer_rows,
+    bare_columns,
     bare_row,
     checked_rows,
+    columns,
     csv_text,
     followed,
     race_rows,
@@ -236,10 +236,10 @@ class RunFolder:
         if step.race is not None:
             self._grow("racing.csv", RACE_COLUMNS, [list(row.values()) for row in race_rows(step.race, step.number)])
         if step.bare is not None:
-            self._grow("without_compensation.csv", BARE_COLUMNS, [bare_row(step.number, step.bare)])
+            self._grow("without_compensation.csv", bare_columns(step.bare.metrics), [bare_row(step.number, step.bare)])
         if rows := answer_rows(step):
             self._grow("answers.csv", ANSWER_COLUMNS, rows)
-        self._grow("history.csv", COLUMNS, checked_rows(step, self._last_check()))
+        self._grow("history.csv", columns(step.measures.metrics), checked_rows(step, self._last_check()))
 
     def _grow(self, name: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         header = [] if self.has(name) else [columns]
@@ -313,8 +313,9 @@ class RunFolder:
         races = [list(row.values()) for row in self.races() if int(row["step"]) <= steps[-1].number]
         bare = [bare_row(step.number, step.bare) for step in steps if step.bare is not None]
         answers = [row for step in steps for row in answer_rows(step)]
+        metrics = steps[0].measures.metrics
         self._replace("racing.csv", RACE_COLUMNS, races)
-        self._replace("without_compensation.csv", BARE_COLUMNS, bare)
+        self._replace("without_compensation.csv", bare_columns(metrics), bare)
         self._replace("answers.csv", ANSWER_COLUMNS, answers)
         self._replace_history(steps)
 
@@ -323,7 +324,7 @@ class RunFolder:
         for step in steps:
             rows.extend(checked_rows(step, check))
             check = str(rows[-1][-1])
-        self._replace("history.csv", COLUMNS, rows)
+        self._replace("history.csv", columns(steps[0].measures.metrics), rows)
 
     def _replace(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """Write a table anew; no file where it has no row."""

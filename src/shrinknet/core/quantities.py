@@ -1,10 +1,10 @@
-"""What a network costs, each cost said once: its name, its column, its unit, and how it is typed and shown."""
+"""What a network costs, and how well it does: each cost and each metric with its name, column, unit and look."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from shrinknet.core.records import Costs
-from shrinknet.core.units import bytes_text, parse_bytes, parse_count
+from shrinknet.core.units import bytes_text, parse_bytes, parse_count, percent
 
 
 @dataclass(frozen=True)
@@ -59,3 +59,31 @@ COSTS = (NEURONS, PARAMETERS, FLASH, RAM, MACS)
 """In the order of tables and columns."""
 
 BY_NAME = {cost.name: cost for cost in COSTS}
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """A metric: how well a network does, on rows that no score has seen.
+
+    Attributes:
+        name: what it is called: in `Measures.metrics`, `--metric`, `--max-drop`.
+        is_share: whether it is a part of a whole, from 0 to 1, and shown in percent.
+        higher_is_better: whether it falls when a network gets worse.
+    """
+
+    name: str
+    is_share: bool = False
+    higher_is_better: bool = True
+
+    def text(self, value: float | None) -> str:
+        """Return a figure as it is shown.
+
+        >>> ACCURACY.text(0.975), Quality("perplexity").text(12.3456)
+        ('97.50 %', '12.35')
+        """
+        if value is None:
+            return "none"
+        return percent(value) if self.is_share else f"{value:.4g}"
+
+
+ACCURACY = Quality("accuracy", is_share=True)

@@ -54,7 +54,7 @@ def _restored(kind: Any, content: Any) -> Any:
     if is_dataclass(kind):
         _must_be(content, dict)
         hints = get_type_hints(kind)
-        return kind(**{name: _restored(hints[name], value) for name, value in content.items()})  # type: ignore[operator]
+        return kind(**{name: _restored(hints[name], value) for name, value in _as_now(content).items()})  # type: ignore[operator]
     if origin is tuple:
         _must_be(content, list)
         return tuple(_restored(inside[0], item) for item in content)
@@ -66,6 +66,20 @@ def _restored(kind: Any, content: Any) -> Any:
     if kind in (int, str, bool):
         _must_be(content, kind)
     return content
+
+
+FORMERLY = {
+    "validation_accuracy": "metrics", "accuracy": "metrics",
+    "accuracy_before": "metrics_before", "accuracy_after": "metrics_after",
+}  # fmt: skip
+"""What older versions called otherwise: accuracy was the only metric."""
+
+
+def _as_now(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's content under the names of today."""
+    old = {name: value for name, value in content.items() if name in FORMERLY}
+    accuracies = {FORMERLY[name]: {} if value is None else {"accuracy": value} for name, value in old.items()}
+    return {name: value for name, value in content.items() if name not in old} | accuracies
 
 
 def _must_be(content: Any, kind: type) -> None:

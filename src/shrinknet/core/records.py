@@ -124,13 +124,16 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """One network's losses (means over samples), accuracy, per-class recalls and costs. None: not measured."""
+    """One network's losses (means over samples) and costs; on validation data its metrics and each class's recall.
+
+    None: not measured; of a metric: it was no number.
+    """
 
     calibration_loss: float
     validation_loss: float | None
-    validation_accuracy: float | None
-    validation_recalls: tuple[float, ...] | None
     costs: Costs
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    validation_recalls: tuple[float, ...] | None = None
 
     @property
     def worst_class_recall(self) -> float | None:
@@ -221,14 +224,14 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class TestResult:
-    """The last number of a report: loss and accuracy on data that nothing else has seen, before and after."""
+    """The last number of a report: loss and metrics on data that nothing else has seen, before and after."""
 
     __test__ = False  # not a test case, whatever pytest thinks of its name
 
     loss_before: float
     loss_after: float
-    accuracy_before: float | None
-    accuracy_after: float | None
+    metrics_before: Mapping[str, float | None]
+    metrics_after: Mapping[str, float | None]
     num_samples: int
 
 
@@ -255,7 +258,7 @@ class Latency:
 class Manifest:
     """What is known of an artefact: written beside it, and everything in it measured on it but the forecasts.
 
-    `difference` is its worst difference from `compared_with` on real inputs; loss and accuracy are its own, on as many
+    `difference` is its worst difference from `compared_with` on real inputs; loss and metrics are its own, on as many
     samples. `arena_bytes` is what the runtime's planner asks for (None: it plans none). `float_operators` are those of
     an int8 file that compute in float all the same.
     """
@@ -273,7 +276,7 @@ class Manifest:
     difference: Difference
     compared_with: str
     loss: float
-    accuracy: float | None
+    metrics: Mapping[str, float | None]
     num_samples: int
     ran_by_its_runtime: bool
     versions: Mapping[str, str]

@@ -3,22 +3,18 @@
 import csv
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from shrinknet.core.quantities import COSTS
 from shrinknet.core.records import Answer, Costs, Measures, Neuron, RaceResult, Step
 
-COLUMNS = (
-    "step", "group", "neuron", "score", "calibration_loss", "validation_loss", "validation_accuracy",
-    *(cost.column for cost in COSTS), "seconds", "check",
-)  # fmt: skip
-CHECK = COLUMNS[-1]
+SECONDS, CHECK = "seconds", "check"
+ON_VALIDATION = "validation_"
 RACE_COLUMNS = (
     "step", "group", "neuron", "score", "half_width", "samples", "all_samples", "share_of_work", "num_contenders",
     "num_screened_out", "agreement",
 )  # fmt: skip
-BARE_COLUMNS = ("step", "calibration_loss", "validation_loss", "validation_accuracy")
 ANSWER_COLUMNS = ("step", "row", "target", "answer")
 
 
@@ -29,15 +25,25 @@ def csv_text(rows: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
+def columns(metrics: Iterable[str]) -> tuple[str, ...]:
+    """Return the columns of `history.csv` where a task has those metrics.
+
+    >>> columns(["accuracy"])[4:7]
+    ('calibration_loss', 'validation_loss', 'validation_accuracy')
+    """
+    costs = (cost.column for cost in COSTS)
+    return ("step", "group", "neuron", "score", *bare_columns(metrics)[1:], *costs, SECONDS, CHECK)
+
+
+def bare_columns(metrics: Iterable[str]) -> tuple[str, ...]:
+    """Return the columns of `without_compensation.csv`."""
+    return ("step", "calibration_loss", *(ON_VALIDATION + what for what in ("loss", *metrics)))
+
+
 def step_rows(step: Step) -> list[tuple[object, ...]]:
     """Return one row for each neuron of the step; the figures are those after the whole step."""
-    m = step.measures
-    figures = (
-        *(("" if value is None else repr(value))
-          for value in (m.calibration_loss, m.validation_loss, m.validation_accuracy)),
-        *(cost.of(m.costs) for cost in COSTS),
-        f"{step.seconds:.6f}",
-    )  # fmt: skip
+    costs = (cost.of(step.measures.costs) for cost in COSTS)
+    figures = (*_qualities(step.measures), *costs, f"{step.seconds:.6f}")
     if not step.removed:
         return [(step.number, "", "", "", *figures)]
     return [
@@ -73,7 +79,7 @@ def followed(
     steps = {name: _by_step(table) for name, table in (("rows", rows), ("bare", bare), ("answers", answers))}
     kept, before = list[dict[str, str]](), ""
     for place, (number, group) in enumerate(steps["rows"].items(), start=1):
-        said = [list(row.values())[: COLUMNS.index("seconds")] for row in group]
+        said = [[value for name, value in row.items() if name not in (SECONDS, CHECK)] for row in group]
         check = _check(before, said, *(
             [list(row.values()) for row in steps[name].get(number, [])] for name in ("bare", "answers")
         ))  # fmt: skip
@@ -94,21 +100,28 @@ def _by_step(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
 
 
 def bare_row(number: int, bare: Measures) -> tuple[object, ...]:
-    """Return the losses of a step without compensation."""
-    losses = (bare.calibration_loss, bare.validation_loss, bare.validation_accuracy)
-    return (number, *("" if value is None else repr(value) for value in losses))
+    """Return the losses and metrics of a step without compensation."""
+    return (number, *_qualities(bare))
+
+
+def _qualities(measures: Measures) -> list[str]:
+    values = (measures.calibration_loss, measures.validation_loss, *measures.metrics.values())
+    return ["" if value is None else repr(value) for value in values]
 
 
 def with_bare(steps: list[Step], rows: list[dict[str, str]]) -> list[Step]:
     """Return the steps, each with its losses without compensation where they are known; its costs are the same."""
     by_number = {int(row["step"]): row for row in rows}
     return [
-        replace(step, bare=Measures(
-            float(row["calibration_loss"]), _maybe(row["validation_loss"]), _maybe(row["validation_accuracy"]), None,
-            step.measures.costs,
-        )) if (row := by_number.get(step.number)) is not None else step
+        step if (row := by_number.get(step.number)) is None else replace(step, bare=_measures(row, step.measures))
         for step in steps
-    ]  # fmt: skip
+    ]
+
+
+def _measures(row: Mapping[str, str], like: Measures) -> Measures:
+    """What a row says, of a network that costs the same and is measured by the same metrics."""
+    metrics = {name: _maybe(row[ON_VALIDATION + name]) for name in like.metrics}
+    return Measures(float(row["calibration_loss"]), _maybe(row["validation_loss"]), like.costs, metrics)
 
 
 def answer_rows(step: Step) -> list[tuple[int, ...]]:
@@ -141,25 +154,24 @@ def race_rows(race: RaceResult, step: int = 1) -> list[dict[str, str]]:
 
 def steps_of(rows: list[dict[str, str]]) -> list[Step]:
     """Return the steps that the rows of `history.csv` tell of."""
-    by_number: dict[int, list[dict[str, str]]] = {}
-    for row in rows:
-        by_number.setdefault(int(row["step"]), []).append(row)
-    return [_step(number, group) for number, group in by_number.items()]
+    return [_step(int(number), group, _metrics(rows[0])) for number, group in _by_step(rows).items()]
 
 
-def _step(number: int, rows: list[dict[str, str]]) -> Step:
-    last = rows[-1]
-    costs = Costs(*(int(last[name]) for name in COLUMNS[7:12]))
-    measures = Measures(
-        float(last["calibration_loss"]),
-        _maybe(last["validation_loss"]),
-        _maybe(last["validation_accuracy"]),
-        None,
-        costs,
+def _metrics(first: Mapping[str, str]) -> list[str]:
+    """What the untouched network was measured by: older versions had an empty column where there was no accuracy."""
+    names = (
+        name.removeprefix(ON_VALIDATION) for name, text in first.items() if name.startswith(ON_VALIDATION) and text
     )
+    return [name for name in names if name != "loss"]
+
+
+def _step(number: int, rows: list[dict[str, str]], metrics: Sequence[str]) -> Step:
+    last = rows[-1]
+    costs = Costs(**{cost.column: int(last[cost.column]) for cost in COSTS})
+    measures = _measures(last, Measures(0.0, None, costs, dict.fromkeys(metrics)))
     removed = tuple(Neuron(row["group"], int(row["neuron"])) for row in rows if row["neuron"])
     scores = tuple(float(row["score"]) for row in rows if row["neuron"])
-    return Step(number, removed, scores, measures, float(last["seconds"]))
+    return Step(number, removed, scores, measures, float(last[SECONDS]))
 
 
 def _maybe(text: str) -> float | None:

@@ -27,7 +27,7 @@ def parse_count(argument: str, value: int | str) -> int:
     return _parse(argument, value, COUNTS, "a whole number such as 20000 or 1.5M", "k, M or G")
 
 
-def parse_fraction(argument: str, value: float | str) -> float:
+def parse_fraction(argument: str, value: int | float | str) -> float:
     """Return a fraction from 0 to 1, written as one or as a percentage.
 
     >>> parse_fraction("max_accuracy_drop", "1%"), parse_fraction("fraction", 0.6)

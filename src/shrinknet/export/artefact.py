@@ -233,7 +233,7 @@ class Artefact:
             inputs=(_facts("input", row, built.input_shape),),
             outputs=(_facts("output", outputs, built.output_shape),),
             difference=difference, compared_with="the quantized network in torch" if built.step else "torch",
-            loss=quality.loss, accuracy=quality.accuracy, num_samples=quality.num_samples,
+            loss=quality.loss, metrics=quality.metrics, num_samples=quality.num_samples,
             ran_by_its_runtime=built.stand_in is None, versions=self.exporter.versions(),
             notes=(*built.notes, *float_note(built.float_operators)),
             float_operators=built.float_operators,
@@ -289,7 +289,7 @@ class Artefact:
             largest = max(largest, largest_of(expected))
             return given.to(rows.device)
 
-        quality = evaluate(outputs_of, self.task.loss, data)
+        quality = evaluate(outputs_of, self.task.loss, data, self.task.metrics)
         dtype = self.task.example_inputs.dtype
         allowed = tolerance(dtype if dtype.is_floating_point else torch.float32, largest)
         allowed = STEPS_OF_INT8 * built.step if built.step else allowed

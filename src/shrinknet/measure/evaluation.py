@@ -1,46 +1,52 @@
-"""Loss, accuracy and recall of a network, in one pass over a role's data."""
+"""Loss, metrics and recalls of a network, in one pass over a role's data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from shrinknet.core.quantities import ACCURACY
 from shrinknet.core.records import Answer
 from shrinknet.task.accuracy import judged
 from shrinknet.task.data import Batch, Data
 from shrinknet.task.losses import Loss
+from shrinknet.task.metrics import Computation, Measured
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """Means over samples. Accuracy is there where the loss defines one or the user asked for it.
+    """The mean loss over samples, and each metric; accuracy is one where the loss defines it or the user asked for it.
 
     Recalls and `answers` [samples, 2], the class of each sample and its answer, are there where each has one class.
     """
 
     loss: float
-    accuracy: float | None
+    metrics: Mapping[str, float | None]
     recalls: tuple[float, ...] | None
     num_samples: int
     answers: Int[Tensor, "samples 2"] | None = None
 
 
-def evaluate(outputs_of: Callable[[Tensor], Tensor], loss: Loss, data: Data) -> Evaluation:
+def evaluate(
+    outputs_of: Callable[[Tensor], Tensor], loss: Loss, data: Data, metrics: Sequence[Measured] = ()
+) -> Evaluation:
     """Measure a network on a role's data.
 
     Recall of class c is the share of its samples that are answered c (NaN for a class without samples).
 
     Cost: one forward pass over the data; memory for one batch.
     """
-    return evaluate_batches(lambda batch: outputs_of(batch.inputs), loss, data)
+    return evaluate_batches(lambda batch: outputs_of(batch.inputs), loss, data, metrics)
 
 
-def evaluate_batches(outputs_of: Callable[[Batch], Tensor], loss: Loss, data: Data) -> Evaluation:
+def evaluate_batches(
+    outputs_of: Callable[[Batch], Tensor], loss: Loss, data: Data, metrics: Sequence[Measured] = ()
+) -> Evaluation:
     """Measure the same of outputs that are found by the batch: a pass of it may have been kept."""
     total, num_samples, num_classes = 0.0, 0, 2
-    rows = list[Tensor | None]()
+    rows, computation = list[Tensor | None](), Computation(metrics, data.device)
     with torch.no_grad():
         for batch in data.batches():
             outputs = outputs_of(batch)
@@ -48,21 +54,23 @@ def evaluate_batches(outputs_of: Callable[[Batch], Tensor], loss: Loss, data: Da
             num_samples += len(batch)
             num_classes = max([num_classes, *outputs.shape[1:2]])
             rows.append(judged(loss.accuracy, outputs, batch.targets))
-    found = [one.cpu() for one in rows if one is not None]
+            computation.update(outputs, batch.targets)
+    found, figures = [one.cpu() for one in rows if one is not None], computation.values()
     if len(found) < len(rows):
-        return Evaluation(total / num_samples, None, None, num_samples)
+        return Evaluation(total / num_samples, figures, None, num_samples)
     judgement = torch.cat(found)
     if judgement.dim() == 1:
-        return Evaluation(total / num_samples, float(judgement.double().mean()), None, num_samples)
+        accuracy = float(judgement.double().mean())
+        return Evaluation(total / num_samples, {ACCURACY.name: accuracy, **figures}, None, num_samples)
     recalls, accuracy = _shares_right(judgement, num_classes)
-    return Evaluation(total / num_samples, accuracy, recalls, num_samples, judgement)
+    return Evaluation(total / num_samples, {ACCURACY.name: accuracy, **figures}, recalls, num_samples, judgement)
 
 
 def other_answers(before: Evaluation | None, after: Evaluation | None) -> tuple[Answer, ...] | None:
     """Return the answers that are not those of before, or all where there is no before; None where there are none.
 
-    >>> one = Evaluation(0.0, 1.0, (1.0,), 2, torch.tensor([[0, 0], [1, 1]]))
-    >>> other_answers(one, Evaluation(0.0, 0.5, (1.0,), 2, torch.tensor([[0, 0], [1, 0]])))
+    >>> one = Evaluation(0.0, {}, (1.0,), 2, torch.tensor([[0, 0], [1, 1]]))
+    >>> other_answers(one, Evaluation(0.0, {}, (1.0,), 2, torch.tensor([[0, 0], [1, 0]])))
     (Answer(row=1, target=1, answer=0),)
     """
     if after is None or after.answers is None:

@@ -108,7 +108,7 @@ def _curve(run: Run, num_samples: int) -> dict[str, Any]:
     """What the figures draw, at every number of neurons removed."""
     return {
         "removed": [step.number for step in run.history],
-        "accuracy": [step.measures.validation_accuracy for step in run.history],
+        "accuracy": [step.measures.metrics["accuracy"] for step in run.history],
         "error": [step.measures.calibration_loss * num_samples for step in run.history],
         "order": [str(neuron) for step in run.history for neuron in step.removed],
     }

@@ -66,7 +66,7 @@ def _removed(model: nn.Module, rows: Rows, held_out: Rows, name: str) -> list[Ro
         {
             "removed": step.number,
             "error": round(step.measures.calibration_loss * len(rows[0]), 3),
-            "held_out": step.measures.validation_accuracy,
+            "held_out": step.measures.metrics["accuracy"],
         }
         for step in history
     ]

@@ -1,15 +1,17 @@
 """`report/index.html`: one file that opens without a network, made from run folders alone."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from shrinknet.core.config import RunConfig
 from shrinknet.core.disk import write_whole, writing
 from shrinknet.core.errors import RunFolderError
 from shrinknet.core.folder import RunFolder, whole
+from shrinknet.core.quantities import Quality
 from shrinknet.core.records import Corner, Ending, Frozen, Group, Manifest, Step, Verification
 from shrinknet.core.units import bytes_text
 from shrinknet.report import summary
@@ -35,14 +37,24 @@ class Chapter:
     corners: tuple[Corner, ...]
 
     @property
+    def qualities(self) -> Mapping[str, Quality]:
+        """How metrics are shown."""
+        return RunConfig.of(self.config).qualities
+
+    def metrics_text(self, metrics: Mapping[str, float | None]) -> str:
+        """Figures as they are shown."""
+        return ", ".join(f"{name} {self.qualities[name].text(value)}" for name, value in metrics.items())
+
+    @property
     def rows(self) -> list[tuple[str, str, str]]:
         """Before and after."""
-        return summary.rows(self.end.before, self.end.after, self.end.test, self.shipped)
+        return summary.rows(self.end.before, self.end.after, self.end.test, self.qualities, self.shipped)
 
     @property
     def last_line(self) -> str:
         """What the run did, in one line."""
-        return summary.last_line(self.end.before, self.end.after, self.end.test, self.end.reason, self.shipped)
+        end = self.end
+        return summary.last_line(end.before, end.after, end.test, end.reason, self.qualities, self.shipped)
 
     @property
     def proof(self) -> str:
@@ -57,7 +69,7 @@ class Chapter:
     @property
     def shipped_line(self) -> str:
         """What was measured on the artefact, in one line."""
-        return "" if self.shipped is None else summary.shipped_line(self.shipped)
+        return "" if self.shipped is None else summary.shipped_line(self.shipped, self.qualities)
 
     @property
     def race_line(self) -> str:
@@ -94,7 +106,8 @@ def _write(folders: Sequence[RunFolder], chapters: list[Chapter], data: list[dic
     environment.filters["bytes"] = bytes_text
     runs = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")  # no name ends the script
     plotly = (files("shrinknet.report") / "vendor" / "plotly-basic.min.js").read_text(encoding="utf-8")
-    html = environment.get_template("page.html").render(chapters=chapters, plotly_js=plotly, runs=runs)
+    metrics = dict.fromkeys(metric["name"] for one in data for metric in one["metrics"])
+    html = environment.get_template("page.html").render(chapters=chapters, metrics=metrics, plotly_js=plotly, runs=runs)
     inside = next((one.path for one in folders if out.is_relative_to(one.path)), None)
     if inside is None:
         with writing(out):

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
+from shrinknet.core.config import RunConfig
 from shrinknet.core.folder import RunFolder
-from shrinknet.core.quantities import COSTS
+from shrinknet.core.quantities import COSTS, Quality
 from shrinknet.core.recall import RecallHistory
 from shrinknet.core.records import Group, Measures, Step
 
@@ -21,7 +22,7 @@ MOST_RECALLS = 500
 def page_data(
     folder: RunFolder, name: str, groups: Sequence[Group], history: list[Step], most_steps: int
 ) -> dict[str, Any]:
-    """Return columns over the steps: costs, losses, accuracy, what went, its score and its true rise; and recalls."""
+    """Return columns over the steps: costs, losses, metrics, what went, its score and its true rise; and recalls."""
     history, handed = with_handed_back(folder, history)
     places = _spread(len(history), most_steps, handed)
     steps = [history[place] for place in places]
@@ -40,9 +41,8 @@ def page_data(
         "highest": [_short(max(step.scores)) if len(step.scores) > 1 else None for step in steps],
         "rises": [_short(rises[place]) for place in places],
         "loss": [_short(_loss(step.measures)) for step in steps],
-        "accuracy": [_short(step.measures.validation_accuracy) for step in steps],
+        "metrics": [_metric(quality, steps) for quality in _qualities(folder, history)],
         "bare_loss": [_short(_loss(step.bare)) if step.bare else None for step in steps],
-        "bare_accuracy": [_short(step.bare.validation_accuracy) if step.bare else None for step in steps],
         "costs": {cost.column: [cost.of(step.measures.costs) for step in steps] for cost in COSTS},
         "handed": places.index(handed),
         "all_steps": len(history),
@@ -50,6 +50,22 @@ def page_data(
         "recalls": _recalls(history, places),
         "surfaces": _surfaces(folder),
     }  # fmt: skip
+
+
+def _qualities(folder: RunFolder, history: Sequence[Step]) -> list[Quality]:
+    known = RunConfig.of(folder.config).qualities
+    return [known.get(name, Quality(name)) for name in history[0].measures.metrics]
+
+
+def _metric(quality: Quality, steps: Sequence[Step]) -> dict[str, Any]:
+    """One metric over the steps, and without compensation where there is one."""
+    name = quality.name
+    return {
+        "name": name,
+        "is_share": quality.is_share,
+        "values": [_short(step.measures.metrics.get(name)) for step in steps],
+        "bare": [_short(step.bare.metrics.get(name)) if step.bare else None for step in steps],
+    }
 
 
 def _surfaces(folder: RunFolder) -> list[dict[str, Any]]:

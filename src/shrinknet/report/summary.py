@@ -3,23 +3,27 @@
 from collections.abc import Mapping, Sequence
 
 from shrinknet.core.config import WEIGHTS, RunConfig
-from shrinknet.core.quantities import COSTS, FLASH, RAM
+from shrinknet.core.quantities import ACCURACY, COSTS, FLASH, RAM, Quality
 from shrinknet.core.records import Manifest, Measures, TestResult, Verification
 from shrinknet.core.units import bytes_text, percent
+
+KNOWN = {ACCURACY.name: ACCURACY}
 
 FILES = {"weights": "weights file", "executorch": ".pte", "onnx": ".onnx", "pt2": ".pt2", "cortex-m": ".pte, Cortex-M"}
 """What flash is the length of, by the kind of artefact; of others the exporter's name."""
 
 
 def rows(
-    start: Measures, end: Measures, test: TestResult | None, shipped: Manifest | None = None
-) -> list[tuple[str, str, str]]:
+    start: Measures, end: Measures, test: TestResult | None, qualities: Mapping[str, Quality] = KNOWN,
+    shipped: Manifest | None = None,
+) -> list[tuple[str, str, str]]:  # fmt: skip
     """Return (what, before, after) for every figure that was measured.
 
-    `shipped` is the manifest of the artefact, where there is one: flash and RAM after are then measured on it.
+    `qualities` says how metrics are shown; `shipped` is the manifest of the artefact, where there is one: flash and
+    RAM after are then measured on it.
 
     >>> from shrinknet.core.records import Costs
-    >>> small = Measures(0.5, None, None, None, Costs(8, 100, 600, 64, 90))
+    >>> small = Measures(0.5, None, Costs(8, 100, 600, 64, 90))
     >>> rows(small, small, None)[0]
     ('neurons', '8', '8')
     """
@@ -36,21 +40,29 @@ def rows(
     table.append(("calibration loss", f"{start.calibration_loss:.4g}", f"{end.calibration_loss:.4g}"))
     if start.validation_loss is not None and end.validation_loss is not None:
         table.append(("validation loss", f"{start.validation_loss:.4g}", f"{end.validation_loss:.4g}"))
-    if start.validation_accuracy is not None and end.validation_accuracy is not None:
-        table.append(("validation accuracy", percent(start.validation_accuracy), percent(end.validation_accuracy)))
+    table += _metric_rows("validation", start.metrics, end.metrics, qualities)
     if test is not None:
         table.append(("test loss", f"{test.loss_before:.4g}", f"{test.loss_after:.4g}"))
-        if test.accuracy_before is not None and test.accuracy_after is not None:
-            table.append(("test accuracy", percent(test.accuracy_before), percent(test.accuracy_after)))
+        table += _metric_rows("test", test.metrics_before, test.metrics_after, qualities)
     return table
 
 
-def shipped_line(shipped: Manifest) -> str:
+Metrics = Mapping[str, float | None]
+
+
+def _metric_rows(
+    role: str, before: Metrics, after: Metrics, qualities: Mapping[str, Quality]
+) -> list[tuple[str, str, str]]:
+    shown = [(name, qualities.get(name, Quality(name)).text) for name in before]
+    return [(f"{role} {name}", text(before[name]), text(after.get(name))) for name, text in shown]
+
+
+def shipped_line(shipped: Manifest, qualities: Mapping[str, Quality] = KNOWN) -> str:
     """Return what was measured on an artefact, in one line.
 
     >>> from shrinknet.core.records import Difference
     >>> shipped_line(Manifest("executorch", "none", "model.pte", 1000, "", None, 996, None, (), (),
-    ...              Difference("float32", 1e-6, 1e-3, 64), "torch", 0.7, 0.5, 64, True, {}))
+    ...              Difference("float32", 1e-6, 1e-3, 64), "torch", 0.7, {"accuracy": 0.5}, 64, True, {}))
     'model.pte: 1,000 bytes (forecast 996); differs from torch by at most 1.0e-06 (tolerance 1.0e-03, 64 samples); accuracy 50.00 % there.'
     """  # noqa: E501
     latency, difference = shipped.latency, shipped.difference
@@ -61,8 +73,9 @@ def shipped_line(shipped: Manifest) -> str:
         f"; differs from {shipped.compared_with} by at most {difference.worst:.1e} (tolerance "
         f"{difference.tolerance:.1e}, {difference.num_samples:,} samples)"
     )
-    if shipped.accuracy is not None:
-        text += f"; accuracy {percent(shipped.accuracy)} there"
+    if shipped.metrics:
+        found = (f"{name} {qualities.get(name, Quality(name)).text(value)}" for name, value in shipped.metrics.items())
+        text += f"; {', '.join(found)} there"
     if latency is not None:
         text += (
             f"; {latency.median_ms:.3g} ms a sample on this machine (middle half {latency.quarter_ms:.3g} to "
@@ -72,18 +85,18 @@ def shipped_line(shipped: Manifest) -> str:
 
 
 def last_line(
-    start: Measures, end: Measures, test: TestResult | None, reason: str, shipped: Manifest | None = None
-) -> str:
+    start: Measures, end: Measures, test: TestResult | None, reason: str, qualities: Mapping[str, Quality] = KNOWN,
+    shipped: Manifest | None = None,
+) -> str:  # fmt: skip
     """Return the one line that a run ends with."""
     flash = end.costs.flash_bytes if shipped is None else shipped.num_bytes
-    accuracy = ""
-    if test is not None and test.accuracy_before is not None and test.accuracy_after is not None:
-        accuracy = f", test accuracy {percent(test.accuracy_before)} -> {percent(test.accuracy_after)}"
-    elif start.validation_accuracy is not None and end.validation_accuracy is not None:
-        accuracy = f", validation accuracy {percent(start.validation_accuracy)} -> {percent(end.validation_accuracy)}"
+    found = _metric_rows("validation", start.metrics, end.metrics, qualities)
+    if test is not None:
+        found = _metric_rows("test", test.metrics_before, test.metrics_after, qualities) or found
+    first = "".join(f", {what} {before} -> {after}" for what, before, after in found[:1])
     return (
         f"{start.costs.num_neurons:,} -> {end.costs.num_neurons:,} neurons, "
-        f"{bytes_text(start.costs.flash_bytes)} -> {bytes_text(flash)} of flash{accuracy}; "
+        f"{bytes_text(start.costs.flash_bytes)} -> {bytes_text(flash)} of flash{first}; "
         f"stopped: {reason}."
     )
 

@@ -10,6 +10,7 @@ from shrinknet.core.config import RunConfig
 from shrinknet.core.errors import RunFolderError
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.progress import Progress
+from shrinknet.core.quantities import ACCURACY
 from shrinknet.core.records import Measures, Plan, Step, removed_by
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.memory import in_memory
@@ -19,7 +20,7 @@ from shrinknet.run.noise import check_slopes
 from shrinknet.run.options import Pruning
 from shrinknet.run.run import Run, finish, least_pruned, under_way, with_threads_of, write_end, write_start
 from shrinknet.search.goals import Goal
-from shrinknet.search.guards import Guard
+from shrinknet.search.guards import Guard, check_ways
 from shrinknet.search.methods import Choose
 from shrinknet.search.price import Price, by_neuron, by_units
 from shrinknet.search.rank import Limits, takeable
@@ -45,6 +46,7 @@ def search(task: Task, options: Pruning) -> Run:
     with scoring.arithmetic(), with_threads_of(options.out if options.resume else None):
         check_slopes(criterion, network, task.calibration)
         start = first_step(task, network, ships.costs)
+    check_ways(options.guards, {one.name: one.quality for one in task.metrics} | {ACCURACY.name: ACCURACY})
     for guard in options.guards:
         guard.check(start.measures)
     if not options.whole_curve:

@@ -17,6 +17,8 @@ from shrinknet.run.run import Run, reopened, with_threads_of
 from shrinknet.task.accuracy import ASKED, Judge, nobody_says
 from shrinknet.task.data import Source
 from shrinknet.task.losses import BY_NAME
+from shrinknet.task.metrics import BY_NAME as METRICS
+from shrinknet.task.metrics import Given, find_metric
 from shrinknet.task.task import Task
 
 Roles = Mapping[str, Source] | Sequence[Source]
@@ -29,6 +31,7 @@ def load(
     data: str | Path | Roles | None = None,
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
     accuracy: str | Judge | None = None,
+    metrics: Given | None = None,
     trust: bool = False,
 ) -> Run:
     """Return the finished run in a folder: its model, its plan, its history, its whole family. Nothing is scored.
@@ -44,7 +47,8 @@ def load(
             or in that order. Where left out, the file that the run was made with.
         loss: where the run was made with a loss of your own.
         accuracy: where the run was made with an accuracy of your own.
-        trust: import the data, loss, accuracy and exporter that the folder names.
+        metrics: where the run was made with metrics of your own; those that are not named are not measured again.
+        trust: import the data, loss, accuracy, metrics and exporter that the folder names.
 
     Raises:
         RunFolderError: there is no finished run, its files do not belong together, or the network is another one.
@@ -71,6 +75,7 @@ def load(
         roles = _roles(data, config, trust)
         judged_by = _loss(loss, config, trust)
         accuracy = _accuracy(accuracy, config, trust)
+        measured = _metrics(config, trust) if metrics is None else metrics
         _check_exporters(opened, config, trust)
         stored = load_model(str(opened.path / "original.pt2")).model
         if model is not None:
@@ -78,7 +83,7 @@ def load(
         network = stored if model is None else model
     with with_threads_of(opened.path):
         sources = (roles["calibration"], roles.get("validation"), roles.get("test"))
-        task = Task(network, judged_by, *sources, _batch_size(config), accuracy)
+        task = Task(network, judged_by, *sources, _batch_size(config), accuracy, measured)
         with whole(opened):
             return reopened(opened, task)
 
@@ -162,3 +167,10 @@ def _accuracy(accuracy: Any, config: Mapping[str, Any], trust: bool) -> Any:
             return ASKED.get(said, nobody_says)
         accuracy = said
     return accuracy
+
+
+def _metrics(config: Mapping[str, Any], trust: bool) -> dict[str, object]:
+    """The run's metrics that can be found again, under the names that they had there."""
+    said = {str(one["name"]): str(one["spec"]) for one in config.get("metrics", ())}
+    found = {name: spec for name, spec in said.items() if spec in METRICS.names() or (is_import_path(spec) and trust)}
+    return {name: find_metric(spec) for name, spec in found.items()}

@@ -90,7 +90,7 @@ class Pruning(SearchOptions, Scored):
         sized = task.calibration if task.loss.couples_samples else task  # a loader's batches are part of such a loss
         return RunConfig.of({
             **recorded(self), "criterion": self.rule.name, "method": self.method, "goals": list(map(str, self.goals)),
-            "guards": list(map(str, self.guards)), "artefact": self.kind, **task.loss.facts,
+            "guards": list(map(str, self.guards)), "artefact": self.kind, **task.facts,
             "batch_size": sized.batch_size,
             **recorded(self.how), **(self.config or {}),
         })  # fmt: skip

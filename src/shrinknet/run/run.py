@@ -92,7 +92,7 @@ class Run:
         reason: why the run stopped.
         is_met: whether every goal was reached (and no guard stood in the way).
         verification: the proof that the cut network computes what the masked network computed.
-        test: loss and accuracy on data that nothing else has seen.
+        test: loss and metrics on data that nothing else has seen.
         config: what the run was made with, as `config.json` has it.
         folder: where the run is written, if anywhere.
         unfit: why the class that the run began with does not bear a cut, where an exported network stands in for it.
@@ -333,7 +333,7 @@ class Run:
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Return (what, before, after) for every figure that was measured."""
-        return summary.rows(self.history[0].measures, self.measures, self.test, self.artefact)
+        return summary.rows(self.history[0].measures, self.measures, self.test, self.config.qualities, self.artefact)
 
     def corners(self) -> list[Corner]:
         """Return the manifests of four files: full and pruned, in float32 and in int8, each run by what runs it.
@@ -391,13 +391,15 @@ class Run:
     def summary(self) -> str:
         """Return before and after in a few lines, the proof, and why the run stopped."""
         lines = [f"{what:<30}{before:>14} -> {after:>14}" for what, before, after in self.rows()]
-        made = [] if self.artefact is None else [summary.shipped_line(self.artefact)]
+        made = [] if self.artefact is None else [summary.shipped_line(self.artefact, self.config.qualities)]
         said = summary.coupled_line(self.config)
         return "\n".join([*lines, *said, summary.proof_line(self.verification), *made, self.last_line()])
 
     def last_line(self) -> str:
         """Return what the run did, in one line."""
-        return summary.last_line(self.history[0].measures, self.measures, self.test, self.reason, self.artefact)
+        return summary.last_line(
+            self.history[0].measures, self.measures, self.test, self.reason, self.config.qualities, self.artefact
+        )
 
     def report(self, out: str | Path) -> Path:
         """Write the run, if it is not written yet, and its web page; return the page's path.
@@ -531,8 +533,8 @@ def _check_belongs(folder: RunFolder, run: Run) -> None:
 def _test(task: Task, network: GatedNetwork) -> TestResult:
     assert task.test is not None
     whole = GatedNetwork(Program(network.trace), network.loss, network.trace.present())
-    before, after = (evaluate(one.outputs, task.loss, task.test) for one in (whole, network))
-    return TestResult(before.loss, after.loss, before.accuracy, after.accuracy, after.num_samples)
+    before, after = (evaluate(one.outputs, task.loss, task.test, task.metrics) for one in (whole, network))
+    return TestResult(before.loss, after.loss, before.metrics, after.metrics, after.num_samples)
 
 
 def write_artefact(folder: RunFolder, shipped: Shipped) -> str:

@@ -1,14 +1,19 @@
 """Guards: a step that breaks one is undone, and the run ends. All compare with the start, on validation data."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from shrinknet.core.errors import BadInputError
+from shrinknet.core.errors import BadInputError, did_you_mean
+from shrinknet.core.quantities import ACCURACY, Quality
 from shrinknet.core.records import Measures
 from shrinknet.core.registry import Registry
 from shrinknet.core.units import parse_fraction
 from shrinknet.search.goals import own_typed, typed_in
+
+ROUNDING = 1e-12
+"""Shares of samples: their difference is rounded."""
 
 
 @runtime_checkable
@@ -36,32 +41,76 @@ def _needs(measured: object, guard: str, what: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Drop:
-    """A share of right answers falls by at most `largest` below the start."""
+class MetricDrop:
+    """A metric on validation data, of which more is better, falls by at most `largest` below the start.
 
-    measure: str
+    One that is no number any more breaks the guard, too.
+
+    Args:
+        metric: its name, as in `Measures.metrics`.
+        largest: in its own unit; of a share as a fraction (0.01) or in points ("1%").
+
+    >>> str(MetricDrop("mean-iou", "1%")), str(MetricDrop("r2", 0.05))
+    ('mean-iou at most 0.01 below the start', 'r2 at most 0.05 below the start')
+    """
+
+    name: ClassVar[str] = "max-drop"
+    help: ClassVar[str] = "Guard: a metric of which more is better falls by at most so much, such as mean-iou=1%."
+    is_repeated: ClassVar[bool] = True
+    way: ClassVar[str] = "below"
+    metric: str
     largest: float
-    what: str
+
+    def __init__(self, metric: str, largest: int | float | str) -> None:
+        object.__setattr__(self, "metric", metric)
+        object.__setattr__(self, "largest", _amount(type(self).__name__, largest))
 
     @classmethod
     def typed(cls, text: str) -> Any:
-        """Return the guard as it is typed."""
-        return cls(text)  # type: ignore[call-arg]
+        """Return the guard as it is typed: NAME=VALUE."""
+        metric, equals, largest = text.partition("=")
+        if not equals:
+            raise BadInputError(cls.__name__, "NAME=VALUE, such as mean-iou=1%", repr(text), "Name the metric.")
+        return cls(metric, largest)
 
     def check(self, start: Measures) -> None:
-        """Need classes."""
-        _needs(getattr(start, self.measure), type(self).__name__, "validation data whose targets are classes")
+        """Need the metric."""
+        known = did_you_mean(self.metric, [*start.metrics]) if start.metrics else ""
+        if start.metrics.get(self.metric) is None:
+            raise BadInputError(
+                type(self).__name__, "used with a metric that is measured on validation data", repr(self.metric),
+                f"{known} Give the task validation data, and the metric by `metrics`.".strip(),
+            )  # fmt: skip
 
     def broken(self, start: Measures, now: Measures) -> bool:
         """Whether the drop since the start is larger."""
-        drop = float(getattr(start, self.measure)) - float(getattr(now, self.measure))
-        return drop > self.largest + 1e-12  # shares of samples: their difference is rounded
+        before, after = (self._of(measures) for measures in (start, now))
+        assert before is not None
+        if after is None:
+            return True
+        worse = before - after if self.way == "below" else after - before
+        return worse > self.largest + ROUNDING
+
+    def _of(self, measures: Measures) -> float | None:
+        return measures.metrics[self.metric]
 
     def __str__(self) -> str:
-        return f"{self.what} at most {100 * self.largest:g} points below the start"
+        return f"{self.metric} at most {self.largest:g} {self.way} the start"
 
 
-class AccuracyDrop(_Drop):
+class MetricRise(MetricDrop):
+    """A metric on validation data, of which less is better, rises by at most `largest` above the start.
+
+    >>> str(MetricRise("perplexity", 0.5))
+    'perplexity at most 0.5 above the start'
+    """
+
+    name = "max-rise"
+    help = "Guard: a metric of which less is better rises by at most so much, such as perplexity=0.5."
+    way = "above"
+
+
+class AccuracyDrop(MetricDrop):
     """Validation accuracy falls by at most that many points, as a fraction: 0.01 is one point.
 
     >>> str(AccuracyDrop("1%"))
@@ -69,12 +118,29 @@ class AccuracyDrop(_Drop):
     """
 
     name, help = "max-accuracy-drop", "Guard: accuracy falls by at most so many points, such as 1%."
+    is_repeated = False
+    what = "accuracy"
 
-    def __init__(self, largest: float | str) -> None:
-        super().__init__("validation_accuracy", parse_fraction("AccuracyDrop", largest), "accuracy")
+    def __init__(self, largest: int | float | str) -> None:
+        super().__init__(ACCURACY.name, parse_fraction(type(self).__name__, largest))
+
+    @classmethod
+    def typed(cls, text: str) -> Any:
+        """Return the guard as it is typed."""
+        return cls(text)
+
+    def check(self, start: Measures) -> None:
+        """Need classes."""
+        _needs(self._of(start), type(self).__name__, "validation data whose targets are classes")
+
+    def _of(self, measures: Measures) -> float | None:
+        return measures.metrics.get(self.metric)
+
+    def __str__(self) -> str:
+        return f"{self.what} at most {100 * self.largest:g} points below the start"
 
 
-class WorstClassRecall(_Drop):
+class WorstClassRecall(AccuracyDrop):
     """The recall of the worst class falls by at most that many points: 0.05 is five points.
 
     >>> str(WorstClassRecall("5%"))
@@ -82,9 +148,36 @@ class WorstClassRecall(_Drop):
     """
 
     name, help = "max-recall-drop", "Guard on the worst class's recall, such as 5%."
+    what = "worst class's recall"
 
-    def __init__(self, largest: float | str) -> None:
-        super().__init__("worst_class_recall", parse_fraction("WorstClassRecall", largest), "worst class's recall")
+    def _of(self, measures: Measures) -> float | None:
+        return measures.worst_class_recall
+
+
+def check_ways(guards: Sequence[object], qualities: Mapping[str, Quality]) -> None:
+    """Raise BadInputError where a guard holds a metric from getting better."""
+    for guard in guards:
+        if not isinstance(guard, MetricDrop) or guard.metric not in qualities:
+            continue
+        if qualities[guard.metric].higher_is_better != (guard.way == "below"):
+            other, least = (MetricRise, "less") if guard.way == "below" else (MetricDrop, "more")
+            kind = type(guard).__name__
+            raise BadInputError(
+                kind, "about a metric that gets worse that way", f"{guard.metric!r}, of which {least} is better",
+                f"Use {other.__name__}.",
+            )  # fmt: skip
+
+
+def _amount(argument: str, given: int | float | str) -> float:
+    text = str(given).strip()
+    try:
+        amount = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        amount = float("nan")
+    if isinstance(given, bool) or not 0 <= amount < math.inf:
+        do = "Write it as 0.1, or 1% of a share."
+        raise BadInputError(argument, "a number of at least 0", repr(given), do)
+    return amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +216,7 @@ class ClassRecall:
     def broken(self, start: Measures, now: Measures) -> bool:
         """Whether the worst class lies below."""
         assert now.worst_class_recall is not None
-        return now.worst_class_recall < float(self.least) - 1e-12
+        return now.worst_class_recall < float(self.least) - ROUNDING
 
     def __str__(self) -> str:
         return f"every class's recall at least {100 * float(self.least):g} %"

@@ -24,7 +24,7 @@ from shrinknet.task.task import Task
 
 
 def measure(task: Task, network: GatedNetwork, costs_of: CostsOf = costs) -> Measures:
-    """Measure a masked network: losses, accuracy, recalls and what it will cost once cut, by `costs_of`.
+    """Measure a masked network: losses, metrics, recalls and what it will cost once cut, by `costs_of`.
 
     Cost: one pass over the calibration data and one over the validation data.
     """
@@ -33,7 +33,11 @@ def measure(task: Task, network: GatedNetwork, costs_of: CostsOf = costs) -> Mea
 
 def on_validation(task: Task, network: GatedNetwork) -> Evaluation | None:
     """Evaluate a masked network on the validation data, where there are any."""
-    return None if task.validation is None else evaluate_batches(network.kept_outputs, task.loss, task.validation)
+    return (
+        None
+        if task.validation is None
+        else evaluate_batches(network.kept_outputs, task.loss, task.validation, task.metrics)
+    )
 
 
 def _measures(task: Task, network: GatedNetwork, costs_of: CostsOf, validation: Evaluation | None) -> Measures:
@@ -41,9 +45,9 @@ def _measures(task: Task, network: GatedNetwork, costs_of: CostsOf, validation: 
     return Measures(
         calibration_loss=calibration.loss,
         validation_loss=validation.loss if validation else None,
-        validation_accuracy=validation.accuracy if validation else None,
-        validation_recalls=validation.recalls if validation else None,
         costs=costs_of(network.trace, network.present),
+        metrics=validation.metrics if validation else {},
+        validation_recalls=validation.recalls if validation else None,
     )
 
 
@@ -52,6 +56,10 @@ def first_step(task: Task, network: GatedNetwork, costs_of: CostsOf = costs) -> 
     started = time.perf_counter()
     validation = on_validation(task, network)
     measures = _measures(task, network, costs_of, validation)
+    for name, value in measures.metrics.items():
+        if value is None:
+            allowed = "ones that are finite numbers of the untouched network on validation data"
+            raise BadInputError("metrics", allowed, f"{name!r}, which is none", "Leave it out, or look at those rows.")
     return Step(0, (), (), measures, time.perf_counter() - started, answers=other_answers(None, validation))
 
 

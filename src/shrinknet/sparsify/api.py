@@ -17,6 +17,7 @@ from shrinknet.core.config import WEIGHTS, RunConfig
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.folder import SEAL, RunFolder, whole
 from shrinknet.core.machine import environment
+from shrinknet.core.quantities import ACCURACY
 from shrinknet.core.records import Plan, Step
 from shrinknet.core.tables import csv_text
 from shrinknet.engine.gates import gated
@@ -149,7 +150,7 @@ def sparsify(
         said = {
             "verb": "sparsify", "method": method, "options": dict(options or {}), "epochs": epochs, "seed": seed,
             "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
-            "weight_decay": weight_decay, **task.loss.facts, **(config or {}),
+            "weight_decay": weight_decay, **task.facts, **(config or {}),
         }  # fmt: skip
         folder = RunFolder.create(out, said, resume=resume)
     with under_way(folder):
@@ -162,7 +163,7 @@ def sparsify(
         before = None
         if task.validation is not None:
             with evaluating(task.model):
-                before = evaluate(task.model, task.loss, task.validation).accuracy
+                before = evaluate(task.model, task.loss, task.validation).metrics.get(ACCURACY.name)
         return _concluded(own, training, sparsifier, folder, {"seed": seed, **(config or {})}, before)
 
 
@@ -187,7 +188,7 @@ def _train(training: Training, task: Task, folder: RunFolder | None, tell: Calla
         training.history.append({
             "epoch": epoch, "training_loss": training.losses[-1],
             "validation_loss": None if found is None else found.loss,
-            "validation_accuracy": None if found is None else found.accuracy,
+            "validation_accuracy": None if found is None else found.metrics.get(ACCURACY.name),
             "density": training.sparsifier.density, "strength": training.sparsifier.strength,
             "num_masked": sum(training.sparsifier.num_masked.values()),
             "num_regrown": sum(training.sparsifier.num_regrown.values()),
@@ -240,21 +241,22 @@ def remove(
 ) -> Run:  # fmt: skip
     """Cut the neurons of a plan out of a network, and prove the cut; nothing is scored.
 
-    Args:
-        task: the network and the data that the proof runs on.
-        plan: such as `to_plan` gives.
-        out: a new folder for the run.
-        config: what to write beside the options about where the data came from.
-        resume: whether the folder may hold the same run, broken off.
+        Args:
+            task: the network and the data that the proof runs on.
+            plan: such as `to_plan` gives.
+            out: a new folder for the run.
+            config: what to write beside the options about where the data came from.
+            resume: whether the folder may hold the same run, broken off.
 
-    Raises:
-        VerificationError: the proof fails. RunFolderError: `out` holds something else.
+        Raises:
+            VerificationError: the proof fails. RunFolderError: `out` holds something else.
 
-    >>> from shrinknet.core.records import Neuron
-    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    >>> task = Task(model, "cross-entropy", (torch.randn(8, 4), torch.arange(8) % 2))
-    >>> remove(task, Plan((Neuron("0", 1),), ())).model[0].out_features
-    7
+        >>> from shrinknet.core.quantities import ACCURACY
+    from shrinknet.core.records import Neuron
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> task = Task(model, "cross-entropy", (torch.randn(8, 4), torch.arange(8) % 2))
+        >>> remove(task, Plan((Neuron("0", 1),), ())).model[0].out_features
+        7
     """
     network = gated(task)
     ships = Artefact(task, network.trace, WEIGHTS, "none")
@@ -262,7 +264,7 @@ def remove(
     after = measure(task, masked, ships.costs)
     answers = other_answers(on_validation(task, network), on_validation(task, masked))
     written = RunConfig.of({
-        "criterion": "zeros", "method": "to-plan", "goals": [], "guards": [], **task.loss.facts, "keep": [],
+        "criterion": "zeros", "method": "to-plan", "goals": [], "guards": [], **task.facts, "keep": [],
         "only": [], "artefact": WEIGHTS, "quantize": "none", "compensate": "none", "seed": 0,
         "batch_size": task.batch_size, **(config or {}),
     })  # fmt: skip

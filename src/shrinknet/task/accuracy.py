@@ -93,7 +93,7 @@ def _own(accuracy: object) -> Accuracy | None:
 BY_NAME = Registry[Accuracy](
     "accuracy",
     "shrinknet.task.accuracy",
-    "shrinknet.metrics",
+    "shrinknet.accuracies",
     lambda module: starmap(Accuracy, ASKED.items()),
     _own,
     "accuracy",

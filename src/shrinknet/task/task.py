@@ -1,9 +1,10 @@
 """A task: a trained network, the loss it is judged by, and the data of three roles."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from shrinknet.task.accuracy import ASKED, Accuracy, Judge, argmax, find_accurac
 from shrinknet.task.data import Batch, Data, Source, as_data
 from shrinknet.task.kinds import check_kind
 from shrinknet.task.losses import OF_CANDIDATES, Loss, PerSample, couples_samples, find_loss
+from shrinknet.task.metrics import Computation, Given, Measured, find_metrics
 
 ROWS_LOOKED_AT = 128
 """So many rows, spread over the data, say whether samples depend on each other."""
@@ -47,6 +49,10 @@ class Task:
             your own: "argmax" (the largest output is the class), "threshold" (logits above 0 are 1; of several, all
             must be right), or a function `(outputs, targets) -> [num_samples]` of numbers from 0 to 1. There is none
             where it is left out, and guards on it are refused.
+        metrics: what else a network is measured by, on validation and test data, over the whole role: names ("top-5",
+            "balanced-accuracy", "f1", "mean-iou", "perplexity", "mean-absolute-error", "r2"), objects with `update`,
+            `compute` and `reset` (a `torchmetrics.Metric`), functions of outputs and targets that give a number for
+            each row; one, several, or {name: metric}.
 
     Raises:
         BadInputError: data, weights, outputs or loss cannot be used; the message says what, where and what to do.
@@ -65,6 +71,7 @@ class Task:
     validation: Data | None
     test: Data | None
     batch_size: int = field(default=DEFAULT_BATCH_SIZE)
+    metrics: tuple[Measured, ...] = ()
 
     def __init__(
         self,
@@ -75,6 +82,7 @@ class Task:
         test: Source | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
         accuracy: str | Judge | None = None,
+        metrics: Given = (),
     ) -> None:
         check_default_device()
         _check_weights(model)
@@ -90,6 +98,7 @@ class Task:
             judge = replace(judge, accuracy=find_accuracy(accuracy))
         object.__setattr__(self, "loss", judge)
         object.__setattr__(self, "batch_size", batch_size)
+        object.__setattr__(self, "metrics", find_metrics(metrics))
         for role, source in sources.items():
             data = None if source is None else as_data(role, source, batch_size, device, dtype)
             object.__setattr__(self, role, data)
@@ -99,6 +108,12 @@ class Task:
         roles = (self.calibration, self.validation, self.test)
         rows = ", ".join(f"{len(data):,} {data.role} rows" for data in roles if data is not None)
         return f"<Task: {type(self.model).__name__} by {self.loss.name}, {rows}>"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a run's config says of the loss and the metrics."""
+        metrics: Mapping[str, Any] = {"metrics": [one.facts for one in self.metrics]} if self.metrics else {}
+        return {**self.loss.facts, **metrics}
 
     @property
     def example_inputs(self) -> Tensor:
@@ -147,6 +162,7 @@ class Task:
                         _check_classes(rows.targets, outputs, self.loss.accuracy, data.role)
                 _check_loss(self.loss, outputs, batch.targets)
                 judged(self.loss.accuracy, outputs, batch.targets)
+                Computation(self.metrics, outputs.device).update(outputs, batch.targets)
             rows = self.calibration.spread(ROWS_LOOKED_AT)
             outputs = _outputs(self.model, rows, self.calibration.role)
             _check_apart(self.model, rows, outputs)

@@ -16,6 +16,14 @@
   const text = (value) => String(value).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;"); // the charts read mark-up
   const state = { run: 0, cost: "flash_bytes", place: runs[0].handed };
   const run = () => runs[state.run];
+  const METRICS = new Map(runs.flatMap((one) => one.metrics.map((metric) => [metric.name, metric])));
+  for (const one of runs) { // each metric as columns of its own, like the loss's
+    for (const name of METRICS.keys()) {
+      const found = one.metrics.find((metric) => metric.name === name), none = one.steps.map(() => null);
+      one[`metric-${name}`] = found ? found.values : none;
+      one[`bare-${name}`] = found ? found.bare : none;
+    }
+  }
   for (const one of runs) { // how many neurons each group has at each step
     const left = one.groups.map((group) => group.width);
     one.left = one.went.map((pairs) => { for (const [group, count] of pairs) left[group] -= count; return left.slice(); });
@@ -149,8 +157,11 @@
     const one = run(), place = state.place;
     for (const cost of Object.keys(BUDGETS)) card(`now-${cost}`, shown(cost, one.costs[cost][place]), shown(cost, one.costs[cost][0]));
     card("now-loss", figure(one.loss[place]), figure(one.loss[0]));
-    $("card-accuracy").hidden = one.accuracy[0] === null;
-    if (one.accuracy[0] !== null) card("now-accuracy", percent(one.accuracy[place]), percent(one.accuracy[0]));
+    for (const [name, metric] of METRICS) {
+      const values = one[`metric-${name}`], told = metric.is_share ? percent : figure;
+      $(`card-${name}`).hidden = values[0] === null;
+      if (values[0] !== null) card(`now-${name}`, values[place] === null ? "none" : told(values[place]), told(values[0]));
+    }
     const known = one.recalls && recallAt(one, place);
     $("card-worst").hidden = !known;
     if (known) {
@@ -177,8 +188,10 @@
 
   function update() {
     readout();
-    if (runs.some((one) => one.accuracy[0] !== null)) curve("accuracy", "accuracy", "bare_accuracy", { yaxis: { title: { text: `accuracy, ${run().on} data` }, tickformat: ".0%" } }, percent);
-    else $("accuracy-part").hidden = true;
+    for (const [name, metric] of METRICS) {
+      const ticks = metric.is_share ? { tickformat: ".0%" } : {};
+      curve(`metric-${name}`, `metric-${name}`, `bare-${name}`, { yaxis: { title: { text: `${text(name)}, ${run().on} data` }, ...ticks } }, (value) => (value === null ? "none" : metric.is_share ? percent(value) : figure(value)));
+    }
     curve("loss", "loss", "bare_loss", { yaxis: { type: runs.every((one) => one.loss.every((value) => value === null || value > 0)) ? "log" : "linear", title: { text: `mean loss, ${run().on} data` }, exponentformat: "power" } }, figure);
     groups();
     order();

@@ -1,0 +1,410 @@
+"""Metrics: how well a network does, beside its loss. The interface is torchmetrics': update, compute, reset."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from inspect import isclass
+from types import ModuleType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.quantities import ACCURACY, Quality
+from shrinknet.core.registry import Registry
+
+LOSS = "loss"
+"""A name that is taken: each task has one."""
+
+ROUNDING = 1e-12
+"""Targets whose squares spread by less than this part of them are all the same."""
+
+
+class Metric:
+    """A figure of how well a network does on rows.
+
+    A subclass gives a `name`, and `each(outputs, targets)`: one number for each row, of which the metric is the mean.
+    One that is no mean over rows writes `reset`, `update` and `compute` instead, as a `torchmetrics.Metric` does.
+
+    Attributes:
+        name: what it is called.
+        is_share: whether it is a part of a whole, from 0 to 1: shown in percent.
+        higher_is_better: whether it falls when a network gets worse.
+    """
+
+    name: ClassVar[str]
+    is_share: ClassVar[bool] = False
+    higher_is_better: ClassVar[bool] = True
+
+    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return one number for each row."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        self.total, self.count = 0.0, 0
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Take the rows of a batch in."""
+        self.add(self.each(outputs, targets))
+
+    def add(self, values: Tensor) -> None:
+        """Take in what the mean is of."""
+        self.total += float(values.sum(dtype=torch.float64))
+        self.count += values.numel()
+
+    def compute(self) -> float:
+        """Return the figure for all rows taken in."""
+        return self.total / self.count if self.count else float("nan")
+
+
+class TopFive(Metric):
+    """The share of rows whose class is among the five largest outputs."""
+
+    name, is_share = "top-5", True
+
+    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return whether each row's class is among them.
+
+        >>> TopFive().each(torch.arange(6.0)[None], torch.tensor([1]))
+        tensor([True])
+        """
+        return (outputs.topk(min(5, outputs.shape[1]), 1).indices == _classes(self, outputs, targets)[:, None]).any(1)
+
+
+class Confusion(Metric):
+    """A metric of the counts [C, C] of rows, or positions, of each class that are answered each class.
+
+    Targets are classes [N, ...], outputs [N, C, ...]; negative targets, such as -100, and 255 where there are fewer
+    classes, are left out. A class that is neither a target nor an answer takes no part.
+    """
+
+    is_share = True
+
+    def reset(self) -> None:
+        """Forget all counts."""
+        self.counts = torch.zeros(0, 0, dtype=torch.int64)
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Count a batch."""
+        targets, size = _classes(self, outputs, targets), outputs.shape[1]
+        is_counted = (targets >= 0) & ((targets != 255) | (size > 255))
+        pairs = targets[is_counted] * size + outputs.argmax(1)[is_counted]
+        found = torch.bincount(pairs, minlength=size * size).view(size, size).cpu()
+        self.counts = found + (self.counts if len(self.counts) else 0)
+
+    def of(self, hits: Tensor, rows: Tensor, answers: Tensor) -> Tensor:
+        """Return the figure of each class [C], NaN for one that takes no part."""
+        raise NotImplementedError
+
+    def compute(self) -> float:
+        """Return the mean of the classes' figures."""
+        counts = self.counts.double()
+        return float(self.of(counts.diagonal(), counts.sum(1), counts.sum(0)).nanmean())
+
+
+class BalancedAccuracy(Confusion):
+    """The mean over the classes of the share of their rows that are answered right."""
+
+    name = "balanced-accuracy"
+
+    def of(self, hits: Tensor, rows: Tensor, answers: Tensor) -> Tensor:
+        """Return each class's recall.
+
+        >>> BalancedAccuracy().of(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 3.0]), torch.tensor([1.0, 4.0]))
+        tensor([0.5000, 1.0000])
+        """
+        return hits / rows
+
+
+class F1(Confusion):
+    """The mean over the classes of the harmonic mean of recall and precision."""
+
+    name = "f1"
+
+    def of(self, hits: Tensor, rows: Tensor, answers: Tensor) -> Tensor:
+        """Return each class's `2 hits / (rows + answers)`.
+
+        >>> F1().of(torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([1.0]))
+        tensor([0.6667])
+        """
+        return 2 * hits / (rows + answers)
+
+
+class MeanIoU(Confusion):
+    """The mean over the classes of intersection over union of where they are and where they are answered."""
+
+    name = "mean-iou"
+
+    def of(self, hits: Tensor, rows: Tensor, answers: Tensor) -> Tensor:
+        """Return each class's `hits / (rows + answers - hits)`.
+
+        >>> MeanIoU().of(torch.tensor([1.0]), torch.tensor([2.0]), torch.tensor([1.0]))
+        tensor([0.5000])
+        """
+        return hits / (rows + answers - hits)
+
+
+class Perplexity(Metric):
+    """The exponential of the mean of -log softmax(outputs)[target] over positions; negative targets are left out."""
+
+    name, higher_is_better = "perplexity", False
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Take the positions of a batch in."""
+        targets = _classes(self, outputs, targets)
+        losses = functional.cross_entropy(outputs, targets.clamp(min=0), reduction="none")
+        self.add(losses[targets >= 0])
+
+    def compute(self) -> float:
+        """Return the perplexity.
+
+        >>> found = Perplexity()
+        >>> found.reset()
+        >>> found.update(torch.zeros(2, 4), torch.tensor([1, 3]))
+        >>> round(found.compute(), 4)
+        4.0
+        """
+        return float(torch.tensor(super().compute()).exp())
+
+
+class MeanAbsoluteError(Metric):
+    """The mean over rows of the mean absolute difference of outputs and targets."""
+
+    name, higher_is_better = "mean-absolute-error", False
+
+    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return it for each row.
+
+        >>> MeanAbsoluteError().each(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 1.0]]))
+        tensor([0.5000])
+        """
+        return (outputs - _values(self, outputs, targets)).abs().flatten(1).mean(1)
+
+
+class R2(Metric):
+    """One minus the sum of squared errors over the sum of squares of the targets about their mean, of each output.
+
+    The mean over the outputs whose targets are not all the same.
+    """
+
+    name = "r2"
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        self.sums: Tensor | None = None
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add the rows of a batch up, in float64."""
+        wanted = _values(self, outputs, targets).double().flatten(1)
+        errors = (outputs.double().flatten(1) - wanted).square()
+        sums = torch.stack([errors.sum(0), wanted.sum(0), wanted.square().sum(0), torch.ones_like(wanted).sum(0)])
+        self.sums = sums if self.sums is None else self.sums + sums
+
+    def compute(self) -> float:
+        """Return the figure.
+
+        >>> found = R2()
+        >>> found.reset()
+        >>> found.update(torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [2.0]]))
+        >>> found.compute()
+        0.5
+        """
+        assert self.sums is not None
+        errors, totals, squares, count = self.sums
+        spread = squares - totals.square() / count
+        return float((1 - errors / spread)[spread > ROUNDING * squares].mean())
+
+
+def _classes(metric: Metric, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Targets that are classes, one for each row and position.
+
+    Raises:
+        BadInputError: they are not.
+    """
+    if targets.is_floating_point() or outputs.dim() < 2 or targets.shape != outputs[:, 0].shape:
+        raise _unfit(metric, "classes, one for each row (and position) of outputs [N, C, ...]", outputs, targets)
+    return targets
+
+
+def _values(metric: Metric, outputs: Tensor, targets: Tensor) -> Tensor:
+    """Targets that are numbers, one for each output.
+
+    Raises:
+        BadInputError: they are not.
+    """
+    if targets.numel() != outputs.numel():
+        raise _unfit(metric, "numbers, one for each output", outputs, targets)
+    return targets.reshape(outputs.shape)
+
+
+def _unfit(metric: Metric, wanted: str, outputs: Tensor, targets: Tensor) -> BadInputError:
+    came = f"targets {list(targets.shape)} for outputs {list(outputs.shape)}"
+    do = "Leave the metric out, or give one of your own."
+    return BadInputError("metrics", f"fit for the data: {metric.name} wants {wanted}", came, do)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A metric of a task: what is known of it, and what computes it.
+
+    Attributes:
+        quality: its name, how it is shown, which way is better.
+        of: what has `update`, `compute` and `reset`; never updated itself, copies are.
+        spec: the name or `package.module:Class` by which it was asked for; empty where it came as an object.
+    """
+
+    quality: Quality
+    of: Any
+    spec: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.quality.name
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What a run's config says of it."""
+        quality = self.quality
+        return {
+            "name": quality.name, "is_share": quality.is_share, "higher_is_better": quality.higher_is_better,
+            "spec": self.spec,
+        }  # fmt: skip
+
+    def begun(self, device: torch.device) -> Any:
+        """Return a copy without rows; what holds tensors (a `torchmetrics.Metric`) on that device."""
+        copy = deepcopy(self.of)
+        copy.reset()
+        return copy.to(device) if hasattr(copy, "to") else copy
+
+
+class Computation:
+    """The metrics of a task, computed along with a pass over a role's data: over the whole role, not batch by batch."""
+
+    def __init__(self, metrics: Iterable[Measured], device: torch.device) -> None:
+        self._begun = [(metric, metric.begun(device)) for metric in metrics]
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Take a batch in.
+
+        Raises:
+            BadInputError: a metric fails.
+        """
+        for metric, begun in self._begun:
+            with _told(metric, outputs, targets):
+                begun.update(outputs, targets)
+
+    def values(self) -> dict[str, float | None]:
+        """Return each metric's figure by its name; None for one that is no finite number."""
+        found = dict[str, float | None]()
+        for metric, begun in self._begun:
+            with _told(metric):
+                value = float(begun.compute())
+            found[metric.name] = value if abs(value) < float("inf") else None
+        return found
+
+
+@contextmanager
+def _told(metric: Measured, *given: Tensor) -> Iterator[None]:
+    """Say in one sentence what a metric's own code could not do."""
+    try:
+        yield
+    except BadInputError:
+        raise
+    except Exception as error:  # a metric of the user's own
+        shapes = " and ".join(str(list(tensor.shape)) for tensor in given)
+        raise BadInputError(
+            "metrics", "ones that take outputs and targets of a role and give one number",
+            f"{metric.name!r}, which said: {type(error).__name__}: {error}",
+            f"It was given outputs and targets {shapes}." if given else "Leave it out.",
+        ) from error  # fmt: skip
+
+
+Given = str | object | Iterable[object] | Mapping[str, object]
+"""Metrics as they are given: one, several, or by the names that they shall have."""
+
+
+def find_metrics(given: Given) -> tuple[Measured, ...]:
+    """Return metrics by their names.
+
+    Args:
+        given: a name, `package.module:Class`, an object with `update`, `compute` and `reset` (a `torchmetrics.Metric`),
+            or a function of outputs and targets that gives a number for each row; several; or a mapping by name.
+
+    Raises:
+        BadInputError: there is no such metric, or two have one name.
+
+    >>> [metric.name for metric in find_metrics(["top-5", "f1"])]
+    ['top-5', 'f1']
+    """
+    if isinstance(given, Mapping):
+        found = [replace(one, quality=replace(one.quality, name=str(name))) for name, one in _named(given)]
+    elif isinstance(given, str) or not isinstance(given, Iterable):
+        found = [find_metric(given)]
+    else:
+        found = [find_metric(one) for one in given]
+    names = [ACCURACY.name, *(one.name for one in found)]
+    if wrong := next((name for name in names if names.count(name) > 1 or name == LOSS), None):
+        do = "Give them by name: {'mine': metric}."
+        raise BadInputError("metrics", "ones with names of their own", f"{wrong!r} twice or of ours", do)
+    return tuple(found)
+
+
+def _named(given: Mapping[str, object]) -> Iterator[tuple[str, Measured]]:
+    return ((name, find_metric(one)) for name, one in given.items())
+
+
+def find_metric(metric: object) -> Measured:
+    """Return the metric of that name or `package.module:Class`, or an object as a metric.
+
+    Raises:
+        BadInputError: the name is unknown, or it is no metric.
+    """
+    found = BY_NAME.find(metric)
+    return replace(found, spec=metric) if isinstance(metric, str) else found
+
+
+def _own(found: object) -> Measured | None:
+    """A metric as it is; a class, an object or a function as one."""
+    if isinstance(found, Measured):
+        return found
+    made = found() if isclass(found) and hasattr(found, "compute") else found
+    if all(callable(getattr(made, method, None)) for method in ("update", "compute", "reset")):
+        name = str(getattr(made, "name", None) or type(made).__name__)
+        better = getattr(made, "higher_is_better", None)
+        return Measured(Quality(name, bool(getattr(made, "is_share", False)), better is not False), made)
+    if callable(made) and not isclass(made):
+        return _own(_Function(made))
+    return None
+
+
+class _Function(Metric):
+    """The mean of what a function of outputs and targets gives for each row."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.function = function
+        self.name = getattr(function, "__qualname__", type(function).__name__).replace("<lambda>", "metric")  # type: ignore[misc]
+
+    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        values = torch.as_tensor(self.function(outputs, targets))
+        if values.shape != (len(outputs),):
+            do = "Average over all but the rows; what is no mean over rows has update, compute and reset."
+            came = f"shape {list(values.shape)} from {self.name!r}"
+            raise BadInputError(
+                "metrics", f"functions that give one number for each row, shape [{len(outputs)}]", came, do
+            )
+        return values
+
+
+def _ours(module: ModuleType) -> Iterator[Any]:
+    classes = (
+        one for one in vars(module).values() if isclass(one) and issubclass(one, Metric) and hasattr(one, "name")
+    )
+    return (measured for one in classes if (measured := _own(one)) is not None)
+
+
+BY_NAME = Registry[Measured]("metrics", "shrinknet.task.metrics", "shrinknet.metrics", _ours, _own, "metric")
