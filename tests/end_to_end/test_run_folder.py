@@ -387,7 +387,7 @@ def test_no_exporter_that_a_folder_names_is_imported(where: str, copied, tmp_pat
         same = Difference("float32", 0.0, 1.0, 1)
         folder.write_json(
             where,
-            Manifest(name, "none", "model", 4, digest, None, 4, None, (), (), same, "torch", 0.0, None, 1, True, {}),
+            Manifest(name, "none", "model", 4, digest, None, 4, None, (), (), same, "torch", 0.0, {}, 1, True, {}),
         )
         folder.seal()
     with pytest.raises(sn.BadInputError, match=rf"^folder must be a run whose files .*Got '{name}'"):

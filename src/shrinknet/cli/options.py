@@ -50,8 +50,8 @@ class LossFlags(ModelFlags):
         "cross-entropy", "cross-entropy, squared-error, binary-cross-entropy, or package.module:function."
     )
     accuracy: str | None = option(None, "argmax, threshold, or package.module:function; the loss's own where left out.")
-    metric: Sequence[str] = option(
-        (), "What else to measure: top-5, f1, mean-iou ..., or package.module:Class (may be repeated)."
+    metrics: Sequence[str] = option(
+        (), "What else to measure: top-5, f1, mean-iou ..., or package.module:Class (may be repeated).", flag="metric"
     )
 
 
@@ -69,7 +69,7 @@ def make_task(model: str, data: str, seed: int, given: TaskFlags) -> Task:
         BadInputError: something cannot be loaded, or the example input is not of the data's shape.
     """
     loaded = load_model(model, given.weights, given.example_input, trust_pickle=given.trust_pickle)
-    task = task_of(loaded.model, load_data(data, seed), given.loss, given.batch_size, given.accuracy, given.metric)
+    task = task_of(loaded.model, load_data(data, seed), given.loss, given.batch_size, given.accuracy, given.metrics)
     example_input = given.example_input
     shape = list(task.example_inputs.shape[1:])
     if (
