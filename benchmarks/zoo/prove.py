@@ -12,7 +12,7 @@ from torch import nn
 from shrinknet.core.errors import ShrinknetError
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.program import Program
-from shrinknet.export.exported_program import safetensors_bytes
+from shrinknet.export.weights import safetensors_bytes
 from shrinknet.graph.operators import operator_name
 from shrinknet.graph.trace import Trace, export_program, named_tensors, trace
 from shrinknet.measure.costs import costs, reach

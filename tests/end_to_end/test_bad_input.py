@@ -113,7 +113,7 @@ CASES = {
     "kilos": (("prune", *FACTORY, *DATA, "--out", "run", "--flash", "64 kilos"), "--flash must be a number of bytes such as 64KiB. Got '64 kilos'. Write digits and one of B, kB, KiB, MB or MiB."),
     "RAM that is no size": (("prune", *FACTORY, *DATA, "--out", "run", "--ram", "lots"), "--ram must be a number of bytes such as 64KiB. Got 'lots'."),
     "RAM of a file without a plan": (("prune", *FACTORY, *DATA, "--out", "run", "--ram", "4KiB", "--to", "weights"), "--ram must be used with an artefact whose memory is planned: --to executorch in float32, or --to cortex-m in int8. Got --to weights."),
-    "an unknown artefact": (("prune", *FACTORY, *DATA, "--out", "run", "--to", "tflite"), "--to must be the name of an exporter. Got 'tflite'. There are: cortex-m, executorch, onnx, pt2."),
+    "an unknown artefact": (("prune", *FACTORY, *DATA, "--out", "run", "--to", "tflite"), "--to must be the name of an exporter. Got 'tflite'. There are: cortex-m, executorch, onnx, pt2, weights."),
     "an unknown price": (("prune", *FACTORY, *DATA, "--out", "run", "--price", "gold"), "--price must be one of neuron, parameters, flash, ram, macs, budget. Got 'gold'."),
     "an unknown compensation": (("prune", *FACTORY, *DATA, "--out", "run", "--compensate", "retrain"), "--compensate must be one of none, mean, least-squares, newton. Got 'retrain'."),
     "a latency without a unit": (("prune", *FACTORY, *DATA, "--out", "run", "--max-latency", "5", "--to", "onnx"), "--max-latency must be a time such as 5ms. Got '5'. Write digits and one of us, ms or s."),

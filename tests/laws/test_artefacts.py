@@ -319,7 +319,14 @@ def test_a_missing_extra_names_the_line_that_installs_it(name: str, monkeypatch)
 
 
 def test_every_exporter_is_found_by_its_name() -> None:
-    assert exporter_names() == ("cortex-m", "executorch", "onnx", "pt2")
+    assert exporter_names() == ("cortex-m", "executorch", "onnx", "pt2", "weights")
+
+
+def test_the_weights_file_is_no_file_of_another_program(task) -> None:
+    run = sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(1)])
+    assert run.artefact is None
+    with pytest.raises(sn.BadInputError, match=r"^artefact .* Got 'weights'\. There are: cortex-m, .*, pt2\. One"):
+        run.export("weights", "net.safetensors")
 
 
 def test_norms_are_folded_and_no_file_holds_them(task) -> None:

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import shrinknet as sn
 from shrinknet.engine.gates import gated
-from shrinknet.export.exported_program import safetensors_bytes
+from shrinknet.export.weights import safetensors_bytes
 from shrinknet.graph.trace import named_tensors
 from shrinknet.measure.costs import costs, operator_costs
 from shrinknet.surgery.proof import cut_program

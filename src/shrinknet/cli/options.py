@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from torch import nn
 
-from shrinknet.core.config import DEFAULT_BATCH_SIZE, WEIGHTS, SearchOptions
+from shrinknet.core.config import DEFAULT_BATCH_SIZE, SearchOptions
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.options import Options, option
 from shrinknet.loading.data import load_data
@@ -101,4 +101,5 @@ def task_of(
 def artefact_kind(options: SearchOptions, goals: Sequence[Goal]) -> str:
     """Return what ships: what was named; else ExecuTorch's file where RAM or int8 is asked for, else the weights."""
     wants_ram = any(isinstance(goal, PeakRamBytes) for goal in goals)
-    return options.artefact or ("executorch" if wants_ram or options.quantize != "none" else WEIGHTS)
+    is_implied = not options.artefact and (wants_ram or options.quantize != "none")
+    return "executorch" if is_implied else options.kind

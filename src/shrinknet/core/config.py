@@ -15,7 +15,7 @@ Price = Literal["neuron", "parameters", "flash", "ram", "macs", "budget"]
 Compensate = Literal["none", "mean", "least-squares", "newton"]
 
 WEIGHTS = "weights"
-"""The artefact that needs no exporter: the `.safetensors` file."""
+"""What ships where nothing else is named: the `.safetensors` file."""
 
 DEFAULT_BATCH_SIZE = 1024
 
@@ -70,6 +70,11 @@ class SearchOptions(RankOptions):
     max_latency: float | None = option(
         None, "At most that long a sample on this machine, such as 5ms.", parse=parse_milliseconds
     )
+
+    @property
+    def kind(self) -> str:
+        """What ships."""
+        return self.artefact or WEIGHTS
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,12 @@ class Registry(Generic[T]):
             return self._loaded(added[name])
         if isinstance(name, str) and is_import_path(name):
             return self._own(name, find_named(self.argument, name))
-        known = did_you_mean(str(name), [*ours, *added])
-        do = f"{known} One of your own is package.module:Name; in Python the object itself."
-        raise BadInputError(self.argument, f"the name of {_a(self.what)}", repr(name), do)
+        raise self.unknown(name, [*ours, *added])
+
+    def unknown(self, name: object, known: Iterable[str]) -> BadInputError:
+        """Return the error of a name that is none of those known."""
+        do = f"{did_you_mean(str(name), known)} One of your own is package.module:Name; in Python the object itself."
+        return BadInputError(self.argument, f"the name of {_a(self.what)}", repr(name), do)
 
     def _added(self, ours: Container[str]) -> dict[str, EntryPoint]:
         """What installed packages add, by name."""

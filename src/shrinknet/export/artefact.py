@@ -51,7 +51,7 @@ class Artefact:
 
     Attributes:
         task, trace: the network.
-        kind: the name of an exporter, or "weights".
+        kind: the name of an exporter.
         quantize: "none" or "int8".
         allow_float: whether an int8 file may hold operators that compute in float.
     """
@@ -81,7 +81,7 @@ class Artefact:
     @property
     def plans_ram(self) -> bool:
         """Whether an arena is known, so that RAM can be budgeted."""
-        return self.kind != WEIGHTS and self._whole[1].arena is not None
+        return self.exporter.is_made_apart and self._whole[1].arena is not None
 
     def costs(self, trace: Trace, present: Present) -> Costs:
         """Return what a network will cost: as `costs`, with the file's length and the planner's arena forecast.
@@ -92,7 +92,7 @@ class Artefact:
         Cost: one walk over the tensors and the planned values; the first call makes the untouched network's file.
         """
         found = costs(trace, present)
-        if self.kind == WEIGHTS:
+        if not self.exporter.is_made_apart:
             return found
         arena = self._whole[1].arena
         ram = found.peak_ram_bytes if arena is None else arena.forecast(present)
@@ -106,7 +106,7 @@ class Artefact:
         Cost: makes that file.
         """
         found = self.costs(trace, present)
-        if self.kind == WEIGHTS:
+        if not self.exporter.is_made_apart:
             return found
         log.info("Making the smallest network's %s file, to see whether its budget can be met.", self.exporter.suffix)
         built, arena = self._built(Plain.of(trace, cut_graph(trace, present))), self._whole[1].arena
@@ -115,7 +115,7 @@ class Artefact:
 
     def check(self, goals: Sequence[object], max_latency: float | None) -> None:
         """Raise BadInputError where a goal counts what this artefact does not say."""
-        if max_latency is not None and (self.kind == WEIGHTS or not self.exporter.runs_here):
+        if max_latency is not None and not self.exporter.runs_here:
             allowed = "used with an artefact that runs on this machine: `artefact='executorch'` or `artefact='onnx'`"
             raise BadInputError("max_latency", allowed, f"`artefact={self.kind!r}`", "Name one of these.")
         if any(getattr(goal, "cost", "") == "peak_ram_bytes" for goal in goals) and not self.plans_ram:
@@ -336,13 +336,3 @@ def no_planner(argument: str, kind: str) -> BadInputError:
         "`artefact='cortex-m'` in int8"
     )
     return BadInputError(argument, allowed, f"`artefact={kind!r}`", "Name one of these.")
-
-
-def check_quantize(kind: str, quantize: str) -> None:
-    """Raise BadInputError where a kind of artefact does not know how to quantize so."""
-    if kind == WEIGHTS and quantize != "none":
-        raise BadInputError(
-            "quantize", "none for a weights file", quantize, "Name an artefact, as `artefact='executorch'`."
-        )
-    if kind != WEIGHTS:
-        find_exporter(kind, quantize)

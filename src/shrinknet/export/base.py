@@ -56,7 +56,11 @@ class Exporter(ABC):
     """A way to write a network into a file that another program runs.
 
     A subclass gives a `name`, a `suffix`, the `packages` it needs and the `extra` that installs them, which
-    quantizations it knows, and the three methods. It knows nothing of the other exporters.
+    quantizations it knows, and the two methods. It knows nothing of the other exporters.
+
+    Attributes:
+        runs_here: whether this machine runs the file as the one that it is made for does.
+        is_made_apart: whether a run makes the file, with a manifest, beside the models that its folder holds anyway.
     """
 
     name: ClassVar[str]
@@ -65,6 +69,7 @@ class Exporter(ABC):
     packages: ClassVar[tuple[str, ...]]
     quantizations: ClassVar[tuple[str, ...]] = ("none",)
     runs_here: ClassVar[bool] = True
+    is_made_apart: ClassVar[bool] = True
 
     @abstractmethod
     def build(self, network: Plain, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:

@@ -1,10 +1,9 @@
-"""The exported form of a network: `.pt2` and `.safetensors`, as bytes that a run folder can replace whole."""
+"""The exported form of a network: `.pt2`, as bytes that a run folder can replace whole."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
@@ -12,7 +11,6 @@ from shrinknet.core.quiet import quiet
 from shrinknet.core.turns import alone
 from shrinknet.export.base import Built, Exporter
 from shrinknet.export.plain import Answer, Plain, by_torch
-from shrinknet.measure.costs import stored
 
 
 class Pt2(Exporter):
@@ -54,8 +52,3 @@ def pt2_bytes(program: ExportedProgram) -> bytes:
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     return buffer.getvalue()
-
-
-def safetensors_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the content of a .safetensors file: each shared tensor once, under its first name."""
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in stored(tensors).items()})

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
-from shrinknet.core.config import WEIGHTS, RunConfig
+from shrinknet.core.config import RunConfig
 from shrinknet.core.quantities import ACCURACY, COSTS, FLASH, RAM, Quality
 from shrinknet.core.records import Manifest, Measures, TestResult, Verification
 from shrinknet.core.units import bytes_text, percent
 
 KNOWN = {ACCURACY.name: ACCURACY}
 
-FILES = {"weights": "weights file", "executorch": ".pte", "onnx": ".onnx", "pt2": ".pt2", "cortex-m": ".pte, Cortex-M"}
+FILES = {"executorch": ".pte", "onnx": ".onnx", "pt2": ".pt2", "cortex-m": ".pte, Cortex-M"}
 """What flash is the length of, by the kind of artefact; of others the exporter's name."""
 
 
@@ -27,10 +27,9 @@ def rows(
     >>> rows(small, small, None)[0]
     ('neurons', '8', '8')
     """
-    kind, quantize = (shipped.kind, shipped.quantize) if shipped is not None else (WEIGHTS, "none")
     planned = "the planner's arena" if shipped is not None and shipped.arena_bytes is not None else "live activations"
     of = {
-        FLASH: f" ({FILES.get(kind, kind.rpartition(':')[2])}{', int8' if quantize == 'int8' else ''})",
+        FLASH: f" ({_file(shipped)})",
         RAM: f" ({planned})",
     }
     after = end.costs if shipped is None else shipped.measured(end.costs)
@@ -55,6 +54,14 @@ def _metric_rows(
 ) -> list[tuple[str, str, str]]:
     shown = [(name, qualities.get(name, Quality(name)).text) for name in before]
     return [(f"{role} {name}", text(before[name]), text(after.get(name))) for name, text in shown]
+
+
+def _file(shipped: Manifest | None) -> str:
+    """What flash is the length of."""
+    if shipped is None:
+        return "weights file"
+    kind = FILES.get(shipped.kind, shipped.kind.rpartition(":")[2])
+    return f"{kind}, int8" if shipped.quantize == "int8" else kind
 
 
 def shipped_line(shipped: Manifest, qualities: Mapping[str, Quality] = KNOWN) -> str:

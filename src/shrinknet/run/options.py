@@ -6,12 +6,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from shrinknet.core.config import WEIGHTS, RankOptions, RunConfig, SearchOptions
+from shrinknet.core.config import RankOptions, RunConfig, SearchOptions
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.options import recorded
 from shrinknet.core.progress import Progress, Silence
 from shrinknet.criteria import Criterion, find_criterion
-from shrinknet.export.artefact import check_quantize
+from shrinknet.export.base import find_exporter
 from shrinknet.search.goals import Goal
 from shrinknet.search.guards import Guard
 from shrinknet.search.rank import Limits
@@ -65,7 +65,7 @@ class Pruning(SearchOptions, Scored):
         super().__post_init__()
         _check_all("goals", self.goals, Goal)
         _check_all("guards", self.guards, Guard)
-        check_quantize(self.kind, self.quantize)
+        find_exporter(self.kind, self.quantize)
         if self.compensate != "none" and self.how.executor != "serial":
             given = repr(self.compensate)
             raise BadInputError("compensate", "none where workers score", given, "Use `executor='serial'`.")
@@ -74,11 +74,6 @@ class Pruning(SearchOptions, Scored):
     def how(self) -> Scoring:
         """How scoring is done: forward passes are kept from one ranking to the next."""
         return replace(self.scoring or Scoring(), keeps_passes=True)
-
-    @property
-    def kind(self) -> str:
-        """What ships."""
-        return self.artefact or WEIGHTS
 
     @property
     def limits(self) -> Limits:

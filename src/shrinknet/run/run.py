@@ -17,7 +17,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from shrinknet.compensation.compensate import masked_after
-from shrinknet.core.config import WEIGHTS, RunConfig
+from shrinknet.core.config import RunConfig
 from shrinknet.core.disk import writing
 from shrinknet.core.errors import BadInputError, FixedWidthError, RunFolderError
 from shrinknet.core.folder import SEAL, RunFolder
@@ -37,8 +37,10 @@ from shrinknet.core.records import (
 )
 from shrinknet.engine.gates import GatedNetwork, gated, tolerance
 from shrinknet.engine.program import Program
-from shrinknet.export.artefact import Artefact, check_quantize
-from shrinknet.export.exported_program import pt2_bytes, safetensors_bytes
+from shrinknet.export.artefact import Artefact
+from shrinknet.export.base import find_exporter
+from shrinknet.export.exported_program import pt2_bytes
+from shrinknet.export.weights import safetensors_bytes
 from shrinknet.graph.names import owner_of
 from shrinknet.graph.trace import Trace, export_program, named_tensors
 from shrinknet.graph.widths import Present
@@ -368,7 +370,7 @@ class Run:
             ExportError: an operator is not known there or would stay in float, or the file does not compute what
                 torch computes.
         """
-        check_quantize(kind, quantize)
+        find_exporter(kind, quantize)
         ships = Artefact(self.task, self.network.trace, kind, quantize, allow_float)
         content, manifest = ships.ship(self.cut, ships.costs(self.network.trace, self.network.present))
         if out is not None:
@@ -454,7 +456,7 @@ def finish(
     proof = verify(network, cut, task.test or task.validation or task.calibration)
     test = _test(task, network) if task.test is not None and proof.holds else None
     run = Run(task, network, cut, history, plan, measures, reason, is_met, proof, test, config, ships)
-    if ships.kind == WEIGHTS or not proof.holds or not ship:
+    if not (ship and proof.holds and ships.exporter.is_made_apart):
         return run
     rounds = LATENCY_ROUNDS if config.search.max_latency is not None else 0
     return replace(run, shipped=Shipped(*ships.ship(cut, measures.costs, rounds=rounds)))
@@ -479,7 +481,7 @@ def reopened(folder: RunFolder, task: Task) -> Run:
         raise RunFolderError(
             f"folder must have a history. Got {str(folder.path)!r}, which has none. Make the run again."
         )
-    ships = Artefact(task, network.trace, asked.artefact or WEIGHTS, asked.quantize, asked.allow_float)
+    ships = Artefact(task, network.trace, asked.kind, asked.quantize, asked.allow_float)
     portions = Run.portions_of(history, plan.removed)
     masked = masked_after(task, network, portions, asked.compensate)
     measures = measure(task, masked, lambda trace, present: end.after.costs)

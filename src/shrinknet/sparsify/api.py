@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import nn
 from torch.fx import GraphModule
 
-from shrinknet.core.config import WEIGHTS, RunConfig
+from shrinknet.core.config import RunConfig
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.folder import SEAL, RunFolder, whole
 from shrinknet.core.machine import environment
@@ -241,31 +241,30 @@ def remove(
 ) -> Run:  # fmt: skip
     """Cut the neurons of a plan out of a network, and prove the cut; nothing is scored.
 
-        Args:
-            task: the network and the data that the proof runs on.
-            plan: such as `to_plan` gives.
-            out: a new folder for the run.
-            config: what to write beside the options about where the data came from.
-            resume: whether the folder may hold the same run, broken off.
+    Args:
+        task: the network and the data that the proof runs on.
+        plan: such as `to_plan` gives.
+        out: a new folder for the run.
+        config: what to write beside the options about where the data came from.
+        resume: whether the folder may hold the same run, broken off.
 
-        Raises:
-            VerificationError: the proof fails. RunFolderError: `out` holds something else.
+    Raises:
+        VerificationError: the proof fails. RunFolderError: `out` holds something else.
 
-        >>> from shrinknet.core.quantities import ACCURACY
-    from shrinknet.core.records import Neuron
-        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> task = Task(model, "cross-entropy", (torch.randn(8, 4), torch.arange(8) % 2))
-        >>> remove(task, Plan((Neuron("0", 1),), ())).model[0].out_features
-        7
+    >>> from shrinknet.core.records import Neuron
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> task = Task(model, "cross-entropy", (torch.randn(8, 4), torch.arange(8) % 2))
+    >>> remove(task, Plan((Neuron("0", 1),), ())).model[0].out_features
+    7
     """
     network = gated(task)
-    ships = Artefact(task, network.trace, WEIGHTS, "none")
+    ships = Artefact(task, network.trace)
     start, masked = first_step(task, network, ships.costs), network.without(plan.removed)
     after = measure(task, masked, ships.costs)
     answers = other_answers(on_validation(task, network), on_validation(task, masked))
     written = RunConfig.of({
         "criterion": "zeros", "method": "to-plan", "goals": [], "guards": [], **task.facts, "keep": [],
-        "only": [], "artefact": WEIGHTS, "quantize": "none", "compensate": "none", "seed": 0,
+        "only": [], "artefact": ships.kind, "quantize": ships.quantize, "compensate": "none", "seed": 0,
         "batch_size": task.batch_size, **(config or {}),
     })  # fmt: skip
     step = Step(1, plan.removed, (0.0,) * len(plan.removed), after, 0.0, answers=answers)
