@@ -12,7 +12,7 @@ from references.surgeon import inverse, rise, without
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.compensation.compensate import Compensation, curvatures, masked_after
+from shrinknet.compensation.compensate import Compensation, compensation_of, curvatures
 from shrinknet.compensation.least_squares import Moments, least_squares, unsaid, with_ones
 from shrinknet.compensation.readers import as_matrix, readers
 from shrinknet.criteria import find_criterion
@@ -205,7 +205,7 @@ def test_the_proof_covers_the_compensated_network(kind: str, tmp_path) -> None:
     smaller = run.at(sn.RemovedNeurons(5))
     assert smaller.verification.holds
     portions = [step.removed for step in run.history[:3]]
-    again = masked_after(task, gated(task), [*portions, smaller.plan.removed[4:]], kind)
+    again = compensation_of(kind, task, gated(task)).after([*portions, smaller.plan.removed[4:]])
     assert torch.equal(again.outputs(rows[0]), smaller.network.outputs(rows[0]))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shrinknet.compensation.compensate import Compensation
+from shrinknet.compensation.compensate import compensation_of
 from shrinknet.core.errors import BadInputError, did_you_mean
 from shrinknet.core.progress import Tell, tell_nobody
 from shrinknet.core.records import Group, Neuron
@@ -181,16 +181,14 @@ def error_surfaces(
     scoring, kind = run.network.program.scoring, run.config.search.compensate
     task, found = in_memory(run.task, run.network), []
     network = gated(task, run.config.search.keep, run.config.search.only, scoring)
-    compensation = None if kind == "none" else Compensation(kind, task, network)
+    compensation = compensation_of(kind, task, network)
     with scoring.arithmetic():
-        network = network if compensation is None else compensation.restart()
+        network = compensation.restart()
         for place, step in enumerate(steps):
             if place % every == 0:
                 tell(f"{step.removed[0]}, step {step.number}", place / len(steps))
                 found.append(_surface(task, network, step.removed[0], alphas or Alphas(), step.number))
-            network = network.without(step.removed)
-            if compensation is not None:
-                network = compensation.refit(network, step.removed)
+            network = compensation.refit(network.without(step.removed), step.removed)
     return found
 
 

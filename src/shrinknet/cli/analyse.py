@@ -75,7 +75,7 @@ def _subject(source: str, given: SubjectFlags, step: int = 0) -> Subject:
         last = run.history[-1].number
         if not 0 <= step <= last:
             raise BadInputError("--step", f"one of the run's steps, 0 to {last}", str(step), "Leave it out for 0.")
-        is_bare = run.config.search.compensate == "none"
+        is_bare = not run.config.search.refits
         if step and not is_bare:
             raise BadInputError(
                 "--step", "0 for a run whose readers were refit", str(step), "'analyse surface' sees the refit readers."

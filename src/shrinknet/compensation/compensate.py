@@ -14,7 +14,7 @@ Sources: Hassibi and Stork 1993 (Optimal Brain Surgeon), Stahlberger and Riedmil
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,9 +23,10 @@ from torch import Tensor
 from torch.fx import Node
 
 from shrinknet.compensation.least_squares import Moments, least_squares, unsaid, with_ones
+from shrinknet.compensation.none import NoCompensation, Portions
 from shrinknet.compensation.readers import Reader, as_matrix, is_own, readers
 from shrinknet.core.errors import BadInputError
-from shrinknet.core.records import Neuron
+from shrinknet.core.records import Measures, Neuron
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.passes import Passes
 from shrinknet.engine.program import Program
@@ -62,7 +63,7 @@ class Compensation:
     """
 
     def __init__(self, kind: str, task: Task, network: GatedNetwork, ridge: float = RIDGE) -> None:
-        self.kind, self.ridge = kind, ridge
+        self.kind, self.network, self.ridge = kind, network, ridge
         self.batch = _some_rows(task, network)
         own = Passes(network.program, network.program.scoring.kept_bytes)
         self.bare = replace(network, passes=own)  # the untouched network, with passes of its own
@@ -105,6 +106,28 @@ class Compensation:
         self.values = work.values
         self.latest = network.refit(work.tensors)
         return self.latest
+
+    def after(self, portions: Portions) -> GatedNetwork:
+        """Return the untouched network without some neurons, which went in portions.
+
+        The bits are those of the time when they went first, one portion at each step.
+
+        Cost: one refit for each portion, unless the last refit ended just there.
+        """
+        portions = list(filter(None, portions))
+        bare = self.network.without(neuron for some in portions for neuron in some)
+        if not portions:
+            return bare
+        if bool((self.latest.present == bare.present).all()):
+            return self.latest
+        here = self.restart()
+        for some in portions:
+            here = self.refit(here.without(some), some)
+        return here
+
+    def bare_measures(self, network: GatedNetwork, measured: Callable[[GatedNetwork], Measures]) -> Measures | None:
+        """Measure the untouched network without the neurons that a refit network lacks."""
+        return measured(self.bare.with_present(network.present))
 
     def scoring(self, network: GatedNetwork) -> GatedNetwork:
         """Return the network as ablation should see it: a reader that loses a neuron makes up for it at once.
@@ -314,35 +337,9 @@ def by_curvature(bend: Bend, weights: Tensor, alive: Tensor, ridge: float) -> Te
     return refit
 
 
-Portions = Iterable[Sequence[Neuron]]
-"""Neurons that go together, one portion after another: a refit follows each."""
-
-
-def masked_after(
-    task: Task, network: GatedNetwork, portions: Portions, kind: str, compensation: Compensation | None = None
-) -> GatedNetwork:
-    """Return a network without some neurons, which went in portions: the same bits as when they went the first time.
-
-    Args:
-        task, network: the untouched network.
-        portions: what went together, in order.
-        kind: how readers make up for it.
-        compensation: one that may have come there already; it stands there afterwards.
-
-    Cost: nothing without compensation; else one refit for each portion, unless the compensation stands there.
-    """
-    portions = list(portions)
-    bare = network.without(neuron for some in portions for neuron in some)
-    if kind == "none" or not any(portions):
-        return bare
-    if compensation is None:
-        compensation = Compensation(kind, task, network)
-    elif bool((compensation.latest.present == bare.present).all()):
-        return compensation.latest
-    here = compensation.restart()
-    for some in filter(None, portions):
-        here = compensation.refit(here.without(some), some)
-    return here
+def compensation_of(kind: str, task: Task, network: GatedNetwork) -> Compensation | NoCompensation:
+    """Return how the readers of an untouched network make up for what goes; "none": not at all."""
+    return NoCompensation(network) if kind == "none" else Compensation(kind, task, network)
 
 
 def _some_rows(task: Task, network: GatedNetwork) -> Batch:

@@ -76,6 +76,11 @@ class SearchOptions(RankOptions):
         """What ships."""
         return self.artefact or WEIGHTS
 
+    @property
+    def refits(self) -> bool:
+        """Whether readers make up for what is gone."""
+        return self.compensate != "none"
+
 
 @dataclass(frozen=True)
 class RunConfig:

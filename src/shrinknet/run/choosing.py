@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from shrinknet.compensation.compensate import Compensation
+from shrinknet.compensation.none import NoCompensation
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.progress import Progress, Told, num_batches
 from shrinknet.core.scores import Scores
@@ -77,10 +78,10 @@ def race_of(
 
 
 def choosing(
-    task: Task, network: GatedNetwork, options: Pruning, score: Scorer, compensation: Compensation | None
+    task: Task, network: GatedNetwork, options: Pruning, score: Scorer, compensation: Compensation | NoCompensation
 ) -> Choose:
     """Return what finds the next neurons, by the true rise once readers are refit where `ablation` meets a refit."""
-    if compensation is not None and options.rule.name == "ablation":
+    if options.rule.name == "ablation":
         score = _refit_before(compensation, score)
     if not is_race(options.how):
         return _remembered(find_method(options.method)(network, score))
@@ -88,13 +89,10 @@ def choosing(
         given = f"method {options.method!r}, clip {options.clip!r}"
         raise BadInputError("confidence and screen", "used with reranking and no clip", given, "Leave them out.")
     race = race_of(task, options.rule, options.limits, options.seed, options.how, options.told)
-    if compensation is None:
-        return _remembered(race)
-    scoring = compensation.scoring
-    return _remembered(lambda network, count: race(scoring(network), count))
+    return _remembered(lambda network, count: race(compensation.scoring(network), count))
 
 
-def _refit_before(compensation: Compensation, score: Scorer) -> Scorer:
+def _refit_before(compensation: Compensation | NoCompensation, score: Scorer) -> Scorer:
     return lambda network: score(compensation.scoring(network))
 
 

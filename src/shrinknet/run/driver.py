@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from shrinknet.compensation.compensate import Compensation, masked_after
+from shrinknet.compensation.compensate import Compensation, compensation_of
+from shrinknet.compensation.none import NoCompensation
 from shrinknet.core.config import RunConfig
 from shrinknet.core.errors import RunFolderError
 from shrinknet.core.folder import RunFolder
@@ -57,8 +58,7 @@ def search(task: Task, options: Pruning) -> Run:
     with under_way(folder), scored_by(task, options, shards) as score:
         if folder is not None:
             write_start(folder, task, network.trace)
-        kind = options.compensate
-        compensation = None if kind == "none" else Compensation(kind, task, network)
+        compensation = compensation_of(options.compensate, task, network)
         choose = choosing(task, network, options, score, compensation)
         price = by_neuron if options.price == "neuron" else by_units(ships.freed(options.price, goals))
         return Search(
@@ -90,7 +90,7 @@ class Search:
     guards: Sequence[Guard]
     price: Price
     ships: Artefact
-    compensation: Compensation | None
+    compensation: Compensation | NoCompensation
     folder: RunFolder | None
     progress: Progress
 
@@ -145,8 +145,7 @@ class Search:
         return least_pruned(run, place, goals, lambda back: self._at(history, history[back], True, "", config))
 
     def _masked(self, history: Sequence[Step]) -> GatedNetwork:
-        kind = "none" if self.compensation is None else self.compensation.kind
-        return masked_after(self.task, self.network, [s.removed for s in history], kind, self.compensation)
+        return self.compensation.after(step.removed for step in history)
 
     def _conclude(
         self, history: list[Step], until: Until, wanted: Sequence[Goal], goals: Sequence[Goal], config: RunConfig

@@ -66,7 +66,7 @@ class Pruning(SearchOptions, Scored):
         _check_all("goals", self.goals, Goal)
         _check_all("guards", self.guards, Guard)
         find_exporter(self.kind, self.quantize)
-        if self.compensate != "none" and self.how.executor != "serial":
+        if self.refits and self.how.executor != "serial":
             given = repr(self.compensate)
             raise BadInputError("compensate", "none where workers score", given, "Use `executor='serial'`.")
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from shrinknet.compensation.compensate import masked_after
+from shrinknet.compensation.compensate import compensation_of
 from shrinknet.core.config import RunConfig
 from shrinknet.core.disk import writing
 from shrinknet.core.errors import BadInputError, FixedWidthError, RunFolderError
@@ -279,7 +279,8 @@ class Run:
 
     def _with_so_many_gone(self, count: int, wanted: Sequence[Goal], goals: Sequence[Goal]) -> "Run":
         order, words = self.plan.removed + self.plan.remaining, " and ".join(map(str, goals))
-        network = masked_after(self.task, self._untouched, self.portions_of(self.history, order[:count]), self._kind)
+        compensation = compensation_of(self.config.search.compensate, self.task, self._untouched)
+        network = compensation.after(self.portions_of(self.history, order[:count]))
         is_met = self._reach(wanted, order[:count])
         reason = f"reached the goal: {words}" if is_met else f"{words} cannot be reached; this is the smallest there is"
         unscored = count - len(removed_by(self.history))
@@ -293,10 +294,6 @@ class Run:
     def _reach(self, goals: Sequence[Goal], removed: tuple[Neuron, ...]) -> bool:
         now = self._costs_after(removed)
         return all(goal.reached(self.history[0].measures, now) for goal in goals)
-
-    @property
-    def _kind(self) -> str:
-        return self.config.search.compensate
 
     @property
     def _untouched(self) -> GatedNetwork:
@@ -482,8 +479,8 @@ def reopened(folder: RunFolder, task: Task) -> Run:
             f"folder must have a history. Got {str(folder.path)!r}, which has none. Make the run again."
         )
     ships = Artefact(task, network.trace, asked.kind, asked.quantize, asked.allow_float)
-    portions = Run.portions_of(history, plan.removed)
-    masked = masked_after(task, network, portions, asked.compensate)
+    compensation = compensation_of(asked.compensate, task, network)
+    masked = compensation.after(Run.portions_of(history, plan.removed))
     measures = measure(task, masked, lambda trace, present: end.after.costs)
     run = finish(task, masked, history, plan, measures, end.reason, end.is_met, config, ships, ship=False)
     _check_belongs(folder, run)

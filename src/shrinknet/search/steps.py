@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from shrinknet.compensation.compensate import Compensation
+from shrinknet.compensation.none import NoCompensation
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Measures, Step
 from shrinknet.engine.gates import GatedNetwork
@@ -18,7 +19,7 @@ from shrinknet.measure.evaluation import Evaluation, evaluate_batches, other_ans
 from shrinknet.search.goals import Goal
 from shrinknet.search.guards import Guard
 from shrinknet.search.methods import Choose
-from shrinknet.search.price import Price, by_neuron
+from shrinknet.search.price import Price
 from shrinknet.search.rank import Limits, takeable
 from shrinknet.task.task import Task
 
@@ -71,9 +72,9 @@ def steps(
     last: Step,
     limit: Callable[[Measures], int | None],
     limits: Limits,
-    costs_of: CostsOf = costs,
-    price: Price = by_neuron,
-    compensation: Compensation | None = None,
+    costs_of: CostsOf,
+    price: Price,
+    compensation: Compensation | NoCompensation,
 ) -> Iterator[Step]:
     """Yield one step after another until no more can go.
 
@@ -101,11 +102,8 @@ def steps(
         if not taken:
             return
         removed, scores = zip(*taken, strict=True)
-        network = network.without(removed)
-        bare = None
-        if compensation is not None:
-            network = compensation.refit(network, removed)
-            bare = measure(task, compensation.bare.with_present(network.present), costs_of)
+        network = compensation.refit(network.without(removed), removed)
+        bare = compensation.bare_measures(network, lambda one: measure(task, one, costs_of))
         before, answered = answered, on_validation(task, network)
         measures, answers = _measures(task, network, costs_of, answered), other_answers(before, answered)
         seconds = time.perf_counter() - started
