@@ -199,9 +199,9 @@ def test_a_plan_of_unknown_neurons_is_refused(run, type_command) -> None:
 
 
 def test_a_failed_proof_writes_no_model_and_says_where_it_broke(type_command, tmp_path, monkeypatch) -> None:
-    from shrinknet.run import run as run_module
+    from shrinknet.run import facts
 
-    honest = run_module.cut_graph
+    honest = facts.cut_graph
 
     def sabotaged(trace, present, tensors=None):
         graph = honest(trace, present)
@@ -209,7 +209,7 @@ def test_a_failed_proof_writes_no_model_and_says_where_it_broke(type_command, tm
             graph.get_parameter("2.weight")[0, 0] += 1
         return graph
 
-    monkeypatch.setattr(run_module, "cut_graph", sabotaged)
+    monkeypatch.setattr(facts, "cut_graph", sabotaged)
     out = tmp_path / "run"
     answer = type_command("prune", *FACTORY, *DATA, "--criterion", "taylor-1", "--remove", "5", "--out", out)
     assert answer.status == 1

@@ -15,7 +15,7 @@ from shrinknet.export.exported_program import pt2_bytes
 from shrinknet.graph.trace import export_program, trace
 from shrinknet.loading.models import load_model
 from shrinknet.run.checking import check_files
-from shrinknet.run.run import reopened
+from shrinknet.run.opening import reopened
 
 LEAST_REACH = {"convolutional": 0.9, "transformer": 0.8, "recurrent": 0.9, "dense": 0.9}
 QUICK = [one for one in TORCHVISION if one.name in {"resnet18", "shufflenet_v2_x0_5", "mobilenet_v3_small"}]

@@ -17,9 +17,12 @@ from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.memory import in_memory
 from shrinknet.export.artefact import Artefact
 from shrinknet.run.choosing import check_coupling, choosing, scored_by
+from shrinknet.run.facts import finish
+from shrinknet.run.family import is_far_below, judged, least_pruned, misses, next_wanted
 from shrinknet.run.noise import check_slopes
 from shrinknet.run.options import Pruning
-from shrinknet.run.run import Run, finish, least_pruned, under_way, with_threads_of, write_end, write_start
+from shrinknet.run.run import Run
+from shrinknet.run.written import under_way, with_threads_of, write_end, write_start
 from shrinknet.search.goals import Goal
 from shrinknet.search.guards import Guard, check_ways
 from shrinknet.search.methods import Choose
@@ -103,14 +106,14 @@ class Search:
         while True:
             until = self._steps(history, () if whole_curve else wanted, room_left(wanted, self.start.measures))
             run = self._conclude(history, until, wanted, goals, config)
-            if not (missed := run.misses(goals, max_latency)):
+            if not (missed := misses(run, goals, max_latency)):
                 run = self._come_back(history, run, goals, config)
                 break
             if not run.is_met:
                 break
             log.info("The artefact misses its budget, and the search goes on: %s.", "; ".join(missed))
-            wanted = run.next_wanted(goals, wanted, max_latency)
-        run = run.judged(goals, max_latency)
+            wanted = next_wanted(run, goals, wanted, max_latency)
+        run = judged(run, goals, max_latency)
         if self.folder is not None:
             run = replace(run, folder=self.folder)
             write_end(self.folder, run)
@@ -139,7 +142,7 @@ class Search:
         """Go back to the least pruned step whose file meets the goals, where forecasts were far too high."""
         gone = [len(removed_by(history[: place + 1])) for place in range(len(history))]
         place = gone.index(len(run.plan.removed))
-        if config.search.max_latency is not None or not place or not run.is_far_below(goals, history[place - 1]):
+        if config.search.max_latency is not None or not place or not is_far_below(run, goals, history[place - 1]):
             return run
         log.info("The artefact is far below its forecast, and the search comes back up.")
         return least_pruned(run, place, goals, lambda back: self._at(history, history[back], True, "", config))
@@ -169,8 +172,8 @@ class Search:
         masked = self._masked(taken)
         measures = measure(self.task, masked, self.ships.costs)
         return finish(
-            self.task, masked, tuple(history), whole.first(len(removed_by(taken))), measures, reason, is_met, config,
-            self.ships,
+            Run, self.task, masked, tuple(history), whole.first(len(removed_by(taken))), measures, reason, is_met,
+            config, self.ships,
         )  # fmt: skip
 
 

@@ -1,19 +1,30 @@
 """Open a finished run again: `shrinknet.load`, and the verbs that take a run folder."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from shrinknet.compensation.compensate import compensation_of
+from shrinknet.core.config import RunConfig
 from shrinknet.core.errors import BadInputError, RunFolderError
 from shrinknet.core.folder import RunFolder, whole
 from shrinknet.core.named import is_import_path
+from shrinknet.core.records import removed_by
+from shrinknet.engine.gates import gated
+from shrinknet.export.artefact import Artefact
 from shrinknet.graph.trace import named_tensors
 from shrinknet.loading.data import ROLES, load_data
 from shrinknet.loading.models import load_model
-from shrinknet.run.run import Run, reopened, with_threads_of
+from shrinknet.run.facts import finish
+from shrinknet.run.family import portions_of
+from shrinknet.run.run import Run
+from shrinknet.run.written import with_threads_of
+from shrinknet.search.steps import measure
+from shrinknet.surgery.remove import kept_indices
 from shrinknet.task.accuracy import ASKED, Judge, nobody_says
 from shrinknet.task.data import Source
 from shrinknet.task.losses import BY_NAME
@@ -86,6 +97,51 @@ def load(
         task = Task(network, judged_by, *sources, _batch_size(config), accuracy, measured)
         with whole(opened):
             return reopened(opened, task)
+
+
+def reopened(folder: RunFolder, task: Task) -> Run:
+    """Return the run in a folder, given its original network and data again. Nothing is scored.
+
+    Raises:
+        RunFolderError: the network is not the one that the run began with, or the run is not finished.
+    """
+    config = RunConfig.of(folder.config)
+    asked = config.search
+    network = gated(task, asked.keep, asked.only)
+    if network.groups != folder.groups():
+        raise RunFolderError(
+            f"folder must come with the network that it began with. Got one with other groups than "
+            f"{str(folder.path)!r}. Use the run's own original.pt2."
+        )
+    history, plan, end = tuple(folder.history()), folder.plan(), folder.ending()
+    if not history:
+        raise RunFolderError(
+            f"folder must have a history. Got {str(folder.path)!r}, which has none. Make the run again."
+        )
+    ships = Artefact(task, network.trace, asked.kind, asked.quantize, asked.allow_float)
+    compensation = compensation_of(asked.compensate, task, network)
+    masked = compensation.after(portions_of(history, plan.removed))
+    measures = measure(task, masked, lambda trace, present: end.after.costs)
+    run = finish(Run, task, masked, history, plan, measures, end.reason, end.is_met, config, ships, ship=False)
+    _check_belongs(folder, run)
+    return replace(run, folder=folder, unfit=folder.read_json("plan.json").get("fixed_width"))
+
+
+def _check_belongs(folder: RunFolder, run: Run) -> None:
+    """What stands in a folder twice must say the same: the order of the removals, and what is kept of each tensor."""
+    plan, trace = run.plan, run.network.trace
+    order = zip(removed_by(run.history), plan.removed + plan.remaining, strict=False)
+    said, kept = folder.read_json("plan.json"), kept_indices(trace, run.network.present)
+    axes = {name: {str(axis): list(places) for axis, places in cut.items()} for name, cut in kept.items()}
+    different = [
+        *(["an order that history.csv does not have"] if any(one != other for one, other in order) else []),
+        *(["kept indices that are not those of its order"] if said["kept"] != axes else []),
+    ]
+    if different:
+        raise RunFolderError(
+            f"plan.json must say what the rest of the run folder says. Got {different[0]} in {str(folder.path)!r}. "
+            f"Make the run again, in another folder."
+        )
 
 
 def _check_same_weights(folder: RunFolder, stored: nn.Module, model: nn.Module) -> None:

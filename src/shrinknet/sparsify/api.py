@@ -24,7 +24,9 @@ from shrinknet.engine.gates import gated
 from shrinknet.export.artefact import Artefact
 from shrinknet.graph.trace import named_tensors
 from shrinknet.measure.evaluation import evaluate, other_answers
-from shrinknet.run.run import Run, finish, under_way
+from shrinknet.run.facts import finish
+from shrinknet.run.run import Run
+from shrinknet.run.written import under_way
 from shrinknet.search.steps import first_step, measure, on_validation
 from shrinknet.sparsify.base import Sparsifier, find_sparsifier
 from shrinknet.sparsify.family import Architecture
@@ -269,7 +271,7 @@ def remove(
     })  # fmt: skip
     step = Step(1, plan.removed, (0.0,) * len(plan.removed), after, 0.0, answers=answers)
     history = (start, step) if plan.removed else (start,)
-    run = finish(task, masked, history, plan, after, "removed what the plan says", True, written, ships)
+    run = finish(Run, task, masked, history, plan, after, "removed what the plan says", True, written, ships)
     run.verification.raise_if_broken()
     return run if out is None else replace(run, folder=run.save(out, resume=resume))
 

@@ -1,0 +1,174 @@
+"""What is known of a run: its record, and what follows from it: the smaller network in every form."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeVar
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
+
+from shrinknet.core.config import RunConfig
+from shrinknet.core.errors import FixedWidthError
+from shrinknet.core.folder import RunFolder
+from shrinknet.core.records import Costs, Manifest, Measures, Neuron, Plan, Step, TestResult, Verification
+from shrinknet.engine.gates import GatedNetwork, tolerance
+from shrinknet.engine.program import Program
+from shrinknet.export.artefact import Artefact
+from shrinknet.graph.names import owner_of
+from shrinknet.graph.trace import export_program, named_tensors
+from shrinknet.graph.widths import Present
+from shrinknet.measure.evaluation import evaluate
+from shrinknet.surgery.own_module import (
+    Attributes,
+    check_own_module,
+    cut_module,
+    modules_with_windows,
+    new_attributes,
+)
+from shrinknet.surgery.proof import cut_program, verify
+from shrinknet.surgery.remove import cut_graph, kept_indices
+from shrinknet.task.task import Task
+
+LATENCY_ROUNDS = 200
+"""One sample is run so many times for its latency."""
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """The bytes of an artefact, and what was measured on them."""
+
+    content: bytes
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The record of a run, as `Run` describes it."""
+
+    task: Task
+    network: GatedNetwork
+    cut: GraphModule
+    history: tuple[Step, ...]
+    plan: Plan
+    measures: Measures
+    reason: str
+    is_met: bool
+    verification: Verification
+    test: TestResult | None
+    config: RunConfig
+    ships: Artefact
+    shipped: Shipped | None = None
+    folder: RunFolder | None = None
+    unfit: str | None = None
+
+    @property
+    def artefact(self) -> Manifest | None:
+        """What was measured on the file that ships; None where that is the weights file."""
+        return None if self.shipped is None else self.shipped.manifest
+
+    @property
+    def measured(self) -> Costs:
+        """What the network costs, measured on the artefact where there is one."""
+        forecast = self.measures.costs
+        return forecast if self.artefact is None else self.artefact.measured(forecast)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """A smaller copy of the user's own module, handed back only if it gives the cut graph's outputs.
+
+        Raises:
+            FixedWidthError: the model's own Python code fixes a width; `exported` is there all the same.
+        """
+        self.verification.raise_if_broken()
+        try:
+            return self._own_module(self.network.present, self.cut)
+        except FixedWidthError as error:
+            raise FixedWidthError(f"{error}{self._what_to_keep()}") from error.__cause__
+
+    @property
+    def fixed_width(self) -> str | None:
+        """Why the user's own class does not bear the cut; None where it does."""
+        try:
+            self._own_module(self.network.present, self.cut)
+        except FixedWidthError as error:
+            return str(error)
+        return self.unfit
+
+    def _own_module(self, present: Present, cut: GraphModule) -> nn.Module:
+        kept = kept_indices(self.network.trace, present)
+        attributes = new_attributes(self.task.model, self.network.trace, cut, kept)
+        smaller = cut_module(self.task.model, kept, attributes)
+        refit, ours = named_tensors(cut), named_tensors(smaller)
+        for name in self.network.program.tensors.keys() & ours.keys():
+            ours[name].data.copy_(refit[name])
+        inputs = next(self.task.calibration.batches()).inputs
+        with torch.no_grad():
+            expected = cut_program(self.network.trace, cut, None).outputs(inputs)
+        windows = modules_with_windows(self.network.trace, present)
+        check_own_module(smaller, inputs, expected, tolerance(expected.dtype, float(expected.abs().max())), windows)
+        return smaller
+
+    def _what_to_keep(self) -> str:
+        """Say which groups, left whole, give the class back: those that it does not bear the cut of, each by itself."""
+        removed = defaultdict[str, list[Neuron]](list)
+        for neuron in self.plan.removed:
+            removed[neuron.group].append(neuron)
+        fixed = [group for group in self.network.groups if removed[group.name] and not self._bears(removed[group.name])]
+        rest = [neuron for group in self.network.groups if group not in fixed for neuron in removed[group.name]]
+        if not fixed or not self._bears(rest):
+            return ""
+        writers = (next(part for part in group.slices if part.role == "writes") for group in fixed)
+        keep = sorted({owner_of(part.parameter) or part.parameter for part in writers})
+        return f" With `keep={keep}` the class comes back."
+
+    def _bears(self, removed: Sequence[Neuron]) -> bool:
+        """Whether the user's own module is right without some neurons."""
+        present = self.network.trace.present(tuple(removed))
+        try:
+            self._own_module(present, cut_graph(self.network.trace, present, self.network.program.tensors))
+        except FixedWidthError:
+            return False
+        return True
+
+    @property
+    def attributes(self) -> Attributes:
+        """The attributes of the model's modules that hold a width, with their new values."""
+        kept = kept_indices(self.network.trace, self.network.present)
+        return new_attributes(self.task.model, self.network.trace, self.cut, kept)
+
+    @cached_property
+    def exported(self) -> ExportedProgram:
+        """The smaller network as an exported program: always there, runs (and trains) without the user's code."""
+        self.verification.raise_if_broken()
+        for name, parameter in self.task.model.named_parameters():
+            named_tensors(self.cut)[name].requires_grad_(parameter.requires_grad)
+        return export_program(self.cut, self.task.example_inputs)
+
+
+AnyRun = TypeVar("AnyRun", bound=Facts)
+
+
+def finish(
+    kind: type[AnyRun], task: Task, network: GatedNetwork, history: tuple[Step, ...], plan: Plan, measures: Measures,
+    reason: str, is_met: bool, config: RunConfig, ships: Artefact, *, ship: bool = True,
+) -> AnyRun:  # fmt: skip
+    """Cut once, prove it on the data held furthest from the scores, and make the file that ships, unless it is made."""
+    cut = cut_graph(network.trace, network.present, network.program.tensors)
+    proof = verify(network, cut, task.test or task.validation or task.calibration)
+    test = _test(task, network) if task.test is not None and proof.holds else None
+    run = kind(task, network, cut, history, plan, measures, reason, is_met, proof, test, config, ships)
+    if not (ship and proof.holds and ships.exporter.is_made_apart):
+        return run
+    rounds = LATENCY_ROUNDS if config.search.max_latency is not None else 0
+    return replace(run, shipped=Shipped(*ships.ship(cut, measures.costs, rounds=rounds)))
+
+
+def _test(task: Task, network: GatedNetwork) -> TestResult:
+    assert task.test is not None
+    whole = GatedNetwork(Program(network.trace), network.loss, network.trace.present())
+    before, after = (evaluate(one.outputs, task.loss, task.test, task.metrics) for one in (whole, network))
+    return TestResult(before.loss, after.loss, before.metrics, after.metrics, after.num_samples)
