@@ -17,8 +17,9 @@ from torch import nn
 
 import shrinknet as sn
 from shrinknet.cli import console
-from shrinknet.core.folder import SEAL, RunFolder, digest_of_plan
+from shrinknet.core.folder import RunFolder, digest_of_plan
 from shrinknet.core.records import Difference, Manifest
+from shrinknet.core.sealed import SEAL
 from shrinknet.report.page import write_page
 from shrinknet.run.checking import check_files
 

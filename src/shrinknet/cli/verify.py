@@ -10,7 +10,7 @@ from shrinknet.cli import console
 from shrinknet.cli.flags import spread
 from shrinknet.cli.options import Json
 from shrinknet.cli.reopen import RunFlags, reopen
-from shrinknet.core.folder import SEAL
+from shrinknet.core.sealed import SEAL
 from shrinknet.report import summary
 from shrinknet.run.checking import check_files
 

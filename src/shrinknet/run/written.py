@@ -11,9 +11,10 @@ import torch
 
 from shrinknet.core.disk import writing
 from shrinknet.core.errors import BadInputError
-from shrinknet.core.folder import SEAL, RunFolder
+from shrinknet.core.folder import RunFolder
 from shrinknet.core.machine import environment
 from shrinknet.core.records import Corner, Ending, Manifest
+from shrinknet.core.sealed import SEAL
 from shrinknet.export.artefact import Artefact
 from shrinknet.export.base import find_exporter
 from shrinknet.export.exported_program import pt2_bytes

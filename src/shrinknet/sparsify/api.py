@@ -15,10 +15,11 @@ from torch.fx import GraphModule
 
 from shrinknet.core.config import RunConfig
 from shrinknet.core.errors import BadInputError
-from shrinknet.core.folder import SEAL, RunFolder, whole
+from shrinknet.core.folder import RunFolder, whole
 from shrinknet.core.machine import environment
 from shrinknet.core.quantities import ACCURACY
 from shrinknet.core.records import Plan, Step
+from shrinknet.core.sealed import SEAL
 from shrinknet.core.tables import csv_text
 from shrinknet.engine.gates import gated
 from shrinknet.export.artefact import Artefact
