@@ -22,7 +22,7 @@ class Run(Facts):
         reason: why the run stopped.
         is_met: whether every goal was reached (and no guard stood in the way).
         verification: the proof that the cut network computes what the masked network computed.
-        test: loss and accuracy on data that nothing else has seen.
+        test: loss and metrics on data that nothing else has seen.
         config: what the run was made with, as `config.json` has it.
         folder: where the run is written, if anywhere.
         unfit: why the class that the run began with does not bear a cut, where an exported network stands in for it.
