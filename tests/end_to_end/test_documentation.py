@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
+import shrinknet as sn
 from shrinknet.criteria import criterion_names
 from shrinknet.recipes.catalogue import recipes
 
@@ -62,6 +66,31 @@ assert sn.prune(task, SquaredActivation(), goals=[sn.RemovedNeurons(3)]).is_met
 print("as the page says")
 """
     assert run_python(code, tmp_path).endswith("as the page says\n")
+
+
+def test_contributing_holds_a_whole_criterion(type_command, folder) -> None:
+    """Ten lines at most; as they stand they score in Python, and on the command line by their import path."""
+    (code,) = (block for block in blocks(ROOT / "CONTRIBUTING.md", "python") if "(Criterion)" in block)
+    assert len(code.splitlines()) <= 10
+    (folder / "criterion_as_contributing_has_it.py").write_text(code)
+    from criterion_as_contributing_has_it import Answering
+    from nets_of_a_stranger import build
+
+    model, arrays = build(), np.load(folder / "data.npz")
+    model.load_state_dict(load_file(folder / "weights.safetensors"))
+    rows = [torch.from_numpy(arrays[name][arrays["split"] == 0]) for name in ("inputs", "targets")]
+    ranked = sn.rank(sn.Task(model, "cross-entropy", tuple(rows)), Answering())
+    for place, name in ((2, "0"), (4, "2")):
+        shares = (model[:place](rows[0]) != 0).double().mean(0).tolist()
+        np.testing.assert_allclose([dict(ranked)[sn.Neuron(name, k)] for k in range(len(shares))], shares, rtol=1e-12)
+
+    words = ("nets_of_a_stranger:build", "--weights", "weights.safetensors", "--data", "data.npz")
+    typed = ("--criterion", "criterion_as_contributing_has_it:Answering")
+    said = type_command("rank", *words, *typed)
+    assert said.status == 0, said.err
+    assert [line.split(",")[1:3] for line in said.out.splitlines()[1:]] == [[n.group, str(n.index)] for n, _ in ranked]
+    refused = type_command("rank", *words, *typed, "--first", "3")
+    assert "--first must be used with ablation, unclipped. Got --criterion answering" in " ".join(refused.err.split())
 
 
 def test_every_criterion_has_a_page_of_theory_and_stands_in_the_table() -> None:

@@ -311,6 +311,67 @@ def test_activation_is_the_mean_size_of_what_readers_see() -> None:
     np.testing.assert_allclose(scores.values["0"], model[:2](inputs).abs().mean(0).detach().numpy(), rtol=1e-12)
 
 
+class Mixed(nn.Module):
+    """Samples and positions lie on one axis where the second layer reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        rows = self.two(self.one(x).tanh().reshape(-1, 6)).relu()
+        return self.three(rows.reshape(*x.shape[:2], 5)).mean(1)
+
+
+class Recurrent(nn.Module):
+    """Reads itself: the columns of its recurrent weights are read, which no sample has a part in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.out = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.out(self.lstm(x)[0]).mean(1)
+
+
+READ = {
+    "flattened": (lambda: nn.Sequential(nn.Conv1d(4, 6, 2), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3)), (4, 5)),
+    "positions": (lambda: nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3), nn.Flatten()), (5, 4)),
+    "mixed": (Mixed, (5, 4)),
+    "recurrent": (Recurrent, (5, 4)),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_readings_are_of_each_sample_alone_and_average_over_positions_and_places(name: str) -> None:
+    torch.manual_seed(0)
+    make, shape = READ[name]
+    inputs = torch.randn(7, *shape, dtype=torch.float64)
+    network = gated(sn.Task(make().double(), lambda y, t: y.sum(1), (inputs, torch.zeros(7))))
+    network = network.without([sn.Neuron(network.groups[0].name, 1)])
+    with torch.no_grad():
+        batch = Batch(inputs, inputs)
+        together = {group.name: read for group, read in network.readings(batch, torch.abs)}
+        summed = network.summed_readings(batch, torch.abs)
+        alone = [dict(network.by_group(_mean_sizes(network, row))) for row in inputs.split(1)]
+    assert together.keys() == {group.name for group in network.groups}
+    assert not bool(together[network.groups[0].name][:, 1].any())
+    for group in network.groups:
+        assert together[group.name].shape == (7, group.width)
+        expected = torch.stack([row[group.name] for row in alone])
+        torch.testing.assert_close(together[group.name], expected, rtol=1e-12, atol=0)
+        torch.testing.assert_close(summed[group.name], expected.sum(0), rtol=1e-12, atol=0)
+
+
+def _mean_sizes(network, inputs) -> torch.Tensor:
+    """Place by place: the mean size of what is read there, averaged over the places of each neuron."""
+    sizes = [[] for _ in network.present]
+    for site, value in network.values_read(inputs).items():
+        for neuron, read in zip(network.program.ids[site].tolist(), value.unbind(site.axis), strict=True):
+            sizes[neuron].append(float(read.abs().mean()))
+    return torch.tensor([sum(given) / max(1, len(given)) for given in sizes], dtype=torch.float64)
+
+
 def test_random_is_the_same_for_the_same_seed() -> None:
     model = nn.Sequential(nn.Linear(3, 9), nn.Tanh(), nn.Linear(9, 2))
     task = sn.Task(model, "cross-entropy", (torch.randn(9, 3), torch.arange(9) % 2))

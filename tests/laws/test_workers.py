@@ -55,7 +55,7 @@ class Spread(sn.Criterion):
     def observe(self, state, batch):
         network, means = state
         found = {}
-        for site, value in network.readings(batch.inputs).items():
+        for site, value in network.values_read(batch.inputs).items():
             (group,) = (g for g in network.groups if int(network.program.ids[site][0]) in network.trace.ids_of(g))
             found[group.name] = (value if means is None else (value - means[group.name]).square()).sum(0)
         return found

@@ -114,12 +114,12 @@ def registry_of_classes(base: type[T], argument: str, package: str, group: str, 
     """Return a registry of the subclasses of a class, which are named by their attribute `name`.
 
     Args:
-        base: the class; what is abstract is none of them.
+        base: the class, which is none of them itself; nor is what is abstract.
         argument, package, group, what: see `Registry`.
     """
 
     def is_one(found: object) -> TypeGuard[type[T]]:
-        return isclass(found) and issubclass(found, base) and not isabstract(found)
+        return isclass(found) and issubclass(found, base) and found is not base and not isabstract(found)
 
     def found_in(module: ModuleType) -> Iterator[type[T]]:
         return (one for one in vars(module).values() if is_one(one) and one.__module__ == module.__name__)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from shrinknet.core.records import Group
-from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples, over_candidates
+from shrinknet.criteria.base import Criterion, Statistics, over_candidates
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.replay import Replay
 from shrinknet.task.data import Batch
@@ -21,14 +21,12 @@ class Ablation(Criterion):
 
     name = "ablation"
     splits_by_group = True
+    can_race = True
+    foresees_refits = True
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed rise of the loss over the batch."""
         return over_candidates(network, batch, rise_without)
-
-    def conclude(self, network: GatedNetwork, sums: Sums) -> Statistics:
-        """Return means over samples."""
-        return mean_over_samples(sums)
 
 
 def rise_without(replay: Replay, group: Group, candidates: Tensor) -> Tensor:

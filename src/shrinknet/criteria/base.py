@@ -1,6 +1,5 @@
 """What a criterion is: it begins with the network, sums over batches, and concludes (design 4.3)."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import signature
@@ -44,19 +43,23 @@ Look = Callable[[Any], Iterable[tuple[int, Statistics]]]
 """Given the state to observe with: the number of samples and the statistics of each batch, in order."""
 
 
-class Criterion(ABC):
+class Criterion:
     """A rule that scores every neuron of a network.
 
-    A subclass gives a `name`, a `unit` ("loss" when the score estimates the rise of the mean loss), and three methods:
-    `begin(network)` returns a state, `observe(state, batch)` what one batch says, `conclude(state, sums)` the scores.
-    The state is the network unless `begin` says otherwise; a rule that needs no data leaves `observe` out. Batches,
-    workers and resuming are then one loop that it knows nothing about.
+    A subclass gives a `name`, a `unit` ("loss" when the score estimates the rise of the mean loss), and up to three
+    methods: `begin(network)` returns a state (the network, where left out), `observe(state, batch)` what one batch
+    says, `conclude(state, sums)` the scores (the means over samples, where left out). Most rules are an `observe`; one
+    that needs no data is a `conclude`. Batches, workers and resuming are then one loop that it knows nothing about.
 
     The state travels to workers, pickled; the network in it stands for each worker's own. `observe` must be a function
-    of state and batch alone. One whose state is the network, and that looks at groups one by one, may say
-    `splits_by_group`: workers then share a batch, and each sees one of `network.groups`. One that takes the loss of
-    each sample apart says `needs_each_sample`: it is refused where there is no such thing. One whose state is the
-    network and whose scores are nothing but slopes of its loss says `follows_slopes`: it is refused where all are flat.
+    of state and batch alone. What else a rule can do or needs, it says; nobody asks for its name:
+
+    - `splits_by_group`: its state is the network, and it looks at groups one by one. Workers then share a batch, and
+      each sees one of `network.groups`.
+    - `needs_each_sample`: it takes the loss of each sample apart, and is refused where there is no such thing.
+    - `follows_slopes`: its state is the network, its scores are slopes of its loss; it is refused where all are flat.
+    - `can_race`: its scores are the measured rise of the loss, which races and screens find with fewer samples.
+    - `foresees_refits`: it scores through `Replay`, and so the rise once readers are refit where a run refits them.
     """
 
     name: ClassVar[str]
@@ -64,6 +67,8 @@ class Criterion(ABC):
     splits_by_group: ClassVar[bool] = False
     needs_each_sample: ClassVar[bool] = False
     follows_slopes: ClassVar[bool] = False
+    can_race: ClassVar[bool] = False
+    foresees_refits: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -80,9 +85,9 @@ class Criterion(ABC):
         """Return statistics of one batch that add up over samples."""
         return {}
 
-    @abstractmethod
     def conclude(self, state: Any, sums: Sums) -> "Statistics | Again":
         """Turn the sums over all samples into scores, one for each neuron of each group; or look `Again`."""
+        return mean_over_samples(sums)
 
     @property
     def needs_data(self) -> bool:
@@ -179,7 +184,7 @@ def over_candidates(
     return totals
 
 
-BY_NAME = registry_of_classes(Criterion, "criterion", "shrinknet.criteria", "shrinknet.criteria", "criterion")  # type: ignore[type-abstract]
+BY_NAME = registry_of_classes(Criterion, "criterion", "shrinknet.criteria", "shrinknet.criteria", "criterion")
 
 
 def criterion_names() -> tuple[str, ...]:

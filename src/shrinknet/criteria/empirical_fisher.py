@@ -1,6 +1,6 @@
 """Empirical Fisher: the squared slope of the loss in the gate."""
 
-from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples
+from shrinknet.criteria.base import Criterion, Statistics
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.task.data import Batch
 
@@ -19,10 +19,6 @@ class EmpiricalFisher(Criterion):
     needs_each_sample = True
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
-        """Return the summed squares of each sample's slope."""
+        """Return half the summed squares of each sample's slope."""
         slopes = network.gate_slopes(batch)
-        return {group: slope.double().square().sum(0) for group, slope in slopes.items()}
-
-    def conclude(self, network: GatedNetwork, sums: Sums) -> Statistics:
-        """Return half the means over samples."""
-        return {group: 0.5 * mean for group, mean in mean_over_samples(sums).items()}
+        return {group: slope.double().square().sum(0) / 2 for group, slope in slopes.items()}

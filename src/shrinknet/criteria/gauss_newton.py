@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from shrinknet.core.records import Group
-from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples, over_candidates
+from shrinknet.criteria.base import Criterion, Statistics, over_candidates
 from shrinknet.engine.derivatives import in_chunks, slope_and_gauss_newton
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.replay import Replay
@@ -26,10 +26,6 @@ class GaussNewton(Criterion):
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed estimates over the batch."""
         return over_candidates(network, batch, gauss_newton_at_zero)
-
-    def conclude(self, network: GatedNetwork, sums: Sums) -> Statistics:
-        """Return means over samples."""
-        return mean_over_samples(sums)
 
 
 def gauss_newton_at_zero(replay: Replay, group: Group, candidates: Tensor) -> Tensor:

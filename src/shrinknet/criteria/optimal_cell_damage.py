@@ -2,7 +2,7 @@
 
 import torch
 
-from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples
+from shrinknet.criteria.base import Criterion, Statistics
 from shrinknet.engine.diagonal import diagonal_derivatives
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.task.data import Batch
@@ -43,7 +43,3 @@ class OptimalCellDamage(Criterion):
                 saliency = read.square() * curvature / 2
                 totals.index_add_(0, program.ids[site], saliency.double().flatten(0, -2).sum(0))
         return network.by_group(totals)
-
-    def conclude(self, network: GatedNetwork, sums: Sums) -> Statistics:
-        """Return means over samples."""
-        return mean_over_samples(sums)

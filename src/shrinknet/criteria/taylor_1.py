@@ -1,6 +1,6 @@
 """First-order Taylor: the slope of the loss in the gate."""
 
-from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples
+from shrinknet.criteria.base import Criterion, Statistics
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.task.data import Batch
 
@@ -21,7 +21,3 @@ class Taylor1(Criterion):
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed slopes, turned round."""
         return {group: -slopes for group, slopes in network.summed_gate_slopes(batch).items()}
-
-    def conclude(self, network: GatedNetwork, sums: Sums) -> Statistics:
-        """Return means over samples."""
-        return mean_over_samples(sums)

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from shrinknet.core.records import Group
-from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples, over_candidates
+from shrinknet.criteria.base import Criterion, Statistics, over_candidates
 from shrinknet.engine.derivatives import curvatures_by_output, elements_of, in_chunks, slope_and_curvature
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.replay import Replay
@@ -43,10 +43,6 @@ class Taylor2(Criterion):
             estimates = network.by_group(-slopes + curvatures / 2)
             found |= {group.name: estimates[group.name] for group, its in bends.items() if its is bend}
         return {group.name: found[group.name] for group in network.groups}
-
-    def conclude(self, network: GatedNetwork, sums: Sums) -> Statistics:
-        """Return means over samples."""
-        return mean_over_samples(sums)
 
 
 def parabola_at_zero(replay: Replay, group: Group, candidates: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class UnitOBS(Criterion):
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return, for each reader, the sum of x x^T over samples and positions."""
-        read = network.readings(batch.inputs)
+        read = network.values_read(batch.inputs)
         grams = {}
         for node, reader in readers(network.program).items():
             rows = with_ones(reader.read(read[reader.site])).double()

@@ -5,7 +5,7 @@ neurons of its group: a dense layer, a convolution. That is exact for every acti
 Statistics over neurons take the gates as weights instead (`weighted` in graph/call.py).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -178,7 +178,45 @@ class GatedNetwork:
 
         return gating
 
-    def readings(self, inputs: Tensor) -> dict[Site, Tensor]:
+    def readings(
+        self, batch: Batch, of: Callable[[Tensor], Tensor] = torch.positive
+    ) -> Iterator[tuple[Group, Float[Tensor, "batch neurons"]]]:
+        """Yield each group with what its readers see of each neuron in each sample: the mean of `of(g o)`, float64.
+
+        The mean is over positions, then over the places where the neuron is read (readers, and elements of what one
+        reads); a neuron that nobody reads gives 0. `of` is taken of each value before: `torch.abs`, `torch.square`,
+        `lambda value: value != 0` ...
+
+        Cost: one forward pass (one for each sample where a reader mixes samples with another axis); memory for the
+        values read in one batch.
+        """
+        parts = batch.inputs.split(1) if self.program.mixes_samples else [batch.inputs]
+        read = self.by_group(torch.cat([self._read(inputs, of, apart=True) for inputs in parts]))
+        yield from ((group, read[group.name]) for group in self.groups)
+
+    def summed_readings(
+        self, batch: Batch, of: Callable[[Tensor], Tensor] = torch.positive
+    ) -> dict[str, Float[Tensor, " neurons"]]:
+        """Return the sum of the readings over the samples, by group.
+
+        Cost: one forward pass.
+        """
+        return self.by_group(self._read(batch.inputs, of, apart=False)[0])
+
+    def _read(self, inputs: Tensor, of: Callable[[Tensor], Tensor], *, apart: bool) -> Float[Tensor, "rows ids"]:
+        """The readings of one batch: a row for each sample, or one row for the sum of all of them."""
+        totals = torch.zeros(len(inputs) if apart else 1, len(self.present), dtype=torch.float64)
+        places = torch.zeros(len(self.present), dtype=torch.float64)
+        for site, value in self.values_read(inputs).items():
+            ids, samples = self.program.ids[site].cpu(), self.program.sample_axis(site) if apart else None
+            # one row of all samples, or of weights, which no sample has a part in
+            rows = value.movedim(site.axis, 0)[None] if samples is None else value.movedim((samples, site.axis), (0, 1))
+            means = of(rows).double().reshape(len(rows), len(ids), -1).mean(2).cpu()
+            totals.index_add_(1, ids, means.expand(len(totals), -1) * (len(inputs) // len(totals)))
+            places.index_add_(0, ids, torch.ones(len(ids), dtype=torch.float64))
+        return totals / places.clamp(min=1)
+
+    def values_read(self, inputs: Tensor) -> dict[Site, Tensor]:
         """Return the value that each site reads, after its gate."""
         read: dict[Site, Tensor] = {}
 

@@ -165,6 +165,12 @@ class Program:
         return all(self.sample_axis(site) is not None for sites in self.sites.values() for site in sites)
 
     @cached_property
+    def mixes_samples(self) -> bool:
+        """Whether some reader has samples and something else on one axis."""
+        counted = [site for site in self.ids if has_samples(self.source(site).meta["val"])]
+        return any(self.sample_axis(site) is None for site in counted)
+
+    @cached_property
     def bytes_per_sample(self) -> int:
         """The memory of every value of the graph for one sample: what a pass that keeps them all needs."""
         present = self.trace.present()
@@ -210,6 +216,11 @@ class Program:
         """Return the columns of gates [rows, ids] that are read at a site."""
         span = self.spans.get(site)
         return gates[:, span] if span is not None else gates.index_select(1, self.ids[site])
+
+
+def has_samples(value: Tensor) -> bool:
+    """Whether a traced value has an axis that counts samples."""
+    return any(isinstance(size, torch.SymInt) for size in value.shape)
 
 
 def _returned(output: Node) -> tuple[Node, ...]:

@@ -18,8 +18,8 @@ from shrinknet.core.records import Group
 from shrinknet.engine.closed_form import LastLayers, closed_form
 from shrinknet.engine.gates import GatedNetwork, shaped_along
 from shrinknet.engine.low_rank import CHANGES
-from shrinknet.engine.program import Gating
-from shrinknet.engine.route import Route, has_samples, route, samples_axis
+from shrinknet.engine.program import Gating, has_samples
+from shrinknet.engine.route import Route, route, samples_axis
 from shrinknet.graph.call import Site
 from shrinknet.graph.operators import operator_name
 from shrinknet.task.data import Batch

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from shrinknet.engine.program import Program
+from shrinknet.engine.program import Program, has_samples
 from shrinknet.graph.call import WEIGHTED, Site, is_factory
 from shrinknet.graph.operators import ALIASES, is_elementwise, is_linear_in_pieces, operator_name
 from shrinknet.graph.widths import shape_of
@@ -218,11 +218,6 @@ def route(program: Program, group_ids: range) -> Route:
 def samples_axis(value: Tensor) -> int:
     """Return the axis of a traced value that counts the samples."""
     return next(axis for axis, size in enumerate(value.shape) if isinstance(size, torch.SymInt))
-
-
-def has_samples(value: Tensor) -> bool:
-    """Whether a traced value has an axis that counts samples."""
-    return any(isinstance(size, torch.SymInt) for size in value.shape)
 
 
 def _in_place_form(node: Node) -> Any:

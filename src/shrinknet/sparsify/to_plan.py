@@ -97,7 +97,7 @@ def _quiet(network: GatedNetwork, removed: list[Neuron]) -> dict[str, Tensor]:
     example = torch.randn((2, *(int(size) for size in shape[1:])), generator=generator)
     kind = network.program.input.meta["val"].dtype
     inputs = example.to(kind) if kind.is_floating_point else torch.zeros_like(example, dtype=kind)
-    for site, value in network.without(removed).readings(inputs).items():
+    for site, value in network.without(removed).values_read(inputs).items():
         largest = value.abs().movedim(site.axis, 0).flatten(1).amax(1).double().cpu()
         sizes.index_add_(0, network.program.ids[site].cpu(), largest)
     return network.by_group(sizes == 0)
