@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from shrinknet.analysis import files
-from shrinknet.analysis.agreement import agreement
+from shrinknet.analysis.agreement import ORACLE, agreement
 from shrinknet.analysis.cancellation import MOST_PAIRS, Together, cancellation
 from shrinknet.analysis.error_surface import Alphas, error_surfaces
 from shrinknet.analysis.pruning_limit import Limit, neuron_limit, weight_limit
@@ -338,8 +338,8 @@ def agreement_command(
     ]
     table = ("criterion", "overall", *shown, "loss more than ablation's"), rows
     remarks = [f"{one.criterion} cannot score it: {one.why_not}" for one in found if one.why_not]
-    best = next((one for one in able if one.criterion != "ablation"), None)
-    words = "" if best is None else f"Besides ablation, trust {best.criterion} here (Spearman {best.overall:.3f})."
+    best = next((one for one in able if one.criterion != ORACLE), None)
+    words = "" if best is None else f"Besides {ORACLE}, trust {best.criterion} here (Spearman {best.overall:.3f})."
     content = subject.folder.read_json("analysis/agreement.json")["criteria"]
     Finding(subject.folder, "agreement.json", words, [table], remarks).show(json, content)
 

@@ -12,7 +12,7 @@ from shrinknet.cli.options import DataPath, Json, Model, TaskFlags, make_task
 from shrinknet.core.config import RankOptions
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.tables import csv_text, race_rows
-from shrinknet.criteria import find_criterion
+from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.report import summary
 from shrinknet.task.scoring import Scoring
 
@@ -30,7 +30,7 @@ def command(
 ) -> None:
     """Score every neuron that can be removed, lowest first: rank,group,neuron,score."""
     criterion = str(options.criterion)
-    unit = find_criterion(criterion).unit
+    rule = find_criterion(criterion)
     task = make_task(model, data, options.seed, given)
     line = ""
     with console.Bar(criterion) as bar:
@@ -38,7 +38,7 @@ def command(
             shards = None if out is None else out.with_name(f"{out.name}.shards")
             order = rank(task, **vars(options), scoring=scoring, shards=shards, progress=bar)
         else:
-            _check_race(criterion, options.clip)
+            _check_race(rule, options.clip)
             result = race(task, first, keep=options.keep, only=options.only, seed=options.seed, scoring=scoring)
             order = [(one.neuron, one.score) for one in result.contenders[:first]]
             line = summary.race_line(race_rows(result))
@@ -53,12 +53,12 @@ def command(
     if line:
         console.talk.print(line)
     cheapest = f"{order[0][0]} at {order[0][1]:.4g}"
-    console.talk.print(f"{len(order):,} neurons ranked by {criterion} (unit: {unit}); cheapest {cheapest}{where}.")
+    console.talk.print(f"{len(order):,} neurons ranked by {criterion} (unit: {rule.unit}); cheapest {cheapest}{where}.")
 
 
-def _check_race(criterion: str, clip: str) -> None:
-    if criterion != "ablation" or clip != "none":
-        given = f"--criterion {criterion} --clip {clip}"
+def _check_race(criterion: Criterion, clip: str) -> None:
+    if not criterion.can_race or clip != "none":
+        given = f"--criterion {criterion.name} --clip {clip}"
         raise BadInputError("--first", "used with ablation, unclipped", given, "Leave --first out for an order of all.")
 
 

@@ -66,9 +66,9 @@ def race_of(
     """Return a race for the next neurons.
 
     Raises:
-        BadInputError: the criterion is not ablation.
+        BadInputError: the criterion's scores are not what a race finds.
     """
-    if criterion.name != "ablation":
+    if not criterion.can_race:
         allowed = "left out unless the criterion is ablation"
         raise BadInputError("confidence and screen", allowed, repr(criterion.name), "Use `criterion='ablation'`.")
     estimate = None if scoring.screen is None else _scorer(task, find_criterion("taylor-2"), "none", progress)
@@ -80,8 +80,8 @@ def race_of(
 def choosing(
     task: Task, network: GatedNetwork, options: Pruning, score: Scorer, compensation: Compensation | NoCompensation
 ) -> Choose:
-    """Return what finds the next neurons, by the true rise once readers are refit where `ablation` meets a refit."""
-    if options.rule.name == "ablation":
+    """Return what finds the next neurons, by the rise once readers are refit where the criterion foresees it."""
+    if options.rule.foresees_refits:
         score = _refit_before(compensation, score)
     if not is_race(options.how):
         return _remembered(find_method(options.method)(network, score))
