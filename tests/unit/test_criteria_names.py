@@ -20,7 +20,7 @@ def test_the_criteria_are_those_of_the_folder() -> None:
         assert "Cost:" in type(criterion).__doc__
     with pytest.raises(sn.BadInputError, match=r"^criterion must be the name of a criterion\. Got 'authors'\."):
         find_criterion("authors")
-    with pytest.raises(sn.BadInputError, match="Got 'shrinknet.criteria:Criterion', which is none"):
+    with pytest.raises(sn.BadInputError, match=r"Got 'shrinknet\.criteria:Criterion', which is none"):
         find_criterion("shrinknet.criteria:Criterion")
 
 

@@ -1,9 +1,7 @@
 """Optimal Cell Damage: Optimal Brain Damage summed over the weights that a neuron is read by."""
 
-import torch
-
 from shrinknet.criteria.base import Criterion, Statistics
-from shrinknet.engine.diagonal import diagonal_derivatives
+from shrinknet.engine.diagonal import summed_by_neuron
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.task.data import Batch
 
@@ -33,13 +31,5 @@ class OptimalCellDamage(Criterion):
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed saliencies over the batch."""
-        program = network.program
-        values = program.run(batch.inputs, network.gating(), keep=True)
-        totals = torch.zeros(len(network.present), dtype=torch.float64, device=batch.inputs.device)
-        found = diagonal_derivatives(network, values, batch.targets, bent=not self.levenberg_marquardt)
-        for node, (_, curvature) in found.items():
-            for site in program.sites.get(node.name, ()):
-                read = values[program.source(site)] * network.factor(site, values[program.source(site)])
-                saliency = read.square() * curvature / 2
-                totals.index_add_(0, program.ids[site], saliency.double().flatten(0, -2).sum(0))
-        return network.by_group(totals)
+        bent = not self.levenberg_marquardt
+        return summed_by_neuron(network, batch, lambda o, _, curvature: o.square() * curvature / 2, bent=bent)

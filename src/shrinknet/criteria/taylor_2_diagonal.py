@@ -1,9 +1,7 @@
 """The source paper's second-order back-propagation, which keeps only the diagonal of each layer's Hessian."""
 
-import torch
-
 from shrinknet.criteria.base import Criterion, Statistics
-from shrinknet.engine.diagonal import diagonal_derivatives
+from shrinknet.engine.diagonal import summed_by_neuron
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.task.data import Batch
 
@@ -31,12 +29,4 @@ class Taylor2Diagonal(Criterion):
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed estimates over the batch."""
-        program = network.program
-        values = program.run(batch.inputs, network.gating(), keep=True)
-        totals = torch.zeros(len(network.present), dtype=torch.float64, device=batch.inputs.device)
-        for node, (slope, curvature) in diagonal_derivatives(network, values, batch.targets).items():
-            for site in program.sites.get(node.name, ()):
-                read = values[program.source(site)] * network.factor(site, values[program.source(site)])
-                estimate = -read * slope + read.square() * curvature / 2
-                totals.index_add_(0, program.ids[site], estimate.double().flatten(0, -2).sum(0))
-        return network.by_group(totals)
+        return summed_by_neuron(network, batch, lambda o, slope, curvature: -o * slope + o.square() * curvature / 2)

@@ -1,5 +1,6 @@
 """Second-order back-propagation that keeps only the diagonal of each layer's Hessian (LeCun, Denker, Solla 1989)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from shrinknet.core.errors import UnfollowedOperatorError
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.program import Program
 from shrinknet.graph.operators import describe, is_elementwise, operator_name
+from shrinknet.task.data import Batch
 from shrinknet.task.losses import Loss, with_slope
 
 Pair = tuple[Tensor, Tensor]
@@ -34,6 +36,20 @@ def diagonal_derivatives(
             read[reader] = pair
             pair = _gated(network, reader, values[node], pair)
     return read
+
+
+def summed_by_neuron(
+    network: GatedNetwork, batch: Batch, of: Callable[[Tensor, Tensor, Tensor], Tensor], *, bent: bool = True
+) -> dict[str, Tensor]:
+    """Return the sum over samples of `of(o, slope, curvature)`, o what is read of a neuron, by group."""
+    program = network.program
+    values = program.run(batch.inputs, network.gating(), keep=True)
+    totals = torch.zeros(len(network.present), dtype=torch.float64, device=batch.inputs.device)
+    for node, (slope, curvature) in diagonal_derivatives(network, values, batch.targets, bent=bent).items():
+        for site in program.sites.get(node.name, ()):
+            read = values[program.source(site)] * network.factor(site, values[program.source(site)])
+            totals.index_add_(0, program.ids[site], of(read, slope, curvature).double().flatten(0, -2).sum(0))
+    return network.by_group(totals)
 
 
 def _gated(network: GatedNetwork, reader: Node, value: Tensor, pair: Pair) -> Pair:
