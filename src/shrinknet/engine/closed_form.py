@@ -9,17 +9,16 @@ long one; and of every layer in between only the neurons that are still there ar
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.fx import Node
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from shrinknet.engine.gates import GatedNetwork
-from shrinknet.engine.passes import Values
+from shrinknet.engine.passes import Layouts, Passes, Values
 from shrinknet.engine.route import Route
 from shrinknet.graph.operators import is_elementwise, operator_name
 from shrinknet.task.losses import ACROSS, Loss, targets_across
@@ -94,22 +93,27 @@ class LastLayers:
         route: how the group is read.
         tail: what lies behind its reader.
         values: the value of every node for the batch.
+        layouts: what was laid out anew of these values before.
         targets: the batch's targets.
     """
 
-    def __init__(self, network: GatedNetwork, route: Route, tail: Tail, values: Values, targets: Tensor) -> None:
+    def __init__(
+        self, network: GatedNetwork, route: Route, tail: Tail, values: Values, layouts: Layouts, targets: Tensor
+    ) -> None:
         ((reader, site),) = route.entrances.items()
-        self.tail, self.across = tail, ACROSS[network.loss.of]
+        self.tail, self.across, self.passes = tail, ACROSS[network.loss.of], network.passes
         self.columns = route.places[site][0][:, 0]
         dense = [reader, *(node for node in route.replayed if operator_name(node) == "linear")]
         alive = [*(_alive(network, node) for node in dense[1:]), None]
         self.weights = _rows(values[dense[0].args[1]], alive[0])  # type: ignore[index]
         self.layers = tuple(_layers(values, dense[1:], alive))
-        read = values[reader.args[0]]  # type: ignore[index]
-        self.read = _samples_last(network.unsaid_at(site, read))
-        self.outputs = _rows(_samples_last(values[reader]), alive[0])
+        source = route.program.source(site)
+        said = network.unsaid_at(site, values[source])
+        is_all = said is values[source]
+        self.read = layouts.of(source, said, _samples_last) if is_all else _samples_last(said)
+        self.outputs = _rows(layouts.of(reader, values[reader], _samples_last), alive[0])
         outputs = values[route.program.output]
-        self.targets = _kept(targets, lambda given: targets_across(given, outputs), (outputs.shape[1], outputs.dtype))
+        self.targets = layouts.of("targets", targets, lambda given: targets_across(given, outputs))
 
     @cached_property
     def before(self) -> Float[Tensor, " batch"]:
@@ -125,7 +129,7 @@ class LastLayers:
     ) -> Float[Tensor, " candidates"]:
         """Return the same for the summed loss; without each candidate, in fused loops where that is asked for."""
         if compiled and gates is None:
-            work = fused(self.tail, self.across)
+            work = fused(self.passes, self.tail, self.across)
             return torch.cat([work(*given) for given in self._chunks(candidates, FUSED_ELEMENTS)])
         return torch.cat([part.sum(1, dtype=torch.float64) for part in self._parts(candidates, gates)])
 
@@ -156,14 +160,15 @@ def _rises(
     return across(tail(moved, layers), targets) - before
 
 
-@lru_cache(maxsize=16)
-def fused(tail: Tail, across: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return the summed rises as few loops over memory, compiled for any number of candidates and samples."""
+def fused(passes: Passes, tail: Tail, across: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Return the summed rises as few loops over memory, compiled once for any number of candidates and samples."""
 
     def summed(*given: Any) -> Tensor:
         return _rises(tail, across, *given).sum(1, dtype=torch.float64)
 
-    return torch.compile(summed, dynamic=True)
+    if (tail, across) not in passes.loops:
+        passes.loops[tail, across] = torch.compile(summed, dynamic=True)
+    return passes.loops[tail, across]
 
 
 def _alive(network: GatedNetwork, node: Node) -> Tensor | None:
@@ -190,19 +195,5 @@ def _layers(values: Values, dense: list[Node], alive: list[Tensor | None]) -> It
         yield weight.new_zeros(len(weight)) if bias is None else _rows(values[bias], rows)  # type: ignore[index]
 
 
-_PREPARED = WeakTensorKeyDictionary()
-"""Values laid out anew, as long as the values themselves are kept: a ranking changes few of them."""
-
-
 def _samples_last(value: Tensor) -> Tensor:
-    return _kept(value, lambda given: given.T.contiguous())
-
-
-def _kept(given: Tensor, prepare: Callable[[Tensor], Tensor], kind: object = None) -> Tensor:
-    """What was prepared of a tensor, for one kind of use."""
-    prepared = _PREPARED.setdefault(given, {})
-    if kind not in prepared:
-        laid_out = prepare(given)
-        is_a_view = laid_out.data_ptr() == given.data_ptr()  # it would hold what it is found by, and never go
-        prepared[kind] = laid_out.clone() if is_a_view else laid_out
-    return prepared[kind]  # type: ignore[no-any-return]
+    return value.T.contiguous()

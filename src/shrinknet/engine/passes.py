@@ -1,9 +1,10 @@
 """Forward passes that are kept from one ranking to the next: after a removal only what depends on it runs again."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import numpy as np
 import torch
@@ -18,14 +19,28 @@ from shrinknet.task.data import Batch, Origin
 Values = dict[Node, Any]
 
 
+class Layouts:
+    """Values of one batch laid out anew, each for as long as it is what it was: a ranking changes few of them."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, tuple[ReferenceType[Tensor], Tensor]] = {}
+
+    def of(self, name: Hashable, value: Tensor, lay_out: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the value of that name laid out anew."""
+        if name not in self._made or self._made[name][0]() is not value:
+            self._made[name] = ref(value), lay_out(value)
+        return self._made[name][1]
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One pass: the rows, the gates, what came of them, and the memory that it takes."""
+    """One pass: the rows, the gates, what came of them, the memory that it takes, and what was laid out anew."""
 
     inputs: Tensor
     present: Present
     values: Values
     num_bytes: int
+    layouts: Layouts = field(default_factory=Layouts)
 
 
 class Passes:
@@ -42,11 +57,13 @@ class Passes:
 
     def __init__(self, program: Program, memory: int) -> None:
         self.memory, self._given = memory, program
+        self.loops: dict[Hashable, Callable[..., Tensor]] = {}  # see `closed_form.fused`
         self._kept: WeakKeyDictionary[Origin, dict[int, Kept]] = WeakKeyDictionary()
 
     def moved_to(self, program: Program) -> "Passes":
         """Return the passes of a program that differs in some of its constants; what was kept goes along."""
         moved = Passes(program, self.memory)
+        moved.loops = self.loops
         moved._kept, self._kept = self._kept, moved._kept
         return moved
 
@@ -68,7 +85,7 @@ class Passes:
         kept = self._found(batch)
         if kept is not None:
             values = self._brought_up_to_date(kept.values, kept.present, present, gating)
-            self._keep(batch, Kept(kept.inputs, present, values, kept.num_bytes))
+            self._keep(batch, replace(kept, present=present, values=values))
             return values
         values = self.program.run(batch.inputs, gating, keep=True)
         size = self._bytes(values)
@@ -81,6 +98,11 @@ class Passes:
         if self.memory:
             return self.values(batch, present, gating)[self.program.output]  # type: ignore[no-any-return]
         return self.program.outputs(batch.inputs, gating)  # type: ignore[no-any-return]
+
+    def layouts(self, batch: Batch) -> Layouts:
+        """Return what is laid out anew of a batch's pass, for as long as that is kept."""
+        kept = self._found(batch)
+        return Layouts() if kept is None else kept.layouts
 
     def _keep(self, batch: Batch, kept: Kept) -> None:
         self._kept.setdefault(batch.origin, {})[batch.number] = kept

@@ -6,7 +6,7 @@ Candidates come in chunks, so that memory stays within a bound whatever the numb
 """
 
 from collections.abc import Iterator
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -35,13 +35,12 @@ LEAST_SAMPLES = 4
 """Fewer samples at once would leave a forward pass with too little to do for each weight that it reads."""
 
 
-@lru_cache(maxsize=1)
 def keep_freed_memory() -> None:
     """Make the C library keep the memory of freed chunks for the next ones.
 
     glibc hands blocks back to the system as long as it has seen none larger freed, and every chunk then pays for its
     page faults more than for its arithmetic. A block just below glibc's bound (32 MiB), freed once and never touched,
-    raises that threshold for the process.
+    raises that threshold for the process; once more costs a few microseconds.
     """
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
@@ -80,6 +79,7 @@ class Replay:
         keep_freed_memory()
         self.network, self.batch, self.program = network, batch, network.passes.program
         self.values = network.kept_values(batch)
+        self._layouts = network.passes.layouts(batch)
         self._beside: dict[tuple[Node, int], Any] = {}
         self._last_layers: dict[str, LastLayers | None] = {}
 
@@ -173,7 +173,9 @@ class Replay:
             path = self._route(group)
             tail = closed_form(path, self.network.loss)
             self._last_layers[group.name] = (
-                None if tail is None else LastLayers(self.network, path, tail, self.values, self.batch.targets)
+                None
+                if tail is None
+                else LastLayers(self.network, path, tail, self.values, self._layouts, self.batch.targets)
             )
         return self._last_layers[group.name]
 
