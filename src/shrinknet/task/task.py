@@ -1,7 +1,7 @@
 """A task: a trained network, the loss it is judged by, and the data of three roles."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,7 +22,7 @@ ROWS_LOOKED_AT = 128
 """So many rows, spread over the data, say whether samples depend on each other."""
 
 
-@dataclass(frozen=True, slots=True, init=False)
+@dataclass(frozen=True, init=False)
 class Task:
     """What is to be shrunk, and by what it is judged.
 
@@ -92,17 +92,20 @@ class Task:
         device = first.device if first is not None else torch.device("cpu")
         dtype = first.dtype if first is not None else torch.get_default_dtype()
         sources = {"calibration": calibration, "validation": validation, "test": test}
-        object.__setattr__(self, "model", model)
         judge = find_loss(loss)
         if accuracy is not None:
             judge = replace(judge, accuracy=find_accuracy(accuracy))
-        object.__setattr__(self, "loss", judge)
-        object.__setattr__(self, "batch_size", batch_size)
-        object.__setattr__(self, "metrics", find_metrics(metrics))
-        for role, source in sources.items():
-            data = None if source is None else as_data(role, source, batch_size, device, dtype)
-            object.__setattr__(self, role, data)
-        self._check(is_asked=accuracy is not None)
+        roles = {
+            role: as_data(role, source, batch_size, device, dtype)
+            for role, source in sources.items()
+            if source is not None or role == "calibration"
+        }
+        measured, is_asked = find_metrics(metrics), accuracy is not None
+        judge = _looked_through(model, judge, measured, roles["calibration"], roles.values(), is_asked=is_asked)
+        said = {"model": model, "loss": judge, "batch_size": batch_size, "metrics": measured}
+        fields = {**said, **dict.fromkeys(sources), **roles}
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
         roles = (self.calibration, self.validation, self.test)
@@ -123,9 +126,7 @@ class Task:
 
     def with_model(self, model: nn.Module) -> "Task":
         """Return the same task of another network that takes and gives the same."""
-        other = copy.copy(self)
-        object.__setattr__(other, "model", model)
-        return other
+        return self._with(model=model)
 
     def in_batches_of(self, most: int) -> "Task":
         """Return the same task with at most that many rows for each pass.
@@ -133,7 +134,7 @@ class Task:
         Raises:
             BadInputError: the loss couples the samples of a batch, and a batch has more rows.
         """
-        smaller = copy.copy(self)
+        smaller = {}
         for role in ("calibration", "validation", "test"):
             data = getattr(self, role)
             if data is None or min(len(data), data.batch_size) <= most:
@@ -143,31 +144,39 @@ class Task:
                     "batch_size", f"at most {most:,}, as memory holds no more and the loss looks at batches as a whole",
                     f"{data.batch_size:,}", "Take smaller batches, which changes the loss, or allow more memory.",
                 )  # fmt: skip
-            object.__setattr__(smaller, role, replace(data, batch_size=most))
-        return smaller
+            smaller[role] = replace(data, batch_size=most)
+        return self._with(**smaller)
 
-    def _check(self, *, is_asked: bool) -> None:
-        with evaluating(self.model), torch.no_grad():
-            for data in (self.calibration, self.validation, self.test):
-                if data is None:
-                    continue
-                batches = data.checked_batches()
-                batch = next(batches)
-                outputs = _outputs(self.model, batch, data.role)
-                if data is self.calibration:
-                    _check_outputs(outputs, _outputs(self.model, batch, data.role), batch)
-                for rows in (batch, *batches):
-                    _check_targets(rows.targets, outputs, self.loss, data.role)
-                    if is_asked:
-                        _check_classes(rows.targets, outputs, self.loss.accuracy, data.role)
-                _check_loss(self.loss, outputs, batch.targets)
-                judged(self.loss.accuracy, outputs, batch.targets)
-                Computation(self.metrics, outputs.device).update(outputs, batch.targets)
-            rows = self.calibration.spread(ROWS_LOOKED_AT)
-            outputs = _outputs(self.model, rows, self.calibration.role)
-            _check_apart(self.model, rows, outputs)
-            if couples_samples(self.loss, outputs, rows.targets):
-                object.__setattr__(self, "loss", replace(self.loss, couples_samples=True))
+    def _with(self, **changed: Any) -> "Task":
+        """A copy with other fields, which is not looked through again."""
+        other = copy.copy(self)
+        vars(other).update(changed)
+        return other
+
+
+def _looked_through(
+    model: nn.Module, loss: Loss, metrics: Sequence[Measured], calibration: Data, roles: Iterable[Data], *,
+    is_asked: bool,
+) -> Loss:  # fmt: skip
+    """The loss, which says whether it couples samples, once it, the network and all rows have been looked at."""
+    with evaluating(model), torch.no_grad():
+        for data in roles:
+            batches = data.checked_batches()
+            batch = next(batches)
+            outputs = _outputs(model, batch, data.role)
+            if data is calibration:
+                _check_outputs(outputs, _outputs(model, batch, data.role), batch)
+            for rows in (batch, *batches):
+                _check_targets(rows.targets, outputs, loss, data.role)
+                if is_asked:
+                    _check_classes(rows.targets, outputs, loss.accuracy, data.role)
+            _check_loss(loss, outputs, batch.targets)
+            judged(loss.accuracy, outputs, batch.targets)
+            Computation(metrics, outputs.device).update(outputs, batch.targets)
+        rows = calibration.spread(ROWS_LOOKED_AT)
+        outputs = _outputs(model, rows, calibration.role)
+        _check_apart(model, rows, outputs)
+        return replace(loss, couples_samples=True) if couples_samples(loss, outputs, rows.targets) else loss
 
 
 def check_default_device() -> None:
