@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -82,16 +83,27 @@ def unimportable(error: BaseException) -> BadInputError:
     )
 
 
-_PICKLED = b""
-_JOB: Job | None = None
-_STATE: Any = None
+class _Worker:
+    """What a worker's process holds: the job, set up with the first shard."""
+
+    def __init__(self, pickled: bytes) -> None:
+        self.pickled = pickled
+
+    @cached_property
+    def ready(self) -> tuple[Job, Any]:
+        """The job and its state; an error in setting up comes back as itself, not as a broken pool."""
+        job = pickle.loads(self.pickled)  # noqa: S301  (what the driver, our own parent, handed over)
+        return job, job.set_up()
+
+
+_WORKER: _Worker | None = None  # a pool hands its processes functions alone
 
 
 def _begin(pickled: bytes, threads: int) -> None:
-    global _PICKLED
+    global _WORKER
     torch.set_num_threads(threads)
     threading.Thread(target=_leave_with_the_driver, daemon=True).start()
-    _PICKLED = pickled
+    _WORKER = _Worker(pickled)
 
 
 def _leave_with_the_driver() -> None:
@@ -103,9 +115,7 @@ def _leave_with_the_driver() -> None:
 
 
 def _run(shard: Any) -> Result:
-    """Run one shard; an error in setting up comes back as itself, not as a broken pool."""
-    global _JOB, _STATE
-    if _JOB is None:
-        _JOB = pickle.loads(_PICKLED)  # noqa: S301  (what the driver, our own parent, handed over)
-        _STATE = _JOB.set_up()
-    return _JOB.run(_STATE, shard)
+    """Run one shard."""
+    assert _WORKER is not None
+    job, state = _WORKER.ready
+    return job.run(state, shard)
