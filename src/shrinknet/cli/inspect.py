@@ -74,17 +74,17 @@ def parameter_rows(traced: Trace) -> list[dict[str, Any]]:
     free = {name: set(found) for name, found in axes.items()}
     for frozen in traced.frozen:
         axes[frozen.parameter][frozen.axis].append(f"frozen: {frozen.reason}")
-    first = {id(tensor): name for name, tensor in reversed(traced.tensors.items())}
-    known = {id(traced.tensors[name]): name for name in axes}
+    first = {tensor: name for name, tensor in reversed(traced.tensors.items())}
+    known = {traced.tensors[name]: name for name in axes}
     rows = []
     for name, tensor in traced.tensors.items():
         if not isinstance(tensor, nn.Parameter):
             continue
-        source = known.get(id(tensor))
+        source = known.get(tensor)
         says = dict(sorted(axes[source].items())) if source else {}
         status = "prunable" if source and free.get(source) else "frozen" if says else "never read in eval mode"
-        if first[id(tensor)] != name:
-            status += f" (the same tensor as {first[id(tensor)]})"
+        if first[tensor] != name:
+            status += f" (the same tensor as {first[tensor]})"
         rows.append({"name": name, "shape": list(tensor.shape), "status": status, "axes": says})
     return rows
 

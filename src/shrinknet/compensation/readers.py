@@ -84,8 +84,8 @@ def is_own(program: Program, constant: Node) -> bool:
     """Whether a constant is read by one node only, under whatever name."""
     if constant not in program.constants:
         return False
-    uses = Counter(id(value) for node, value in program.constants.items() for _ in node.users)
-    return uses[id(program.constants[constant])] == 1
+    uses = Counter(value for node, value in program.constants.items() for _ in node.users)
+    return uses[program.constants[constant]] == 1
 
 
 def as_matrix(weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -16,17 +16,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.fx import Node
 
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.scores import Scores
 from shrinknet.criteria.base import Criterion, Statistics, scored
 from shrinknet.engine.gates import GatedNetwork, gate
+from shrinknet.engine.passes import Passes
+from shrinknet.engine.program import Program
 from shrinknet.execution.cluster import RayWorkers, connect
 from shrinknet.execution.processes import Processes
 from shrinknet.execution.shards import Executor, Finished, Result, in_order
 from shrinknet.export.exported_program import pt2_bytes
 from shrinknet.graph.restrict import restrict
-from shrinknet.graph.trace import export_program, trace
+from shrinknet.graph.trace import Trace, export_program, trace
 from shrinknet.loading.models import load_model
 from shrinknet.task.data import Batch, Origin, aligned
 from shrinknet.task.losses import Loss
@@ -258,7 +261,7 @@ def packed(state: Any, network: GatedNetwork) -> bytes:
     """
     content = io.BytesIO()
     pickler = _Packer(content)
-    pickler.names = {id(part): name for name, part in _parts(network).items()}
+    pickler.parts = _parts(network)
     try:
         pickler.dump(state)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -285,10 +288,12 @@ def _parts(network: GatedNetwork) -> dict[str, Any]:
 
 
 class _Packer(pickle.Pickler):
-    names: Mapping[int, str]
+    parts: Mapping[str, Any]
 
     def persistent_id(self, given: Any) -> str | None:
-        return self.names.get(id(given))
+        if not isinstance(given, Program | Passes | Trace | Node):
+            return None
+        return next((name for name, part in self.parts.items() if part is given), None)
 
 
 class _Unpacker(pickle.Unpickler):

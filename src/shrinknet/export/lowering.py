@@ -61,18 +61,18 @@ def placed_values(lowered: Any, placed: Sequence[Any], network: Plain) -> Iterat
     Scratch memory that an operator asks for grows with what the operator reads.
     """
     own = {node.name: node for node in network.module.graph.nodes}
-    names: dict[int, str] = {}
-    scratch: dict[int, Node] = {}
+    names: dict[Any, str] = {}
+    scratch: dict[Any, Node] = {}
     for node in lowered.exported_program().graph.nodes:
         if (name := _origin(node, own)) is not None:
-            names.update((id(spec), name) for spec in _specs(node))
+            names.update((spec, name) for spec in _specs(node))
         elif (user := next(iter(node.users), None)) is not None and (of := _origin(user, own)) is not None:
             read = [one for one in own[of].all_input_nodes if one.op != "get_attr"]
-            scratch.update((id(spec), read[0]) for spec in _specs(node) if read)
+            scratch.update((spec, read[0]) for spec in _specs(node) if read)
     for spec in placed:
         shape, (first, last) = tuple(spec.shape), spec.lifetime
-        node = own.get(names.get(id(spec), ""), scratch.get(id(spec)))
-        name = names.get(id(spec), f"scratch of {node.name}" if node else "")
+        node = own.get(names.get(spec, ""), scratch.get(spec))
+        name = names.get(spec, f"scratch of {node.name}" if node else "")
         yield Value(name, axes_of(shape, node, network.trace), spec.dtype.itemsize, first, last)
 
 

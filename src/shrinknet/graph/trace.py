@@ -225,13 +225,13 @@ def _free_batch(model: nn.Module, rows: tuple[Tensor, ...], batch: Any) -> Any:
 def _own_copy(module: nn.Module) -> GraphModule:
     """Give the graph tensors of its own (shared ones stay shared), none of which wants a gradient."""
     assert isinstance(module, GraphModule)
-    copies: dict[int, Tensor] = {}
+    copies: dict[Tensor, Tensor] = {}
     for name, tensor in named_tensors(module).items():
-        copy = copies.setdefault(id(tensor), tensor.detach().clone())
+        copy = copies.setdefault(tensor, tensor.detach().clone())
         owner, _, leaf = name.rpartition(".")
         parent: Any = operator.attrgetter(owner)(module) if owner else module
         if isinstance(tensor, nn.Parameter):
-            copy = copies[id(tensor)] = copy if isinstance(copy, nn.Parameter) else nn.Parameter(copy, False)
+            copy = copies[tensor] = copy if isinstance(copy, nn.Parameter) else nn.Parameter(copy, False)
         setattr(parent, leaf, copy)
     return module
 
@@ -240,7 +240,7 @@ def _send_labels(module: GraphModule) -> tuple[LabelStore, dict[str, Slots], lis
     load_rules()
     store, sites = LabelStore(), list[Site]()
     slots: dict[Node, Slots] = {}
-    shared: dict[int, Slots] = {}
+    shared: dict[Tensor, Slots] = {}
     weights = set[Node]()
     tensors = named_tensors(module)
     for node in module.graph.nodes:
@@ -249,9 +249,9 @@ def _send_labels(module: GraphModule) -> tuple[LabelStore, dict[str, Slots], lis
                 tensor = tensors.get(given.target)
                 if tensor is None:  # a constant that the forward wrote down: of fixed width
                     continue
-                if id(tensor) not in shared:
-                    shared[id(tensor)] = _fresh_slots(store, given.target, tuple(tensor.shape))
-                slots[given] = shared[id(tensor)]
+                if tensor not in shared:
+                    shared[tensor] = _fresh_slots(store, given.target, tuple(tensor.shape))
+                slots[given] = shared[tensor]
                 weights.add(given)
         if node.op == "output":
             for given in node.all_input_nodes:
@@ -302,10 +302,10 @@ def _tensor_layouts(module: GraphModule, layouts: Mapping[str, Layout]) -> Itera
     """Yield the layout of every tensor of the module under each of its names."""
     tensors = named_tensors(module)
     by_tensor = {
-        id(tensors[node.target]): layouts[node.name]
+        tensors[node.target]: layouts[node.name]
         for node in module.graph.nodes
         if node.op == "get_attr" and node.target in tensors and node.name in layouts
     }
     for name, tensor in tensors.items():
-        if id(tensor) in by_tensor:
-            yield name, by_tensor[id(tensor)]
+        if tensor in by_tensor:
+            yield name, by_tensor[tensor]

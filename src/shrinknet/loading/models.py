@@ -110,13 +110,13 @@ def _load(model: nn.Module, state: dict[str, Tensor]) -> str | None:
         if given.shape != unsaved[name].shape:
             return f"{name!r} of shape {list(given.shape)} in place of {list(unsaved[name].shape)}"
         unsaved[name].data.copy_(given)
-    covered = {id(tensors[name]) for name in state if name in tensors}
+    covered = {tensors[name] for name in state if name in tensors}
     try:
         result = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:] if line.strip()]
         return lines[0] if lines else str(error)
-    missing = [name for name in result.missing_keys if id(tensors[name]) not in covered]
+    missing = [name for name in result.missing_keys if tensors[name] not in covered]
     if missing:
         return f"nothing for {missing[0]!r}"
     return f"unexpected {result.unexpected_keys[0]!r}" if result.unexpected_keys else None

@@ -58,14 +58,14 @@ def operator_costs(trace: Trace, present: Present) -> tuple[OperatorCosts, ...]:
 
     Cost: one walk over the graph, no tensor is touched.
     """
-    tensors, counted, rows = trace.tensors, set[int](), []
+    tensors, counted, rows = trace.tensors, set[Tensor](), []
     for node in trace.nodes:
         if node.op != "call_function":
             continue
         parameters = [
             given for given in node.all_input_nodes if isinstance(tensors.get(str(given.target)), nn.Parameter)
         ]
-        fresh = {id(tensors[str(given.target)]): given for given in parameters}
+        fresh = {tensors[str(given.target)]: given for given in parameters}
         num_parameters = sum(
             math.prod(trace.shape(given, present)) for key, given in fresh.items() if key not in counted
         )
@@ -91,9 +91,7 @@ def tensor_shapes(trace: Trace, present: Present) -> dict[str, tuple[int, ...]]:
 def num_parameters(trace: Trace, shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Count the elements of all parameters, shared ones once."""
     counted = {
-        id(tensor): math.prod(shapes[name])
-        for name, tensor in trace.tensors.items()
-        if isinstance(tensor, nn.Parameter)
+        tensor: math.prod(shapes[name]) for name, tensor in trace.tensors.items() if isinstance(tensor, nn.Parameter)
     }
     return sum(counted.values())
 
@@ -126,13 +124,10 @@ def flash_bytes(trace: Trace, shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return each tensor once, under its first name: what the weights file holds."""
-    seen: set[int] = set()
-    kept = {}
+    first: dict[Tensor, str] = {}
     for name, tensor in tensors.items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            kept[name] = tensor
-    return kept
+        first.setdefault(tensor, name)
+    return {name: tensor for tensor, name in first.items()}
 
 
 def macs(trace: Trace, present: Present) -> int:

@@ -152,11 +152,11 @@ def inner_groups(model: nn.Module, example_inputs: Tensor, globs: Sequence[str])
 
 def _is_inner(model: nn.Module, group: Group) -> bool:
     named = dict(model.named_parameters(remove_duplicate=False))
-    uses = Counter(id(parameter) for parameter in named.values())
+    uses = Counter(named.values())
     matrices = {name for name, parameter in named.items() if parameter.dim() > 1}
     writers = [part for part in group.slices if part.role == "writes" and part.parameter in matrices]
     reads = [part for part in group.slices if part.role == "reads"]
-    own = all(_reader_module(model, part) is not None and uses[id(named[part.parameter])] == 1 for part in reads)
+    own = all(_reader_module(model, part) is not None and uses[named[part.parameter]] == 1 for part in reads)
     return len(writers) == 1 and bool(reads) and own
 
 

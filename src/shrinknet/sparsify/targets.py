@@ -23,12 +23,12 @@ def chosen_weights(model: nn.Module, globs: Sequence[str]) -> dict[str, nn.Param
     ['0.weight', '2.weight_ih_l0', '2.weight_hh_l0']
     """
     modules, named = dict(model.named_modules()), dict(model.named_parameters(remove_duplicate=False))
-    tables = {id(p) for m in modules.values() if isinstance(m, nn.Embedding | nn.EmbeddingBag) for p in m.parameters()}
+    tables = {p for m in modules.values() if isinstance(m, nn.Embedding | nn.EmbeddingBag) for p in m.parameters()}
     found: dict[str, nn.Parameter] = {}
     for name, parameter in named.items():
         is_wanted = parameter.dim() >= 2 and any(fnmatch(name, glob) for glob in globs)
         if not globs:
-            is_wanted = parameter.dim() >= 2 and id(parameter) not in tables
+            is_wanted = parameter.dim() >= 2 and parameter not in tables
         if (is_wanted or name in globs) and all(parameter is not other for other in found.values()):
             found[name] = parameter
     for glob in globs:
@@ -63,14 +63,14 @@ def check_optimizer(optimizer: object, weights: Mapping[str, nn.Parameter]) -> N
             "optimizer", "one of torch.optim that steps once for each backward pass", type(optimizer).__name__,
             "Use SGD, Adam or another of that kind.",
         )  # fmt: skip
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     for name, weight in weights.items():
         if getattr(weight, "_post_accumulate_grad_hooks", None):
             raise BadInputError(
                 "optimizer", "one whose step follows the backward pass", f"updates fused into it, at {name!r}",
                 "Take the hooks off (register_post_accumulate_grad_hook), and call optimizer.step().",
             )  # fmt: skip
-    if not any(id(weight) in held for weight in weights.values()):
+    if held.isdisjoint(weights.values()):
         raise BadInputError(
             "optimizer", "the one that trains the model", f"one without {next(iter(weights))!r}",
             "Give it model.parameters().",

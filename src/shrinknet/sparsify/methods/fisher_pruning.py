@@ -64,10 +64,8 @@ class FisherPruning(NeuronRemoval):
         if self.rule == "fisher" and torch.is_grad_enabled():
             heard: dict[str, Tensor] = {}
             self._passes.append(heard)
-            modules = {id(reader.module): reader.module for reader in self.readers}
-            self._listening = [
-                module.register_forward_pre_hook(partial(self._listen, heard)) for module in modules.values()
-            ]
+            modules = dict.fromkeys(reader.module for reader in self.readers)
+            self._listening = [module.register_forward_pre_hook(partial(self._listen, heard)) for module in modules]
 
     def put_back(self) -> None:
         """Listen no more."""
