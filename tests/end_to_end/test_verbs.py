@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import shrinknet as sn
-from shrinknet.core.folder import COLUMNS, RunFolder, digest_of_plan
+from shrinknet.core.folder import RunFolder, digest_of_plan
+from shrinknet.core.tables import columns
 
 FACTORY = ("nets_of_a_stranger:build", "--weights", "weights.safetensors")
 DATA = ("--data", "data.npz")
@@ -102,7 +103,7 @@ def test_prune_writes_the_whole_schema(run, folder) -> None:
     }  # fmt: skip
     with open(run / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == COLUMNS
+    assert tuple(rows[0]) == columns(["accuracy"])
     assert (rows[0]["step"], rows[0]["neuron"], rows[0]["num_neurons"]) == ("0", "", "40")
     assert [int(row["num_neurons"]) for row in rows] == list(range(40, 1, -1)), "one neuron of each group stays"
     chosen = next(row for row in rows if int(row["flash_bytes"]) <= 6 * 1024)

@@ -52,8 +52,8 @@ Metrics = Mapping[str, float | None]
 def _metric_rows(
     role: str, before: Metrics, after: Metrics, qualities: Mapping[str, Quality]
 ) -> list[tuple[str, str, str]]:
-    shown = [(name, qualities.get(name, Quality(name)).text) for name in before]
-    return [(f"{role} {name}", text(before[name]), text(after.get(name))) for name, text in shown]
+    shown = [(name, qualities.get(name, Quality(name)).text) for name in before if name in after]
+    return [(f"{role} {name}", text(before[name]), text(after[name])) for name, text in shown]
 
 
 def _file(shipped: Manifest | None) -> str:
