@@ -197,7 +197,10 @@ def test_what_changes_rows_on_the_way_is_not_passed_over() -> None:
     assert len(task(padded).calibration) == 12
 
 
-SEVERAL = "Several inputs go side by side into one tensor, and a module around the network takes them apart."
+TAKES_ONE = "calibration inputs must be of a shape and dtype that the model takes. Got [30, 4] float32 and [30,"
+NO_TARGETS = (
+    "calibration targets must be one tensor for cross-entropy. Got nothing. Give one for each row (a network that"
+)
 X, Y = torch.randn(30, 4), torch.arange(30) % 3
 
 
@@ -218,12 +221,14 @@ class Matrix:
 
 
 INPUTS = {
-    "a tuple of inputs": (((X, X), Y), f"Got a tuple of 2. {SEVERAL}"),
-    "a list of inputs": (([X, X[:, :2]], Y), "Got a list of 2."),
-    "a dict of inputs": (({"ids": X, "mask": X}, Y), "Got a dict of 'ids', 'mask'."),
-    "three tensors": (TensorDataset(X, X, Y), f"Got a TensorDataset of 3 tensors. {SEVERAL}"),
-    "one tensor": (TensorDataset(X), "Got a TensorDataset of 1 tensors."),
-    "a data set of dicts": (Named(), "Got a dict of 'pixels', 'label'."),
+    "a tuple of inputs": (((X, X), Y), TAKES_ONE),
+    "a list of inputs": (([X, X[:, :2]], Y), TAKES_ONE),
+    "a dict of inputs": (({"ids": X, "mask": X}, Y), TAKES_ONE),
+    "three tensors": (TensorDataset(X, X, Y), TAKES_ONE),
+    "one tensor": (TensorDataset(X), NO_TARGETS),
+    "a data set of dicts": (Named(), "(input). Got keys 'pixels', 'label'. Name the arrays so, or say `unpack`"),
+    "inputs of other lengths": (((X, X[:20]), Y), "Got inputs[0][0] [30, 4], inputs[0][1] [20, 4], targets [30]. Give each a row"),
+    "a key that nothing takes": ({"input": X, "labels": Y, "odd": Y}, "Got a key 'odd' that nothing takes. Leave it out"),
     "a frame": ((Frame(), Y), "Got a Frame. Write torch.tensor(frame.to_numpy())."),
     "a frame of targets": ((X, Frame()), "calibration targets must be one tensor with a row for each sample. Got a Frame."),
     "a sparse matrix": ((Matrix(), Y), "Got a Matrix. Write torch.tensor(matrix.toarray())."),
@@ -232,8 +237,8 @@ INPUTS = {
     "sequences of several lengths": (([[1.0, 2.0], [3.0]], Y[:2]), "Make it one with torch.as_tensor"),
     "text": ((np.array(["a"] * 30), Y), "Got a ndarray. Make it one with torch.as_tensor"),
     "objects": ((np.array([None] * 30), Y), "Got a ndarray. Make it one with torch.as_tensor"),
-    "nothing for targets": ((X, None), "Got nothing. Give one for each row (a network that rebuilds its inputs"),
-    "a tuple of targets": ((X, (Y, Y)), "Got a tuple of 2. Several targets go side by side"),
+    "nothing for targets": ((X, None), NO_TARGETS),
+    "a tuple of targets": ((X, (Y, Y)), "calibration targets must be one tensor for cross-entropy. Got a tuple."),
     "one number": ((torch.tensor(1.0), Y), "Got a Tensor of shape []. Samples lie along the first axis."),
     "a stream": (Stream(), "Got Stream. Wrap your arrays as torch.from_numpy(...); read what only comes once into tensors."),
     "a loader of a stream": (DataLoader(Stream(), 5), "Got Stream."),

@@ -29,6 +29,7 @@ from shrinknet.engine.route import route
 from shrinknet.graph.restrict import restrict
 from shrinknet.task.data import Batch, Data
 from shrinknet.task.task import Task
+from shrinknet.task.trees import of_each
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -209,7 +210,7 @@ def _rises_after(data: Data, network: GatedNetwork, group: Group, gone: int, oth
     without, sums = network.without([Neuron(group.name, gone)]), np.zeros(len(others))
     with torch.no_grad():
         for batch in data.batches():
-            candidates = torch.from_numpy(others).to(batch.inputs.device)
+            candidates = torch.from_numpy(others).to(batch.device)
             sums += Replay(without, batch).summed_rises(group, candidates).double().cpu().numpy()
     return sums / len(data)
 
@@ -228,15 +229,15 @@ def contribution_cosines(data: Data, network: GatedNetwork, group: Group) -> Mat
     with torch.no_grad():
         for batch in data.batches():
             size = _samples_at_once(network, group, len(alive))
-            for inputs, targets in zip(batch.inputs[:left].split(size), batch.targets[:left].split(size), strict=True):
-                replay = Replay(network, Batch(inputs.clone(), targets))
-                parts = replay.contributions(group, alive.to(inputs.device))
+            for some in batch.first(left).split(size):
+                replay = Replay(network, Batch(of_each(some.inputs, Tensor.clone), some.targets))
+                parts = replay.contributions(group, alive.to(batch.device))
                 if not parts:
                     return None
                 for part in parts:
                     flat = part.flatten(1)
                     products += (flat @ flat.T).double().cpu()
-            left -= len(batch.inputs[:left])
+            left -= min(left, len(batch))
             if left <= 0:
                 break
     lengths = products.diagonal().sqrt()
@@ -278,7 +279,7 @@ def _together(task: Task, network: GatedNetwork, group: Group, members: NDArray[
         for batch in data.batches():
             replay = Replay(network, batch)
             joint.append(network.without(neurons).losses(batch) - replay.losses_before)
-            alone.append(replay.rises(group, torch.from_numpy(members).to(batch.inputs.device)).sum(0))
+            alone.append(replay.rises(group, torch.from_numpy(members).to(batch.device)).sum(0))
     less = (torch.cat(alone) - torch.cat(joint)).double().cpu().numpy()
     p = float(scipy.stats.ttest_1samp(less, 0.0, alternative="greater").pvalue) if less.std() > 0 else math.nan
     return Together(

@@ -220,7 +220,7 @@ def _surface(task: Task, network: GatedNetwork, neuron: Neuron, alphas: Alphas, 
     at_zero = torch.tensor([neuron.index])
     with torch.no_grad():
         for batch in task.calibration.batches():
-            replay, device = Replay(network, batch), batch.inputs.device
+            replay, device = Replay(network, batch), batch.device
             candidates = at_zero.to(device).expand(len(gates))
             rises += replay.summed_rises(group, candidates, gates.to(device)).cpu()
             squares += float(replay.rises(group, at_zero.to(device)).double().square().sum())

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from shrinknet.engine.gates import GatedNetwork
 from shrinknet.task.data import Data
 from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task
+from shrinknet.task.trees import Inputs, call_of
 
 ZERO_ROW = 1e-7
 
@@ -62,11 +64,11 @@ class Weights:
         parts = values.split([shape.numel() for shape in shapes])
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
-    def outputs(self, matrices: Sequence[Tensor], inputs: Tensor) -> Tensor:
+    def outputs(self, matrices: Sequence[Tensor], inputs: Inputs) -> Any:
         """Return what the network computes with other matrices in the place of its own."""
         others = {name: value.detach() for name, value in self.task.model.named_parameters()}
         given = others | dict(zip(self.matrices, matrices, strict=True))
-        found: Tensor = torch.func.functional_call(self.task.model, given, (inputs,))
+        found: Tensor = self.task.loss.read(torch.func.functional_call(self.task.model, given, *call_of(inputs)))
         return found
 
     def times_hessian(self, vector: Tensor) -> Tensor:
@@ -107,10 +109,10 @@ def gate_hessian(network: GatedNetwork, data: Data) -> Tensor:
     num = len(network.present)
     total = torch.zeros(num, num, dtype=torch.float64)
     for batch in data.batches():
-        gates = torch.ones(1, num, dtype=network.program.dtype, device=batch.inputs.device, requires_grad=True)
+        gates = torch.ones(1, num, dtype=network.program.dtype, device=batch.device, requires_grad=True)
         with torch.enable_grad():
             outputs = network.program.outputs(batch.inputs, network.gating_by_sample(gates))
-            loss = network.loss.of(outputs, batch.targets).sum() / len(data)
+            loss = network.loss.of(network.loss.read(outputs), batch.targets).sum() / len(data)
             (slopes,) = torch.autograd.grad(loss, gates, create_graph=True)
             if not slopes.requires_grad:
                 continue

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from torch import nn
+from torch import Tensor, nn
 
 from shrinknet.core.config import DEFAULT_BATCH_SIZE, SearchOptions
 from shrinknet.core.errors import BadInputError
@@ -71,12 +71,9 @@ def make_task(model: str, data: str, seed: int, given: TaskFlags) -> Task:
     loaded = load_model(model, given.weights, given.example_input, trust_pickle=given.trust_pickle)
     task = task_of(loaded.model, load_data(data, seed), given.loss, given.batch_size, given.accuracy, given.metrics)
     example_input = given.example_input
-    shape = list(task.example_inputs.shape[1:])
-    if (
-        example_input is not None
-        and loaded.example_inputs is not None
-        and list(loaded.example_inputs.shape[1:]) != shape
-    ):
+    own, said = task.example_inputs, loaded.example_inputs
+    shape = list(own.shape[1:]) if isinstance(own, Tensor) else []
+    if example_input is not None and isinstance(said, Tensor) and list(said.shape[1:]) != shape:
         raise BadInputError("--example-input", f"the shape of the data's rows {shape}", example_input, "Leave it out.")
     return task
 

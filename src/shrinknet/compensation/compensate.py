@@ -32,7 +32,7 @@ from shrinknet.engine.passes import Passes
 from shrinknet.engine.program import Program
 from shrinknet.graph.call import Site, argument
 from shrinknet.graph.operators import describe, is_elementwise, operator_name
-from shrinknet.task.data import Batch
+from shrinknet.task.data import Batch, joined_batches
 from shrinknet.task.task import Task
 
 log = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ class _Refit:
     def __init__(self, whole: Compensation, network: GatedNetwork, removed: Tensor) -> None:
         self.whole, self.network, self.removed = whole, network, removed
         given = network.program
-        self.program = Program(given.trace, given.asked_dtype, given.scoring, given.tensors)
+        self.program = Program(given.trace, given.asked_dtype, given.scoring, given.tensors, given.reads)
         self.present = torch.from_numpy(network.present)
         self.values: dict[Node, Any] = {**whole.values, **self.program.constants}
         self.changed: set[Node] = set()
@@ -349,4 +349,4 @@ def _some_rows(task: Task, network: GatedNetwork) -> Batch:
     if count < len(task.calibration):
         log.info("Compensation looks at the first %s of %s rows: see `memory`.", count, len(task.calibration))
     batches = list(replace(task.calibration.rows(0, count), batch_size=count).batches())
-    return Batch(torch.cat([one.inputs for one in batches]), torch.cat([one.targets for one in batches]))
+    return joined_batches(batches)

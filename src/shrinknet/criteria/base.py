@@ -176,7 +176,7 @@ def over_candidates(
     replay = Replay(network, batch)
     totals = {}
     for group in network.groups if groups is None else groups:
-        total = torch.zeros(group.width, dtype=torch.float64, device=batch.inputs.device)
+        total = torch.zeros(group.width, dtype=torch.float64, device=batch.device)
         alive = torch.from_numpy(network.alive(group)).to(total.device)
         if len(alive):
             total[alive] = estimate(replay, group, alive).double()

@@ -80,9 +80,9 @@ class SequentialAttention(Criterion):
         """Return the slope of the batch's summed loss in the logits."""
         network, logits = attention.network, attention.logits
         with torch.enable_grad():
-            gates = _gates(logits, attention.present, attention.picked, attention.groups).to(batch.inputs.device)
+            gates = _gates(logits, attention.present, attention.picked, attention.groups).to(batch.device)
             outputs = network.program.outputs(batch.inputs, network.gating_by_sample(gates[None]))
-            total = network.loss.of(outputs, batch.targets).sum()
+            total = network.loss.of(network.loss.read(outputs), batch.targets).sum()
             return of_batch(batch, {"slope": torch.autograd.grad(total, logits)[0]})
 
     def conclude(self, attention: Attention, sums: Sums) -> Statistics | Again:

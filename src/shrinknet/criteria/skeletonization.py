@@ -42,7 +42,9 @@ class Skeletonization(Criterion):
 
     def begin(self, network: GatedNetwork) -> GatedNetwork:
         """Judge the network by the linear error."""
-        return replace(network, loss=Loss("linear-error", AFTER.get(network.loss.name, linear_error)))
+        network.program.check_one_output(self.name)
+        judge = Loss("linear-error", AFTER.get(network.loss.name, linear_error), reads=network.loss.reads)
+        return replace(network, loss=judge)
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed slopes of the linear error, turned round; with smoothing, what the batch does to rho."""

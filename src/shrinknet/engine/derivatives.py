@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +16,7 @@ from shrinknet.engine.replay import Replay
 from shrinknet.graph.widths import shape_of
 from shrinknet.task.data import Batch
 from shrinknet.task.losses import with_slope
+from shrinknet.task.trees import of_each, tensors_of
 
 Pair = tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]
 """For each candidate dE/dg and d2E/dg2 at g = 1, E summed over the samples of the batch."""
@@ -55,15 +57,19 @@ def slope_and_gauss_newton(replay: Replay, group: Group, candidates: Int[Tensor,
 
     Cost: about two replays and two backward passes through the loss alone.
     """
-    gates = _ones(replay, candidates)
-    outputs, along, *_ = torch.func.jvp(
-        lambda gates: replay.outputs(group, candidates, gates, plain=True), (gates,), (torch.ones_like(gates),)
-    )
+    gates, returned = _ones(replay, candidates), list[Any]()
+
+    def tensors(gates: Tensor) -> tuple[Tensor, ...]:
+        returned[:] = [replay.outputs(group, candidates, gates, plain=True)]
+        return tuple(one for one in tensors_of(returned[0]) if one.is_floating_point())
+
+    outputs, along, *_ = torch.func.jvp(tensors, (gates,), (torch.ones_like(gates),))
     steps = torch.zeros_like(gates, requires_grad=True)
     with torch.enable_grad():
-        moved = outputs + steps.view(-1, *[1] * (outputs.dim() - 1)) * along
+        moved = (y + steps.view(-1, *[1] * (y.dim() - 1)) * slope for y, slope in zip(outputs, along, strict=True))
+        whole = of_each(returned[0], lambda one: next(moved) if one.is_floating_point() else one)
         loss = replay.network.loss
-        losses = with_slope(loss.of_candidates(moved, replay.batch.targets), loss.name).double().sum()
+        losses = with_slope(loss.of_candidates(whole, replay.batch.targets), loss.name).double().sum()
         (slope,) = torch.autograd.grad(losses, steps, create_graph=True)
         if not slope.requires_grad:
             return slope.detach(), torch.zeros_like(slope)
@@ -86,10 +92,10 @@ def curvatures_by_output(
     size = 8 * elements_of(bend) * (elements_of(bend) + len(network.present))
     rows = max(1, network.program.scoring.pass_bytes // size)
     if rows < len(batch):
-        parts = [Batch(*part) for part in zip(batch.inputs.split(rows), batch.targets.split(rows), strict=True)]
-        slopes, curvatures = zip(*(curvatures_by_output(network, part, bend) for part in parts), strict=True)
+        parts = (curvatures_by_output(network, part, bend) for part in batch.split(rows))
+        slopes, curvatures = zip(*parts, strict=True)
         return sum(slopes), sum(curvatures)
-    program, present = network.passes.program, torch.from_numpy(network.present).to(batch.inputs.device)
+    program, present = network.passes.program, torch.from_numpy(network.present).to(batch.device)
     slope, hessian = _in_value(network, bend, network.kept_values(batch), batch.targets)
     gates = present.to(program.dtype).expand(len(batch), -1).clone().requires_grad_()
     with torch.enable_grad():
@@ -134,5 +140,5 @@ def _in_value(network: GatedNetwork, bend: Node, values: Values, targets: Tensor
 
 
 def _ones(replay: Replay, candidates: Tensor) -> Tensor:
-    dtype, device = replay.network.program.dtype, replay.batch.inputs.device
+    dtype, device = replay.network.program.dtype, replay.batch.device
     return torch.ones(len(candidates), dtype=dtype, device=device)

@@ -20,13 +20,14 @@ Pair = tuple[Tensor, Tensor]
 
 
 def diagonal_derivatives(
-    network: GatedNetwork, values: dict[Node, Any], targets: Tensor, *, bent: bool = True
+    network: GatedNetwork, values: dict[Node, Any], targets: Any, *, bent: bool = True
 ) -> dict[Node, Pair]:
     """Return, for each dense layer, slope and curvature in the value that it reads.
 
     Without `bent` the activations' own curvature is left out (Levenberg and Marquardt): none is negative then.
     """
     program = network.program
+    program.check_one_output("taylor-2-diagonal")
     node, pair = program.output, loss_derivatives(network.loss, values[program.output], targets)
     read: dict[Node, Pair] = {}
     gated = {node for node in program.nodes if program.sites.get(node.name)}

@@ -28,7 +28,7 @@ class FoldedProgram(Program):
     """
 
     def __init__(self, program: Program) -> None:
-        super().__init__(program.trace, program.asked_dtype, program.scoring, program.tensors)
+        super().__init__(program.trace, program.asked_dtype, program.scoring, program.tensors, program.reads)
         self.norms = {node: given for node in self.nodes if (given := self._folds_into(node)) is not None}
         self._norm_of = {given: norm for norm, given in self.norms.items()}
         kernels: dict[Node, tuple[Tensor, Tensor | None]] = {

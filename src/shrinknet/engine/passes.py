@@ -15,6 +15,7 @@ from shrinknet.engine.folding import folded
 from shrinknet.engine.program import Gating, Program
 from shrinknet.graph.widths import Present
 from shrinknet.task.data import Batch, Origin
+from shrinknet.task.trees import Inputs, same
 
 Values = dict[Node, Any]
 
@@ -36,7 +37,7 @@ class Layouts:
 class Kept:
     """One pass: the rows, the gates, what came of them, the memory that it takes, and what was laid out anew."""
 
-    inputs: Tensor
+    inputs: Inputs
     present: Present
     values: Values
     num_bytes: int
@@ -93,11 +94,11 @@ class Passes:
             self._keep(batch, Kept(batch.inputs, present, values, size))
         return values
 
-    def outputs(self, batch: Batch, present: Present, gating: Gating | None) -> Tensor:
-        """Return the output of a masked network on the inputs of a batch."""
+    def outputs(self, batch: Batch, present: Present, gating: Gating | None) -> Any:
+        """Return what a masked network returns on the inputs of a batch."""
         if self.memory:
-            return self.values(batch, present, gating)[self.program.output]  # type: ignore[no-any-return]
-        return self.program.outputs(batch.inputs, gating)  # type: ignore[no-any-return]
+            return self.program.result(self.values(batch, present, gating))
+        return self.program.outputs(batch.inputs, gating)
 
     def layouts(self, batch: Batch) -> Layouts:
         """Return what is laid out anew of a batch's pass, for as long as that is kept."""
@@ -110,7 +111,7 @@ class Passes:
     def _found(self, batch: Batch) -> Kept | None:
         """The pass that was kept of a batch; one of other rows is dropped."""
         kept = self._kept.get(batch.origin, {}).get(batch.number)
-        if kept is None or kept.inputs is batch.inputs or torch.equal(kept.inputs, batch.inputs):
+        if kept is None or kept.inputs is batch.inputs or same(kept.inputs, batch.inputs):
             return kept
         del self._kept[batch.origin][batch.number]
         return None

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
+from torch.utils._pytree import TreeSpec, tree_unflatten
 
+from shrinknet.core.errors import BadInputError
 from shrinknet.graph.call import PLAIN, WEIGHTED, Site, argument_at, windows_of
 from shrinknet.graph.operators import ALIASES, operator_name
 from shrinknet.graph.rules.conv import num_groups
-from shrinknet.graph.trace import Inputs, Trace, as_tuple
+from shrinknet.graph.trace import Trace
 from shrinknet.task.scoring import Scoring
+from shrinknet.task.trees import Inputs, leaves_of
 
 PRODUCTS = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
 """Operators that read a value as a product with a weight whose axis 1 runs over the value's neurons."""
@@ -33,6 +36,7 @@ class Program:
         dtype: compute in this precision instead of the network's own.
         scoring: what scoring may use.
         tensors: values that stand in for the network's own, by name: weights that were refit.
+        reads: which of the tensors that it returns the loss is given; None: all of them, as they are returned.
     """
 
     def __init__(
@@ -41,8 +45,9 @@ class Program:
         dtype: torch.dtype | None = None,
         scoring: Scoring | None = None,
         tensors: Mapping[str, Tensor] | None = None,
+        reads: int | None = None,
     ) -> None:
-        self.trace, self.asked_dtype, self.scoring = trace, dtype, scoring or Scoring()
+        self.trace, self.asked_dtype, self.scoring, self.reads = trace, dtype, scoring or Scoring(), reads
         self.tensors = dict(tensors or {})
         self.routes: dict[range, Any] = {}  # see `ablation.route`
         self.nodes = [node for node in trace.nodes if node.op == "call_function"]
@@ -52,7 +57,8 @@ class Program:
         constants = [node for node in trace.nodes if node.op == "get_attr"]
         self.constants = {node: _as_dtype(self._own(str(node.target)), dtype) for node in constants}
         self.inputs = tuple(node for node in trace.nodes if node.op == "placeholder")
-        self.outputs_of = _returned(next(node for node in trace.nodes if node.op == "output"))
+        self.end = next(node for node in trace.nodes if node.op == "output")
+        self.outputs_of = _returned(self.end)
         last_reader = {given: node for node in self.nodes for given in node.all_input_nodes}
         self.dead_after: dict[Node, list[Node]] = {}
         for given, node in last_reader.items():
@@ -62,19 +68,54 @@ class Program:
     def _own(self, name: str) -> Any:
         return self.tensors[name] if name in self.tensors else attrgetter(name)(self.trace.module)
 
-    @property
+    @cached_property
     def input(self) -> Node:
-        """The node of the first input: the one whose first axis counts the samples."""
-        return self.inputs[0]
+        """The node of the first input that is a tensor: the one whose first axis counts the samples."""
+        return next(node for node in self.inputs if isinstance(node.meta["val"], Tensor))
 
-    @property
+    @cached_property
     def output(self) -> Node:
-        """The node of the one output (the first, where there are several)."""
-        return self.outputs_of[0]
+        """The node of what the loss is given: the one output; the end of the graph where there are several."""
+        if self.reads is not None:
+            return self.outputs_of[self.reads]
+        return self.outputs_of[0] if self._is_lone else self.end
+
+    def check_one_output(self, criterion: str) -> None:
+        """Raise BadInputError where the loss is given several outputs: a criterion starts at one."""
+        if self.output is self.end:
+            raise BadInputError(
+                "criterion", "one for a loss of all outputs, where a network returns several",
+                f"{criterion!r}, which starts at one output", "Use 'taylor-2', which is exact on any network.",
+            )  # fmt: skip
+
+    def judged(self, values: Mapping[Node, Any]) -> Any:
+        """Return what the loss is given of the values."""
+        return self.result(values) if self.output is self.end else values[self.output]
+
+    @cached_property
+    def _form(self) -> TreeSpec | None:
+        """Where the outputs stand in what the network returns; None where that is a tuple."""
+        info = getattr(self.trace.module.graph._codegen, "pytree_info", None)
+        return None if info is None else info.out_spec
+
+    @cached_property
+    def _is_lone(self) -> bool:
+        """Whether the network returns one tensor as it is."""
+        return len(self.outputs_of) == 1 and (self._form is None or self._form.is_leaf())
+
+    def result(self, values: Mapping[Node, Any]) -> Any:
+        """Return what the network returns, given the value of each of its outputs: a tensor, or a tree."""
+        if self._is_lone:
+            return values[self.outputs_of[0]]
+        (returned,) = self.end.args
+        if self._form is None:
+            return tuple(values[node] for node in self.outputs_of)
+        leaves = [values[leaf] if isinstance(leaf, Node) else leaf for leaf in cast(Sequence[Any], returned)]
+        return tree_unflatten(leaves, self._form)
 
     def run(self, inputs: Inputs, gating: Gating | None, *, keep: bool = False) -> dict[Node, Any]:
         """Run the whole graph; return every value, or only the outputs unless `keep`."""
-        values = {**self.constants, **dict(zip(self.inputs, as_tuple(inputs), strict=True))}
+        values = {**self.constants, **dict(zip(self.inputs, leaves_of(inputs), strict=True))}
         for node in self.nodes:
             values[node] = self.call(node, values, gating)
             if not keep:
@@ -83,10 +124,8 @@ class Program:
         return values
 
     def outputs(self, inputs: Inputs, gating: Gating | None = None) -> Any:
-        """Return the output, or a tuple of all outputs where there are several."""
-        values = self.run(inputs, gating)
-        outputs = tuple(values[node] for node in self.outputs_of)
-        return outputs[0] if len(outputs) == 1 else outputs
+        """Return what the network returns: a tensor, or a tree of them."""
+        return self.result(self.run(inputs, gating))
 
     def call(
         self,

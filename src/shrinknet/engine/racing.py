@@ -143,7 +143,7 @@ def _rises(network: GatedNetwork, part: Data, neurons: Sequence[Neuron]) -> dict
             replay = Replay(network, batch)
             for name in dict.fromkeys(neuron.group for neuron in neurons):
                 own = [neuron for neuron in neurons if neuron.group == name]
-                candidates = torch.tensor([neuron.index for neuron in own], device=batch.inputs.device)
+                candidates = torch.tensor([neuron.index for neuron in own], device=batch.device)
                 rises = replay.rises(groups[name], candidates).double().cpu().numpy()
                 for neuron, row in zip(own, rises, strict=True):
                     found[neuron].append(row)

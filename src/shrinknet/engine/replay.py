@@ -23,6 +23,7 @@ from shrinknet.engine.route import Route, route, samples_axis
 from shrinknet.graph.call import Site
 from shrinknet.graph.operators import operator_name
 from shrinknet.task.data import Batch
+from shrinknet.task.trees import of_each, tensors_of, with_tensors
 
 CHUNK_ELEMENTS = 2**20
 """Elements of the largest value replayed at once: a few megabytes, which bounds memory and stays in the caches."""
@@ -86,7 +87,7 @@ class Replay:
     @cached_property
     def losses_before(self) -> Float[Tensor, " batch"]:
         """The loss of each sample as the network is now."""
-        return self.network.loss.of(self.values[self.program.output], self.batch.targets)
+        return self.network.loss.of(self.program.judged(self.values), self.batch.targets)
 
     def chunks(self, group: Group, candidates: Int[Tensor, " candidates"]) -> Iterator[Int[Tensor, " some"]]:
         """Yield candidates, as many at a time as a replay holds."""
@@ -140,8 +141,8 @@ class Replay:
         gates: Float[Tensor, " candidates"],
         *,
         plain: bool = False,
-    ) -> Float[Tensor, "candidates batch ..."]:
-        """Return the outputs when candidate c's gate is `gates[c]`, all other gates as they are.
+    ) -> Any:
+        """Return outputs [candidates, batch, ...] when candidate c's gate is `gates[c]`, all other gates as they are.
 
         `plain` asks for operators that second derivatives follow.
         """
@@ -154,7 +155,8 @@ class Replay:
         neurons = candidates + path.neurons.start
         if path.has_lanes:
             return self._in_lanes(path, entered, neurons, gates, plain)
-        return torch.vmap(lambda *change: self._one(path, *change))(entered, neurons, gates)
+        outputs = torch.vmap(lambda *change: tuple(tensors_of(self._one(path, *change))))(entered, neurons, gates)
+        return with_tensors(self.program.judged(self.values), outputs)
 
     def contributions(
         self, group: Group, candidates: Int[Tensor, " candidates"]
@@ -192,9 +194,7 @@ class Replay:
         change = CHANGES[operator_name(node)]
         return change(node.target, args, self.values[node], places, real * (gates - 1)[:, None], plain=plain)
 
-    def _in_lanes(
-        self, path: Route, entered: dict[Node, Tensor], neurons: Tensor, gates: Tensor, plain: bool
-    ) -> Float[Tensor, "candidates batch ..."]:
+    def _in_lanes(self, path: Route, entered: dict[Node, Tensor], neurons: Tensor, gates: Tensor, plain: bool) -> Any:
         """Run what lies behind the readers for all candidates, each in a lane of its own along the samples' axis."""
         num_lanes = len(neurons)
         values: dict[Node, Any] = dict(self.program.constants)
@@ -211,7 +211,10 @@ class Replay:
                 values[node] = self._overwriting(path, node, values, gating)
             for dead in path.last_reader.get(node, ()):
                 del values[dead]
-        return values[self.program.output].unflatten(0, (num_lanes, -1))  # type: ignore[no-any-return]
+        for node in self.program.outputs_of:  # what no candidate changes has no lanes yet
+            if node not in values:
+                values[node] = self._in_every_lane(node, num_lanes)
+        return of_each(self.program.judged(values), lambda output: output.unflatten(0, (num_lanes, -1)))
 
     def _overwriting(self, path: Route, node: Node, values: dict[Node, Any], gating: Gating) -> Any:
         """Run one node; what nothing reads afterwards is overwritten."""
@@ -251,7 +254,7 @@ class Replay:
 
         return gating
 
-    def _one(self, path: Route, entered: dict[Node, Tensor], neuron: Tensor, gate: Tensor) -> Tensor:
+    def _one(self, path: Route, entered: dict[Node, Tensor], neuron: Tensor, gate: Tensor) -> Any:
         """Run what lies behind the readers for one candidate (vmap runs it for all)."""
         values: dict[Node, Any] = {**self.values, **entered}
         present = self.network.gating()
@@ -266,4 +269,4 @@ class Replay:
 
         for node in path.replayed:
             values[node] = self.program.call(node, values, gating, plain=True)
-        return values[self.program.output]  # type: ignore[no-any-return]
+        return self.program.judged(values)

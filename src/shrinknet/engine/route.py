@@ -75,7 +75,7 @@ class Route:
         readers = {given: node for node in self.replayed for given in node.all_input_nodes}
         dead: dict[Node, list[Node]] = {}
         for given, node in readers.items():
-            if given in self.downstream and given is not self.program.output:
+            if given in self.downstream and given not in self.program.outputs_of:
                 dead.setdefault(node, []).append(given)
         return dead
 
@@ -127,7 +127,8 @@ class Route:
         """For each value that owns its memory, the last replayed node that reads it or a view of it."""
         owners = self._owners
         last = {owners[given]: node for node in self.replayed for given in node.all_input_nodes if given in owners}
-        return {owner: node for owner, node in last.items() if owner is not owners[self.program.output]}
+        returned = {owners.get(node) for node in self.program.outputs_of}
+        return {owner: node for owner, node in last.items() if owner not in returned}
 
     @cached_property
     def places(self) -> dict[Site, tuple[Tensor, Tensor]]:
@@ -166,6 +167,8 @@ class Route:
         Everything behind it depends on the gates through this one value. None where there is no such value: an
         operator before it is curved, or a neuron is read again behind its own readers.
         """
+        if self.program.output is self.program.end:
+            return None  # several outputs
         straight, curved, bends = set[Node](), set[Node](), set[Node]()
         readers = {site.node for site in self.sites}
         for node in self.downstream:

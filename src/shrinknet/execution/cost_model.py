@@ -19,6 +19,7 @@ from shrinknet.criteria.taylor_2 import REPLAYS, bend_of
 from shrinknet.engine.closed_form import closed_form
 from shrinknet.engine.derivatives import elements_of
 from shrinknet.engine.gates import GatedNetwork
+from shrinknet.engine.program import Program
 from shrinknet.engine.replay import CHUNK_ELEMENTS, keep_freed_memory, samples_at_once
 from shrinknet.engine.route import Route, route
 from shrinknet.graph.operators import operator_name
@@ -192,7 +193,7 @@ def _work_of(network: GatedNetwork, nodes: Iterable[Node]) -> Work:
 def _behind_gates(network: GatedNetwork, end: Node | None = None) -> Work:
     """The work of the forward pass from the readers of neurons on, as far as a value depends on it."""
     program = network.passes.program
-    needed, nodes = {end or program.output}, list[Node]()
+    needed, nodes = {end} if end is not None else {*_judged(program)}, list[Node]()
     for node in reversed(program.nodes):
         if node in needed:
             needed |= set(node.all_input_nodes)
@@ -212,7 +213,12 @@ def _last_layer_work(network: GatedNetwork, path: Route) -> Work:
 
 
 def _loss_work(network: GatedNetwork) -> Work:
-    return Work(0, LOSS_PASSES * _bytes_of(network.passes.program.output))
+    return Work(0, LOSS_PASSES * sum(map(_bytes_of, _judged(network.passes.program))))
+
+
+def _judged(program: Program) -> tuple[Node, ...]:
+    """What the loss is given."""
+    return program.outputs_of if program.output is program.end else (program.output,)
 
 
 def _taylor_2_work(network: GatedNetwork, replays: dict[Group, Work]) -> Work:

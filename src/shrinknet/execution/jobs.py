@@ -31,38 +31,48 @@ from shrinknet.export.exported_program import pt2_bytes
 from shrinknet.graph.restrict import restrict
 from shrinknet.graph.trace import Trace, export_program, trace
 from shrinknet.loading.models import load_model
-from shrinknet.task.data import Batch, Origin, aligned
+from shrinknet.task.data import Batch, Origin, Part, aligned
 from shrinknet.task.losses import Loss
 from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task
+from shrinknet.task.trees import Inputs, of_each, tensors_of, with_tensors
 
 
 @runtime_checkable
 class Batches(Protocol):
     """Where a worker finds the samples."""
 
-    def __call__(self, number: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, number: int) -> Part:
         """Return inputs and targets of one batch."""
 
 
 @dataclass(frozen=True)
 class FileBatches:
-    """Batches in files of this machine, mapped into memory: all workers share the pages."""
+    """Batches in files of this machine, mapped into memory: all workers share the pages.
+
+    Attributes:
+        folder: where they are.
+        form: inputs and targets with empty tensors, which those of a batch take the place of.
+    """
 
     folder: str
+    form: Part
 
-    def __call__(self, number: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, number: int) -> Part:
         """Return inputs and targets of one batch."""
         with safe_open(os.path.join(self.folder, f"{number}.safetensors"), "pt") as file:
-            return file.get_tensor("inputs"), file.get_tensor("targets")
+            tensors = (file.get_tensor(str(place)) for place in range(len(tensors_of(self.form))))
+            found: Part = with_tensors(self.form, tensors)
+            return found
 
     @classmethod
     def of(cls, task: Task, folder: Path) -> "FileBatches":
         """Write the calibration batches."""
         for number, batch in enumerate(task.calibration.batches()):
-            tensors = {"inputs": batch.inputs.cpu().contiguous(), "targets": batch.targets.cpu().contiguous()}
-            save_file({name: tensor.clone() for name, tensor in tensors.items()}, folder / f"{number}.safetensors")
-        return cls(str(folder))
+            tensors = [tensor.cpu().contiguous().clone() for tensor in tensors_of((batch.inputs, batch.targets))]
+            named = {str(place): tensor for place, tensor in enumerate(tensors)}
+            save_file(named, folder / f"{number}.safetensors")
+        return cls(str(folder), of_each((batch.inputs, batch.targets), lambda one: one.new_empty(0)))
 
 
 @dataclass(frozen=True)
@@ -71,18 +81,19 @@ class StoredBatches:
 
     references: tuple[Any, ...]
 
-    def __call__(self, number: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, number: int) -> Part:
         """Return inputs and targets of one batch."""
         import ray
 
-        inputs, targets = ray.get(self.references[number])
-        return inputs, targets
+        found: Part = ray.get(self.references[number])
+        return found
 
     @classmethod
     def of(cls, task: Task, ray: Any) -> "StoredBatches":
         """Put the calibration batches into the store."""
         batches = task.calibration.batches()
-        return cls(tuple(ray.put((one.inputs.cpu().clone(), one.targets.cpu().clone())) for one in batches))
+        parts = (of_each((one.inputs, one.targets), lambda tensor: tensor.cpu().clone()) for one in batches)
+        return cls(tuple(map(ray.put, parts)))
 
 
 MOST_BATCHES_HELD = 64
@@ -110,6 +121,7 @@ class ScoringJob:
     criterion: Criterion
     batches: Batches
     device: str
+    example: Inputs
 
     def set_up(self) -> Setting:
         """Trace the network again, where the worker is."""
@@ -117,8 +129,7 @@ class ScoringJob:
             path = Path(folder) / "model.pt2"
             path.write_bytes(self.model)
             loaded = load_model(str(path))
-        assert loaded.example_inputs is not None
-        traced = restrict(trace(loaded.model, loaded.example_inputs), self.keep, self.only)
+        traced = restrict(trace(loaded.model, self.example), self.keep, self.only)
         return Setting(gate(traced, self.loss, self.scoring), torch.device(self.device))
 
     def run(self, setting: Setting, shard: tuple[bytes, int]) -> Result:
@@ -134,7 +145,7 @@ class ScoringJob:
         if number not in held:
             if len(held) == MOST_BATCHES_HELD:
                 held.pop(next(iter(held)))
-            inputs, targets = (aligned(one.to(setting.device)) for one in self.batches(number))
+            inputs, targets = of_each(self.batches(number), lambda one: aligned(one.to(setting.device)))
             held[number] = Batch(inputs, targets, number, setting.origin)
         return held[number]
 
@@ -216,7 +227,7 @@ class Workers:
         share = replace(self.scoring, memory=int(self.scoring.memory) // workers, keeps_passes=True)
         return ScoringJob(
             self._model, self.task.loss, self.keep, self.only, share, self.criterion, batches,
-            str(self.task.calibration.device),
+            str(self.task.calibration.device), of_each(self.task.example_inputs, Tensor.cpu),
         )  # fmt: skip
 
     @cached_property
@@ -237,7 +248,7 @@ class Workers:
         """What a ranking is of, but for the gates: the network, the groups, the samples, the rule with its options."""
         digest = hashlib.sha256(self._model)
         for batch in self.task.calibration:
-            for tensor in (batch.inputs, batch.targets):
+            for tensor in tensors_of((batch.inputs, batch.targets)):
                 digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         how = self.task.calibration.batch_size, self.scoring.tf32, self.scoring.threads
         digest.update(repr((self.criterion.name, self.task.loss.name, self.keep, self.only, how)).encode())

@@ -29,6 +29,7 @@ from shrinknet.surgery.proof import gap, largest_of
 from shrinknet.surgery.remove import cut_graph
 from shrinknet.task.data import Data
 from shrinknet.task.task import Task
+from shrinknet.task.trees import Inputs, lone
 
 log = logging.getLogger(__name__)
 
@@ -222,7 +223,7 @@ class Artefact:
                 f"artefact={self.kind!r} must give a file that computes what torch computes. Got a worst difference of "
                 f"{difference.worst:.3g}, the tolerance is {difference.tolerance:.3g}. Use another exporter."
             )
-        row = self.task.example_inputs[:1].cpu()
+        row = self._example[:1]
         outputs = answer(row)
         manifest = Manifest(
             kind=self.kind, quantize=self.quantize, file=self.file, num_bytes=len(built.content),
@@ -263,7 +264,7 @@ class Artefact:
         return role if len(role) <= most else role.permuted(0).rows(0, most)
 
     def _built(self, plain: Plain) -> Built:
-        built = self.exporter.build(plain, self.task.example_inputs.cpu(), self._calibration, self.quantize)
+        built = self.exporter.build(plain, self._example, self._calibration, self.quantize)
         if built.float_operators and not self.allow_float:
             raise ExportError(
                 f"quantize={self.quantize!r} for artefact={self.kind!r} must be used with a network whose operators "
@@ -275,22 +276,28 @@ class Artefact:
     @cached_property
     def _calibration(self) -> Sequence[Tensor]:
         rows = min(CALIBRATION_ROWS, len(self.task.calibration))
-        return [batch.inputs.cpu() for batch in self.task.calibration.rows(0, rows).batches()]
+        batches = self.task.calibration.rows(0, rows).batches()
+        return [lone(batch.inputs, "artefact", "made of").cpu() for batch in batches]
+
+    @cached_property
+    def _example(self) -> Tensor:
+        return lone(self.task.example_inputs, "artefact", "made of").cpu()
 
     def _compare(self, built: Built, answer: Answer) -> tuple[Difference, Evaluation]:
         data = self.rows_to_check()
         worst = torch.zeros((), dtype=torch.float64)
         largest = 0.0
 
-        def outputs_of(rows: Tensor) -> Tensor:
+        def outputs_of(inputs: Inputs) -> Tensor:
             nonlocal worst, largest
+            rows = lone(inputs, "artefact", "made of")
             given, expected = answer(rows.cpu()), built.reference(rows.cpu())
             worst = torch.maximum(worst, gap(expected, given))
             largest = max(largest, largest_of(expected))
             return given.to(rows.device)
 
         quality = evaluate(outputs_of, self.task.loss, data, self.task.metrics)
-        dtype = self.task.example_inputs.dtype
+        dtype = self._example.dtype
         allowed = tolerance(dtype if dtype.is_floating_point else torch.float32, largest)
         allowed = STEPS_OF_INT8 * built.step if built.step else allowed
         return Difference("float32", float(worst), allowed, quality.num_samples), quality

@@ -27,9 +27,7 @@ from shrinknet.graph.rewrite import rewrite
 from shrinknet.graph.widths import EXAMPLE_BATCH, Present, Widths, kept_shape, shape_of
 from shrinknet.task.kinds import check_kind
 from shrinknet.task.task import check_default_device, evaluating
-
-Inputs = Tensor | tuple[Tensor, ...]
-"""What a network is called with: one tensor, or several."""
+from shrinknet.task.trees import Arguments, Inputs, bound, call_of, of_each, row_axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +100,7 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 @alone()
-def trace(model: nn.Module, example_inputs: Inputs) -> Trace:
+def trace(model: nn.Module, example_inputs: Inputs | tuple[Tensor, ...]) -> Trace:
     """Find every neuron of a network that can be removed, with all that must shrink with it.
 
     The network is exported in eval mode with a free batch size; labels of the elements of every parameter axis then
@@ -110,8 +108,8 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Trace:
 
     Args:
         model: a network that takes tensors with samples along the first axis, and returns tensors.
-        example_inputs: at least two samples (a batch of one would be taken as a constant): a tensor, or a tuple of
-            them for a network that takes several.
+        example_inputs: at least two samples (a batch of one would be taken as a constant): a tensor, a tuple of
+            them for a network that takes several, or the arguments of a call.
 
     Raises:
         BadInputError: torch.export cannot follow the network.
@@ -132,7 +130,7 @@ def trace(model: nn.Module, example_inputs: Inputs) -> Trace:
 
 
 @alone()
-def export_program(model: nn.Module, example_inputs: Inputs) -> ExportedProgram:
+def export_program(model: nn.Module, example_inputs: Inputs | tuple[Tensor, ...]) -> ExportedProgram:
     """Export a network in eval mode with a free batch size.
 
     Raises:
@@ -140,11 +138,15 @@ def export_program(model: nn.Module, example_inputs: Inputs) -> ExportedProgram:
     """
     check_default_device()
     _check_names(model)
-    rows = tuple(tensor[:EXAMPLE_BATCH] for tensor in as_tuple(example_inputs))
+    few = of_each(example_inputs, lambda tensor: tensor[:EXAMPLE_BATCH])
+    args, kwargs = (few, {}) if isinstance(few, tuple) else call_of(few)
     try:
         with evaluating(model), torch.no_grad(), _quiet():
             batch = Dim("batch", min=1)
-            program = torch.export.export(model, rows, dynamic_shapes=_free_batch(model, rows, batch))
+            shapes = (
+                row_axes(bound(model, few), batch) if isinstance(few, Arguments) else _free_batch(model, args, batch)
+            )
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises dozens of types, torch's internal ones among them
         if "data-dependent" in str(error) or type(error).__name__ == "GuardOnDataDependentSymNode":
             raise _decides_by_values("one that decides by values what it computes") from error
@@ -208,11 +210,6 @@ def _quiet() -> Iterator[None]:
 
 def _silent(record: logging.LogRecord) -> bool:
     return False
-
-
-def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
-    """Return the inputs of a network as a tuple, also where there is only one."""
-    return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
 
 
 def _free_batch(model: nn.Module, rows: tuple[Tensor, ...], batch: Any) -> Any:

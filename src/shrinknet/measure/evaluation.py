@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -13,6 +14,7 @@ from shrinknet.task.accuracy import judged
 from shrinknet.task.data import Batch, Data
 from shrinknet.task.losses import Loss
 from shrinknet.task.metrics import Computation, Measured
+from shrinknet.task.trees import Inputs, tensors_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +32,7 @@ class Evaluation:
 
 
 def evaluate(
-    outputs_of: Callable[[Tensor], Tensor], loss: Loss, data: Data, metrics: Sequence[Measured] = ()
+    outputs_of: Callable[[Inputs], Any], loss: Loss, data: Data, metrics: Sequence[Measured] = ()
 ) -> Evaluation:
     """Measure a network on a role's data.
 
@@ -42,7 +44,7 @@ def evaluate(
 
 
 def evaluate_batches(
-    outputs_of: Callable[[Batch], Tensor], loss: Loss, data: Data, metrics: Sequence[Measured] = ()
+    outputs_of: Callable[[Batch], Any], loss: Loss, data: Data, metrics: Sequence[Measured] = ()
 ) -> Evaluation:
     """Measure the same of outputs that are found by the batch: a pass of it may have been kept."""
     total, num_samples, num_classes = 0.0, 0, 2
@@ -52,9 +54,10 @@ def evaluate_batches(
             outputs = outputs_of(batch)
             total += float(loss.each(outputs, batch.targets).sum(dtype=torch.float64))
             num_samples += len(batch)
-            num_classes = max([num_classes, *outputs.shape[1:2]])
-            rows.append(judged(loss.accuracy, outputs, batch.targets))
-            computation.update(outputs, batch.targets)
+            given = loss.read(outputs)
+            num_classes = max([num_classes, *(size for one in tensors_of(given) for size in one.shape[1:2])])
+            rows.append(judged(loss.accuracy, given, batch.targets))
+            computation.update(given, batch.targets)
     found, figures = [one.cpu() for one in rows if one is not None], computation.values()
     if len(found) < len(rows):
         return Evaluation(total / num_samples, figures, None, num_samples)

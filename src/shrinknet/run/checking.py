@@ -5,15 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Difference, Manifest
 from shrinknet.export.artefact import Artefact
 from shrinknet.export.plain import by_torch
-from shrinknet.graph.trace import as_tuple
 from shrinknet.loading.models import fill, load_model
 from shrinknet.run.run import Run
 from shrinknet.surgery.proof import compare, cut_program
 from shrinknet.surgery.remove import cut_graph
+from shrinknet.task.trees import Inputs, called, lone
 
 
 def check_files(run: Run) -> dict[str, Difference]:
@@ -32,7 +34,7 @@ def check_files(run: Run) -> dict[str, Difference]:
     fill(rebuilt, run.folder.path / "model.safetensors")
     data = run.task.test or run.task.validation or run.task.calibration
     answers: dict[str, Callable[[Any], Any]] = {
-        "model.pt2": exported,
+        "model.pt2": lambda inputs: called(exported, inputs),
         "model.safetensors": cut_program(run.network.trace, rebuilt, None).outputs,
     }
     found = {
@@ -57,4 +59,8 @@ def _check_artefact(run: Run, manifest: Manifest) -> Difference:
     rows = ships.rows_to_check()
     is_pt2 = manifest.kind == "pt2"  # opened as every .pt2 file is: looked through first
     answer = by_torch(load_model(str(path)).model) if is_pt2 else ships.exporter.answer(content)
-    return compare(run.network, lambda given: answer(as_tuple(given)[0]), (b.inputs for b in rows.batches()))[0]
+
+    def of_one(inputs: Inputs) -> Tensor:
+        return answer(lone(inputs, "artefact", "made of"))
+
+    return compare(run.network, of_one, (batch.inputs for batch in rows.batches()))[0]

@@ -15,7 +15,7 @@ from shrinknet.core.config import RunConfig
 from shrinknet.core.errors import FixedWidthError
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.records import Costs, Manifest, Measures, Neuron, Plan, Step, TestResult, Verification
-from shrinknet.engine.gates import GatedNetwork, tolerance
+from shrinknet.engine.gates import GatedNetwork, are_alike
 from shrinknet.engine.program import Program
 from shrinknet.export.artefact import Artefact
 from shrinknet.graph.names import owner_of
@@ -109,7 +109,7 @@ class Facts:
         with torch.no_grad():
             expected = cut_program(self.network.trace, cut, None).outputs(inputs)
         windows = modules_with_windows(self.network.trace, present)
-        check_own_module(smaller, inputs, expected, tolerance(expected.dtype, float(expected.abs().max())), windows)
+        check_own_module(smaller, inputs, lambda own: are_alike(own, expected), windows)
         return smaller
 
     def _what_to_keep(self) -> str:

@@ -11,8 +11,7 @@ from dataclasses import replace
 
 from shrinknet.compensation.compensate import compensation_of
 from shrinknet.core.records import Measures, Neuron, Step, removed_by
-from shrinknet.engine.gates import GatedNetwork
-from shrinknet.engine.program import Program
+from shrinknet.engine.gates import GatedNetwork, gate
 from shrinknet.run.facts import AnyRun, Facts, finish
 from shrinknet.search.goals import Goal, RemovedNeurons
 from shrinknet.search.rank import Limits
@@ -129,7 +128,7 @@ def _reach(run: Facts, goals: Sequence[Goal], removed: tuple[Neuron, ...]) -> bo
 
 def _untouched(run: Facts) -> GatedNetwork:
     trace = run.network.trace
-    return GatedNetwork(Program(trace, scoring=run.network.program.scoring), run.task.loss, trace.present())
+    return gate(trace, run.task.loss, run.network.program.scoring)
 
 
 def portions_of(history: Sequence[Step], order: Sequence[Neuron]) -> list[Sequence[Neuron]]:

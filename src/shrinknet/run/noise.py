@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from shrinknet.criteria.base import Criterion, Sums
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.task.data import Batch, Data
 from shrinknet.task.losses import Loss
+from shrinknet.task.trees import of_each
 
 ROWS = 128
 """So many rows are looked at first; all of them only where these say nothing."""
@@ -74,13 +76,15 @@ def _scores(criterion: Criterion, state: GatedNetwork, batches: Sequence[Batch])
 def _rounded(loss: Loss) -> Loss:
     """The loss of outputs and floating targets that are one rounding away."""
 
-    def of(outputs: Tensor, targets: Tensor) -> Tensor:
+    def of(outputs: Any, targets: Any) -> Tensor:
         draw = torch.Generator().manual_seed(0)
-        return loss.of(_away(outputs, draw), _away(targets, draw) if targets.is_floating_point() else targets)
+        return loss.of(*(of_each(tree, lambda one: _away(one, draw)) for tree in (outputs, targets)))
 
     return replace(loss, of=of)
 
 
 def _away(values: Tensor, draw: torch.Generator) -> Tensor:
+    if not values.is_floating_point():
+        return values
     signs = torch.randint(0, 2, values.shape, generator=draw) * 2 - 1
     return values * (1 + torch.finfo(values.dtype).eps * signs.to(values))

@@ -37,6 +37,7 @@ from shrinknet.sparsify.stored import sparse_bytes
 from shrinknet.sparsify.to_plan import to_plan
 from shrinknet.sparsify.training import Training
 from shrinknet.task.task import Task, evaluating
+from shrinknet.task.trees import lone
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ def sparsify(
     model = _trainable(task.model)
     own = task.with_model(model)
     trained = _optimizer(optimizer, model, learning_rate, weight_decay)
-    pairs = rows.inputs, rows.targets
+    pairs = lone(rows.inputs, "task", "one with"), rows.targets
     training = Training(
         model, task.loss.of, pairs, trained, _whole(batch_size), seed, num_epochs=_whole(epochs), rate=cosine
     )

@@ -2,7 +2,7 @@
 
 import traceback
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from shrinknet.graph.trace import Trace
 from shrinknet.graph.widths import Present
 from shrinknet.surgery.remove import Kept, cut_copy
 from shrinknet.task.task import evaluating
+from shrinknet.task.trees import Inputs, called
 
 Attributes = dict[str, dict[str, Any]]
 """For each module, by name, the attributes that hold a width, with their new values."""
@@ -183,15 +184,14 @@ def modules_with_windows(trace: Trace, present: Present) -> list[str]:
 
 
 def check_own_module(
-    smaller: nn.Module, inputs: Tensor, expected: Tensor, tolerance: float, windows: Sequence[str] = ()
+    smaller: nn.Module, inputs: Inputs, is_right: Callable[[Any], bool], windows: Sequence[str] = ()
 ) -> None:
     """Check that the user's own code, on the smaller tensors, gives what the cut graph gives.
 
     Args:
         smaller: the user's module, cut.
         inputs: some rows.
-        expected: what the cut graph gives for them.
-        tolerance: how far the two may be apart.
+        is_right: whether outputs are what the cut graph gives for them.
         windows: see `modules_with_windows`.
 
     Raises:
@@ -203,14 +203,14 @@ def check_own_module(
     hooks = [hook for name, module in smaller.named_modules() for hook in _told_of(entered, name, module)]
     with evaluating(smaller), torch.no_grad():
         try:
-            outputs = smaller(inputs)
+            outputs = called(smaller, inputs)
         except Exception as error:  # whatever the user's own forward raises at another width
             where = f"in {entered[-1]!r}, " if entered and entered[-1] else ""
             raise FixedWidthError(_message(f"fixes a width ({where}{_place(error)}): {first_line(error)}")) from error
         finally:
             for hook in hooks:
                 hook.remove()
-    if outputs.shape != expected.shape or not float((outputs - expected).abs().max()) <= tolerance:
+    if not is_right(outputs):
         raise FixedWidthError(_message(f"runs at the smaller widths but computes something else{_moved(windows)}"))
 
 

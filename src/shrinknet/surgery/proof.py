@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
-from torch.utils._pytree import tree_leaves
 
 from shrinknet.core.records import Difference, Verification
 from shrinknet.engine.gates import GatedNetwork, tolerance
 from shrinknet.engine.program import Program
 from shrinknet.graph.operators import describe
-from shrinknet.graph.trace import Inputs, Trace, as_tuple
+from shrinknet.graph.trace import Trace
 from shrinknet.graph.widths import EXAMPLE_BATCH
 from shrinknet.task.data import Data
+from shrinknet.task.trees import Inputs, leaves_of, num_rows, of_each, tensors_of
 
 NUM_FLOAT64_SAMPLES = 256
 
@@ -34,10 +34,10 @@ def verify(network: GatedNetwork, cut: GraphModule, data: Data) -> Verification:
 
 def verify_on(network: GatedNetwork, cut: GraphModule, batches: Callable[[], Iterable[Inputs]]) -> Verification:
     """Compare the masked network with the cut graph on batches of inputs; see `verify`."""
-    rows = tuple(tensor[:NUM_FLOAT64_SAMPLES] for tensor in as_tuple(next(iter(batches()))))
+    rows = of_each(next(iter(batches())), lambda tensor: tensor[:NUM_FLOAT64_SAMPLES])
     double, notes = _in_double(network, rows)
     finest, given = (network, rows) if double is None else (double, _doubled(rows))
-    num_shapes, broke_at = check_nodes(finest, cut, tuple(tensor[:EXAMPLE_BATCH] for tensor in given))
+    num_shapes, broke_at = check_nodes(finest, cut, of_each(given, lambda tensor: tensor[:EXAMPLE_BATCH]))
     if broke_at is not None:
         return Verification((), num_shapes, broke_at, notes)
     differences = compare(network, cut_program(network.trace, cut, None).outputs, batches())
@@ -47,7 +47,7 @@ def verify_on(network: GatedNetwork, cut: GraphModule, batches: Callable[[], Ite
     return Verification(differences, num_shapes, None if held else "the outputs", notes)
 
 
-def _in_double(network: GatedNetwork, rows: tuple[Tensor, ...]) -> tuple[GatedNetwork | None, tuple[str, ...]]:
+def _in_double(network: GatedNetwork, rows: Inputs) -> tuple[GatedNetwork | None, tuple[str, ...]]:
     """Return the network in float64 (None where it is so already, or fixes its own precision), and what to note."""
     if network.program.precision == torch.float64:
         return None, ()
@@ -56,14 +56,15 @@ def _in_double(network: GatedNetwork, rows: tuple[Tensor, ...]) -> tuple[GatedNe
     )
     try:
         with torch.no_grad():
-            double.outputs(tuple(tensor[:EXAMPLE_BATCH] for tensor in _doubled(rows)))
+            double.outputs(of_each(_doubled(rows), lambda tensor: tensor[:EXAMPLE_BATCH]))
     except RuntimeError as error:
         return None, (f"not compared in float64: the network fixes its own precision ({str(error).splitlines()[0]})",)
     return double, ()
 
 
-def _doubled(rows: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(tensor.double() if tensor.is_floating_point() else tensor for tensor in rows)
+def _doubled(rows: Inputs) -> Inputs:
+    doubled: Inputs = of_each(rows, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+    return doubled
 
 
 def compare(network: GatedNetwork, answer: Callable[[Inputs], Any], inputs: Iterable[Inputs]) -> tuple[Difference, ...]:
@@ -79,22 +80,17 @@ def compare(network: GatedNetwork, answer: Callable[[Inputs], Any], inputs: Iter
     worst, largest = torch.zeros(2, num_outputs, dtype=torch.float64)
     with torch.no_grad():
         for rows in inputs:
-            pairs = zip(all_outputs(network.outputs(rows)), all_outputs(answer(rows)), strict=True)
+            pairs = zip(tensors_of(network.outputs(rows)), tensors_of(answer(rows)), strict=True)
             for place, (expected, given) in enumerate(pairs):
                 worst[place] = torch.maximum(worst[place], gap(expected, given))
                 largest[place] = max(float(largest[place]), largest_of(expected))
-            num_samples += len(as_tuple(rows)[0])
+            num_samples += num_rows(rows)
     name = str(precision).removeprefix("torch.")
     names = ["output"] if num_outputs == 1 else [f"output {place}" for place in range(num_outputs)]
     return tuple(
         Difference(name, float(far), tolerance(precision, float(size)), num_samples, output)
         for output, far, size in zip(names, worst, largest, strict=True)
     )
-
-
-def all_outputs(outputs: Any) -> list[Tensor]:
-    """Return every tensor of what a network returns, however it is nested."""
-    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]
 
 
 def gap(expected: Tensor, given: Tensor) -> Tensor:
@@ -116,7 +112,7 @@ def largest_of(values: Tensor) -> float:
 
 
 @torch.no_grad()
-def check_nodes(network: GatedNetwork, cut: GraphModule, rows: tuple[Tensor, ...]) -> tuple[int, str | None]:
+def check_nodes(network: GatedNetwork, cut: GraphModule, rows: Inputs) -> tuple[int, str | None]:
     """Run both networks node by node: real shapes against predicted ones, kept values against masked ones.
 
     Returns:
@@ -124,7 +120,7 @@ def check_nodes(network: GatedNetwork, cut: GraphModule, rows: tuple[Tensor, ...
     """
     smaller = cut_program(network.trace, cut, network.program.asked_dtype)
     values = network.program.run(rows, network.gating(), keep=True)
-    cut_values: dict[Node, Any] = {**smaller.constants, **dict(zip(smaller.inputs, rows, strict=True))}
+    cut_values: dict[Node, Any] = {**smaller.constants, **dict(zip(smaller.inputs, leaves_of(rows), strict=True))}
     counterpart = {node.name: node for node in smaller.nodes}
     of_cut = {counterpart[node.name]: node for node in network.program.nodes}
     checked = 0
@@ -137,7 +133,7 @@ def check_nodes(network: GatedNetwork, cut: GraphModule, rows: tuple[Tensor, ...
         value, cut_value = values.get(node), cut_values[cut_node]
         if not isinstance(value, Tensor):
             continue
-        predicted = network.trace.shape(node, network.present, len(rows[0]))
+        predicted = network.trace.shape(node, network.present, num_rows(rows))
         if tuple(cut_value.shape) != predicted:
             return checked, f"{describe(node)}: shape {list(cut_value.shape)}, expected {list(predicted)}"
         kept = _kept(value, network, node.name)

@@ -4,12 +4,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import starmap
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.registry import Registry
+from shrinknet.task.trees import num_rows, shapes_text
 
 Judge = Callable[[Tensor, Tensor], Tensor | None]
 """Given outputs and targets, for each row its class and its answer [rows, 2], or how right it is, 0 to 1 [rows]; None
@@ -100,7 +102,7 @@ BY_NAME = Registry[Accuracy](
 )
 
 
-def judged(accuracy: Accuracy | None, outputs: Tensor, targets: Tensor) -> Tensor | None:
+def judged(accuracy: Accuracy | None, outputs: Any, targets: Any) -> Tensor | None:
     """Return class and answer of each row, or how right each row is; None where there is no accuracy.
 
     Raises:
@@ -109,16 +111,16 @@ def judged(accuracy: Accuracy | None, outputs: Tensor, targets: Tensor) -> Tenso
     if accuracy is None:
         return None
     if accuracy.of in (*ASKED.values(), nobody_says):
-        return accuracy.of(outputs, targets)
+        return accuracy.of(outputs, targets) if isinstance(outputs, Tensor) and isinstance(targets, Tensor) else None
     allowed = "a function of outputs and targets that returns one number from 0 to 1 for each row"
     try:
         right = torch.as_tensor(accuracy.of(outputs, targets))
     except Exception as error:  # a function of the user's own
         raise BadInputError(
             "accuracy", allowed, f"{accuracy.name!r}, which said: {type(error).__name__}: {error}",
-            f"It was given outputs {list(outputs.shape)} and targets {list(targets.shape)}.",
+            f"It was given outputs {shapes_text(outputs)} and targets {shapes_text(targets)}.",
         ) from error  # fmt: skip
-    if right.shape != (len(outputs),):
+    if right.shape != (num_rows(outputs),):
         do = "Compare each row's answer with its target, and average over the rest."
         raise BadInputError("accuracy", allowed, f"shape {list(right.shape)} from {accuracy.name!r}", do)
     if not bool(((right >= 0) & (right <= 1)).all()):

@@ -1,7 +1,10 @@
-"""A data role: rows of inputs and targets that come in batches, always the same, always in the same order."""
+"""A data role: rows of inputs and targets that come in batches, always the same, always in the same order.
 
-from collections.abc import Callable, Iterator, Mapping, Sized
-from dataclasses import dataclass, field, replace
+Inputs and targets are trees of tensors (see `trees`); `unpack` says what a batch means (see `unpacking`).
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +23,19 @@ from torch.utils.data import (
 
 from shrinknet.core.errors import BadInputError
 from shrinknet.task.samplers import batch_size_of, rows_of
+from shrinknet.task.trees import (
+    Inputs,
+    inputs_of,
+    is_tree_of_rows,
+    joined,
+    named_leaves,
+    num_rows,
+    of_each,
+    same,
+    split,
+    tensors_of,
+)
+from shrinknet.task.unpacking import Unpack, by_place
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the longest vectors that processors have."""
@@ -28,7 +44,10 @@ ROWS_READ_TWICE = 32
 """So many rows of a data set are read twice, to see whether they are the same."""
 
 Source = object
-"""A pair (inputs, targets) of tensors or arrays, a Dataset, or a DataLoader; anything else ends in a sentence."""
+"""All rows at once, as a batch of a training loop has them (a tuple, a mapping, a tensor); a Dataset; a DataLoader."""
+
+Part = tuple[Inputs, Any]
+"""Inputs and targets of some rows."""
 
 
 class Origin:
@@ -42,13 +61,41 @@ class Batch:
     `number` counts the batches of one `origin`: each time the same rows come, they come under the same two.
     """
 
-    inputs: Tensor
-    targets: Tensor
+    inputs: Inputs
+    targets: Any
     number: int = 0
     origin: Origin = field(default_factory=Origin, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.inputs)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self.inputs.device
+
+    def first(self, count: int) -> "Batch":
+        """Return the first rows."""
+        inputs, targets = of_each((self.inputs, self.targets), lambda tensor: tensor[:count])
+        return Batch(inputs, targets)
+
+    def split(self, size: int) -> "Iterator[Batch]":
+        """Yield the rows, so many at a time."""
+        for inputs, targets in split((self.inputs, self.targets), size):
+            yield Batch(inputs, targets)
+
+
+class Table(Dataset[Part]):
+    """Rows that are all in memory."""
+
+    def __init__(self, inputs: Inputs, targets: Any) -> None:
+        self.inputs, self.targets = inputs, targets
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, rows: Any) -> Part:
+        return of_each(self.inputs, lambda tensor: tensor[rows]), of_each(self.targets, lambda tensor: tensor[rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +103,12 @@ class Data:
     """The rows of one role (calibration, validation or test)."""
 
     role: str
-    dataset: Dataset[tuple[Tensor, Tensor]]
+    dataset: Dataset[Any]
     batch_size: int
     device: torch.device
     dtype: torch.dtype
-    loader: DataLoader[tuple[Tensor, Tensor]] | None = None
+    loader: DataLoader[Any] | None = None
+    unpack: Unpack = by_place
     _in_memory: list[Batch] = field(default_factory=list, init=False, compare=False, repr=False)
     _origin: Origin = field(default_factory=Origin, init=False, compare=False, repr=False)
 
@@ -75,9 +123,10 @@ class Data:
         if self._in_memory:
             yield from self._in_memory
             return
-        is_in_memory, batches = type(self.dataset) is TensorDataset, list[Batch]()
+        is_in_memory, batches = type(self.dataset) is Table, list[Batch]()
         for number, (inputs, targets) in enumerate(self._raw_batches()):
-            batch = Batch(self._moved(inputs), self._moved(_as_targets(targets)), number, self._origin)
+            moved = of_each(inputs, self._moved), of_each(_as_targets(targets), self._moved)
+            batch = Batch(*moved, number, self._origin)
             is_in_memory = is_in_memory and inputs.device == self.device
             if is_in_memory:
                 batches.append(batch)
@@ -106,22 +155,27 @@ class Data:
         """Rows are the same each time; whole numbers keep their value in the network's precision."""
         some = replace(self, batch_size=min(ROWS_READ_TWICE, self.batch_size))
         first = next(some._raw_batches())
-        if type(self.dataset) is not TensorDataset:
+        if type(self.dataset) is not Table:
             again = next(some._raw_batches())
             for name, one, other in zip(PARTS, first, again, strict=True):
-                if not torch.equal(one, other):
+                if not same(one, other):
                     raise BadInputError(
                         self.role, "rows that are the same each time", f"other {name} the second time",
                         "Turn off what is random in the data set, such as augmentation.",
                     )  # fmt: skip
-        for place, name in enumerate(PARTS):
-            if _is_finer(first[place].dtype, self.dtype):
-                self._check_whole_numbers(place, f"{self.role} {name}")
+        for place, (name, leaf) in enumerate(self._named(*first)):
+            if isinstance(leaf, Tensor) and _is_finer(leaf.dtype, self.dtype):
+                self._check_whole_numbers(place, name)
+
+    def _named(self, inputs: Inputs, targets: Any) -> Iterator[tuple[str, Any]]:
+        """Each leaf of inputs and targets, with what a message calls it."""
+        yield from named_leaves(inputs, f"{self.role} inputs")
+        yield from named_leaves(targets, f"{self.role} targets")
 
     def _check_whole_numbers(self, place: int, argument: str) -> None:
         """A column that holds whole numbers alone (ids, counts) must not be rounded in silence."""
         is_whole, rounded = dict[torch.Size, Tensor](), dict[torch.Size, Tensor]()
-        for rows in (pair[place] for pair in self._raw_batches()):
+        for rows in (list(self._named(*pair))[place][1] for pair in self._raw_batches()):
             shape, values = rows.shape[1:], rows.reshape(len(rows), -1)
             cast_back = values.to(self.dtype).to(values.dtype)
             is_whole[shape] = is_whole.get(shape, True) & (values == values.round()).all(0)
@@ -154,37 +208,32 @@ class Data:
 
     def whole(self) -> Batch:
         """Return all rows as one batch."""
-        batches = list(self.batches())
-        return Batch(torch.cat([one.inputs for one in batches]), torch.cat([one.targets for one in batches]))
+        return joined_batches(list(self.batches()))
 
-    def _with(self, dataset: Dataset[tuple[Tensor, Tensor]], rows: Tensor) -> "Data":
-        if type(dataset) is TensorDataset:
-            chosen: Dataset[Any] = TensorDataset(*(tensor[rows] for tensor in dataset.tensors))
-        else:
-            chosen = Subset(dataset, rows.tolist())
+    def _with(self, dataset: Dataset[Any], rows: Tensor) -> "Data":
+        chosen = Table(*dataset[rows]) if type(dataset) is Table else Subset(dataset, rows.tolist())
         return replace(self, dataset=chosen)
 
-    def _raw_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if type(self.dataset) is TensorDataset:
-            pairs = zip(*(tensor.split(self.batch_size) for tensor in self.dataset.tensors), strict=True)
-            yield from cast(Iterator[tuple[Tensor, Tensor]], pairs)
+    def _raw_batches(self) -> Iterator[Part]:
+        if type(self.dataset) is Table:
+            yield from split((self.dataset.inputs, self.dataset.targets), self.batch_size)
         else:
             loader = DataLoader(self.dataset, self.batch_size, shuffle=False, collate_fn=_own_collate(self.loader))
             yield from self._pairs(loader)
 
-    def _pairs(self, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-        """What a data set gives, as pairs of tensors."""
+    def _pairs(self, loader: DataLoader[Any]) -> Iterator[Part]:
+        """What a data set gives, as inputs and targets."""
         try:
             for item in loader:
-                yield _as_pair(self.role, item)
+                yield _as_part(self.role, item, self.unpack)
         except (ValueError, TypeError, AttributeError, RuntimeError, KeyError, IndexError) as error:
             if isinstance(error, BadInputError):
                 raise
             raise BadInputError(
                 self.role,
-                "rows of one tensor of inputs and one of targets",
+                "rows that a DataLoader puts together",
                 f"rows that cannot be read so ({type(error).__name__}: {error})",
-                "Return (inputs, targets) from the dataset.",
+                "Return (inputs, targets) from the dataset, or give a DataLoader with a `collate_fn`.",
             ) from error
 
     def _moved(self, tensor: Tensor) -> Tensor:
@@ -192,17 +241,24 @@ class Data:
         return aligned(tensor.to(self.dtype) if tensor.is_floating_point() else tensor)
 
     def _check_finite(self, batch: Batch, start: int) -> None:
-        for name, tensor in (("inputs", batch.inputs), ("targets", batch.targets)):
+        for name, tensor in self._named(batch.inputs, batch.targets):
+            if not isinstance(tensor, Tensor):
+                continue
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 row = start + int(
                     torch.nonzero(~tensor.isfinite().flatten(1).all(1) if tensor.dim() > 1 else ~tensor.isfinite())[0]
                 )
                 raise BadInputError(
-                    f"{self.role} {name}",
+                    name,
                     "finite numbers",
                     f"NaN or infinity in row {row}",
                     "Clean or drop that row.",
                 )
+
+
+def joined_batches(batches: Sequence[Batch]) -> Batch:
+    """Return the rows of several batches as one."""
+    return Batch(joined([one.inputs for one in batches]), joined([one.targets for one in batches]))
 
 
 def aligned(tensor: Tensor) -> Tensor:
@@ -218,41 +274,51 @@ def aligned(tensor: Tensor) -> Tensor:
     return plain if is_plain else plain.clone()
 
 
-def as_data(role: str, source: Source, batch_size: int, device: torch.device, dtype: torch.dtype) -> Data:
-    """Make a role's data from a pair of tensors, a Dataset or a DataLoader.
+def as_data(
+    role: str, source: Source, batch_size: int, device: torch.device, dtype: torch.dtype, unpack: Unpack = by_place
+) -> Data:
+    """Make a role's data from all rows at once, a Dataset or a DataLoader.
 
-    A DataLoader's rows are those of its sampler (see `samplers`); its `collate_fn` puts them together.
+    A DataLoader's rows are those of its sampler (see `samplers`); its `collate_fn` puts them together. `unpack` takes
+    what comes apart: all rows at once, or a batch.
 
     Raises:
-        BadInputError: the source is none of these, holds no row, or inputs and targets differ in number; or its rows
-            are others each time.
+        BadInputError: the source is none of these, holds no row, or its tensors differ in rows; or its rows are others
+            each time.
     """
     loader = source if isinstance(source, DataLoader) else None
     if loader is not None:
         batch_size, source = batch_size_of(loader) or batch_size, loader.dataset
-    if isinstance(source, tuple) and not isinstance(source, PackedSequence) and len(source) == 2:
-        source = cast("Dataset[tuple[Tensor, Tensor]]", TensorDataset(*_as_pair(role, source)))
-    if type(source) is TensorDataset and len(source.tensors) != 2:
-        got = f"a TensorDataset of {len(source.tensors)} tensors"
-        raise BadInputError(role, "pairs (inputs, targets), a tensor each", got, SEVERAL["inputs"])
     if type(source) is TensorDataset:
-        source = cast("Dataset[tuple[Tensor, Tensor]]", TensorDataset(*_as_pair(role, source.tensors)))
-    if not isinstance(source, Dataset) or isinstance(source, IterableDataset) or not hasattr(source, "__len__"):
+        source = Table(*_as_part(role, source.tensors, unpack))
+    if loader is None and _is_at_once(source):
+        source = Table(*_as_part(role, source, unpack))
+    is_read_by_row = hasattr(source, "__len__") and hasattr(source, "__getitem__")
+    is_odd = isinstance(source, IterableDataset | str) or (loader is None and isinstance(source, list))
+    if is_odd or not is_read_by_row:
         raise BadInputError(
             role,
-            "a pair of tensors (inputs, targets), a Dataset with a length, or a DataLoader",
+            "all rows at once, such as a pair of tensors (inputs, targets), a Dataset with a length, or a DataLoader",
             type(source).__name__,
             "Wrap your arrays as torch.from_numpy(...); read what only comes once into tensors.",
         )
+    dataset = cast("Dataset[Any]", source)
     rows = None if loader is None else rows_of(role, loader)
-    if (len(source) if rows is None else len(rows)) == 0:
+    if (len(cast(Sized, dataset)) if rows is None else len(rows)) == 0:
         raise BadInputError(role, "at least one row", "an empty split", "Give this role some rows.")
-    data = Data(role, source, batch_size, device, dtype, loader)
+    data = Data(role, dataset, batch_size, device, dtype, loader, unpack)
     if rows is None:
         return data
     if _own_collate(loader) is not None:
-        return replace(data, dataset=Subset(source, rows))
-    return data if rows == list(range(len(source))) else data._with(source, torch.tensor(rows))
+        return replace(data, dataset=Subset(dataset, rows))
+    return data if rows == list(range(len(cast(Sized, dataset)))) else data._with(dataset, torch.tensor(rows))
+
+
+def _is_at_once(source: Source) -> bool:
+    """Whether something holds all rows at once, as a batch does."""
+    if isinstance(source, Dataset | PackedSequence | DataLoader):
+        return False
+    return isinstance(source, tuple | Mapping | Tensor | np.ndarray) or is_dataclass(source)
 
 
 def _own_collate(loader: DataLoader[Any] | None) -> Callable[..., Any] | None:
@@ -261,38 +327,68 @@ def _own_collate(loader: DataLoader[Any] | None) -> Callable[..., Any] | None:
     return None if collate in (default_collate, default_convert) else collate
 
 
-def _as_pair(role: str, item: Any) -> tuple[Tensor, Tensor]:
-    """Inputs and targets as tensors of as many rows.
+def _as_part(role: str, item: Any, unpack: Unpack) -> Part:
+    """Inputs and targets as trees of tensors of as many rows.
 
     Raises:
         BadInputError: they are something else; the message says what to do.
     """
-    if isinstance(item, Mapping) or not isinstance(item, tuple | list) or len(item) != 2:
-        raise BadInputError(role, "pairs (inputs, targets), a tensor each", _named(item), SEVERAL["inputs"])
-    inputs, targets = (
-        _as_tensor(f"{role} {name}", part, SEVERAL[name]) for name, part in zip(PARTS, item, strict=True)
-    )
-    if len(inputs) != len(targets):
+    args, kwargs, targets = unpack(role, item)
+    what = f"{role} inputs"
+    places = [_tensors(what if len(args) == 1 else f"{what}[{place}]", given) for place, given in enumerate(args)]
+    inputs = inputs_of(places, {name: _tensors(f"{what}[{name!r}]", given) for name, given in kwargs.items()})
+    targets = None if targets is None else _tensors(f"{role} targets", targets)
+    if not tensors_of(inputs):
+        do = "Samples lie along the first axis of a tensor."
+        raise BadInputError(f"{role} inputs", "tensors with a row for each sample", _named(item), do)
+    count = num_rows(inputs)
+    if isinstance(inputs, Tensor) and isinstance(targets, Tensor) and len(targets) != count:
         raise BadInputError(
             role,
             "as many targets as inputs",
-            f"{len(inputs)} inputs and {len(targets)} targets",
+            f"{count} inputs and {len(targets)} targets",
             "Give one target for each row of inputs.",
         )
+    if not is_tree_of_rows(tensors_of((inputs, targets)), count):
+        sizes = ((name, list(leaf.shape)) for part, name in ((inputs, "inputs"), (targets, "targets"))
+                 for name, leaf in named_leaves(part, name) if isinstance(leaf, Tensor))  # fmt: skip
+        raise BadInputError(
+            role, "tensors with as many rows each", ", ".join(f"{name} {shape}" for name, shape in sizes),
+            "Give each a row for each sample; what is the same for all samples belongs into the network.",
+        )  # fmt: skip
     return inputs, _as_targets(targets)
 
 
 PARTS = ("inputs", "targets")
 
-SEVERAL = {
-    "inputs": "Several inputs go side by side into one tensor, and a module around the network takes them apart.",
-    "targets": "Several targets go side by side into one tensor, and a loss of your own takes them apart.",
-}
+
+def _tensors(argument: str, tree: Any) -> Any:
+    """A tree whose arrays, and lists of numbers, are tensors."""
+    if isinstance(tree, PackedSequence):
+        raise BadInputError(argument, "one tensor with a row for each sample", _named(tree), str(_remedy(tree)))
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        named = tree._asdict().items()  # type: ignore[attr-defined]
+        return type(tree)(*(_tensors(f"{argument}.{name}", value) for name, value in named))
+    if isinstance(tree, Mapping):
+        return {key: _tensors(f"{argument}[{key!r}]", value) for key, value in tree.items()}
+    if isinstance(tree, tuple | list) and not _is_numbers(tree):
+        return type(tree)(_tensors(argument if len(tree) == 1 else f"{argument}[{place}]", value)
+                          for place, value in enumerate(tree))  # fmt: skip
+    if tree is None or isinstance(tree, bool | int | float | str) or is_dataclass(tree):
+        return tree
+    return _as_tensor(argument, tree)
 
 
-def _as_tensor(argument: str, value: Any, several: str) -> Tensor:
+def _is_numbers(values: Any) -> bool:
+    """Whether a list holds plain numbers alone, however deep."""
+    if isinstance(values, tuple | list):
+        return len(values) > 0 and all(map(_is_numbers, values))
+    return isinstance(values, bool | int | float)
+
+
+def _as_tensor(argument: str, value: Any) -> Tensor:
     """One plain tensor of rows."""
-    do = _remedy(value, several)
+    do = _remedy(value)
     if do is None:
         try:
             tensor = torch.as_tensor(np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value)
@@ -305,7 +401,7 @@ def _as_tensor(argument: str, value: Any, several: str) -> Tensor:
     raise BadInputError(argument, "one tensor with a row for each sample", _named(value), do)
 
 
-def _remedy(value: Any, several: str) -> str | None:
+def _remedy(value: Any) -> str | None:
     """What to do with something that is no plain tensor; None where it may be one."""
     if isinstance(value, Tensor):
         if value.is_nested:
@@ -319,10 +415,7 @@ def _remedy(value: Any, several: str) -> str | None:
         return "Write torch.tensor(frame.to_numpy())."
     if hasattr(value, "toarray"):
         return "Write torch.tensor(matrix.toarray())."
-    if value is None:
-        return "Give one for each row (a network that rebuilds its inputs has these as targets)."
-    has_parts = isinstance(value, tuple | list) and any(hasattr(part, "shape") for part in value)
-    return several if has_parts or isinstance(value, Mapping) or hasattr(value, "keys") else None
+    return None
 
 
 def _named(value: Any) -> str:
@@ -351,6 +444,7 @@ def _largest(values: Tensor) -> Tensor:
     return values.gather(0, values.abs().argmax(0, keepdim=True))[0]
 
 
-def _as_targets(targets: Tensor) -> Tensor:
-    """Classes of any integer type as int64, which the losses index with."""
-    return targets if targets.is_floating_point() else targets.long()
+def _as_targets(targets: Any) -> Any:
+    """A lone tensor of classes of any integer type as int64, which the losses index with; trees keep their types."""
+    is_classes = isinstance(targets, Tensor) and not targets.is_floating_point()
+    return targets.long() if is_classes else targets

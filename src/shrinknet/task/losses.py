@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
@@ -11,6 +12,7 @@ from torch.nn import functional
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.registry import Registry
 from shrinknet.task.accuracy import ASKED, Accuracy, argmax, import_path, threshold
+from shrinknet.task.trees import joined, num_rows, of_each, shapes_text, tensors_of
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
 
@@ -94,12 +96,15 @@ class Loss:
         of: the function.
         accuracy: which rows are right; None where nobody says.
         couples_samples: whether the value of one sample depends on the others of its batch.
+        reads: which of a network's outputs it is given, counted over all tensors that are returned; None: what is
+            returned, as it is.
     """
 
     name: str
     of: PerSample
     accuracy: Accuracy | None = None
     couples_samples: bool = False
+    reads: int | None = None
 
     @property
     def facts(self) -> dict[str, object]:
@@ -113,27 +118,30 @@ class Loss:
             found["couples_samples"] = True
         return found
 
-    def each(self, outputs: Tensor, targets: Tensor) -> Float[Tensor, " batch"]:
-        """Return the loss of each sample.
+    def read(self, outputs: Any) -> Any:
+        """Return what the loss is given of what a network returns."""
+        return outputs if self.reads is None else tensors_of(outputs)[self.reads]
+
+    def each(self, outputs: Any, targets: Any) -> Float[Tensor, " batch"]:
+        """Return the loss of each sample, given what the network returns.
 
         Raises:
             BadInputError: a function of the user's own fails, or returns another shape, NaN or infinity.
         """
+        given = self.read(outputs)
         try:
-            losses = self.of(outputs, targets)
+            losses = self.of(given, targets)
         except Exception as error:  # a function of the user's own
             raise BadInputError(
                 "loss",
                 "a function of outputs and targets that returns one value for each sample",
                 f"{self.name!r}, which said: {type(error).__name__}: {error}",
-                f"It was given outputs {list(outputs.shape)} and targets {list(targets.shape)}.",
+                f"It was given outputs {shapes_text(given)} and targets {shapes_text(targets)}.",
             ) from error
-        return checked(losses, len(outputs), self.name)
+        return checked(losses, num_rows(given), self.name)
 
-    def of_candidates(
-        self, outputs: Float[Tensor, "candidates batch ..."], targets: Shaped[Tensor, "batch ..."]
-    ) -> Float[Tensor, "candidates batch"]:
-        """Return the losses of many candidate networks on one batch.
+    def of_candidates(self, outputs: Any, targets: Any) -> Float[Tensor, "candidates batch"]:
+        """Return the losses of many candidate networks on one batch, given what it reads: [candidates, batch, ...].
 
         The built-in losses broadcast over the candidates; any other loss sees them folded into the batch, or one after
         the other where it couples samples.
@@ -141,10 +149,12 @@ class Loss:
         if self.of in OF_CANDIDATES:
             return OF_CANDIDATES[self.of](outputs, targets)
         if self.couples_samples:
-            return torch.stack([self.of(one, targets) for one in outputs])
-        num_candidates, num_samples = outputs.shape[:2]
-        repeated = targets.expand(num_candidates, *targets.shape).flatten(0, 1)
-        return self.of(outputs.flatten(0, 1), repeated).view(num_candidates, num_samples)
+            lanes = range(num_rows(outputs))
+            return torch.stack([self.of(of_each(outputs, lambda one, c=c: one[c]), targets) for c in lanes])  # type: ignore[misc]
+        num_candidates, num_samples = tensors_of(outputs)[0].shape[:2]
+        repeated = of_each(targets, lambda one: one.expand(num_candidates, *one.shape).flatten(0, 1))
+        folded = of_each(outputs, lambda one: one.flatten(0, 1))
+        return self.of(folded, repeated).view(num_candidates, num_samples)
 
     def needs_each_sample(self, what: str) -> None:
         """Raise BadInputError where this loss couples samples: `what` needs a loss of each sample alone."""
@@ -250,7 +260,7 @@ ROUNDINGS = 64
 """The same in other precisions, in roundings."""
 
 
-def couples_samples(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
+def couples_samples(loss: Loss, outputs: Any, targets: Any) -> bool:
     """Whether the loss of some rows is anything else than the losses of parts of them, put together.
 
     Asked of the rows' own outputs, of those of their neighbours, of outputs near to each other and of smaller ones: a
@@ -266,22 +276,33 @@ def couples_samples(loss: Loss, outputs: Tensor, targets: Tensor) -> bool:
     """
     if loss.of in OF_CANDIDATES:
         return False
-    near = outputs.lerp(outputs.mean(0, keepdim=True), 0.9)
-    wholes = [(given, targets) for given in (outputs, outputs.roll(1, 0), near, outputs / 2)]
+    outputs = loss.read(outputs)
+    near = _floats(outputs, lambda one: one.lerp(one.mean(0, keepdim=True), 0.9))
+    neighbours, smaller = of_each(outputs, lambda one: one.roll(1, 0)), _floats(outputs, lambda one: one / 2)
+    wholes = [(given, targets) for given in (outputs, neighbours, near, smaller)]
     wholes = [whole for whole in wholes if _said(loss, whole) is not None]
-    cuts = {len(targets) // 2, len(targets) // 3} - {0}
-    partitions = [wholes, *([(o[:cut], t[:cut]), (o[cut:], t[cut:])] for o, t in wholes for cut in cuts)]
+    cuts = {num_rows(outputs) // 2, num_rows(outputs) // 3} - {0}
+    partitions = [wholes, *([_part(whole, 0, cut), _part(whole, cut, None)] for whole in wholes for cut in cuts)]
     return not wholes or not all(_falls_apart(loss, parts) for parts in partitions)
 
 
-Rows = tuple[Tensor, Tensor]
+Rows = tuple[Any, Any]
 """Outputs and targets of some rows."""
+
+
+def _floats(tree: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A tree with each tensor of floating numbers changed."""
+    return of_each(tree, lambda one: change(one) if one.is_floating_point() else one)
+
+
+def _part(rows: Rows, start: int, stop: int | None) -> Rows:
+    part: Rows = of_each(rows, lambda one: one[start:stop])
+    return part
 
 
 def _falls_apart(loss: Loss, parts: Sequence[Rows]) -> bool:
     """Whether the loss of all parts at once is the losses of the parts, put together."""
-    outputs, targets = zip(*parts, strict=True)
-    whole, apart = _said(loss, (torch.cat(outputs), torch.cat(targets))), [_said(loss, part) for part in parts]
+    whole, apart = _said(loss, joined(parts)), [_said(loss, part) for part in parts]
     if whole is None or any(part is None for part in apart):
         return False
     together = torch.cat([part for part in apart if part is not None])
@@ -292,9 +313,9 @@ def _falls_apart(loss: Loss, parts: Sequence[Rows]) -> bool:
 
 def _said(loss: Loss, rows: Rows) -> Tensor | None:
     """The losses of some rows, in float64 where the loss can; None where it has nothing to say."""
-    for given in (tuple(part.double() if part.is_floating_point() else part for part in rows), rows):
+    for given in (_floats(rows, Tensor.double), rows):
         try:
-            losses = loss.of(*given).reshape(len(given[0]))
+            losses = loss.of(*given).reshape(num_rows(given[0]))
         except Exception:  # a function of the user's own, which may know batches of one size alone, or one precision
             continue
         return losses if bool(losses.isfinite().all()) else None

@@ -15,6 +15,7 @@ from torch.nn import functional
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.quantities import ACCURACY, Quality
 from shrinknet.core.registry import Registry
+from shrinknet.task.trees import num_rows, shapes_text
 
 LOSS = "loss"
 """A name that is taken: each task has one."""
@@ -288,7 +289,7 @@ class Computation:
     def __init__(self, metrics: Iterable[Measured], device: torch.device) -> None:
         self._begun = [(metric, metric.begun(device)) for metric in metrics]
 
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
+    def update(self, outputs: Any, targets: Any) -> None:
         """Take a batch in.
 
         Raises:
@@ -309,14 +310,14 @@ class Computation:
 
 
 @contextmanager
-def _told(metric: Measured, *given: Tensor) -> Iterator[None]:
+def _told(metric: Measured, *given: Any) -> Iterator[None]:
     """Say in one sentence what a metric's own code could not do."""
     try:
         yield
     except BadInputError:
         raise
     except Exception as error:  # a metric of the user's own
-        shapes = " and ".join(str(list(tensor.shape)) for tensor in given)
+        shapes = " and ".join(map(shapes_text, given))
         raise BadInputError(
             "metrics", "ones that take outputs and targets of a role and give one number",
             f"{metric.name!r}, which said: {type(error).__name__}: {error}",
@@ -391,11 +392,11 @@ class _Function(Metric):
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         values = torch.as_tensor(self.function(outputs, targets))
-        if values.shape != (len(outputs),):
+        if values.shape != (num_rows(outputs),):
             do = "Average over all but the rows; what is no mean over rows has update, compute and reset."
             came = f"shape {list(values.shape)} from {self.name!r}"
             raise BadInputError(
-                "metrics", f"functions that give one number for each row, shape [{len(outputs)}]", came, do
+                "metrics", f"functions that give one number for each row, shape [{num_rows(outputs)}]", came, do
             )
         return values
 

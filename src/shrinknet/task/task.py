@@ -1,7 +1,7 @@
 """A task: a trained network, the loss it is judged by, and the data of three roles."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +17,8 @@ from shrinknet.task.data import Batch, Data, Source, as_data
 from shrinknet.task.kinds import check_kind
 from shrinknet.task.losses import OF_CANDIDATES, Loss, PerSample, couples_samples, find_loss
 from shrinknet.task.metrics import Computation, Given, Measured, find_metrics
+from shrinknet.task.trees import Inputs, called, joined, named_leaves, same, tensors_of
+from shrinknet.task.unpacking import ByForward, Call, of_the_users
 
 ROWS_LOOKED_AT = 128
 """So many rows, spread over the data, say whether samples depend on each other."""
@@ -27,9 +29,12 @@ class Task:
     """What is to be shrunk, and by what it is judged.
 
     Scores see only `calibration` data, guards only `validation` data, the last number of a report only `test` data.
-    Each role is a pair of tensors `(inputs, targets)`, a `Dataset` or a `DataLoader`: the rows of its sampler, read
-    unshuffled (see `shrinknet.task.samplers`). The network is computed in eval mode, in its own dtype and on its own
-    device, and comes back untouched.
+    Each role is all its rows at once, as a batch of a training loop has them (`(x, y)`, `(x1, x2, y)`,
+    `((x1, x2), y)`, a mapping), a `Dataset` of such rows or a `DataLoader`: the rows of its sampler, read unshuffled,
+    put together by its `collate_fn` (see `shrinknet.task.samplers`). The last part of a batch, or the keys that the
+    network's `forward` does not take, are the targets; the network is called with the rest (see
+    `shrinknet.task.unpacking`). It is computed in eval mode, in its own dtype and on its own device, and comes back
+    untouched.
 
     Where the loss of one sample depends on the others of its batch (a Dice of the whole batch, a contrastive loss), the
     loss of the data is the mean over its batches, each counted by its rows: then `batch_size` and the order of the rows
@@ -37,9 +42,9 @@ class Task:
     alone (races, some criteria) is refused. A task finds that out by itself: `task.loss.couples_samples`.
 
     Args:
-        model: any `nn.Module` that takes one tensor and returns one, samples along the first axis.
+        model: any `nn.Module`; samples lie along the first axis of each tensor that it takes and returns.
         loss: "cross-entropy", "squared-error", "binary-cross-entropy" (of logits), or a function
-            `(outputs, targets) -> [num_samples]`.
+            `(outputs, targets) -> [num_samples]`; it is given what the network returns, as it is.
         calibration: the rows that scores are computed on.
         validation: the rows that guards look at (needed only for guards).
         test: the rows that nothing looks at but the last line of the report.
@@ -53,6 +58,11 @@ class Task:
             "balanced-accuracy", "f1", "mean-iou", "perplexity", "mean-absolute-error", "r2"), objects with `update`,
             `compute` and `reset` (a `torchmetrics.Metric`), functions of outputs and targets that give a number for
             each row; one, several, or {name: metric}.
+        unpack: a function of a batch that returns (args, kwargs, targets): what the network is called with, and what
+            the loss is given.
+        output: where a network returns several tensors, the one that the loss is given: its key, or its number. A
+            built-in loss takes the only one of floating numbers, "logits" or "out"; a function of your own is given
+            what the network returns, as it is.
 
     Raises:
         BadInputError: data, weights, outputs or loss cannot be used; the message says what, where and what to do.
@@ -72,6 +82,7 @@ class Task:
     test: Data | None
     batch_size: int = field(default=DEFAULT_BATCH_SIZE)
     metrics: tuple[Measured, ...] = ()
+    output: str | int | None = None
 
     def __init__(
         self,
@@ -83,6 +94,8 @@ class Task:
         batch_size: int = DEFAULT_BATCH_SIZE,
         accuracy: str | Judge | None = None,
         metrics: Given = (),
+        unpack: Callable[[Any], Call] | None = None,
+        output: str | int | None = None,
     ) -> None:
         check_default_device()
         _check_weights(model)
@@ -91,18 +104,19 @@ class Task:
         first = next((p for p in model.parameters() if p.is_floating_point()), None)
         device = first.device if first is not None else torch.device("cpu")
         dtype = first.dtype if first is not None else torch.get_default_dtype()
+        way = ByForward(model) if unpack is None else of_the_users(unpack)
         sources = {"calibration": calibration, "validation": validation, "test": test}
         judge = find_loss(loss)
         if accuracy is not None:
             judge = replace(judge, accuracy=find_accuracy(accuracy))
         roles = {
-            role: as_data(role, source, batch_size, device, dtype)
+            role: as_data(role, source, batch_size, device, dtype, way)
             for role, source in sources.items()
             if source is not None or role == "calibration"
         }
         measured, is_asked = find_metrics(metrics), accuracy is not None
-        judge = _looked_through(model, judge, measured, roles["calibration"], roles.values(), is_asked=is_asked)
-        said = {"model": model, "loss": judge, "batch_size": batch_size, "metrics": measured}
+        judge = _looked_through(model, judge, output, measured, list(roles.values()), is_asked=is_asked)
+        said = {"model": model, "loss": judge, "batch_size": batch_size, "metrics": measured, "output": output}
         fields = {**said, **dict.fromkeys(sources), **roles}
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -116,10 +130,11 @@ class Task:
     def facts(self) -> dict[str, Any]:
         """What a run's config says of the loss and the metrics."""
         metrics: Mapping[str, Any] = {"metrics": [one.facts for one in self.metrics]} if self.metrics else {}
-        return {**self.loss.facts, **metrics}
+        output: Mapping[str, Any] = {} if self.output is None else {"output": self.output}
+        return {**self.loss.facts, **metrics, **output}
 
     @property
-    def example_inputs(self) -> Tensor:
+    def example_inputs(self) -> Inputs:
         """Two rows of calibration inputs: what the network is traced with, and no other row in their memory."""
         inputs = next(self.calibration.batches()).inputs
         return inputs[[0, min(1, len(inputs) - 1)]]
@@ -155,28 +170,63 @@ class Task:
 
 
 def _looked_through(
-    model: nn.Module, loss: Loss, metrics: Sequence[Measured], calibration: Data, roles: Iterable[Data], *,
+    model: nn.Module, loss: Loss, output: str | int | None, metrics: Sequence[Measured], roles: Sequence[Data], *,
     is_asked: bool,
 ) -> Loss:  # fmt: skip
-    """The loss, which says whether it couples samples, once it, the network and all rows have been looked at."""
+    """The loss, which says what it reads and whether it couples samples, once all of the task has been looked at."""
     with evaluating(model), torch.no_grad():
         for data in roles:
             batches = data.checked_batches()
             batch = next(batches)
             outputs = _outputs(model, batch, data.role)
-            if data is calibration:
+            if data is roles[0]:
                 _check_outputs(outputs, _outputs(model, batch, data.role), batch)
+                loss = replace(loss, reads=which_output(loss, outputs, output))
+            read = loss.read(outputs)
             for rows in (batch, *batches):
-                _check_targets(rows.targets, outputs, loss, data.role)
+                _check_targets(rows.targets, read, loss, data.role)
                 if is_asked:
-                    _check_classes(rows.targets, outputs, loss.accuracy, data.role)
+                    _check_classes(rows.targets, read, loss.accuracy, data.role)
             _check_loss(loss, outputs, batch.targets)
-            judged(loss.accuracy, outputs, batch.targets)
-            Computation(metrics, outputs.device).update(outputs, batch.targets)
-        rows = calibration.spread(ROWS_LOOKED_AT)
-        outputs = _outputs(model, rows, calibration.role)
+            judged(loss.accuracy, read, batch.targets)
+            Computation(metrics, batch.device).update(read, batch.targets)
+        rows = roles[0].spread(ROWS_LOOKED_AT)
+        outputs = _outputs(model, rows, roles[0].role)
         _check_apart(model, rows, outputs)
         return replace(loss, couples_samples=True) if couples_samples(loss, outputs, rows.targets) else loss
+
+
+OUTPUTS = ("logits", "out")
+"""What networks call the output that a loss is given, where they return several."""
+
+
+def which_output(loss: Loss, outputs: Any, asked: str | int | None) -> int | None:
+    """Return which of the tensors that a network returns a loss is given, counted over all; None: what is returned.
+
+    Raises:
+        BadInputError: there is none such, or a built-in loss has several to choose from.
+
+    >>> cross_entropy = find_loss("cross-entropy")
+    >>> which_output(cross_entropy, {"hidden": torch.zeros(2, 8), "logits": torch.zeros(2, 3)}, None)
+    1
+    """
+    if isinstance(outputs, Tensor) or (asked is None and loss.of not in OF_CANDIDATES):
+        return None
+    leaves = [(name, leaf) for name, leaf in named_leaves(outputs, "") if isinstance(leaf, Tensor)]
+    numbers = [place for place, (_, leaf) in enumerate(leaves) if leaf.is_floating_point()]
+    keys = [name.strip("[].'\"") for name, _ in leaves]
+    for key in OUTPUTS if asked is None else (str(asked),):
+        if key in keys:
+            return keys.index(key)
+    if asked is None and len(numbers) == 1:
+        return numbers[0]
+    if isinstance(asked, int) and 0 <= asked < len(leaves):
+        return asked
+    got = f"{len(leaves)} outputs ({', '.join(keys)})" if asked is None else repr(asked)
+    raise BadInputError(
+        "output", f"the name or number of an output, for {loss.name}: {', '.join(keys)}", got,
+        "Say which by `output`, or give a loss of your own, which is given all that the network returns.",
+    )  # fmt: skip
 
 
 def check_default_device() -> None:
@@ -206,42 +256,44 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                 module.training = training
 
 
-def _outputs(model: nn.Module, batch: Batch, role: str) -> Tensor:
+def _outputs(model: nn.Module, batch: Batch, role: str) -> Any:
     try:
-        outputs = model(batch.inputs)
+        outputs = called(model, batch.inputs)
     except Exception as error:  # whatever the user's own forward raises
+        shapes = (f"{list(one.shape)} {str(one.dtype).removeprefix('torch.')}" for one in tensors_of(batch.inputs))
         raise BadInputError(
             f"{role} inputs",
             "of a shape and dtype that the model takes",
-            f"{list(batch.inputs.shape)} {str(batch.inputs.dtype).removeprefix('torch.')}",
+            " and ".join(shapes),
             f"The model said: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
         ) from error
-    if not isinstance(outputs, Tensor):
+    if not tensors_of(outputs):
         raise BadInputError(
-            "model",
-            "a network that returns one tensor",
-            type(outputs).__name__,
-            "Wrap it in a module whose forward picks the tensor.",
-        )
+            "model", "a network that returns tensors", type(outputs).__name__,
+            "Wrap it in a module whose forward returns them, in whatever tuples and mappings; "
+            "register a class of your own with torch.utils._pytree.register_dataclass.",
+        )  # fmt: skip
     return outputs
 
 
-def _check_outputs(outputs: Tensor, again: Tensor, batch: Batch) -> None:
-    if outputs.dim() == 0 or len(outputs) != len(batch):
-        raise BadInputError(
-            "model",
-            "a network that returns one row of outputs for each sample",
-            f"shape {list(outputs.shape)} for {len(batch)} samples",
-            "Keep samples along the first axis.",
-        )
-    if not bool(outputs.isfinite().all()):
+def _check_outputs(outputs: Any, again: Any, batch: Batch) -> None:
+    for name, leaf in named_leaves(outputs, "outputs"):
+        if isinstance(leaf, Tensor) and (leaf.dim() == 0 or len(leaf) != len(batch)):
+            got = f"shape {list(leaf.shape)} for {len(batch)} samples"
+            raise BadInputError(
+                "model",
+                "a network that returns one row of outputs for each sample",
+                got if isinstance(outputs, Tensor) else f"{name} of {got}",
+                "Keep samples along the first axis.",
+            )
+    if not all(bool(leaf.isfinite().all()) for leaf in tensors_of(outputs) if leaf.is_floating_point()):
         raise BadInputError(
             "model",
             "a network with finite outputs",
             "NaN or infinity on the first calibration rows",
             "Look at its weights and its input scaling.",
         )
-    if not torch.equal(outputs, again):
+    if not same(outputs, again):
         raise BadInputError(
             "model",
             "a network that answers the same twice",
@@ -250,14 +302,14 @@ def _check_outputs(outputs: Tensor, again: Tensor, batch: Batch) -> None:
         )
 
 
-def _check_apart(model: nn.Module, rows: Batch, outputs: Tensor) -> None:
+def _check_apart(model: nn.Module, rows: Batch, outputs: Any) -> None:
     """A row's answer must not depend on the rows beside it: means over samples, batches and lanes all lean on that."""
     cut = len(rows) // 3
     if cut == 0:
         return
-    parts = [_outputs(model, Batch(given, rows.targets), "calibration") for given in rows.inputs.tensor_split([cut])]
-    allowed = 1000 * torch.finfo(outputs.dtype).eps * max(1.0, float(outputs.abs().max()))
-    if not float((torch.cat(parts) - outputs).abs().max()) <= allowed:
+    inputs = rows.inputs
+    parts = [_outputs(model, Batch(given, rows.targets), "calibration") for given in (inputs[:cut], inputs[cut:])]
+    if not all(map(_are_alike, tensors_of(joined(parts)), tensors_of(outputs))):
         raise BadInputError(
             "model",
             "a network that answers each row by itself",
@@ -266,11 +318,20 @@ def _check_apart(model: nn.Module, rows: Batch, outputs: Tensor) -> None:
         )
 
 
-def _check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
+def _are_alike(one: Tensor, other: Tensor) -> bool:
+    """Whether two answers are the same but for rounding."""
+    if one.shape != other.shape or not one.is_floating_point():
+        return torch.equal(one, other)
+    allowed = 1000 * torch.finfo(one.dtype).eps * max(1.0, float(one.abs().max())) if one.numel() else 0.0
+    return one.numel() == 0 or float((one - other).abs().max()) <= allowed
+
+
+def _check_loss(loss: Loss, outputs: Any, targets: Any) -> None:
     """A loss says the same twice, and leaves what it is given as it is."""
-    versions = outputs._version, targets._version
+    given = tensors_of((outputs, targets))
+    versions = [tensor._version for tensor in given]
     first, again = loss.each(outputs, targets), loss.each(outputs, targets)
-    if (outputs._version, targets._version) != versions:
+    if [tensor._version for tensor in given] != versions:
         raise BadInputError(
             "loss", "a function that leaves outputs and targets as they are",
             f"{loss.name!r}, which changes them in place", "Write it without operators that end in an underscore.",
@@ -282,10 +343,13 @@ def _check_loss(loss: Loss, outputs: Tensor, targets: Tensor) -> None:
         )  # fmt: skip
 
 
-def _check_targets(targets: Tensor, outputs: Tensor, loss: Loss, role: str) -> None:
+def _check_targets(targets: Any, outputs: Any, loss: Loss, role: str) -> None:
     """The built-in losses want classes within the outputs, or values of the outputs' shape."""
     if loss.of not in OF_CANDIDATES:
         return
+    if not isinstance(targets, Tensor):
+        do = "Give one for each row (a network that rebuilds its inputs has these as targets), or a loss of your own."
+        raise BadInputError(f"{role} targets", f"one tensor for {loss.name}", _sort(targets), do)
     rest = tuple(outputs.shape[1:])
     if loss.name == "binary-cross-entropy":
         _check_binary(targets, rest, role)
@@ -354,7 +418,7 @@ def _check_binary(targets: Tensor, rest: tuple[int, ...], role: str) -> None:
         raise BadInputError(f"{role} targets", "from 0 to 1 for binary-cross-entropy", f"{wrong.item():.4g}", do)
 
 
-def _check_classes(targets: Tensor, outputs: Tensor, accuracy: Accuracy | None, role: str) -> None:
+def _check_classes(targets: Any, outputs: Any, accuracy: Accuracy | None, role: str) -> None:
     """An accuracy that was asked for by name needs targets that it can compare with."""
     if accuracy is None or accuracy.of not in ASKED.values():
         return
@@ -371,6 +435,11 @@ def _check_classes(targets: Tensor, outputs: Tensor, accuracy: Accuracy | None, 
             f"{_kind(targets)} for outputs of shape [N{''.join(f', {size}' for size in outputs.shape[1:])}]",
             "Give a function of outputs and targets that says how right each row is.",
         )  # fmt: skip
+
+
+def _sort(tree: Any) -> str:
+    """What a tree is, in a word or two."""
+    return "nothing" if tree is None else f"a {type(tree).__name__}"
 
 
 def _kind(tensor: Tensor) -> str:

@@ -1,0 +1,125 @@
+"""What a batch means: which parts of it a network is called with, and which are the targets."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from shrinknet.core.errors import BadInputError
+
+Call = tuple[Sequence[Any], Mapping[str, Any], Any]
+"""Positional arguments, named arguments, targets (None: there are none)."""
+
+Unpack = Callable[[str, Any], Call]
+"""Given the role and a batch, the call of the network and the targets."""
+
+TARGETS = ("labels", "label", "targets", "target")
+"""Keys of a batch that are targets, also where the network's `forward` would take them."""
+
+
+def by_place(role: str, batch: Any) -> Call:
+    """Take the last part of a batch for the targets, all before it for the network's arguments.
+
+    >>> by_place("test", (1, 2, 3))
+    ([1, 2], {}, 3)
+    """
+    if isinstance(batch, tuple | list) and len(batch) > 1:
+        return list(batch[:-1]), {}, batch[-1]
+    if isinstance(batch, tuple | list) and len(batch) == 1:
+        return list(batch), {}, None
+    if isinstance(batch, Tensor | np.ndarray):
+        return [batch], {}, None
+    raise _odd(role, batch)
+
+
+class ByForward:
+    """Take a batch apart by what a network's `forward` is called with.
+
+    Of a mapping (a dict, a `BatchEncoding`, a dataclass, a named tuple whose fields are arguments), keys that `forward`
+    takes are arguments, `labels` and `targets` and those that it does not take are targets. Of a tuple or list the last
+    part is the targets, the others are arguments; where it is `(inputs, targets)` with several inputs, they are spread
+    over the arguments if `forward` takes so many.
+
+    >>> class Two(nn.Module):
+    ...     def forward(self, left, right): ...
+    >>> ByForward(Two())("test", {"left": 1, "right": 2, "y": 3})
+    ([], {'left': 1, 'right': 2}, 3)
+    >>> ByForward(Two())("test", ((1, 2), 3))
+    ([1, 2], {}, 3)
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        parameters = inspect.signature(model.forward).parameters.values()
+        kinds = {one.name: one.kind for one in parameters}
+        self.takes_any_name = inspect.Parameter.VAR_KEYWORD in kinds.values()
+        self.names = [name for name, kind in kinds.items() if kind not in (
+            inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)]  # fmt: skip
+        self.num_places = sum(kind is not inspect.Parameter.KEYWORD_ONLY for kind in kinds.values())
+
+    def __call__(self, role: str, batch: Any) -> Call:
+        """Return the call and the targets."""
+        if is_dataclass(batch) and not isinstance(batch, type | Mapping):
+            batch = {one.name: getattr(batch, one.name) for one in fields(batch)}
+        elif isinstance(batch, tuple) and hasattr(batch, "_asdict") and {*batch._asdict()} & {*self.names}:
+            batch = batch._asdict()
+        if isinstance(batch, Mapping):
+            return self._by_name(role, dict(batch))
+        args, _, targets = by_place(role, batch)
+        if len(args) == 1 and isinstance(args[0], Mapping) and self._takes(args[0]):
+            return [], self._in_order(args[0]), targets
+        if len(args) == 1 and isinstance(args[0], tuple | list) and 1 < len(args[0]) <= self.num_places:
+            return list(args[0]), {}, targets
+        return args, {}, targets
+
+    def _takes(self, names: Iterable[str]) -> bool:
+        return self.takes_any_name or set(names) <= set(self.names)
+
+    def _in_order(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """The same in the order of the network's parameters: one call has one form."""
+        first = [name for name in self.names if name in batch]
+        return {name: batch[name] for name in (*first, *(name for name in batch if name not in first))}
+
+    def _by_name(self, role: str, batch: dict[str, Any]) -> Call:
+        given = {
+            name: value for name, value in self._in_order(batch).items() if name not in TARGETS and self._takes([name])
+        }
+        rest = {name: value for name, value in batch.items() if name not in given}
+        if not given:
+            allowed = f"a mapping with what the network's forward takes ({', '.join(self.names)})"
+            do = "Name the arrays so, or say `unpack`: batch -> (args, kwargs, targets)."
+            raise BadInputError(role, allowed, f"keys {', '.join(map(repr, batch))}", do)
+        known = {name: value for name, value in rest.items() if name in TARGETS}
+        if known and len(known) < len(rest):
+            odd = next(name for name in rest if name not in known)
+            allowed = f"a mapping of what the network's forward takes ({', '.join(self.names)}) and of targets"
+            do = "Leave it out, or say `unpack`: batch -> (args, kwargs, targets)."
+            raise BadInputError(role, allowed, f"a key {odd!r} that nothing takes", do)
+        targets = next(iter(rest.values())) if len(rest) == 1 else rest or None
+        if len(given) == 1 and self.num_places and next(iter(given)) == self.names[0]:
+            return [*given.values()], {}, targets  # one tensor: the same call as model(x)
+        return [], given, targets
+
+
+def of_the_users(unpack: Callable[[Any], Call]) -> Unpack:
+    """Return the user's own way of taking a batch apart, which returns (args, kwargs, targets)."""
+
+    def checked(role: str, batch: Any) -> Call:
+        try:
+            args, kwargs, targets = unpack(batch)
+            return tuple(args), dict(kwargs), targets
+        except Exception as error:  # the user's own code
+            raise BadInputError(
+                "unpack", "a function of a batch that returns (args, kwargs, targets)",
+                f"one that said of a batch of {role} data: {type(error).__name__}: {error}",
+                "Return ((x,), {}, y) for a network that is called with x.",
+            ) from error  # fmt: skip
+
+    return checked
+
+
+def _odd(role: str, batch: Any) -> BadInputError:
+    do = "Give (inputs, targets), or say `unpack`: batch -> (args, kwargs, targets)."
+    return BadInputError(role, "batches that are tuples, lists, mappings or tensors", type(batch).__name__, do)

@@ -1,0 +1,304 @@
+"""Tasks whose batches, outputs and targets are trees: the same scores as by hand, proven, reopened, refused in a sentence."""
+
+from collections import OrderedDict, namedtuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+import shrinknet as sn
+from shrinknet.criteria import criterion_names
+from shrinknet.engine.gates import gated
+from shrinknet.run.checking import check_files
+
+N = 24
+X, Z, IDS = torch.randn(N, 5), torch.randn(N, 5), torch.randint(0, 11, (N, 7))
+MASK = (torch.arange(7) < torch.arange(N)[:, None] % 4 + 3).float()
+CLASSES, BOXES = torch.arange(N) % 3, torch.randn(N, 2)
+
+
+class Siamese(nn.Module):
+    """Two inputs, a tuple of two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(5, 6), nn.Linear(6, 4)
+
+    def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        return self.two(torch.relu(self.one(left))), self.two(torch.relu(self.one(right)))
+
+
+class TwoHeads(nn.Module):
+    """One input, a mapping of two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.classes, self.boxes = nn.Linear(5, 6), nn.Linear(6, 3), nn.Linear(6, 2)
+
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        hidden = torch.tanh(self.body(inputs))
+        return OrderedDict(boxes=self.boxes(hidden), logits=self.classes(hidden))
+
+
+class Masked(nn.Module):
+    """Whole numbers beside floats, a switch, an output that is None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.hidden, self.head = nn.Embedding(11, 4), nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, scale: bool = True) -> dict[str, Any]:
+        hidden = torch.relu(self.hidden(self.words(input_ids))) * attention_mask[..., None]
+        mean = hidden.sum(1) / (attention_mask.sum(1, keepdim=True) if scale else 7)
+        return {"logits": self.head(mean), "caches": None}
+
+
+def contrast(outputs: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
+    distance = (outputs[0] - outputs[1]).square().sum(1)
+    return torch.where(targets == 0, distance, (1 - distance).clamp_min(0))
+
+
+def both(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> Tensor:
+    right = functional.cross_entropy(outputs["logits"], targets["classes"], reduction="none")
+    return right + (outputs["boxes"] - targets["boxes"]).square().sum(1)
+
+
+TASKS: dict[str, tuple[type[nn.Module], Any, Any]] = {
+    "two inputs": (Siamese, contrast, (X, Z, CLASSES % 2)),
+    "two heads": (TwoHeads, both, {"inputs": X, "classes": CLASSES, "boxes": BOXES}),
+    "one of two heads": (TwoHeads, "cross-entropy", (X, CLASSES)),
+    "ids and a mask": (Masked, "cross-entropy", {"attention_mask": MASK, "input_ids": IDS, "labels": CLASSES}),
+}
+
+
+def task_of(name: str, **options: Any) -> sn.Task:
+    torch.manual_seed(0)
+    kind, loss, rows = TASKS[name]
+    return sn.Task(kind(), loss, rows, batch_size=10, **options)
+
+
+def by_hand(task: sn.Task, neuron: sn.Neuron) -> float:
+    """The mean loss with that neuron's outgoing weights at zero, in the user's own module."""
+    network = gated(task)
+    group = next(one for one in network.groups if one.name == neuron.group)
+    tensors = dict(task.model.named_parameters())
+    saved = {part.parameter: tensors[part.parameter].detach().clone() for part in group.slices}
+    with torch.no_grad():
+        for part in group.slices:
+            if part.role == "reads":
+                places = [place for place, owner in enumerate(part.owners) if owner == neuron.index]
+                tensors[part.parameter].index_fill_(part.axis, torch.tensor(places), 0)
+        total = sum(
+            float(task.loss.each(called(task, batch), batch.targets).sum()) for batch in task.calibration.batches()
+        )
+        for name, value in saved.items():
+            tensors[name].copy_(value)
+    return total / len(task.calibration)
+
+
+def called(task: sn.Task, batch: Any) -> Any:
+    args, kwargs = ((batch.inputs,), {}) if isinstance(batch.inputs, Tensor) else batch.inputs.call
+    return task.model(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_ablation_is_the_loss_with_each_neuron_off_by_hand(name: str) -> None:
+    task = task_of(name)
+    batches = list(task.calibration.batches())
+    with torch.no_grad():
+        before = sum(float(task.loss.each(called(task, one), one.targets).sum()) for one in batches) / N
+    found = dict(sn.rank(task))
+    assert found
+    for neuron, score in found.items():
+        assert score == pytest.approx(by_hand(task, neuron) - before, abs=2e-6)
+
+
+REFUSED = {
+    ("two inputs", "taylor-2-diagonal"), ("two heads", "taylor-2-diagonal"),
+    ("two inputs", "optimal-cell-damage"), ("two heads", "optimal-cell-damage"),
+    ("ids and a mask", "taylor-2-diagonal"), ("ids and a mask", "optimal-cell-damage"),
+    ("two inputs", "skeletonization"), ("two heads", "skeletonization"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("criterion", criterion_names())
+@pytest.mark.parametrize("name", TASKS)
+def test_every_criterion_scores_or_says_why_not(name: str, criterion: str) -> None:
+    task = task_of(name)
+    if (name, criterion) in REFUSED:
+        with pytest.raises(sn.ShrinknetError, match=r"must be one for a loss of|Cannot take the paper's"):
+            sn.rank(task, criterion)
+        return
+    scores = sn.rank(task, criterion)
+    assert len(scores) == len(gated(task).present) - 1
+    if criterion in ("taylor-2", "gauss-newton"):
+        assert any(score for _, score in scores)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_second_order_is_the_second_derivative_by_differences(name: str) -> None:
+    task = task_of(name)
+    task = task.with_model(task.model.double())
+    torch.manual_seed(0)
+    kind, loss, rows = TASKS[name]
+    task = sn.Task(kind().double(), loss, rows, batch_size=10)
+    network = gated(task)
+    found = dict(sn.rank(task, "taylor-2"))
+
+    def mean(neuron: sn.Neuron, gate: float) -> float:
+        gates = torch.ones(1, len(network.present), dtype=torch.float64)
+        spans = {group.name: network.trace.ids_of(group).start for group in network.groups}
+        gates[0, spans[neuron.group] + neuron.index] = gate
+        batches = task.calibration.batches()
+        outputs = ((network.program.outputs(one.inputs, network.gating_by_sample(gates)), one) for one in batches)
+        return sum(float(task.loss.each(y, one.targets).detach().sum()) for y, one in outputs) / N
+
+    step = 1e-4
+    for neuron, score in found.items():
+        low, middle, high = (mean(neuron, 1 + move) for move in (-step, 0, step))
+        slope, curvature = (high - low) / (2 * step), (high - 2 * middle + low) / step**2
+        assert score == pytest.approx(-slope + curvature / 2, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_run_is_proven_comes_back_in_its_class_and_opens_again(name: str, tmp_path) -> None:
+    _, loss, rows = TASKS[name]
+    task = task_of(name)
+    run = sn.prune(task, "taylor-1", goals=[sn.RemovedNeurons(3)], out=tmp_path / "run")
+    assert run.verification.holds
+    assert len(run.verification.differences) == 2 * len(network_outputs(task))
+    assert type(run.model) is type(task.model)
+    own = loss if callable(loss) else None
+    again = sn.load(tmp_path / "run", data=[rows], loss=own)
+    assert again.plan == run.plan
+    assert {file: one.holds for file, one in check_files(again).items()} == {
+        "model.pt2": True,
+        "model.safetensors": True,
+    }
+    assert type(sn.load(tmp_path / "run", model=task.model, data=[rows], loss=own).model) is type(task.model)
+
+
+def network_outputs(task: sn.Task) -> list[Tensor]:
+    from shrinknet.task.trees import tensors_of
+
+    return tensors_of(called(task, next(task.calibration.batches())))
+
+
+def test_the_exported_network_takes_and_gives_the_names_of_the_users_own() -> None:
+    run = sn.prune(task_of("ids and a mask"), "magnitude", goals=[sn.RemovedNeurons(2)])
+    outputs = run.exported.module()(input_ids=IDS[:5], attention_mask=MASK[:5])
+    assert outputs["caches"] is None
+    expected = run.model(input_ids=IDS[:5], attention_mask=MASK[:5])["logits"]
+    assert torch.allclose(outputs["logits"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_workers_give_the_same_bits(name: str) -> None:
+    many = sn.Scoring(executor="processes", workers=2)
+    assert sn.rank(task_of(name), "taylor-1", scoring=many) == sn.rank(task_of(name), "taylor-1")
+
+
+class Rows(Dataset[Any]):
+    def __init__(self, form: Callable[[int], Any]) -> None:
+        self.form = form
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, row: int) -> Any:
+        return self.form(row)
+
+
+Pair = namedtuple("Pair", ["left", "right", "label"])
+
+
+@dataclass
+class Labelled:
+    left: Tensor
+    right: Tensor
+    label: Tensor
+
+
+def collate(rows: list[tuple[Tensor, Tensor, int]]) -> dict[str, Tensor]:
+    left, right, labels = zip(*rows, strict=True)
+    return {"left": torch.stack(left), "right": torch.stack(right), "target": torch.tensor(labels)}
+
+
+SAME = {
+    "three tensors": (X, Z, CLASSES % 2),
+    "a pair of inputs": ((X, Z), CLASSES % 2),
+    "a list of inputs": ([X, Z], CLASSES % 2),
+    "a mapping": {"right": Z, "left": X, "label": CLASSES % 2},
+    "arrays": {"right": Z.numpy(), "left": X.numpy(), "y": (CLASSES % 2).numpy()},
+    "a named tuple": Pair(X, Z, CLASSES % 2),
+    "a data class": Labelled(X, Z, CLASSES % 2),
+    "a data set of tuples": Rows(lambda row: (X[row], Z[row], CLASSES[row] % 2)),
+    "a data set of nested tuples": Rows(lambda row: ((X[row], Z[row]), CLASSES[row] % 2)),
+    "a data set of mappings": Rows(lambda row: {"left": X[row], "right": Z[row], "labels": CLASSES[row] % 2}),
+    "a loader with a collate of its own": DataLoader(Rows(lambda row: (X[row], Z[row], int(CLASSES[row] % 2))), 10, collate_fn=collate),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", SAME)
+def test_a_batch_means_the_same_in_every_form(form: str) -> None:
+    torch.manual_seed(0)
+    found = sn.rank(sn.Task(Siamese(), contrast, SAME[form], batch_size=10))
+    assert found == sn.rank(task_of("two inputs"))
+
+
+def test_the_users_own_way_to_take_a_batch_apart() -> None:
+    packed = torch.cat([X, Z], 1), CLASSES % 2
+    torch.manual_seed(0)
+    task = sn.Task(Siamese(), contrast, packed, batch_size=10,
+                   unpack=lambda batch: ((batch[0][:, :5],), {"right": batch[0][:, 5:]}, batch[1]))  # fmt: skip
+    assert sn.rank(task) == sn.rank(task_of("two inputs"))
+
+
+BAD = {
+    "several outputs and a built-in loss": (
+        lambda: sn.Task(Siamese(), "squared-error", (X, Z, torch.randn(N, 4))),
+        r"^output must be the name or number of an output, for squared-error: 0, 1\. Got 2 outputs \(0, 1\)\. Say which",
+    ),
+    "an output that is not there": (
+        lambda: sn.Task(TwoHeads(), "cross-entropy", (X, CLASSES), output="classes"),
+        r"^output must be the name or number of an output, for cross-entropy: boxes, logits\. Got 'classes'\.",
+    ),
+    "an unpack that fails": (
+        lambda: sn.Task(Siamese(), contrast, (X, Z, CLASSES), unpack=lambda batch: batch["left"]),
+        r"^unpack must be a function of a batch .* Got one that said of a batch of calibration data: TypeError: ",
+    ),
+    "a row too few": (
+        lambda: sn.Task(Siamese(), contrast, (X, Z[:20], CLASSES)),
+        r"^calibration must be tensors with as many rows each\. Got inputs\[0\] \[24, 5\], inputs\[1\] \[20, 5\]",
+    ),
+    "a file for one tensor": (
+        lambda: sn.prune(task_of("two inputs"), goals=[sn.RemovedNeurons(1)], artefact="onnx"),
+        r"^artefact must be made of a network that takes one tensor\. Got one that takes 2, of shapes \[2, 5\] and \[2, 5\]\.",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_is_one_sentence(case: str) -> None:
+    make, sentence = BAD[case]
+    with pytest.raises(sn.BadInputError, match=sentence):
+        make()
+
+
+def test_an_output_is_named_or_counted() -> None:
+    by_name, by_number, alone = (
+        sn.rank(sn.Task(model, "cross-entropy", (X, CLASSES), output=output), "taylor-1")
+        for output in ("logits", 1, None)
+        if (model := seeded(TwoHeads)) is not None
+    )
+    assert by_name == by_number == alone
+
+
+def seeded(kind: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return kind()
