@@ -49,6 +49,12 @@ def test_an_lstm_is_pruned_as_the_page_says(tmp_path) -> None:
     assert int(said.strip()) < 24
 
 
+def test_every_kind_of_task_is_pruned_as_the_page_says(tmp_path) -> None:
+    page = blocks(DOCS / "how-to" / "task.md", "python")
+    found = "assert all(one.is_met and one.verification.holds for one in [run])"
+    run_python("\n".join([page[0], *(f"{block}\n{found}" for block in page[1:-1]), page[-1]]), tmp_path)
+
+
 def test_a_criterion_of_one_small_file_works_as_the_page_says(tmp_path) -> None:
     code = "\n".join(blocks(DOCS / "how-to" / "criterion.md", "python"))
     code += """

@@ -302,3 +302,41 @@ def test_an_output_is_named_or_counted() -> None:
 def seeded(kind: type[nn.Module]) -> nn.Module:
     torch.manual_seed(0)
     return kind()
+
+
+FACTORY = """
+import torch
+from test_trees import TwoHeads, Masked
+
+def masked():
+    torch.manual_seed(0)
+    return Masked()
+
+def heads():
+    torch.manual_seed(0)
+    return TwoHeads()
+"""
+
+
+def test_the_command_takes_arrays_by_the_names_of_the_arguments(tmp_path, monkeypatch) -> None:
+    import numpy as np
+    from typer.testing import CliRunner
+
+    from shrinknet.cli.main import app
+
+    (tmp_path / "factories_of_trees.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    arrays = {"input_ids": IDS.numpy(), "attention_mask": MASK.numpy(), "targets": CLASSES.numpy()}
+    np.savez("rows.npz", **arrays, split=np.arange(N) % 3)
+    np.savez("plain.npz", inputs=X.numpy(), targets=CLASSES.numpy(), split=np.arange(N) % 3)
+    words = ["--remove", "2", "--criterion", "taylor-1"]
+    done = CliRunner().invoke(app, ["prune", "factories_of_trees:masked", "--data", "rows.npz", "--out", "run", *words])
+    assert done.exit_code == 0, done.output
+    assert CliRunner().invoke(app, ["verify", "run"]).exit_code == 0
+    words += ["--output", "logits"]
+    done = CliRunner().invoke(app, ["prune", "factories_of_trees:heads", "--data", "plain.npz", "--out", "two", *words])
+    assert done.exit_code == 0, done.output
+    assert sn.load("two").task.loss.reads == 1
+    np.savez("odd.npz", input_ids=IDS.numpy(), targets=CLASSES.numpy(), mask=MASK.numpy())
+    refused = CliRunner().invoke(app, ["rank", "factories_of_trees:masked", "--data", "odd.npz"])
+    assert "a key 'mask' that nothing takes" in str(refused.exception)

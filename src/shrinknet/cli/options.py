@@ -50,6 +50,7 @@ class LossFlags(ModelFlags):
         "cross-entropy", "cross-entropy, squared-error, binary-cross-entropy, or package.module:function."
     )
     accuracy: str | None = option(None, "argmax, threshold, or package.module:function; the loss's own where left out.")
+    output: str | None = option(None, "Of several outputs the one that the loss is given: its key, or its number.")
     metrics: Sequence[str] = option(
         (), "What else to measure: top-5, f1, mean-iou ..., or package.module:Class (may be repeated).", flag="metric"
     )
@@ -69,7 +70,9 @@ def make_task(model: str, data: str, seed: int, given: TaskFlags) -> Task:
         BadInputError: something cannot be loaded, or the example input is not of the data's shape.
     """
     loaded = load_model(model, given.weights, given.example_input, trust_pickle=given.trust_pickle)
-    task = task_of(loaded.model, load_data(data, seed), given.loss, given.batch_size, given.accuracy, given.metrics)
+    task = task_of(
+        loaded.model, load_data(data, seed), given.loss, given.batch_size, given.accuracy, given.metrics, given.output
+    )
     example_input = given.example_input
     own, said = task.example_inputs, loaded.example_inputs
     shape = list(own.shape[1:]) if isinstance(own, Tensor) else []
@@ -80,7 +83,7 @@ def make_task(model: str, data: str, seed: int, given: TaskFlags) -> Task:
 
 def task_of(
     model: nn.Module, roles: dict[str, Source], loss: str, batch_size: int, accuracy: str | Judge | None = None,
-    metrics: Sequence[str] = (),
+    metrics: Sequence[str] = (), output: str | None = None,
 ) -> Task:  # fmt: skip
     """Make a task of a loaded network and data."""
     return Task(
@@ -92,6 +95,7 @@ def task_of(
         batch_size,
         accuracy,
         metrics,
+        output=int(output) if output is not None and output.isdecimal() else output,
     )
 
 

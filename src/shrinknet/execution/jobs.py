@@ -34,8 +34,8 @@ from shrinknet.loading.models import load_model
 from shrinknet.task.data import Batch, Origin, Part, aligned
 from shrinknet.task.losses import Loss
 from shrinknet.task.scoring import Scoring
-from shrinknet.task.task import Task
-from shrinknet.task.trees import Inputs, of_each, tensors_of, with_tensors
+from shrinknet.task.task import Task, evaluating
+from shrinknet.task.trees import Inputs, called, of_each, tensors_of, with_tensors
 
 
 @runtime_checkable
@@ -122,6 +122,7 @@ class ScoringJob:
     batches: Batches
     device: str
     example: Inputs
+    outputs: Any
 
     def set_up(self) -> Setting:
         """Trace the network again, where the worker is."""
@@ -130,6 +131,7 @@ class ScoringJob:
             path.write_bytes(self.model)
             loaded = load_model(str(path))
         traced = restrict(trace(loaded.model, self.example), self.keep, self.only)
+        traced.returns(self.outputs)
         return Setting(gate(traced, self.loss, self.scoring), torch.device(self.device))
 
     def run(self, setting: Setting, shard: tuple[bytes, int]) -> Result:
@@ -227,12 +229,19 @@ class Workers:
         share = replace(self.scoring, memory=int(self.scoring.memory) // workers, keeps_passes=True)
         return ScoringJob(
             self._model, self.task.loss, self.keep, self.only, share, self.criterion, batches,
-            str(self.task.calibration.device), of_each(self.task.example_inputs, Tensor.cpu),
+            str(self.task.calibration.device), of_each(self.task.example_inputs, Tensor.cpu), self._outputs,
         )  # fmt: skip
 
     @cached_property
     def _folder(self) -> "tempfile.TemporaryDirectory[str]":
         return tempfile.TemporaryDirectory(prefix="shrinknet-")
+
+    @cached_property
+    def _outputs(self) -> Any:
+        """What the network returns, without numbers: its file has plain containers, the loss may know others."""
+        with evaluating(self.task.model), torch.no_grad():
+            outputs = called(self.task.model, self.task.example_inputs)
+        return of_each(outputs, lambda output: output.new_empty(0).cpu())
 
     @cached_property
     def _model(self) -> bytes:

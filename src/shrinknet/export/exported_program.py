@@ -11,6 +11,7 @@ from shrinknet.core.quiet import quiet
 from shrinknet.core.turns import alone
 from shrinknet.export.base import Built, Exporter
 from shrinknet.export.plain import Answer, Plain, by_torch
+from shrinknet.task.trees import in_plain_containers
 
 
 class Pt2(Exporter):
@@ -42,7 +43,8 @@ def pt2_bytes(program: ExportedProgram) -> bytes:
     """Return the content of a .pt2 file; `torch.export.load` opens it without shrinknet.
 
     Where nodes came from is left out: it holds memory addresses, and the same network would never be the same bits. So
-    are modules whose names torch could not read back.
+    are modules whose names torch could not read back. Outputs in containers of somebody's own (a `ModelOutput`) come as
+    dicts and tuples: whoever opens the file need not have that class.
     """
     for node in program.graph.nodes:
         node.meta.pop("from_node", None)
@@ -50,5 +52,12 @@ def pt2_bytes(program: ExportedProgram) -> bytes:
         if any(set(f"{key}{path}") & UNREADABLE_BACK for key, (path, _) in stack.items()):
             node.meta.pop("nn_module_stack")
     buffer = io.BytesIO()
-    torch.export.save(program, buffer)
+    signature = program.module_call_graph[0].signature
+    assert signature is not None
+    own = signature.out_spec
+    try:
+        signature.out_spec = in_plain_containers(own)
+        torch.export.save(program, buffer)
+    finally:
+        signature.out_spec = own
     return buffer.getvalue()

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Node
+from torch.utils._pytree import tree_structure
 
 from shrinknet.core.errors import BadInputError, first_line
 from shrinknet.core.records import Frozen, Group, Neuron
@@ -87,6 +88,11 @@ class Trace:
             if isinstance(size, torch.SymInt):
                 sizes[axis] = sizes[axis] * batch // EXAMPLE_BATCH
         return kept_shape(tuple(sizes), self.layouts.get(node.name, ()), present)
+
+    def returns(self, outputs: Any) -> None:
+        """Let the graph return what it returns in the containers of these outputs."""
+        codegen: Any = self.module.graph._codegen
+        codegen.pytree_info = codegen.pytree_info._replace(out_spec=tree_structure(outputs))
 
     def widths(self, present: Present) -> Widths:
         """Return the width of every axis once only `present` neurons are there."""

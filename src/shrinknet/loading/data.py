@@ -3,6 +3,7 @@
 import logging
 import math
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ logger = logging.getLogger(__name__)
 def load_data(spec: str, seed: int = 0) -> dict[str, Source]:
     """Load the three roles of data.
 
-    An .npz file has `inputs` [N, ...], `targets` [N] or [N, ...] and optionally `split` [N] (0 calibration, 1
-    validation, 2 test); without it the rows are divided 60/20/20 by a shuffle with that seed, and the log says so.
+    An .npz file has `inputs` [N, ...] (or an array for each argument of the network's `forward`, by its name),
+    `targets` [N] or [N, ...] and optionally `split` [N] (0 calibration, 1 validation, 2 test); without it the rows are
+    divided 60/20/20 by a shuffle with that seed, and the log says so.
     `package.module:factory` returns a mapping from roles to data, or a tuple in that order.
 
     Raises:
@@ -59,31 +61,31 @@ def _from_factory(spec: str) -> dict[str, Source]:
 
 def _from_npz(path: Path, seed: int) -> dict[str, Source]:
     arrays = _arrays(path)
-    for name in ("inputs", "targets"):
-        if name not in arrays:
-            raise BadInputError(
-                "data",
-                "an .npz file with arrays 'inputs' and 'targets'",
-                f"{str(path)!r} with {sorted(arrays)}",
-                "Save it with np.savez(path, inputs=..., targets=...).",
-            )
-    inputs, targets = arrays["inputs"], arrays["targets"]
-    if len(inputs) != len(targets):
+    given = {name: array for name, array in arrays.items() if name != "split"}
+    if "targets" not in given or len(given) < 2:
+        raise BadInputError(
+            "data",
+            "an .npz file with arrays 'inputs' and 'targets', or one for each argument of the network beside 'targets'",
+            f"{str(path)!r} with {sorted(arrays)}",
+            "Save it with np.savez(path, inputs=..., targets=...).",
+        )
+    count = len(given["targets"])
+    if odd := next((name for name, array in given.items() if len(array) != count), None):
         raise BadInputError(
             "data",
             "as many targets as inputs",
-            f"{len(inputs)} inputs and {len(targets)} targets",
+            f"{len(given[odd])} {odd} and {count} targets",
             "Give one target for each row.",
         )
-    split = arrays["split"] if "split" in arrays else _shuffled_split(len(inputs), seed)
-    if split.shape != (len(inputs),) or not np.isin(split, range(len(ROLES))).all():
+    split = arrays["split"] if "split" in arrays else _shuffled_split(count, seed)
+    if split.shape != (count,) or not np.isin(split, range(len(ROLES))).all():
         raise BadInputError(
             "data",
             "an array 'split' of 0, 1 and 2, one for each row",
             f"shape {list(split.shape)} with values {np.unique(split)[:5].tolist()}",
             "Number calibration rows 0, validation rows 1, test rows 2.",
         )
-    return {role: _rows(inputs, targets, split, number, role) for number, role in enumerate(ROLES)}
+    return {role: _rows(given, split, number, role) for number, role in enumerate(ROLES)}
 
 
 def _arrays(path: Path) -> dict[str, Any]:
@@ -138,7 +140,7 @@ def _shuffled_split(num_rows: int, seed: int) -> np.ndarray[Any, np.dtype[np.int
     return split
 
 
-def _rows(inputs: Any, targets: Any, split: Any, number: int, role: str) -> Source:
+def _rows(arrays: Mapping[str, Any], split: Any, number: int, role: str) -> Source:
     chosen = np.flatnonzero(split == number)
     if len(chosen) == 0:
         raise BadInputError(
@@ -147,4 +149,5 @@ def _rows(inputs: Any, targets: Any, split: Any, number: int, role: str) -> Sour
             f"an empty split: no row has split {number} ({role})",
             "Give each role some rows.",
         )
-    return torch.from_numpy(inputs[chosen]), torch.from_numpy(targets[chosen])
+    rows = {name: torch.from_numpy(array[chosen]) for name, array in arrays.items()}
+    return (rows["inputs"], rows["targets"]) if rows.keys() == {"inputs", "targets"} else rows

@@ -94,7 +94,7 @@ def load(
         network = stored if model is None else model
     with with_threads_of(opened.path):
         sources = (roles["calibration"], roles.get("validation"), roles.get("test"))
-        task = Task(network, judged_by, *sources, _batch_size(config), accuracy, measured)
+        task = Task(network, judged_by, *sources, _batch_size(config), accuracy, measured, output=config.get("output"))
         with whole(opened):
             return reopened(opened, task)
 

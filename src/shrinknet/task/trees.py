@@ -1,7 +1,7 @@
 """Trees of tensors: what a network is called with, what it gives, what targets are; rows lie along the first axis."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.utils._pytree import (
     register_pytree_node,
     tree_flatten,
     tree_flatten_with_path,
+    tree_structure,
     tree_unflatten,
 )
 
@@ -211,6 +212,27 @@ def row_axes(tree: Any, axis: Any) -> Any:
 def is_tree_of_rows(leaves: Iterable[Any], count: int) -> bool:
     """Whether each tensor has so many rows."""
     return all(leaf.dim() > 0 and len(leaf) == count for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def in_plain_containers(spec: TreeSpec) -> TreeSpec:
+    """Return the form of a tree with dicts in the place of mappings, and tuples in that of other containers.
+
+    >>> from collections import OrderedDict
+    >>> in_plain_containers(tree_structure(OrderedDict(a=1, b=[2])))
+    TreeSpec(dict, ['a', 'b'], [*,
+      TreeSpec(list, None, [*])])
+    """
+    if spec.is_leaf():
+        return spec
+    children = [in_plain_containers(child) for child in spec.children()]
+    if isinstance(spec.type, type) and issubclass(spec.type, Mapping):
+        return tree_structure(dict(zip(spec.context, map(_filled, children), strict=True)))
+    kind = list if spec.type is list else tuple
+    return tree_structure(kind(map(_filled, children)))
+
+
+def _filled(spec: TreeSpec) -> Any:
+    return tree_unflatten([0] * spec.num_leaves, spec)
 
 
 def shapes_text(tree: Any) -> str:
