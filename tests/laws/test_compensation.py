@@ -12,7 +12,7 @@ from references.surgeon import inverse, rise, without
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.compensation.compensate import Compensation, compensation_of, curvatures
+from shrinknet.compensation.compensate import Compensation, compensation_of, curvatures, with_floor
 from shrinknet.compensation.least_squares import Moments, least_squares, unsaid, with_ones
 from shrinknet.compensation.readers import as_matrix, readers
 from shrinknet.criteria import find_criterion
@@ -72,6 +72,33 @@ def test_folding_the_mean_into_a_batch_norm_changes_nothing_either() -> None:
     inputs = next(task.calibration.batches()).inputs
     assert torch.dist(outputs(refit, inputs), outputs(network, inputs)) < ROUNDING
     assert set(refit.program.tensors) == {"3.running_mean", "3.running_var", "6.bias"}
+
+
+def test_the_statistics_of_a_norm_move_as_those_of_what_it_reads() -> None:
+    """The mean by as much, the variance by as large a factor; a channel that said one thing keeps its variance."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 1), nn.ReLU(), nn.Conv2d(6, 5, 1), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(20, 3)
+    ).double().eval()  # fmt: skip
+    with torch.no_grad():
+        model[2].weight[4] = 0
+        model[3].running_mean.normal_()
+        model[3].running_var.uniform_(0.5, 2)
+    task = sn.Task(model, "cross-entropy", (torch.randn(50, 1, 2, 2, dtype=torch.float64), torch.arange(50) % 3))
+    network, gone = gated(task), [sn.Neuron("0", index) for index in (1, 2, 3)]
+    refit = Compensation("least-squares", task, network).refit(network.without(gone), gone)
+    (norm,) = (node for node in network.program.nodes if "batch_norm" in node.name)
+    inputs = next(task.calibration.batches()).inputs
+    with torch.no_grad():
+        before = network.program.run(inputs, None, keep=True)[norm.args[0]]
+        after = refit.program.run(inputs, refit.gating(), keep=True)[norm.args[0]]
+    moved = refit.program.tensors
+    shift = after.mean((0, 2, 3)) - before.mean((0, 2, 3))
+    factor = (after.var((0, 2, 3)) / before.var((0, 2, 3)))[:4]
+    assert factor.max() < 0.99, "what is fit says less than what it was"
+    assert torch.allclose(moved["3.running_mean"] - model[3].running_mean, shift, atol=ROUNDING)
+    assert torch.allclose(moved["3.running_var"][:4] / model[3].running_var[:4], factor, atol=ROUNDING)
+    assert moved["3.running_var"][4] == model[3].running_var[4]
 
 
 @given(st.one_of(dense_networks(), conv_networks()), st.data())
@@ -140,6 +167,20 @@ def test_what_the_others_do_not_say_is_the_residual_of_a_regression(drawn: Drawn
         others = rows[:, [*(k for k in range(5) if alive[k] and k != place), 5]]
         fit = torch.linalg.lstsq(others, x[:, place]).solution
         assert torch.allclose(left[:, place], x[:, place] - others @ fit, atol=1e-7)
+    assert not left[:, ~alive].any()
+
+
+def test_what_the_others_do_not_say_of_a_neuron_that_is_read_in_several_places() -> None:
+    """The places of one neuron say nothing of each other: they go together."""
+    torch.manual_seed(0)
+    x = torch.randn(80, 6, dtype=torch.float64) @ torch.randn(6, 6).double()
+    rows, owners = with_ones(x), torch.tensor([1, 2, 1, 3, 2, 4])
+    alive = owners != 4
+    left = rows @ unsaid(rows.T @ rows / 80, owners, alive, 0.0)
+    for place in alive.nonzero()[:, 0].tolist():
+        others = rows[:, [*(k for k in range(6) if alive[k] and owners[k] != owners[place]), 6]]
+        fit = torch.linalg.lstsq(others, x[:, place]).solution
+        assert torch.allclose(left[:, place], x[:, place] - others @ fit, atol=1e-9)
     assert not left[:, ~alive].any()
 
 
@@ -246,6 +287,47 @@ def test_curvature_is_the_losss_own() -> None:
     found = curvatures(network, reader, values, batch.targets)
     p = model(batch.inputs).softmax(1)
     assert torch.allclose(found, torch.diag_embed(p) - p[:, :, None] * p[:, None], atol=1e-12)
+
+
+def test_curvature_goes_back_through_what_stands_behind_the_reader() -> None:
+    """Behind a sigmoid: s H s with H the loss's own second derivative and s the sigmoid's slope."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3), nn.Sigmoid()).double()
+    task = sn.Task(model, "squared-error", (torch.randn(7, 4).double(), torch.rand(7, 3).double()))
+    network, batch = gated(task), next(task.calibration.batches())
+    with torch.no_grad():
+        values = network.program.run(batch.inputs, None, keep=True)
+        p = model(batch.inputs)
+    (reader,) = readers(network.program)
+
+    def loss(outputs, target):
+        return task.loss.of(outputs[None], target[None]).sum()
+
+    bent = torch.stack([torch.autograd.functional.hessian(lambda o, t=t: loss(o, t), one)
+                        for one, t in zip(p, batch.targets, strict=True)])  # fmt: skip
+    slope = p * (1 - p)
+    found = curvatures(network, reader, values, batch.targets)
+    assert torch.allclose(found, slope[:, :, None] * bent * slope[:, None], atol=1e-12)
+
+
+def test_every_sample_holds_newtons_fit_in_every_direction() -> None:
+    """Softmax's curvature says nothing of adding the same to all outputs, and next to nothing where an answer is sure."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    with torch.no_grad():
+        model[2].weight *= 20
+    task = sn.Task(model, "cross-entropy", (torch.randn(60, 4).double(), torch.arange(60) % 3))
+    network, gone = gated(task), [sn.Neuron("0", 1)]
+    (reader,) = readers(network.program)
+    values = network.program.run(next(task.calibration.batches()).inputs, None, keep=True)
+    bare = curvatures(network, reader, values, next(task.calibration.batches()).targets)
+    mean = bare.diagonal(dim1=1, dim2=2).mean()
+    assert torch.linalg.eigvalsh(bare).min() < 1e-9 * mean
+    assert torch.linalg.eigvalsh(with_floor(bare)).min() == pytest.approx(0.1 * float(mean))
+    compensation = Compensation("newton", task, network)
+    compensation.refit(network.without(gone), gone)
+    (bend,) = compensation._bends.values()
+    assert torch.linalg.matrix_rank(bend.system.flatten(2).flatten(0, 1)) == bend.wanted.numel()
 
 
 def test_newton_holds_the_loss_better_than_least_squares_for_the_last_reader() -> None:

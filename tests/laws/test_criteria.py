@@ -18,6 +18,7 @@ from shrinknet.criteria import criterion_names, find_criterion
 from shrinknet.criteria.optimal_cell_damage import OptimalCellDamage
 from shrinknet.criteria.sequential_attention import SequentialAttention
 from shrinknet.criteria.skeletonization import Skeletonization
+from shrinknet.criteria.taylor_2 import bend_of
 from shrinknet.criteria.unit_obs import UnitOBS
 from shrinknet.engine.gates import gated
 from shrinknet.task.data import Batch
@@ -176,6 +177,18 @@ def test_taylor_2_is_exact_where_the_loss_is_quadratic_in_the_gate(seed: int) ->
     np.testing.assert_allclose(predicted.values["0"], exact.values["0"], rtol=1e-10, atol=1e-13)
 
 
+def test_second_derivatives_are_taken_at_the_outputs_where_those_are_few_and_their_hessian_has_room() -> None:
+    def bend(num_outputs: int, num_neurons: int, **options: object):
+        model = nn.Sequential(nn.Linear(4, num_neurons), nn.ReLU(), nn.Linear(num_neurons, num_outputs))
+        task = sn.Task(model, "squared-error", (torch.randn(8, 4), torch.randn(8, num_outputs)))
+        network = gated(task, scoring=sn.Scoring(**options))
+        return bend_of(network, network.groups[0])
+
+    assert bend(40, 10) is not None
+    assert bend(40, 2) is None, "replaying two neurons is cheaper than 40 backward passes"
+    assert bend(40, 10, memory=8 * 1000) is None, "a Hessian of a sample takes 8 x 40 x 40 bytes"
+
+
 @given(st.integers(0, 1000))
 def test_the_papers_recursion_is_exact_in_the_last_hidden_layer_and_not_below(seed: int) -> None:
     torch.manual_seed(seed)
@@ -225,6 +238,18 @@ def test_the_papers_recursion_goes_through_products_with_parameters() -> None:
     np.testing.assert_allclose(diagonal.values["one"], exact.values["one"], rtol=1e-9, atol=1e-14)
 
 
+@pytest.mark.parametrize("name", ["taylor-2-diagonal", "optimal-cell-damage"])
+def test_the_papers_recursion_goes_past_weights_that_are_computed(name: str) -> None:
+    plain = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+    rows = torch.randn(20, 4).double(), torch.arange(20) % 3
+    expected = score(name, sn.Task(plain, "cross-entropy", rows)).values
+    computed = nn.Sequential(*(nn.utils.parametrizations.weight_norm(one) if isinstance(one, nn.Linear) else one
+                               for one in plain))  # fmt: skip
+    found = score(name, sn.Task(computed, "cross-entropy", rows)).values
+    for values, others in zip(found.values(), expected.values(), strict=True):
+        np.testing.assert_allclose(values, others, rtol=1e-9, atol=1e-13)
+
+
 def test_the_papers_recursion_refuses_what_it_is_not_for() -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 2), nn.Flatten(), nn.Linear(2, 2))
     task = sn.Task(model, "cross-entropy", (torch.randn(4, 1, 4, 4), torch.arange(4) % 2))
@@ -255,6 +280,29 @@ def test_splitting_the_batches_changes_nothing(drawn: Drawn, name: str, size: in
     whole, split = score(name, drawn.task()), score(name, drawn.task(batch_size=size))
     for group, values in whole.values.items():
         np.testing.assert_allclose(split.values[group], values, rtol=1e-9, atol=1e-13)
+
+
+BY_WEIGHTS = {"magnitude", "unit-obs"}
+"""They count the weights of neurons that are gone, too."""
+
+
+@pytest.mark.parametrize("name", sorted({*criterion_names()} - BY_WEIGHTS - {"random"}))
+def test_a_masked_network_is_scored_as_the_network_that_is_left_of_it(name: str) -> None:
+    """Removed neurons are nowhere in the scores of the others, and score 0 themselves."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 5), nn.Sigmoid(), nn.Linear(5, 3)).double()
+    rows = torch.randn(40, 4).double(), torch.arange(40) % 3
+    task, alive = sn.Task(model, "cross-entropy", rows), {"0": [0, 2, 3, 6], "2": [1, 2, 4]}
+    plan = {"0.weight": {0: alive["0"]}, "0.bias": {0: alive["0"]}, "2.weight": {0: alive["2"], 1: alive["0"]},
+            "2.bias": {0: alive["2"]}, "4.weight": {1: alive["2"]}}  # fmt: skip
+    left = sn.apply_plan(model, {"kept": plan, "attributes": {}})
+    masked = gated(task).without(
+        [one for group in gated(task).groups for one in group.neurons if one.index not in alive[group.name]]
+    )
+    expected, found = score(name, sn.Task(left, "cross-entropy", rows)).values, score(name, task, masked).values
+    for group, values in found.items():
+        np.testing.assert_allclose(values[alive[group]], expected[group], rtol=1e-5, atol=1e-12)
+        np.testing.assert_array_equal(np.delete(values, alive[group]), 0)
 
 
 @given(networks, st.sampled_from(LOSS_UNITS), st.randoms(use_true_random=False))
@@ -511,6 +559,20 @@ def test_sequential_attention_ends_when_every_neuron_is_picked() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3), nn.ReLU(), nn.Linear(3, 2))
     task = sn.Task(model, "cross-entropy", (torch.randn(20, 4), torch.arange(20) % 2))
     assert len(sn.rank(task, "sequential-attention")) == 9
+
+
+def test_sequential_attention_looks_at_the_data_once_for_each_step_of_each_round() -> None:
+    class Counting(SequentialAttention):
+        looks = 0
+
+        def observe(self, attention, batch):
+            self.looks += 1
+            return super().observe(attention, batch)
+
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    criterion = Counting(rounds=3, steps=4)
+    sn.rank(sn.Task(model, "cross-entropy", (torch.randn(20, 4), torch.arange(20) % 2)), criterion)
+    assert criterion.looks == 3 * 4
 
 
 def test_sequential_attention_picks_what_the_loss_needs_first() -> None:

@@ -15,11 +15,12 @@ from torch import nn
 
 import shrinknet as sn
 from shrinknet.criteria import find_criterion
+from shrinknet.engine import racing
 from shrinknet.engine.closed_form import closed_form
 from shrinknet.engine.folding import FoldedProgram, folded
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.program import Program
-from shrinknet.engine.racing import Rises, half_width, parts_of, race
+from shrinknet.engine.racing import Rises, _contender, half_width, parts_of, race
 from shrinknet.engine.replay import Replay
 from shrinknet.engine.route import route
 from shrinknet.graph.trace import as_tuple
@@ -77,11 +78,22 @@ def test_kept_passes_have_the_bits_of_new_ones(drawn: Drawn, data) -> None:
 def test_passes_are_kept_within_the_memory_and_no_further() -> None:
     task = task_of(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), num_samples=40, batch_size=10)
     network = gated(task, scoring=sn.Scoring(memory=2 * 1100, keeps_passes=True))
-    for batch in task.calibration.batches():
-        network.kept_values(batch)
-    assert len(network.passes._kept) == 1, (
-        "each pass of 10 samples takes 40 x (6 + 5 + 5 + 3) = 760 bytes; 1100 are there"
-    )
+    batches = list(task.calibration.batches())
+    first = [network.kept_values(batch) for batch in batches]
+    assert network.passes.free == 1100 - 760, "a pass of 10 samples takes 40 x (6 + 5 + 5 + 3) bytes"
+    again = [network.kept_values(batch) for batch in batches]
+    assert [one is other for one, other in zip(first, again, strict=True)] == [True, False, False, False]
+
+
+def test_a_run_frees_each_value_after_its_last_reader() -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    program = Program(sn.trace(model, torch.randn(2, 6)))
+    assert program.run(torch.randn(4, 6), None).keys() == {*program.constants, program.output}
+    assert program.run(torch.randn(4, 6), None, keep=True).keys() == {
+        *program.constants,
+        *program.inputs,
+        *program.nodes,
+    }
 
 
 def test_a_folded_norm_is_the_norm() -> None:
@@ -115,6 +127,18 @@ def test_a_norm_whose_convolution_is_read_elsewhere_is_not_folded() -> None:
     inputs = torch.randn(5, 2, 4, 4).double()
     fast = folded(Program(sn.trace(model, inputs)))
     assert not fast.norms
+    torch.testing.assert_close(fast.outputs(inputs), model(inputs), rtol=0, atol=1e-13)
+
+
+def test_a_norm_that_runs_along_another_axis_than_its_layers_outputs_is_not_folded() -> None:
+    """Behind a dense layer on [N, L, C] a batch norm runs along L, here as long as C."""
+    model = nn.Sequential(nn.Conv1d(2, 4, 3), nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Flatten(), nn.Linear(16, 3))
+    model[2].running_mean.normal_()
+    model[2].running_var.uniform_(0.5, 2)
+    model = model.double().eval()
+    inputs = torch.randn(5, 2, 6).double()
+    fast = folded(Program(sn.trace(model, inputs)))
+    assert isinstance(fast, FoldedProgram)
     torch.testing.assert_close(fast.outputs(inputs), model(inputs), rtol=0, atol=1e-13)
 
 
@@ -272,6 +296,47 @@ def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
         deviation = float(np.sqrt(residuals @ residuals / 197))
         outside += abs(mean - rises.mean()) > half_width(deviation, 200, 2000, 0.05)
     assert 0.06 < outside / 400 < 0.15
+
+
+def test_a_race_says_of_each_contender_how_far_off_its_score_may_be() -> None:
+    """By the same draws: the interval of who was seen in part is as wide as its tail says; of who was seen whole, 0."""
+    generator = np.random.default_rng(1)
+    foreseen = generator.exponential(size=2000)
+    rises = 0.7 * foreseen + 0.3 * generator.normal(size=2000)
+    outside, widths = 0, []
+    for _ in range(400):
+        order = generator.permutation(2000)
+        one = _contender(sn.Neuron("0", 0), Rises(rises[order][:200], foreseen[order]), 0.05)
+        outside += abs(one.score - rises.mean()) > one.half_width
+        widths.append(one.half_width)
+    assert 0.06 < outside / 400 < 0.15
+    assert np.mean(widths) == pytest.approx(1.65 * 0.3 / 200**0.5 * 0.9**0.5, rel=0.05)
+    whole = _contender(sn.Neuron("0", 0), Rises(rises, foreseen), 0.05)
+    assert (whole.score, whole.half_width, whole.num_samples) == (rises.mean(), 0.0, 2000)
+
+
+def test_who_drops_out_of_a_race_has_an_interval_around_what_all_samples_say() -> None:
+    torch.manual_seed(3)
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
+    task = task_of(model, num_samples=2000)
+    network, exact = gated(task), dict(sn.rank(task))
+    result = race(network, parts_of(task.calibration, 0), list(network.groups[0].neurons), 3, 0.99)
+    early = [one for one in result.contenders if one.num_samples < 2000]
+    assert early
+    assert all(abs(one.score - exact[one.neuron]) <= one.half_width for one in early)
+    assert all(0 < one.half_width < 0.5 for one in early)
+
+
+def test_a_races_confidence_is_shared_out_over_every_comparison(monkeypatch) -> None:
+    """Bonferroni: 9 neurons, each part, each against 2 that may win; the chances to be wrong add up to what is left."""
+    tails = []
+    monkeypatch.setattr(racing, "half_width", lambda *given: tails.append(given[-1]) or half_width(*given))
+    task = task_of(nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3)), num_samples=150)
+    parts = parts_of(task.calibration, 0)
+    race(gated(task), parts, gated(task).groups[0].neurons, 2, 0.9)
+    assert len(parts) > 2
+    assert tails
+    assert [tail * 9 * 2 * len(parts) for tail in tails] == pytest.approx([0.1] * len(tails))
 
 
 def test_regression_narrows_the_interval_and_ends_at_the_mean() -> None:

@@ -1,5 +1,7 @@
 """Laws of the order: exactly k, nested, ties fixed; goals and guards compare with the start; the oracle agrees."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -10,10 +12,14 @@ from networks import Drawn, networks
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.core.records import removed_by
+from shrinknet.core.records import RaceResult, removed_by
 from shrinknet.core.scores import Scores
+from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import gated
-from shrinknet.search.rank import Limits, clipped, ranked, takeable
+from shrinknet.run.choosing import _remembered
+from shrinknet.search.price import by_neuron
+from shrinknet.search.racing import racing
+from shrinknet.search.rank import Choice, Limits, clipped, ranked, takeable
 from shrinknet.search.steps import Until
 
 
@@ -107,6 +113,19 @@ def test_the_block_of_least_rise_for_each_neuron_goes() -> None:
     dearer = [(neuron, 0.6 if neuron.group == "2" else score) for neuron, score in order]
     assert [str(neuron) for neuron, _ in takeable(network, dearer, 1, Limits(2))] == ["0[0]", "0[1]"], "0.6 > 1 / 2"
     assert [str(neuron) for neuron, _ in takeable(network, order, 9, Limits(min_neurons=3))] == ["0[0]"]
+    prices = by_neuron(network, Limits(2))
+    assert takeable(network, dearer, 9, Limits(2), prices) == takeable(network, dearer, 9, Limits(2))
+
+
+def test_blocks_that_tie_go_in_the_order_in_which_they_are_whole() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    network = gated(sn.Task(model, "cross-entropy", (torch.randn(8, 3), torch.arange(8) % 2)))
+    words = ["0[0]", "2[0]", "2[1]", "0[1]", "0[2]", "0[3]", "2[2]", "2[3]"]
+    order = [(sn.Neuron(word[0], int(word[2])), 0.5) for word in words]
+    assert [str(neuron) for neuron, _ in takeable(network, order, 1, Limits(2))] == ["2[0]", "2[1]"]
+    assert [str(neuron) for neuron, _ in takeable(network, order, 4, Limits(2))] == ["2[0]", "2[1]", "0[0]", "0[1]"]
+    same = [(sn.Neuron("2", 0), 0.25), (sn.Neuron("0", 0), 0.25), (sn.Neuron("0", 1), 0.75), (sn.Neuron("2", 1), 0.75)]
+    assert [str(neuron) for neuron, _ in takeable(network, same, 1, Limits(2))] == ["0[0]", "0[1]"]
 
 
 def test_a_neuron_of_several_elements_keeps_every_axis_at_a_multiple() -> None:
@@ -140,6 +159,46 @@ def test_limits_are_whole_numbers(wrong: object) -> None:
             sn.BadInputError, match=rf"^{argument} must be a whole number of at least 1\. Got {wrong!r}\."
         ):
             sn.prune(wide_task(), **{argument: wrong})
+
+
+@pytest.mark.parametrize("is_race", [True, False])
+def test_a_choice_is_made_once_for_each_network_and_a_race_for_each_count(is_race: bool) -> None:
+    """The first of a race are sure, as many as were wanted: who wants more has to race again; an order serves all."""
+    _, network = two_groups()
+    asked = []
+
+    def choose(network, count):
+        asked.append((int(network.present.sum()), count))
+        return Choice([], RaceResult((), count, 8) if is_race else None)
+
+    remembered = _remembered(choose)
+    first = remembered(network, 1)
+    assert remembered(network, 1) is first
+    assert (remembered(network, 2) is first) != is_race
+    whole = int(network.present.sum())
+    assert asked == ([(whole, 1), (whole, 2)] if is_race else [(whole, 1)])
+    remembered(network.without([sn.Neuron("0", 0)]), 2)
+    assert asked[-1] == (whole - 1, 2), "another network is another choice"
+
+
+def test_a_race_gives_way_to_a_ranking_where_who_wins_is_not_enough(monkeypatch) -> None:
+    """Blocks of several neurons, and more wanted than may go."""
+    task, network = two_groups()
+    looked = []
+
+    def score(network):
+        looked.append(1)
+        return find_criterion("ablation").score(network, task.calibration)
+
+    assert racing(score, None, [task.calibration], 1.0, None, Limits())(network, 1).race is not None
+    assert not looked
+    blocks = racing(score, None, [task.calibration], 1.0, None, Limits(2))(network, 1)
+    assert blocks.race is None
+    assert len(looked) == 1
+    assert len(blocks.order) == 7
+    monkeypatch.setattr("shrinknet.search.racing.race", None)  # nobody races
+    for count in (7, 8):
+        assert len(racing(score, None, [task.calibration], 1.0, None, Limits())(network, count).order) == 7
 
 
 def test_clipping_sets_steep_scores_to_the_threshold() -> None:
@@ -193,6 +252,26 @@ def test_a_guard_compares_with_the_start_and_undoes_the_step_that_breaks_it(guar
     assert not fall(start, one_more.measures)
     assert run.reason.startswith("the next step would break the guard: ")
     assert run.is_met, "without a goal, a guard is how a run is meant to end"
+
+
+def measured(accuracy: float, *recalls: float) -> sn.Measures:
+    return sn.Measures(0.0, 1.0, accuracy, recalls or (accuracy,), sn.Costs(9, 1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("guard", [sn.AccuracyDrop, sn.WorstClassRecall])
+def test_a_guard_is_not_broken_by_the_rounding_of_shares(guard) -> None:
+    """A fall of just as many samples as are allowed is allowed, however their shares are rounded; of one more, not."""
+    for fall, right in itertools.combinations(range(1, 101), 2):
+        start, now, less = (measured(count / 100) for count in (right, right - fall, right - fall - 1))
+        assert not guard(fall / 100).broken(start, now)
+        assert guard(fall / 100).broken(start, less)
+
+
+def test_a_floor_of_recall_is_not_broken_by_the_rounding_of_a_mean() -> None:
+    mean = sum([0.1] * 8)
+    assert mean < 0.8, "eight tenths, added up"
+    assert not sn.ClassRecall(0.8).broken(measured(1.0), measured(1.0, mean))
+    assert sn.ClassRecall(0.8).broken(measured(1.0), measured(1.0, 0.7999))
 
 
 def test_losses_creep_up_yet_the_guard_looks_at_the_start() -> None:

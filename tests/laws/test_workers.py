@@ -1,15 +1,13 @@
 """Every criterion gives the same bits in this process and in workers, whatever form the data have."""
 
-import pickle
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from elsewhere import Rows
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 import shrinknet as sn
 from shrinknet.compensation.compensate import Compensation
@@ -22,20 +20,6 @@ from shrinknet.engine.gates import gated
 from shrinknet.execution import jobs
 from shrinknet.execution.jobs import Workers
 from shrinknet.task.data import Batch
-
-
-class Rows(Dataset):
-    """Rows that are made anew each time they are read."""
-
-    def __init__(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
-        self.inputs, self.targets = inputs, targets
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, row: int):
-        return self.inputs[row].clone(), self.targets[row].clone()
-
 
 FORMS = {
     "tensors": lambda *rows: rows,
@@ -102,40 +86,6 @@ def network_of_two_layers() -> nn.Module:
 
 def tasks(model: nn.Module) -> dict[str, sn.Task]:
     return {name: sn.Task(model, "cross-entropy", form(*rows()), batch_size=8) for name, form in FORMS.items()}
-
-
-_SET_UP = {}
-
-
-def run_elsewhere(job: bytes, shard: tuple) -> dict:
-    """In a process of its own; networks are traced once."""
-    todo = pickle.loads(job)
-    if todo.model not in _SET_UP:
-        _SET_UP[todo.model] = todo.set_up()
-    setting = _SET_UP[todo.model]
-    setting.held.clear()
-    return todo.run(setting, shard)
-
-
-@pytest.fixture(scope="module")
-def elsewhere():
-    """One process for all tests: starting one takes longer than all that they ask of it."""
-    pool = ProcessPoolExecutor(1, get_context("spawn"))
-
-    class Elsewhere:
-        def __init__(self, job, workers, threads) -> None:
-            self.job = pickle.dumps(job)
-
-        def results(self, shards):
-            futures = {number: pool.submit(run_elsewhere, self.job, shard) for number, shard in shards.items()}
-            for number in sorted(futures, reverse=True):  # any order will do
-                yield number, futures[number].result()
-
-        def close(self) -> None:
-            pass
-
-    yield Elsewhere
-    pool.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,20 @@ def test_a_forward_pass_and_a_replay_are_counted_by_hand() -> None:
     assert by_name == {"0": second / 3 + last, "2": last / 5}, "a reader is changed by one channel's share of it"
 
 
+def test_bytes_are_those_of_values_that_move_counted_by_hand() -> None:
+    """Each value goes to memory once and comes back once; of a reader, what it gave is read too; float32 is 4 bytes."""
+    network = network_of(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 5, 3), nn.Tanh(), nn.Flatten(),
+                                       nn.Linear(20, 2)), (1, 6, 6))  # fmt: skip
+    first, second, outputs = 4 * 3 * 16, 4 * 5 * 4, 4 * 2
+    behind = 2 * 16 * second + 2 * outputs  # tanh takes as long as 16 of its bytes' moves; flatten moves nothing
+    assert forward_work(network).bytes == 2 * (first + first + second) + behind
+    loss = 6 * outputs
+    by_name = {group.name: replay_work(network, group).bytes for group in network.groups}
+    assert by_name == {"0": 3 * second + behind + loss, "2": 3 * outputs + loss}
+    dense = network_of(nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 2)), (6,))
+    assert replay_work(dense, dense.groups[0]).bytes == 3 * outputs + loss, "of the last layer, only what it gives"
+
+
 def test_behind_the_last_hidden_layer_nothing_is_multiplied() -> None:
     network = network_of(nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 2)), (6,))
     assert replay_work(network, network.groups[0]).macs == 0

@@ -364,3 +364,16 @@ def test_another_default_device_ends_in_one_sentence(usual_defaults) -> None:
             sn.BadInputError, match=r"^torch's default device must be the CPU .* Got 'meta'\. Call torch\.set"
         ):
             work()
+
+
+@pytest.mark.parametrize("form", [lambda rows: rows, lambda rows: TensorDataset(*rows),
+                                  lambda rows: Subset(TensorDataset(*rows), range(23)),
+                                  lambda rows: DataLoader(TensorDataset(*rows), batch_size=7)])  # fmt: skip
+def test_every_batch_begins_on_a_cache_line(form) -> None:
+    """Rows of 5 numbers, 7 at a time: most parts of one tensor begin elsewhere, and sums of them have other bits."""
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+    made = sn.Task(model, "cross-entropy", form((torch.randn(23, 5), torch.arange(23) % 3)), batch_size=7)
+    for data in (made.calibration, made.calibration.rows(3, 20)):
+        batches = list(data.batches())
+        assert len(batches) > 2
+        assert all(tensor.data_ptr() % 64 == 0 for batch in batches for tensor in (batch.inputs, batch.targets))

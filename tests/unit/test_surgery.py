@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import shrinknet as sn
+from shrinknet.core.folder import digest_of_plan
 
 
 class LeNet(nn.Module):
@@ -174,3 +175,102 @@ def test_equal_cuts_of_all_layers_come_back() -> None:
     run = sn.prune(task, "magnitude", goals=[sn.RemovedFraction(0.9)], step=100)
     assert {group.width for group in run.network.groups} == {8}
     assert run.model.memory.hidden_size == 1
+
+
+class Within(nn.Module):
+    """A module that fixes a width, inside another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), Halved())
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x))
+
+
+class Halved(nn.Module):
+    def forward(self, x):
+        return x.view(x.size(0), 2, 4).flatten(1)
+
+
+def test_the_innermost_module_that_fixes_a_width_is_named() -> None:
+    run = run_of(Within(), 4, remove=2)
+    with pytest.raises(
+        sn.FixedWidthError, match=r"fixes a width \(in 'body\.2', .*test_surgery\.py, line \d+, in forward"
+    ):
+        _ = run.model
+
+
+class Words(nn.Module):
+    """Widths of an embedding and of a recurrent layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.memory, self.head = nn.Embedding(9, 6), nn.LSTM(6, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.memory(self.table(x))[0][:, -1])
+
+
+def test_an_embedding_and_a_recurrent_layer_say_their_new_widths() -> None:
+    torch.manual_seed(0)
+    task = sn.Task(Words(), "cross-entropy", (torch.randint(0, 9, (12, 4)), torch.arange(12) % 3))
+    run = sn.prune(task, "magnitude", "single-ranking", goals=[sn.RemovedNeurons(5)])
+    widths = {group.name: len(run.network.alive(group)) for group in run.network.groups}
+    small = run.model
+    assert (small.table.embedding_dim, small.memory.input_size) == (widths["table"],) * 2
+    assert small.memory.hidden_size == small.head.in_features == widths["memory"]
+    assert small.table.num_embeddings == 9
+    assert min(6 - widths["table"], 5 - widths["memory"]) > 0, "both have lost some"
+
+
+class Cells(nn.Module):
+    """Modules whose widths only their buffers, or weights of other names, tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(4, 7), nn.BatchNorm1d(7, affine=False)
+        self.cell, self.head = nn.GRUCell(7, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(self.cell(torch.relu(self.norm(self.first(x)))))
+
+
+def test_norms_without_weights_and_cells_say_their_new_widths() -> None:
+    torch.manual_seed(0)
+    run = run_of(Cells().eval(), 4)
+    small, widths = run.model, {group.name: len(run.network.alive(group)) for group in run.network.groups}
+    assert small.norm.num_features == small.first.out_features == small.cell.input_size == widths["first"] < 7
+    assert small.cell.hidden_size == small.head.in_features == widths.get("cell", 6)
+
+
+PLAN = {"kept": {"0.weight": {"0": [0, 2]}, "0.bias": {"0": [0, 2]}, "2.weight": {"1": [0, 2]}},
+        "attributes": {"0": {"out_features": 2}, "2": {"in_features": 2}}}  # fmt: skip
+
+
+def test_a_plan_says_what_is_taken_and_what_the_attributes_are() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    small = sn.apply_plan(model, PLAN)
+    assert torch.equal(small[0].weight, model[0].weight[[0, 2]])
+    assert torch.equal(small[2].weight, model[2].weight[:, [0, 2]])
+    assert (small[0].out_features, small[2].in_features) == (2, 2)
+    assert torch.equal(small[2].bias, model[2].bias)
+    assert sn.apply_plan(model, PLAN | {"sha256": digest_of_plan(PLAN)})[0].out_features == 2
+    with pytest.raises(sn.BadInputError, match="one that was changed since it was written"):
+        sn.apply_plan(model, PLAN | {"sha256": "0" * 64})
+
+
+@pytest.mark.parametrize("axes", [{"0": []}, {"2": [0]}, {"-1": [0]}, {"0": [-1, 2]}, {"0": [0, 3]}, {"1": [4]}])
+def test_places_that_a_tensor_does_not_have_are_another_networks(axes: dict[str, list[int]]) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    for name in ("0.weight", "nowhere"):
+        with pytest.raises(sn.BadInputError, match=r"^plan must be one of this network\. Got places "):
+            sn.apply_plan(model, {"kept": {name: axes}, "attributes": {}})
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.0, True, [2], "2"])
+def test_a_plan_sets_widths_and_nothing_else(value: object) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    with pytest.raises(sn.BadInputError, match=r"^plan must be one of this network\. Got attribute 'out_features'"):
+        sn.apply_plan(model, PLAN | {"attributes": {"0": {"out_features": value}}})

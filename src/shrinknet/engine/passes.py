@@ -133,10 +133,12 @@ class Passes:
         return values
 
     def _bytes(self, values: Values) -> int:
-        """The memory of values: each storage once, where several nodes share it, and no constants."""
+        """The memory of values: each storage once, where nodes share it; no constants; of inputs, these rows."""
         tensors = [value for node, value in values.items() if isinstance(value, Tensor)]
         own = [value.untyped_storage() for value in tensors]
         constants = {
             value.untyped_storage().data_ptr() for value in self.program.constants.values() if isinstance(value, Tensor)
         }
-        return sum({one.data_ptr(): one.nbytes() for one in own if one.data_ptr() not in constants}.values())
+        sizes = {one.data_ptr(): one.nbytes() for one in own if one.data_ptr() not in constants}
+        rows = {values[node].untyped_storage().data_ptr(): values[node].nbytes for node in self.program.inputs}
+        return sum({**sizes, **rows}.values())
