@@ -16,9 +16,10 @@ from shrinknet.export.weights import safetensors_bytes
 from shrinknet.graph.operators import operator_name
 from shrinknet.graph.trace import Trace, export_program, named_tensors, trace
 from shrinknet.measure.costs import costs, reach
-from shrinknet.surgery.proof import all_outputs, gap, largest_of, verify_on
+from shrinknet.surgery.proof import gap, largest_of, verify_on
 from shrinknet.surgery.remove import cut_graph
 from shrinknet.task.losses import find_loss
+from shrinknet.task.trees import tensors_of
 
 NUM_CHOICES, SHARE, LARGEST_DIFFERENCE = 3, 0.3, 1e-9
 
@@ -80,7 +81,7 @@ def prove(architecture: Architecture, seed: int = 0) -> Row:
 
 def _differs_from_own(model: nn.Module, network: GatedNetwork, inputs: tuple[torch.Tensor, ...]) -> str:
     with torch.no_grad():
-        own, ours = all_outputs(model(*inputs)), all_outputs(network.outputs(inputs))
+        own, ours = tensors_of(model(*inputs)), tensors_of(network.outputs(inputs))
     far = [float(gap(one, other)) / max(1.0, largest_of(one)) for one, other in zip(own, ours, strict=True)]
     return "" if max(far) < 1e-4 else f"the traced graph differs from the model by {max(far):.1e}"
 

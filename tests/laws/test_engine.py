@@ -23,9 +23,9 @@ from shrinknet.engine.program import Program
 from shrinknet.engine.racing import Rises, _contender, half_width, parts_of, race
 from shrinknet.engine.replay import Replay
 from shrinknet.engine.route import route
-from shrinknet.graph.trace import as_tuple
 from shrinknet.task.data import Batch
 from shrinknet.task.losses import ACROSS, find_loss, targets_across
+from shrinknet.task.trees import leaves_of
 
 
 def task_of(model: nn.Module, loss="cross-entropy", num_samples=12, shape=(6,), **options) -> sn.Task:
@@ -38,7 +38,7 @@ def test_ablation_agrees_with_whole_forward_passes_on_the_small_zoo(architecture
     """Engine and slow twin in float64, to 1e-10 of the largest rise: one neuron of each group, all of small groups."""
     model, inputs = architecture.build()
     model = model.double()
-    rows = tuple(one.double() if one.is_floating_point() else one for one in as_tuple(inputs))
+    rows = tuple(one.double() if one.is_floating_point() else one for one in leaves_of(inputs))
     traced = sn.trace(model, rows)
     network = GatedNetwork(
         Program(traced, torch.float64),

@@ -255,7 +255,7 @@ def test_a_guard_compares_with_the_start_and_undoes_the_step_that_breaks_it(guar
 
 
 def measured(accuracy: float, *recalls: float) -> sn.Measures:
-    return sn.Measures(0.0, 1.0, accuracy, recalls or (accuracy,), sn.Costs(9, 1, 1, 1, 1))
+    return sn.Measures(0.0, 1.0, sn.Costs(9, 1, 1, 1, 1), {"accuracy": accuracy}, recalls or (accuracy,))
 
 
 @pytest.mark.parametrize("guard", [sn.AccuracyDrop, sn.WorstClassRecall])

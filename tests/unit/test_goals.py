@@ -9,7 +9,7 @@ from shrinknet.search import goals, guards
 
 
 def measures(neurons: int = 9, parameters: int = 1, *recalls: float) -> sn.Measures:
-    return sn.Measures(0.0, 1.0, 1.0, recalls or (1.0,), sn.Costs(neurons, parameters, 1, 1, 1))
+    return sn.Measures(0.0, 1.0, sn.Costs(neurons, parameters, 1, 1, 1), {"accuracy": 1.0}, recalls or (1.0,))
 
 
 @pytest.mark.parametrize("goal", [sn.RemovedNeurons(4), sn.RemovedFraction("40%")])
@@ -53,6 +53,7 @@ TYPED = {
     "flash": ("64KiB", sn.FlashBytes(65536)), "ram": ("4KiB", sn.PeakRamBytes(4096)), "macs": ("2M", sn.Macs(2_000_000)),
     "parameters": ("1k", sn.NumParameters(1000)), "remove": ("40", sn.RemovedNeurons(40)),
     "max-accuracy-drop": ("1%", sn.AccuracyDrop(0.01)), "max-recall-drop": ("5%", sn.WorstClassRecall(0.05)),
+    "max-drop": ("f1=1%", sn.MetricDrop("f1", 0.01)), "max-rise": ("perplexity=0.5", sn.MetricRise("perplexity", 0.5)),
     "min-class-recall": ("70%", sn.ClassRecall(0.7)), "max-loss-rise": ("0.1", sn.LossRise(0.1)),
 }  # fmt: skip
 
