@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import shrinknet as sn
+from shrinknet.core.folder import RunFolder
 from shrinknet.criteria import criterion_names
 from shrinknet.recipes.catalogue import recipes
 
@@ -97,6 +99,46 @@ def test_contributing_holds_a_whole_criterion(type_command, folder) -> None:
     assert [line.split(",")[1:3] for line in said.out.splitlines()[1:]] == [[n.group, str(n.index)] for n, _ in ranked]
     refused = type_command("rank", *words, *typed, "--first", "3")
     assert "--first must be used with ablation, unclipped. Got --criterion answering" in " ".join(refused.err.split())
+
+
+def of_contributing(base: str) -> str:
+    """The whole file that CONTRIBUTING.md shows of a class with that base, ten lines of code at most."""
+    (code,) = (block for block in blocks(ROOT / "CONTRIBUTING.md", " *python") if f"({base})" in block)
+    code = textwrap.dedent(code)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    return code
+
+
+def test_contributing_holds_a_whole_metric_and_a_whole_goal(type_command, folder) -> None:
+    """As they stand they measure and end a run, by their import path and in Python."""
+    (folder / "metric_of_contributing.py").write_text(of_contributing("Metric"))
+    (folder / "goal_of_contributing.py").write_text(of_contributing("Budget"))
+    words = (
+        "prune",
+        "nets_of_a_stranger:build",
+        "--weights",
+        "weights.safetensors",
+        "--data",
+        "data.npz",
+        "--out",
+        "own",
+    )
+    own = (
+        "--metric",
+        "metric_of_contributing:Margin",
+        "--max-drop",
+        "margin=99",
+        "--goal",
+        "goal_of_contributing:MillionMacs=0.001",
+    )
+    said = type_command(*words, *own, "--criterion", "magnitude")
+    assert said.status == 0, said.err
+    from goal_of_contributing import MillionMacs
+
+    run = RunFolder.open(folder / "own")
+    after = run.ending().after
+    assert after.costs.macs <= MillionMacs("0.001").budget == 1000 < run.history()[-2].measures.costs.macs
+    assert list(after.metrics) == ["accuracy", "margin"]
 
 
 def test_every_criterion_has_a_page_of_theory_and_stands_in_the_table() -> None:
