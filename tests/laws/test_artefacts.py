@@ -141,11 +141,11 @@ def test_every_artefact_meets_its_budget_and_computes_what_torch_computes(task, 
     assert manifest["difference"]["worst"] <= manifest["difference"]["tolerance"]
     assert manifest["inputs"] == [{"name": "input", "dtype": "float32", "shape": [1, 1, 8, 8]}]
     if kind != "cortex-m":
-        rows, targets = (part[:40] for part in task.test.dataset.tensors)
+        rows, targets = (part[:40] for part in task.test.dataset[:])
         given_there = find_exporter(kind, quantize).answer(file.read_bytes())(rows)
         if quantize == "none":
             assert torch.allclose(given_there, by_torch(run.cut)(rows), atol=1e-3)
-        rows, targets = task.test.dataset.tensors
+        rows, targets = task.test.dataset[:]
         right = float(
             (find_exporter(kind, quantize).answer(file.read_bytes())(rows).argmax(1) == targets).double().mean()
         )

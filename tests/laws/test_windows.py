@@ -100,7 +100,7 @@ def some_gone(network, rng) -> list[sn.Neuron]:
 @pytest.mark.parametrize("seed", range(3))
 def test_masked_is_cut_is_rebuilt_by_hand_and_costs_are_those_of_the_cut_graph_as_it_runs(kind: str, seed: int) -> None:
     task = task_of(kind)
-    network, inputs = gated(task), task.calibration.dataset.tensors[0]
+    network, inputs = gated(task), task.calibration.dataset[:][0]
     gone = some_gone(network, np.random.default_rng(seed))
     masked = network.without(gone)
     cut = cut_graph(network.trace, masked.present)
@@ -124,7 +124,7 @@ def test_scores_are_the_losses_of_networks_without_each_neuron(kind: str) -> Non
     network = gated(task)
     gone = [group.neurons[1] for group in network.groups if group.width > 2]
     scores = find_criterion("ablation").score(network.without(gone), list(task.calibration.batches()))
-    inputs, targets = task.calibration.dataset.tensors
+    inputs, targets = task.calibration.dataset[:]
 
     @torch.no_grad()
     def loss(neurons: list[sn.Neuron]) -> float:
@@ -140,10 +140,10 @@ def test_scores_are_the_losses_of_networks_without_each_neuron(kind: str) -> Non
 def test_a_run_is_kept_opened_and_checked_and_its_file_runs_by_itself(kind: str, tmp_path) -> None:
     task = task_of(kind, torch.float32)
     run = sn.prune(task, "taylor-1", goals=[sn.RemovedFraction(0.5)], step=4, out=tmp_path / "run")
-    inputs = task.calibration.dataset.tensors[0]
+    inputs = task.calibration.dataset[:][0]
     file = torch.export.load(tmp_path / "run" / "model.pt2").module()
     torch.testing.assert_close(file(inputs), run.network.outputs(inputs), rtol=0, atol=1e-4)
-    opened = sn.load(tmp_path / "run", data=[task.calibration.dataset.tensors])
+    opened = sn.load(tmp_path / "run", data=[task.calibration.dataset[:]])
     assert opened.plan.removed == run.plan.removed
     assert all(difference.holds for difference in check_files(opened).values())
 
@@ -158,7 +158,7 @@ def test_the_own_class_names_the_module_whose_window_moves_and_what_to_keep(kind
     what = rf"a window moves over neurons that have lost their places, in '{module}'.*`keep=\['{keep}'\]` the class"
     with pytest.raises(sn.FixedWidthError, match=what):
         _ = run.model
-    inputs = task.calibration.dataset.tensors[0]
+    inputs = task.calibration.dataset[:][0]
     torch.testing.assert_close(run.exported.module()(inputs), run.network.outputs(inputs), rtol=0, atol=1e-4)
 
 

@@ -226,7 +226,7 @@ INPUTS = {
     "a dict of inputs": (({"ids": X, "mask": X}, Y), TAKES_ONE),
     "three tensors": (TensorDataset(X, X, Y), TAKES_ONE),
     "one tensor": (TensorDataset(X), NO_TARGETS),
-    "a data set of dicts": (Named(), "(input). Got keys 'pixels', 'label'. Name the arrays so, or say `unpack`"),
+    "a data set of dicts": (Named(), "(input). Got keys 'pixels', 'label'. Name the arrays so, or say unpack="),
     "inputs of other lengths": (((X, X[:20]), Y), "Got inputs[0][0] [30, 4], inputs[0][1] [20, 4], targets [30]. Give each a row"),
     "a key that nothing takes": ({"input": X, "labels": Y, "odd": Y}, "Got a key 'odd' that nothing takes. Leave it out"),
     "a frame": ((Frame(), Y), "Got a Frame. Write torch.tensor(frame.to_numpy())."),

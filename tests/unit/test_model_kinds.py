@@ -102,7 +102,10 @@ KINDS = {
     "decides by item": (lambda: Computes(lambda h: h * (1.0 if h.sum().item() < 1e9 else 2.0)), "torch.where"),
     "filters its rows": (lambda: Computes(lambda h: h[h.sum(1) > -1e9]), "torch.where"),
     "raises what it likes": (lambda: Computes(lambda h: {}["missing"]), "The model said: 'missing'"),
-    "no tensor": (lambda: nn.Sequential(nn.GRU(4, 3)), "returns one tensor. Got tuple"),
+    "no tensor": (
+        lambda: nn.Sequential(nn.GRU(4, 3)),
+        r"returns one row of outputs for each sample. Got outputs\[1\] of shape \[1, 3\] for 12 samples",
+    ),
 }
 
 

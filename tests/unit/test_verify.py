@@ -94,8 +94,9 @@ def test_every_output_of_several_inputs_is_compared_by_itself() -> None:
     ]
 
     def second_is_off(rows):
-        first, second, third = masked.outputs(rows)
-        return first, second + 0.5, third
+        outputs = masked.outputs(rows)
+        second, third = outputs["rest"]
+        return {"first": outputs["first"], "rest": (second + 0.5, third)}
 
     worst = [difference.worst for difference in compare(masked, second_is_off, [inputs])]
     assert worst == [0, pytest.approx(0.5, rel=1e-5), 0]

@@ -26,7 +26,7 @@ from shrinknet.task.data import Batch
 from shrinknet.task.losses import Loss, with_slope
 from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task, evaluating
-from shrinknet.task.trees import Inputs, called, split, tensors_of
+from shrinknet.task.trees import AnyInputs, Inputs, called, split, tensors_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class GatedNetwork:
         program = Program(given.trace, given.asked_dtype, given.scoring, {**given.tensors, **tensors}, given.reads)
         return replace(self, program=program, passes=self.passes.moved_to(program), unsaid={})
 
-    def outputs(self, inputs: Inputs) -> Any:
+    def outputs(self, inputs: AnyInputs) -> Any:
         """Return what the masked network returns."""
         return self.program.outputs(inputs, self.gating())
 

@@ -19,7 +19,7 @@ from shrinknet.graph.operators import ALIASES, operator_name
 from shrinknet.graph.rules.conv import num_groups
 from shrinknet.graph.trace import Trace
 from shrinknet.task.scoring import Scoring
-from shrinknet.task.trees import Inputs, leaves_of
+from shrinknet.task.trees import AnyInputs, leaves_of
 
 PRODUCTS = frozenset({"linear", "conv1d", "conv2d", "conv3d"})
 """Operators that read a value as a product with a weight whose axis 1 runs over the value's neurons."""
@@ -113,7 +113,7 @@ class Program:
         leaves = [values[leaf] if isinstance(leaf, Node) else leaf for leaf in cast(Sequence[Any], returned)]
         return tree_unflatten(leaves, self._form)
 
-    def run(self, inputs: Inputs, gating: Gating | None, *, keep: bool = False) -> dict[Node, Any]:
+    def run(self, inputs: AnyInputs, gating: Gating | None, *, keep: bool = False) -> dict[Node, Any]:
         """Run the whole graph; return every value, or only the outputs unless `keep`."""
         values = {**self.constants, **dict(zip(self.inputs, leaves_of(inputs), strict=True))}
         for node in self.nodes:
@@ -123,7 +123,7 @@ class Program:
                     del values[dead]
         return values
 
-    def outputs(self, inputs: Inputs, gating: Gating | None = None) -> Any:
+    def outputs(self, inputs: AnyInputs, gating: Gating | None = None) -> Any:
         """Return what the network returns: a tensor, or a tree of them."""
         return self.result(self.run(inputs, gating))
 

@@ -15,7 +15,7 @@ from shrinknet.loading.models import fill, load_model
 from shrinknet.run.run import Run
 from shrinknet.surgery.proof import compare, cut_program
 from shrinknet.surgery.remove import cut_graph
-from shrinknet.task.trees import Inputs, called, lone
+from shrinknet.task.trees import AnyInputs, called, lone
 
 
 def check_files(run: Run) -> dict[str, Difference]:
@@ -60,7 +60,7 @@ def _check_artefact(run: Run, manifest: Manifest) -> Difference:
     is_pt2 = manifest.kind == "pt2"  # opened as every .pt2 file is: looked through first
     answer = by_torch(load_model(str(path)).model) if is_pt2 else ships.exporter.answer(content)
 
-    def of_one(inputs: Inputs) -> Tensor:
+    def of_one(inputs: AnyInputs) -> Tensor:
         return answer(lone(inputs, "artefact", "made of"))
 
     return compare(run.network, of_one, (batch.inputs for batch in rows.batches()))[0]

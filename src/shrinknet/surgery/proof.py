@@ -15,7 +15,7 @@ from shrinknet.graph.operators import describe
 from shrinknet.graph.trace import Trace
 from shrinknet.graph.widths import EXAMPLE_BATCH
 from shrinknet.task.data import Data
-from shrinknet.task.trees import Inputs, leaves_of, num_rows, of_each, tensors_of
+from shrinknet.task.trees import AnyInputs, leaves_of, num_rows, of_each, tensors_of
 
 NUM_FLOAT64_SAMPLES = 256
 
@@ -32,7 +32,7 @@ def verify(network: GatedNetwork, cut: GraphModule, data: Data) -> Verification:
     return verify_on(network, cut, lambda: (batch.inputs for batch in data.batches()))
 
 
-def verify_on(network: GatedNetwork, cut: GraphModule, batches: Callable[[], Iterable[Inputs]]) -> Verification:
+def verify_on(network: GatedNetwork, cut: GraphModule, batches: Callable[[], Iterable[AnyInputs]]) -> Verification:
     """Compare the masked network with the cut graph on batches of inputs; see `verify`."""
     rows = of_each(next(iter(batches())), lambda tensor: tensor[:NUM_FLOAT64_SAMPLES])
     double, notes = _in_double(network, rows)
@@ -47,7 +47,7 @@ def verify_on(network: GatedNetwork, cut: GraphModule, batches: Callable[[], Ite
     return Verification(differences, num_shapes, None if held else "the outputs", notes)
 
 
-def _in_double(network: GatedNetwork, rows: Inputs) -> tuple[GatedNetwork | None, tuple[str, ...]]:
+def _in_double(network: GatedNetwork, rows: AnyInputs) -> tuple[GatedNetwork | None, tuple[str, ...]]:
     """Return the network in float64 (None where it is so already, or fixes its own precision), and what to note."""
     if network.program.precision == torch.float64:
         return None, ()
@@ -62,12 +62,14 @@ def _in_double(network: GatedNetwork, rows: Inputs) -> tuple[GatedNetwork | None
     return double, ()
 
 
-def _doubled(rows: Inputs) -> Inputs:
-    doubled: Inputs = of_each(rows, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+def _doubled(rows: AnyInputs) -> AnyInputs:
+    doubled: AnyInputs = of_each(rows, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
     return doubled
 
 
-def compare(network: GatedNetwork, answer: Callable[[Inputs], Any], inputs: Iterable[Inputs]) -> tuple[Difference, ...]:
+def compare(
+    network: GatedNetwork, answer: Callable[[AnyInputs], Any], inputs: Iterable[AnyInputs]
+) -> tuple[Difference, ...]:
     """Return the worst difference between the masked network and another answer to the same inputs, for each output.
 
     Args:
@@ -112,7 +114,7 @@ def largest_of(values: Tensor) -> float:
 
 
 @torch.no_grad()
-def check_nodes(network: GatedNetwork, cut: GraphModule, rows: Inputs) -> tuple[int, str | None]:
+def check_nodes(network: GatedNetwork, cut: GraphModule, rows: AnyInputs) -> tuple[int, str | None]:
     """Run both networks node by node: real shapes against predicted ones, kept values against masked ones.
 
     Returns:

@@ -233,7 +233,7 @@ class Data:
                 self.role,
                 "rows that a DataLoader puts together",
                 f"rows that cannot be read so ({type(error).__name__}: {error})",
-                "Return (inputs, targets) from the dataset, or give a DataLoader with a `collate_fn`.",
+                "Return (inputs, targets) from the dataset, or give a DataLoader with a collate_fn of its own.",
             ) from error
 
     def _moved(self, tensor: Tensor) -> Tensor:

@@ -70,6 +70,9 @@ register_pytree_node(
 Inputs = Tensor | Arguments
 """What a network is called with: one tensor, or a call's arguments."""
 
+AnyInputs = Tensor | Arguments | tuple[Tensor, ...]
+"""The same, or the tensors of a graph's placeholders in their order."""
+
 
 def inputs_of(args: Sequence[Any], kwargs: dict[str, Any]) -> Inputs:
     """Return the inputs of a call; a lone tensor stands for itself.
@@ -85,7 +88,7 @@ def inputs_of(args: Sequence[Any], kwargs: dict[str, Any]) -> Inputs:
     return Arguments(tuple(leaves), spec)
 
 
-def lone(inputs: Inputs, argument: str, used: str) -> Tensor:
+def lone(inputs: AnyInputs, argument: str, used: str) -> Tensor:
     """Return the inputs of a network that takes one tensor.
 
     Raises:
@@ -93,7 +96,7 @@ def lone(inputs: Inputs, argument: str, used: str) -> Tensor:
     """
     if isinstance(inputs, Tensor):
         return inputs
-    got = f"one that takes {len(inputs.tensors)}, of shapes {shapes_text(inputs)}"
+    got = f"one that takes {len(tensors_of(inputs))}, of shapes {shapes_text(inputs)}"
     raise BadInputError(argument, f"{used} a network that takes one tensor", got, "Use the run's own model.pt2.")
 
 
@@ -118,7 +121,7 @@ def bound(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
     return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
 
 
-def leaves_of(inputs: Inputs | Sequence[Any]) -> tuple[Any, ...]:
+def leaves_of(inputs: AnyInputs) -> tuple[Any, ...]:
     """Return the leaves of a call in their order: what the placeholders of its graph stand for."""
     if isinstance(inputs, Tensor):
         return (inputs,)

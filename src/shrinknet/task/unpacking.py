@@ -89,13 +89,13 @@ class ByForward:
         rest = {name: value for name, value in batch.items() if name not in given}
         if not given:
             allowed = f"a mapping with what the network's forward takes ({', '.join(self.names)})"
-            do = "Name the arrays so, or say `unpack`: batch -> (args, kwargs, targets)."
+            do = "Name the arrays so, or say unpack=batch -> (args, kwargs, targets)."
             raise BadInputError(role, allowed, f"keys {', '.join(map(repr, batch))}", do)
         known = {name: value for name, value in rest.items() if name in TARGETS}
         if known and len(known) < len(rest):
             odd = next(name for name in rest if name not in known)
             allowed = f"a mapping of what the network's forward takes ({', '.join(self.names)}) and of targets"
-            do = "Leave it out, or say `unpack`: batch -> (args, kwargs, targets)."
+            do = "Leave it out, or say unpack=batch -> (args, kwargs, targets)."
             raise BadInputError(role, allowed, f"a key {odd!r} that nothing takes", do)
         targets = next(iter(rest.values())) if len(rest) == 1 else rest or None
         if len(given) == 1 and self.num_places and next(iter(given)) == self.names[0]:
@@ -121,5 +121,5 @@ def of_the_users(unpack: Callable[[Any], Call]) -> Unpack:
 
 
 def _odd(role: str, batch: Any) -> BadInputError:
-    do = "Give (inputs, targets), or say `unpack`: batch -> (args, kwargs, targets)."
+    do = "Give (inputs, targets), or say unpack=batch -> (args, kwargs, targets)."
     return BadInputError(role, "batches that are tuples, lists, mappings or tensors", type(batch).__name__, do)
