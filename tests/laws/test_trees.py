@@ -251,6 +251,25 @@ def test_a_batch_means_the_same_in_every_form(form: str) -> None:
     assert found == sn.rank(task_of("two inputs"))
 
 
+class Pairs(nn.Module):
+    """One argument that is a pair, beside one that need not be given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Siamese()
+
+    def forward(self, pair: tuple[Tensor, Tensor], scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        left, right = self.net(*pair)
+        return left * scale, right * scale
+
+
+def test_a_forward_that_needs_one_argument_is_given_a_pair_as_it_is() -> None:
+    """Spread, its second part would be taken for the scale."""
+    torch.manual_seed(0)
+    task = sn.Task(Pairs(), contrast, ((X, Z), CLASSES % 2), batch_size=10)
+    assert [score for _, score in sn.rank(task)] == [score for _, score in sn.rank(task_of("two inputs"))]
+
+
 def test_the_users_own_way_to_take_a_batch_apart() -> None:
     packed = torch.cat([X, Z], 1), CLASSES % 2
     torch.manual_seed(0)

@@ -13,6 +13,9 @@ from shrinknet.core.errors import BadInputError
 Call = tuple[Sequence[Any], Mapping[str, Any], Any]
 """Positional arguments, named arguments, targets (None: there are none)."""
 
+PLACES = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+"""Parameters that can be given by their place."""
+
 Unpack = Callable[[str, Any], Call]
 """Given the role and a batch, the call of the network and the targets."""
 
@@ -41,7 +44,7 @@ class ByForward:
     Of a mapping (a dict, a `BatchEncoding`, a dataclass, a named tuple whose fields are arguments), keys that `forward`
     takes are arguments, `labels` and `targets` and those that it does not take are targets. Of a tuple or list the last
     part is the targets, the others are arguments; where it is `(inputs, targets)` with several inputs, they are spread
-    over the arguments if `forward` takes so many.
+    over the arguments if `forward` needs more than one: one that needs one is called with all of them.
 
     >>> class Two(nn.Module):
     ...     def forward(self, left, right): ...
@@ -52,12 +55,13 @@ class ByForward:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        parameters = inspect.signature(model.forward).parameters.values()
+        parameters = list(inspect.signature(model.forward).parameters.values())
         kinds = {one.name: one.kind for one in parameters}
         self.takes_any_name = inspect.Parameter.VAR_KEYWORD in kinds.values()
         self.names = [name for name, kind in kinds.items() if kind not in (
             inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)]  # fmt: skip
         self.num_places = sum(kind is not inspect.Parameter.KEYWORD_ONLY for kind in kinds.values())
+        self.num_needed = sum(one.default is one.empty and one.kind in PLACES for one in parameters)
 
     def __call__(self, role: str, batch: Any) -> Call:
         """Return the call and the targets."""
@@ -70,7 +74,7 @@ class ByForward:
         args, _, targets = by_place(role, batch)
         if len(args) == 1 and isinstance(args[0], Mapping) and self._takes(args[0]):
             return [], self._in_order(args[0]), targets
-        if len(args) == 1 and isinstance(args[0], tuple | list) and 1 < len(args[0]) <= self.num_places:
+        if len(args) == 1 and isinstance(args[0], tuple | list) and self.num_needed > 1:
             return list(args[0]), {}, targets
         return args, {}, targets
 
