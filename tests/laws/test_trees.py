@@ -359,3 +359,21 @@ def test_the_command_takes_arrays_by_the_names_of_the_arguments(tmp_path, monkey
     np.savez("odd.npz", input_ids=IDS.numpy(), targets=CLASSES.numpy(), mask=MASK.numpy())
     refused = CliRunner().invoke(app, ["rank", "factories_of_trees:masked", "--data", "odd.npz"])
     assert "a key 'mask' that nothing takes" in str(refused.exception)
+
+
+class AnyNames(nn.Module):
+    """Arguments by any name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+
+    def forward(self, **given: Tensor) -> Tensor:
+        return self.net(given["pixels"])
+
+
+def test_a_forward_that_takes_any_name_is_called_by_name_and_refused_where_it_is_traced() -> None:
+    task = sn.Task(AnyNames(), "cross-entropy", {"pixels": X, "labels": CLASSES})
+    assert task.calibration.whole().inputs.call[1].keys() == {"pixels"}
+    with pytest.raises(sn.BadInputError, match=r"^model must be a network that torch\.export can follow"):
+        sn.rank(task)

@@ -26,7 +26,7 @@ from shrinknet.task.data import Batch
 from shrinknet.task.losses import Loss, with_slope
 from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task, evaluating
-from shrinknet.task.trees import AnyInputs, Inputs, called, split, tensors_of
+from shrinknet.task.trees import AnyInputs, Inputs, are_alike, called, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,19 +234,6 @@ class GatedNetwork:
         return {name: values[..., span.start : span.stop] for name, span in ids.items()}
 
 
-ROUNDINGS = 1000
-"""How many roundings two computations of the same outputs may differ by."""
-
-
-def tolerance(precision: torch.dtype, largest: float) -> float:
-    """Return the largest difference that rounding explains: 1000 * eps * max(1, largest |output|).
-
-    >>> round(tolerance(torch.float32, 10.0), 6)
-    0.001192
-    """
-    return float(ROUNDINGS * torch.finfo(precision).eps * max(1.0, largest))
-
-
 def shaped_along(vector: Tensor, axis: int, rank: int) -> Tensor:
     """View a vector as a tensor of that rank whose only long axis is `axis`."""
     shape = [1] * rank
@@ -282,23 +269,6 @@ def gated(
     network = gate(traced, task.loss, scoring)
     _check_traced(task, network)
     return network
-
-
-def are_alike(one: Any, other: Any) -> bool:
-    """Whether two answers are the same tensors but for rounding, in whatever containers.
-
-    >>> are_alike({"a": torch.ones(2)}, [torch.ones(2) + 1e-6]), are_alike(torch.ones(2), torch.ones(3))
-    (True, False)
-    """
-    left, right = tensors_of(one), tensors_of(other)
-    return len(left) == len(right) and all(map(_is_rounding, left, right))
-
-
-def _is_rounding(own: Tensor, traced: Tensor) -> bool:
-    if own.shape != traced.shape or not own.is_floating_point():
-        return own.shape == traced.shape and torch.equal(own, traced)
-    allowed = tolerance(own.dtype, float(own.abs().max()) if own.numel() else 0.0)
-    return own.numel() == 0 or float((own - traced).abs().max()) <= allowed
 
 
 def _check_traced(task: Task, network: GatedNetwork) -> None:

@@ -17,7 +17,6 @@ from shrinknet.core.config import WEIGHTS
 from shrinknet.core.errors import BadInputError, ExportError
 from shrinknet.core.quantities import BY_NAME
 from shrinknet.core.records import Costs, Difference, Latency, Manifest, TensorFacts
-from shrinknet.engine.gates import tolerance
 from shrinknet.export.arena import Axis, length, one_like
 from shrinknet.export.base import Built, Exporter, find_exporter
 from shrinknet.export.plain import Answer, Plain, digest
@@ -29,7 +28,7 @@ from shrinknet.surgery.proof import gap, largest_of
 from shrinknet.surgery.remove import cut_graph
 from shrinknet.task.data import Data
 from shrinknet.task.task import Task
-from shrinknet.task.trees import Inputs, lone
+from shrinknet.task.trees import Inputs, lone, tolerance
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from shrinknet.core.config import RunConfig
 from shrinknet.core.errors import FixedWidthError
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.records import Costs, Manifest, Measures, Neuron, Plan, Step, TestResult, Verification
-from shrinknet.engine.gates import GatedNetwork, are_alike
+from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.program import Program
 from shrinknet.export.artefact import Artefact
 from shrinknet.graph.names import owner_of
@@ -32,6 +32,7 @@ from shrinknet.surgery.own_module import (
 from shrinknet.surgery.proof import cut_program, verify
 from shrinknet.surgery.remove import cut_graph, kept_indices
 from shrinknet.task.task import Task
+from shrinknet.task.trees import are_alike
 
 LATENCY_ROUNDS = 200
 """One sample is run so many times for its latency."""

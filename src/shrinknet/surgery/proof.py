@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from shrinknet.core.records import Difference, Verification
-from shrinknet.engine.gates import GatedNetwork, tolerance
+from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.program import Program
 from shrinknet.graph.operators import describe
 from shrinknet.graph.trace import Trace
 from shrinknet.graph.widths import EXAMPLE_BATCH
 from shrinknet.task.data import Data
-from shrinknet.task.trees import AnyInputs, leaves_of, num_rows, of_each, tensors_of
+from shrinknet.task.trees import AnyInputs, leaves_of, num_rows, of_each, tensors_of, tolerance
 
 NUM_FLOAT64_SAMPLES = 256
 

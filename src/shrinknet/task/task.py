@@ -17,7 +17,7 @@ from shrinknet.task.data import Batch, Data, Source, as_data
 from shrinknet.task.kinds import check_kind
 from shrinknet.task.losses import OF_CANDIDATES, Loss, PerSample, couples_samples, find_loss
 from shrinknet.task.metrics import Computation, Given, Measured, find_metrics
-from shrinknet.task.trees import Inputs, called, joined, named_leaves, same, tensors_of
+from shrinknet.task.trees import Inputs, are_alike, called, joined, named_leaves, same, tensors_of
 from shrinknet.task.unpacking import ByForward, Call, of_the_users
 
 ROWS_LOOKED_AT = 128
@@ -309,21 +309,13 @@ def _check_apart(model: nn.Module, rows: Batch, outputs: Any) -> None:
         return
     inputs = rows.inputs
     parts = [_outputs(model, Batch(given, rows.targets), "calibration") for given in (inputs[:cut], inputs[cut:])]
-    if not all(map(_are_alike, tensors_of(joined(parts)), tensors_of(outputs))):
+    if not are_alike(outputs, joined(parts)):
         raise BadInputError(
             "model",
             "a network that answers each row by itself",
             f"other answers to {cut} rows alone than to the same rows among {len(rows)}",
             "Look for a sum, a mean, a sort or a softmax over the first axis.",
         )
-
-
-def _are_alike(one: Tensor, other: Tensor) -> bool:
-    """Whether two answers are the same but for rounding."""
-    if one.shape != other.shape or not one.is_floating_point():
-        return torch.equal(one, other)
-    allowed = 1000 * torch.finfo(one.dtype).eps * max(1.0, float(one.abs().max())) if one.numel() else 0.0
-    return one.numel() == 0 or float((one - other).abs().max()) <= allowed
 
 
 def _check_loss(loss: Loss, outputs: Any, targets: Any) -> None:

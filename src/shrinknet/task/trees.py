@@ -245,3 +245,33 @@ def shapes_text(tree: Any) -> str:
     ('[2, 3]', '[2] and [1]', 'none')
     """
     return " and ".join(str(list(tensor.shape)) for tensor in tensors_of(tree)) or "none"
+
+
+ROUNDINGS = 1000
+"""How many roundings two computations of the same outputs may differ by."""
+
+
+def tolerance(precision: torch.dtype, largest: float) -> float:
+    """Return the largest difference that rounding explains: 1000 * eps * max(1, largest |output|).
+
+    >>> round(tolerance(torch.float32, 10.0), 6)
+    0.001192
+    """
+    return float(ROUNDINGS * torch.finfo(precision).eps * max(1.0, largest))
+
+
+def are_alike(one: Any, other: Any) -> bool:
+    """Whether two answers are the same tensors but for rounding, in whatever containers.
+
+    >>> are_alike({"a": torch.ones(2)}, [torch.ones(2) + 1e-6]), are_alike(torch.ones(2), torch.ones(3))
+    (True, False)
+    """
+    left, right = tensors_of(one), tensors_of(other)
+    return len(left) == len(right) and all(map(_is_rounding, left, right))
+
+
+def _is_rounding(own: Tensor, traced: Tensor) -> bool:
+    if own.shape != traced.shape or not own.is_floating_point():
+        return own.shape == traced.shape and torch.equal(own, traced)
+    allowed = tolerance(own.dtype, float(own.abs().max()) if own.numel() else 0.0)
+    return own.numel() == 0 or float((own - traced).abs().max()) <= allowed

@@ -60,7 +60,7 @@ class ByForward:
         self.takes_any_name = inspect.Parameter.VAR_KEYWORD in kinds.values()
         self.names = [name for name, kind in kinds.items() if kind not in (
             inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)]  # fmt: skip
-        self.num_places = sum(kind is not inspect.Parameter.KEYWORD_ONLY for kind in kinds.values())
+        self.first = next((one.name for one in parameters if one.kind in PLACES), None)
         self.num_needed = sum(one.default is one.empty and one.kind in PLACES for one in parameters)
 
     def __call__(self, role: str, batch: Any) -> Call:
@@ -102,7 +102,7 @@ class ByForward:
             do = "Leave it out, or say unpack=batch -> (args, kwargs, targets)."
             raise BadInputError(role, allowed, f"a key {odd!r} that nothing takes", do)
         targets = next(iter(rest.values())) if len(rest) == 1 else rest or None
-        if len(given) == 1 and self.num_places and next(iter(given)) == self.names[0]:
+        if [*given] == [self.first]:
             return [*given.values()], {}, targets  # one tensor: the same call as model(x)
         return [], given, targets
 
