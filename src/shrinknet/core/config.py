@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from shrinknet.core.options import Options, option, read
 from shrinknet.core.quantities import ACCURACY, Quality
+from shrinknet.core.reading import all_restored
+from shrinknet.core.records import Tie
 from shrinknet.core.units import globs, parse_milliseconds
 
 Method = Literal["reranking", "single-ranking"]
@@ -13,6 +15,7 @@ Clip = Literal["none", "mean", "median"]
 Quantize = Literal["none", "int8"]
 Price = Literal["neuron", "parameters", "flash", "ram", "macs", "budget"]
 Compensate = Literal["none", "mean", "least-squares", "newton"]
+TieBy = Literal["class", "none"]
 
 WEIGHTS = "weights"
 """What ships where nothing else is named: the `.safetensors` file."""
@@ -56,6 +59,9 @@ class SearchOptions(RankOptions):
         1, "Keep widths at multiples of this, such as 8 (SIMD).", least=1, do="Leave it out for 1."
     )
     min_neurons: int = option(1, "Keep at least so many neurons of each group.", least=1, do="Leave it out for 1.")
+    tie: TieBy = option(
+        "class", "Let widths that a class says but once shrink together, so that the class comes back.", is_later=True
+    )
     whole_curve: bool = option(False, "Go on to the end for the whole trade-off curve.")
     artefact: str | None = option(
         None, "What ships: weights, executorch, onnx, pt2, cortex-m, or package.module:Class.", flag="to"
@@ -89,6 +95,7 @@ class RunConfig:
     Attributes:
         search: how neurons were chosen.
         goals, guards: in words.
+        ties: the groups that shrink together.
         loss, accuracy, metrics, couples_samples, batch_size: what the task was.
         content: the whole of it, as it is written: what the user added, too.
     """
@@ -96,6 +103,7 @@ class RunConfig:
     search: SearchOptions = field(default_factory=SearchOptions)
     goals: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
+    ties: tuple[Tie, ...] = ()
     loss: str = ""
     accuracy: str | None = None
     metrics: Sequence[Mapping[str, Any]] = ()
@@ -118,7 +126,8 @@ class RunConfig:
         names = ("loss", "accuracy", "metrics", "couples_samples", "batch_size")
         facts: dict[str, Any] = {name: said[name] for name in names if name in said}
         goals, guards = (tuple(map(str, said.get(name, ()))) for name in ("goals", "guards"))
-        return cls(search=read(SearchOptions, said), goals=goals, guards=guards, content=said, **facts)
+        ties = all_restored(Tie, said.get("ties", []))
+        return cls(search=read(SearchOptions, said), goals=goals, guards=guards, ties=ties, content=said, **facts)
 
     @property
     def qualities(self) -> Mapping[str, Quality]:

@@ -82,6 +82,18 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
+class Tie:
+    """Groups of which the same share stays, since a class says their widths but once: they shrink together.
+
+    `by` names what ties them: "'lstm' (nn.LSTM)". Where `is_fixed`, they lie beside what never goes, and stay whole.
+    """
+
+    groups: tuple[str, ...]
+    by: tuple[str, ...]
+    is_fixed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Frozen:
     """A parameter axis (or part of one) that is never cut, and why."""
 

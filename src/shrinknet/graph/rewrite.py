@@ -21,6 +21,10 @@ from shrinknet.graph.operators import ALIASES, describe, operator_name, returnin
 aten = torch.ops.aten
 
 
+PIECE = "piece"
+"""Where a slice's `meta` says that it was one of the equal pieces of a split."""
+
+
 def rewrite(module: GraphModule) -> None:
     """Rewrite a graph in place.
 
@@ -111,6 +115,7 @@ def _slice_pieces(graph: Graph) -> None:
                 continue
             else:
                 new = insert(piece, aten.slice.Tensor, x, axis, starts[place], starts[place + 1])
+                new.meta[PIECE] = operator_name(node) in ("split", "unsafe_split")
             piece.replace_all_uses_with(new)
             graph.erase_node(piece)
 

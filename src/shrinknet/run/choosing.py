@@ -78,8 +78,9 @@ def race_of(
 
 
 def choosing(
-    task: Task, network: GatedNetwork, options: Pruning, score: Scorer, compensation: Compensation | NoCompensation
-) -> Choose:
+    task: Task, network: GatedNetwork, options: Pruning, limits: Limits, score: Scorer,
+    compensation: Compensation | NoCompensation,
+) -> Choose:  # fmt: skip
     """Return what finds the next neurons, by the rise once readers are refit where the criterion foresees it."""
     if options.rule.foresees_refits:
         score = _refit_before(compensation, score)
@@ -88,7 +89,7 @@ def choosing(
     if options.method != "reranking" or options.clip != "none":
         given = f"method {options.method!r}, clip {options.clip!r}"
         raise BadInputError("confidence and screen", "used with reranking and no clip", given, "Leave them out.")
-    race = race_of(task, options.rule, options.limits, options.seed, options.how, options.told)
+    race = race_of(task, options.rule, limits, options.seed, options.how, options.told)
     return _remembered(lambda network, count: race(compensation.scoring(network), count))
 
 

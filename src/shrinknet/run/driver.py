@@ -8,19 +8,21 @@ from pathlib import Path
 from shrinknet.compensation.compensate import Compensation, compensation_of
 from shrinknet.compensation.none import NoCompensation
 from shrinknet.core.config import RunConfig
-from shrinknet.core.errors import RunFolderError
+from shrinknet.core.errors import NothingToRemoveError, RunFolderError
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.progress import Progress
 from shrinknet.core.quantities import ACCURACY
-from shrinknet.core.records import Measures, Plan, Step, removed_by
+from shrinknet.core.records import Measures, Plan, Step, Tie, removed_by
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.memory import in_memory
 from shrinknet.export.artefact import Artefact
+from shrinknet.graph.ties import ties_of
 from shrinknet.run.choosing import check_coupling, choosing, scored_by
 from shrinknet.run.facts import finish
 from shrinknet.run.family import is_far_below, judged, least_pruned, misses, next_wanted
 from shrinknet.run.noise import check_slopes
 from shrinknet.run.options import Pruning
+from shrinknet.run.own_class import foretell
 from shrinknet.run.run import Run
 from shrinknet.run.written import under_way, with_threads_of, write_end, write_start
 from shrinknet.search.goals import Goal
@@ -39,9 +41,11 @@ MOST_STEPS = 1000
 
 def search(task: Task, options: Pruning) -> Run:
     """Prune a task's network as the options say (see `shrinknet.prune`)."""
-    criterion, scoring, limits, goals = options.rule, options.how, options.limits, options.goals
+    criterion, scoring, goals = options.rule, options.how, options.goals
     check_coupling(task, criterion, scoring, options.compensate)
     network = gated(task, options.keep, options.only, scoring)
+    limits = replace(options.limits, ties=_ties(network, task, options))
+    foretell(task, network, limits)
     step = options.step or _neurons_a_step(network, options)
     options = replace(options, step=step)
     task = in_memory(task, network)
@@ -55,19 +59,40 @@ def search(task: Task, options: Pruning) -> Run:
         guard.check(start.measures)
     if not options.whole_curve:
         check_reachable(goals, start.measures, network, limits, ships.costs, ships.least, ships.held_by)
-    config = options.written(task)
+    config = options.written(task, limits.ties)
     folder = None if options.out is None else RunFolder.create(options.out, config.content, resume=options.resume)
     shards = None if folder is None else folder.path / "shards"
     with under_way(folder), scored_by(task, options, shards) as score:
         if folder is not None:
             write_start(folder, task, network.trace)
         compensation = compensation_of(options.compensate, task, network)
-        choose = choosing(task, network, options, score, compensation)
+        choose = choosing(task, network, options, limits, score, compensation)
         price = by_neuron if options.price == "neuron" else by_units(ships.freed(options.price, goals))
         return Search(
             task, network, choose, step, limits, start, options.guards, price, ships, compensation, folder,
             options.told,
         ).run(goals, config)  # fmt: skip
+
+
+def _ties(network: GatedNetwork, task: Task, options: Pruning) -> tuple[Tie, ...]:
+    """Return which groups shrink together so that the model's own class can hold what is left.
+
+    Raises:
+        NothingToRemoveError: no group can shrink then.
+    """
+    ties = () if options.tie == "none" else ties_of(network.trace, task.model)
+    fixed = {name for tie in ties if tie.is_fixed for name in tie.groups}
+    if not fixed:
+        return ties
+    names = " and ".join(by for tie in ties if tie.is_fixed for by in tie.by)
+    stay = f"neurons that {names} holds at one width with others that never go"
+    if len(fixed) == len(network.groups):
+        raise NothingToRemoveError(
+            f"model must be a network with neurons that can be removed. Got one with nothing but {stay}. "
+            "Say `tie='none'`: the exported form, not the class, can hold what is left."
+        )
+    log.warning("%s stay whole: %s. `tie='none'` lets them go, without the class.", ", ".join(sorted(fixed)), stay)
+    return ties
 
 
 def _neurons_a_step(network: GatedNetwork, options: Pruning) -> int:
@@ -99,7 +124,7 @@ class Search:
 
     def run(self, goals: Sequence[Goal], config: RunConfig) -> Run:
         """Take steps until every goal is reached, by measurement where there is an artefact; then cut, prove, write."""
-        whole = self.step if self.limits.multiple_of == 1 else None
+        whole = None if self.limits.in_blocks else self.step
         whole_curve, max_latency = config.search.whole_curve, config.search.max_latency
         history = [self.start] if self.folder is None else _resumed(self.folder, self.start, whole)
         wanted = list(goals)

@@ -1,12 +1,9 @@
 """What is known of a run: its record, and what follows from it: the smaller network in every form."""
 
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
-import torch
 from torch import nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
@@ -14,25 +11,17 @@ from torch.fx import GraphModule
 from shrinknet.core.config import RunConfig
 from shrinknet.core.errors import FixedWidthError
 from shrinknet.core.folder import RunFolder
-from shrinknet.core.records import Costs, Manifest, Measures, Neuron, Plan, Step, TestResult, Verification
+from shrinknet.core.records import Costs, Manifest, Measures, Plan, Step, TestResult, Verification
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.program import Program
 from shrinknet.export.artefact import Artefact
-from shrinknet.graph.names import owner_of
 from shrinknet.graph.trace import export_program, named_tensors
-from shrinknet.graph.widths import Present
 from shrinknet.measure.evaluation import evaluate
-from shrinknet.surgery.own_module import (
-    Attributes,
-    check_own_module,
-    cut_module,
-    modules_with_windows,
-    new_attributes,
-)
-from shrinknet.surgery.proof import cut_program, verify
+from shrinknet.run.own_class import own_module, what_helps
+from shrinknet.surgery.own_module import Attributes, new_attributes
+from shrinknet.surgery.proof import verify
 from shrinknet.surgery.remove import cut_graph, kept_indices
 from shrinknet.task.task import Task
-from shrinknet.task.trees import are_alike
 
 LATENCY_ROUNDS = 200
 """One sample is run so many times for its latency."""
@@ -86,54 +75,18 @@ class Facts:
         """
         self.verification.raise_if_broken()
         try:
-            return self._own_module(self.network.present, self.cut)
+            return own_module(self.task, self.network, self.cut)
         except FixedWidthError as error:
-            raise FixedWidthError(f"{error}{self._what_to_keep()}") from error.__cause__
+            raise FixedWidthError(f"{error}{what_helps(self.task, self.network)}") from error.__cause__
 
     @property
     def fixed_width(self) -> str | None:
         """Why the user's own class does not bear the cut; None where it does."""
         try:
-            self._own_module(self.network.present, self.cut)
+            own_module(self.task, self.network, self.cut)
         except FixedWidthError as error:
             return str(error)
         return self.unfit
-
-    def _own_module(self, present: Present, cut: GraphModule) -> nn.Module:
-        kept = kept_indices(self.network.trace, present)
-        attributes = new_attributes(self.task.model, self.network.trace, cut, kept)
-        smaller = cut_module(self.task.model, kept, attributes)
-        refit, ours = named_tensors(cut), named_tensors(smaller)
-        for name in self.network.program.tensors.keys() & ours.keys():
-            ours[name].data.copy_(refit[name])
-        inputs = next(self.task.calibration.batches()).inputs
-        with torch.no_grad():
-            expected = cut_program(self.network.trace, cut, None).outputs(inputs)
-        windows = modules_with_windows(self.network.trace, present)
-        check_own_module(smaller, inputs, lambda own: are_alike(own, expected), windows)
-        return smaller
-
-    def _what_to_keep(self) -> str:
-        """Say which groups, left whole, give the class back: those that it does not bear the cut of, each by itself."""
-        removed = defaultdict[str, list[Neuron]](list)
-        for neuron in self.plan.removed:
-            removed[neuron.group].append(neuron)
-        fixed = [group for group in self.network.groups if removed[group.name] and not self._bears(removed[group.name])]
-        rest = [neuron for group in self.network.groups if group not in fixed for neuron in removed[group.name]]
-        if not fixed or not self._bears(rest):
-            return ""
-        writers = (next(part for part in group.slices if part.role == "writes") for group in fixed)
-        keep = sorted({owner_of(part.parameter) or part.parameter for part in writers})
-        return f" With `keep={keep}` the class comes back."
-
-    def _bears(self, removed: Sequence[Neuron]) -> bool:
-        """Whether the user's own module is right without some neurons."""
-        present = self.network.trace.present(tuple(removed))
-        try:
-            self._own_module(present, cut_graph(self.network.trace, present, self.network.program.tensors))
-        except FixedWidthError:
-            return False
-        return True
 
     @property
     def attributes(self) -> Attributes:

@@ -142,15 +142,17 @@ def portions_of(history: Sequence[Step], order: Sequence[Neuron]) -> list[Sequen
 
 def _allowed_counts(run: Facts, order: tuple[Neuron, ...]) -> list[int]:
     """How many may go of the order: where removals come in blocks, only whole ones."""
-    multiple_of = run.config.search.multiple_of
-    if multiple_of == 1:
+    limits = Limits(run.config.search.multiple_of, ties=run.config.ties)
+    if not limits.in_blocks:
         return list(range(len(order) + 1))
-    groups = {group.name: group for group in run.network.groups}
-    left = {name: group.width for name, group in groups.items()}
-    counts, missing = [0], dict.fromkeys(groups, 0)
+    bundles = {group.name: bundle for bundle in limits.bundles(run.network.groups) for group in bundle}
+    left = {group.name: group.width for group in run.network.groups}
+    counts, missing = [0], dict.fromkeys(left, 0)
     for count, neuron in enumerate(order, start=1):
         name = neuron.group
-        missing[name] = (missing[name] or Limits(multiple_of).block(groups[name], left[name])) - 1
+        if not missing[name]:
+            missing |= limits.block(bundles[name], left)
+        missing[name] -= 1
         left[name] -= 1
         if not any(missing.values()):
             counts.append(count)

@@ -10,6 +10,8 @@ from shrinknet.core.config import RankOptions, RunConfig, SearchOptions
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.options import recorded
 from shrinknet.core.progress import Progress, Silence
+from shrinknet.core.reading import plain
+from shrinknet.core.records import Tie
 from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.export.base import find_exporter
 from shrinknet.search.goals import Goal
@@ -80,14 +82,14 @@ class Pruning(SearchOptions, Scored):
         """What every group keeps."""
         return Limits(self.multiple_of, self.min_neurons)
 
-    def written(self, task: Task) -> RunConfig:
+    def written(self, task: Task, ties: Sequence[Tie] = ()) -> RunConfig:
         """Return what `config.json` says of the run."""
         sized = task.calibration if task.loss.couples_samples else task  # a loader's batches are part of such a loss
         return RunConfig.of({
             **recorded(self), "criterion": self.rule.name, "method": self.method, "goals": list(map(str, self.goals)),
             "guards": list(map(str, self.guards)), "artefact": self.kind, **task.facts,
             "batch_size": sized.batch_size,
-            **recorded(self.how), **(self.config or {}),
+            **({"ties": plain(ties)} if ties else {}), **recorded(self.how), **(self.config or {}),
         })  # fmt: skip
 
 

@@ -22,13 +22,15 @@ def by_units(freed: Callable[[Present, Present], float]) -> Price:
     """
 
     def price(network: GatedNetwork, limits: Limits) -> Mapping[str, float]:
-        found = {}
-        for group in network.groups:
-            alive = network.alive(group)
-            block = limits.block(group, len(alive))
+        found: dict[str, float] = {}
+        alive = {group.name: network.alive(group) for group in network.groups}
+        for bundle in limits.bundles(network.groups):
+            block = limits.block(bundle, {name: len(there) for name, there in alive.items()})
             after = network.present.copy()
-            after[network.trace.ids_of(group).start + alive[:block]] = False
-            found[group.name] = freed(network.present, after) / max(1, block)
+            for group in bundle:
+                after[network.trace.ids_of(group).start + alive[group.name][: block.get(group.name, 0)]] = False
+            each = freed(network.present, after) / max(1, sum(block.values()))
+            found |= {group.name: each for group in bundle}
         return found
 
     return price

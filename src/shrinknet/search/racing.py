@@ -63,10 +63,7 @@ def _agreement(result: RaceResult, estimates: dict[Neuron, float]) -> float:
 
 def removable(network: GatedNetwork, limits: Limits) -> list[Neuron]:
     """Return the neurons of the groups that can still lose some, in the order that breaks ties."""
-    alive = [(group, network.alive(group)) for group in network.groups]
-    return [
-        Neuron(group.name, index)
-        for group, indices in alive
-        if limits.block(group, len(indices))
-        for index in indices.tolist()
-    ]
+    alive = {group.name: network.alive(group) for group in network.groups}
+    left = {name: len(indices) for name, indices in alive.items()}
+    free = {name for bundle in limits.bundles(network.groups) for name in limits.block(bundle, left)}
+    return [Neuron(name, index) for name, indices in alive.items() if name in free for index in indices.tolist()]

@@ -2,13 +2,13 @@
 
 import heapq
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from shrinknet.core.errors import BadInputError
-from shrinknet.core.records import Group, Neuron, RaceResult
+from shrinknet.core.records import Group, Neuron, RaceResult, Tie
 from shrinknet.core.scores import Scores
 from shrinknet.engine.gates import GatedNetwork
 
@@ -45,13 +45,15 @@ class Limits:
         multiple_of: the length of every axis that shrinks with a group stays a multiple of this (8: SIMD), so that
             neurons go in blocks.
         min_neurons: at least so many neurons of each group stay.
+        ties: groups that shrink together.
 
     Raises:
-        BadInputError: one of them is no whole number of at least 1.
+        BadInputError: a number is no whole number of at least 1.
     """
 
     multiple_of: int = 1
     min_neurons: int = 1
+    ties: tuple[Tie, ...] = ()
 
     def __post_init__(self) -> None:
         for argument in ("multiple_of", "min_neurons"):
@@ -59,21 +61,45 @@ class Limits:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise BadInputError(argument, "a whole number of at least 1", repr(value), "Leave it out for 1.")
 
-    def block(self, group: Group, alive: int) -> int:
-        """Return how many of a group's neurons have to go together, `alive` being there (0: none can).
+    def bundles(self, groups: Iterable[Group]) -> list[tuple[Group, ...]]:
+        """Return the groups, those together that shrink together; none of those that stay whole."""
+        found = {group.name: group for group in groups}
+        tied = [tuple(found[name] for name in tie.groups if name in found) for tie in self.ties if not tie.is_fixed]
+        alone = found.keys() - {name for tie in self.ties for name in tie.groups}
+        together = [*tied, *((group,) for group in found.values() if group.name in alone)]
+        places = {name: place for place, name in enumerate(found)}
+        return sorted(filter(None, together), key=lambda bundle: places[bundle[0].name])
 
-        A neuron that spans s elements of an axis keeps that axis a multiple of m in steps of m / gcd(m, s).
+    def block(self, bundle: Sequence[Group], alive: Mapping[str, int]) -> dict[str, int]:
+        """Return how many neurons of each group have to go together, `alive` being there (none where they cannot).
+
+        Of groups that shrink together the same share stays: with g the greatest common divisor of their widths,
+        width / g of each go at once. A neuron that spans s elements of an axis keeps that axis a multiple of m where
+        m / gcd(m, s) go at once.
         """
-        step = 1 if self.multiple_of == 1 else self._step(group)  # counting owners takes as long as the group is wide
-        target = (alive - 1) // step * step
-        return alive - target if target >= max(1, self.min_neurons) else 0
+        parts = math.gcd(*(group.width for group in bundle))
+        each = {group.name: group.width // parts for group in bundle}
+        left = min(alive[name] // count for name, count in each.items())
+        step = math.lcm(*(self._step(group, each[group.name]) for group in bundle))
+        target = (left - 1) // step * step
+        if target < 1 or any(target * count < self.min_neurons for count in each.values()):
+            return {}
+        return {name: (left - target) * count for name, count in each.items()}
 
-    def _step(self, group: Group) -> int:
-        spans = {sum(owner >= 0 for owner in part.owners) // group.width for part in group.slices}
+    def _step(self, group: Group, at_once: int) -> int:
+        if self.multiple_of == 1:  # counting owners takes as long as the group is wide
+            return 1
+        spans = {sum(owner >= 0 for owner in part.owners) // group.width * at_once for part in group.slices}
         return math.lcm(*(self.multiple_of // math.gcd(self.multiple_of, span) for span in spans))
 
+    @property
+    def in_blocks(self) -> bool:
+        """Whether several neurons may have to go together."""
+        return self.multiple_of > 1 or any(not tie.is_fixed for tie in self.ties)
+
     def __str__(self) -> str:
-        return f"multiple_of={self.multiple_of}, min_neurons={self.min_neurons}"
+        ties = (f", {', '.join(tie.by)} tied" for tie in self.ties)
+        return f"multiple_of={self.multiple_of}, min_neurons={self.min_neurons}{''.join(ties)}"
 
 
 def takeable(
@@ -85,8 +111,9 @@ def takeable(
 ) -> Ranked:
     """Return the neurons that go next, `count` of them, while the limits hold.
 
-    Of each group the next block (one neuron, unless widths stay multiples) is the first of the order. The block goes
-    whose scores rise least for each unit that it frees; ties by the order. With blocks, at least `count` go.
+    Of each group the next block (one neuron, unless widths stay multiples or groups shrink together) is the first of
+    the order. The block goes whose scores, added up, rise least for each unit that it frees; ties by the order. With
+    blocks, at least `count` go.
 
     Args:
         network: the masked network.
@@ -96,31 +123,35 @@ def takeable(
         prices: for each group, the units that one of its neurons frees; every neuron counts the same where left out.
     """
     limits, prices = limits or Limits(), prices or {}
-    groups = {group.name: group for group in network.groups}
+    bundles = limits.bundles(network.groups)
     alive = {group.name: len(network.alive(group)) for group in network.groups}
-    queues: dict[str, list[tuple[int, Neuron, float]]] = {name: [] for name in groups}
+    queues: dict[str, list[tuple[int, Neuron, float]]] = {name: [] for name in alive}
     for place, (neuron, score) in enumerate(order):
         queues[neuron.group].append((place, neuron, score))
-    starts = dict.fromkeys(groups, 0)
-    waiting: list[tuple[float, int, str, int]] = []
+    starts = dict.fromkeys(alive, 0)
+    waiting: list[tuple[float, int, int, dict[str, int]]] = []
 
-    def offer(name: str) -> None:
-        block, start = limits.block(groups[name], alive[name]), starts[name]
-        some = queues[name][start : start + block]
-        if block and len(some) == block:
+    def of(block: dict[str, int]) -> list[tuple[int, Neuron, float]]:
+        return [one for name, size in block.items() for one in queues[name][starts[name] : starts[name] + size]]
+
+    def offer(which: int) -> None:
+        block = limits.block(bundles[which], alive)
+        some = of(block)
+        if block and len(some) == sum(block.values()):
             total = sum(score for _, _, score in some)
-            key = for_each_unit(total, block * prices.get(name, 1.0))
-            heapq.heappush(waiting, (key, some[-1][0], name, block))
+            key = for_each_unit(total, sum(size * prices.get(name, 1.0) for name, size in block.items()))
+            heapq.heappush(waiting, (key, max(place for place, _, _ in some), which, block))
 
-    for name in groups:
-        offer(name)
+    for which in range(len(bundles)):
+        offer(which)
     taken: Ranked = []
     while waiting and len(taken) < count:
-        _, _, name, block = heapq.heappop(waiting)
-        taken += [(neuron, score) for _, neuron, score in queues[name][starts[name] : starts[name] + block]]
-        starts[name] += block
-        alive[name] -= block
-        offer(name)
+        _, _, which, block = heapq.heappop(waiting)
+        taken += [(neuron, score) for _, neuron, score in of(block)]
+        for name, size in block.items():
+            starts[name] += size
+            alive[name] -= size
+        offer(which)
     return taken
 
 

@@ -192,12 +192,12 @@ def check_reachable(
 def _smallest(network: GatedNetwork, limits: Limits) -> Present:
     """The neurons that stay where every group gives all that the limits let it give."""
     present = network.present.copy()
-    for group in network.groups:
-        alive = network.alive(group)
-        left = len(alive)
-        while block := limits.block(group, left):
-            left -= block
-        present[network.trace.ids_of(group).start + alive[left:]] = False
+    left = {group.name: len(network.alive(group)) for group in network.groups}
+    for bundle in limits.bundles(network.groups):
+        while block := limits.block(bundle, left):
+            left |= {name: left[name] - size for name, size in block.items()}
+        for group in bundle:
+            present[network.trace.ids_of(group).start + network.alive(group)[left[group.name] :]] = False
     return present
 
 

@@ -1,0 +1,112 @@
+"""Whether the user's own class can hold a smaller network, and what would help where it cannot."""
+
+import logging
+from collections.abc import Sequence
+from fractions import Fraction
+
+import torch
+from torch import nn
+from torch.fx import GraphModule
+
+from shrinknet.core.errors import FixedWidthError
+from shrinknet.core.records import Group, Neuron, Tie
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.graph.names import owner_of
+from shrinknet.graph.ties import ties_of
+from shrinknet.graph.trace import named_tensors
+from shrinknet.search.rank import Limits
+from shrinknet.surgery.own_module import check_own_module, cut_module, modules_with_windows, new_attributes
+from shrinknet.surgery.proof import cut_program
+from shrinknet.surgery.remove import cut_graph, kept_indices
+from shrinknet.task.task import Task
+from shrinknet.task.trees import are_alike
+
+log = logging.getLogger(__name__)
+
+
+def own_module(task: Task, network: GatedNetwork, cut: GraphModule) -> nn.Module:
+    """Return a smaller copy of the user's own module, given the cut graph whose outputs it must give.
+
+    Raises:
+        FixedWidthError: it does not give them.
+    """
+    kept = kept_indices(network.trace, network.present)
+    smaller = cut_module(task.model, kept, new_attributes(task.model, network.trace, cut, kept))
+    refit, ours = named_tensors(cut), named_tensors(smaller)
+    for name in network.program.tensors.keys() & ours.keys():
+        ours[name].data.copy_(refit[name])
+    inputs = next(task.calibration.batches()).inputs
+    with torch.no_grad():
+        expected = cut_program(network.trace, cut, None).outputs(inputs)
+    windows = modules_with_windows(network.trace, network.present)
+    check_own_module(smaller, inputs, lambda own: are_alike(own, expected), windows)
+    return smaller
+
+
+def why_not_own(task: Task, network: GatedNetwork) -> FixedWidthError | None:
+    """Return why the user's own module cannot hold what is left of a masked network; None where it can."""
+    try:
+        own_module(task, network, cut_graph(network.trace, network.present, network.program.tensors))
+    except FixedWidthError as error:
+        return error
+    return None
+
+
+def what_helps(task: Task, network: GatedNetwork) -> str:
+    """Say what gives the class back: widths that shrink together, or groups that are left whole.
+
+    Cost: for each group one cut and one run of a batch.
+    """
+    broken = [by for tie in ties_of(network.trace, task.model) if not _holds(tie, network) for by in tie.by]
+    ties = f" With `tie='class'` the widths of {' and '.join(broken)} go together." if broken else ""
+    return ties + _what_to_keep(task, network)
+
+
+def _holds(tie: Tie, network: GatedNetwork) -> bool:
+    groups = [group for group in network.groups if group.name in tie.groups]
+    shares = {Fraction(len(network.alive(group)), group.width) for group in groups}
+    return len(shares) == 1 and not (tie.is_fixed and shares != {Fraction(1)})
+
+
+def _what_to_keep(task: Task, network: GatedNetwork) -> str:
+    """Say which groups the class does not bear the cut of, each by itself, if it comes back where they are whole."""
+    fixed = [group for group in network.groups if why_not_own(task, _cut_in(network, [group])) is not None]
+    rest = [group for group in network.groups if group not in fixed]
+    if not fixed or why_not_own(task, _cut_in(network, rest)) is not None:
+        return ""
+    writers = (next(part for part in group.slices if part.role == "writes") for group in fixed)
+    keep = sorted({owner_of(part.parameter) or part.parameter for part in writers})
+    return f" With `keep={keep}` the class comes back."
+
+
+def _cut_in(network: GatedNetwork, groups: Sequence[Group]) -> GatedNetwork:
+    """The network with all of its neurons, but for those that are gone from some groups."""
+    present = network.trace.present()
+    for group in groups:
+        ids = network.trace.ids_of(group)
+        present[ids.start : ids.stop] = network.present[ids.start : ids.stop]
+    return network.with_present(present)
+
+
+def foretell(task: Task, network: GatedNetwork, limits: Limits) -> None:
+    """Say before a search, of a little less than the whole network, that the class will not come back.
+
+    Cost: one cut and one run of a batch.
+    """
+    if isinstance(task.model, GraphModule):  # of a file: nobody's class
+        return
+    network = _a_little_less(network, limits)
+    error = why_not_own(task, network)
+    if error is not None:
+        log.warning("The model's own class will not come back. %s%s", error, what_helps(task, network))
+
+
+def _a_little_less(network: GatedNetwork, limits: Limits) -> GatedNetwork:
+    """The network without one or two blocks of each bundle, by turns, lest widths stay equal by chance."""
+    for place, bundle in enumerate(limits.bundles(network.groups)):
+        for _ in range(1 + place % 2):
+            alive = {group.name: network.alive(group) for group in bundle}
+            block = limits.block(bundle, {name: len(there) for name, there in alive.items()})
+            gone = [Neuron(name, int(index)) for name, size in block.items() for index in alive[name][:size]]
+            network = network.without(gone)
+    return network
