@@ -15,7 +15,7 @@ Clip = Literal["none", "mean", "median"]
 Quantize = Literal["none", "int8"]
 Price = Literal["neuron", "parameters", "flash", "ram", "macs", "budget"]
 Compensate = Literal["none", "mean", "least-squares", "newton"]
-TieBy = Literal["class", "none"]
+TieBy = Literal["class", "config", "none"]
 
 WEIGHTS = "weights"
 """What ships where nothing else is named: the `.safetensors` file."""
@@ -60,7 +60,9 @@ class SearchOptions(RankOptions):
     )
     min_neurons: int = option(1, "Keep at least so many neurons of each group.", least=1, do="Leave it out for 1.")
     tie: TieBy = option(
-        "class", "Let widths that a class says but once shrink together, so that the class comes back.", is_later=True
+        "class",
+        "Widths that a class (or a Hugging Face config, too) says once shrink together, so that it comes back.",
+        is_later=True,
     )
     whole_curve: bool = option(False, "Go on to the end for the whole trade-off curve.")
     artefact: str | None = option(

@@ -13,6 +13,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from shrinknet.core.records import Tie
+from shrinknet.graph.configs import axes_by_number
 from shrinknet.graph.groups import Ids
 from shrinknet.graph.operators import module_of
 from shrinknet.graph.rewrite import PIECE
@@ -30,8 +31,8 @@ class OneWidth:
     axes: Sequence[Ids | None]
 
 
-def ties_of(trace: Trace, model: nn.Module) -> tuple[Tie, ...]:
-    """Return which groups shrink together where a model's own classes say a width but once.
+def ties_of(trace: Trace, model: nn.Module, *, of_config: bool = False) -> tuple[Tie, ...]:
+    """Return which groups shrink together where a model's own classes (or its Hugging Face config) say a width once.
 
     Groups that lie along axes of one width, or beside one another along one of them, are tied, and so are those that
     are tied to the same group. An axis with elements that never go fixes them; so do widths without a common divisor.
@@ -53,7 +54,7 @@ def ties_of(trace: Trace, model: nn.Module) -> tuple[Tie, ...]:
         return ()
     names = np.array(["", *(group.name for group in trace.groups for _ in range(group.width))])
     found: list[tuple[set[str], set[str]]] = []
-    for one in [*_of_classes(trace, model), *_of_splits(trace)]:
+    for one in [*_of_classes(trace, model), *_of_splits(trace), *(_of_config(trace, model) if of_config else ())]:
         along = {str(name) for ids in one.axes for name in ([""] if ids is None else np.unique(names[ids]))}
         found = _merged(found, along, {one.by}) if along - {""} else found
     order = {group.name: place for place, group in enumerate(trace.groups)}
@@ -75,13 +76,24 @@ def _merged(found: list[tuple[set[str], set[str]]], along: set[str], by: set[str
 
 
 def _of_classes(trace: Trace, model: nn.Module) -> Iterator[OneWidth]:
-    tensors = trace.tensors
     for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
         for axes in _axes_of_one_width(module):
-            prefix = f"{name}." if name else ""
-            known = [(f"{prefix}{leaf}", axis) for leaf, axis in axes if f"{prefix}{leaf}" in tensors]
-            layouts = [trace.tensor_layouts.get(leaf, (None,) * (axis + 1))[axis] for leaf, axis in known]
-            yield OneWidth(f"{name!r} (nn.{type(module).__name__})", layouts)
+            yield _along(
+                trace, f"{name!r} (nn.{type(module).__name__})", [(prefix + leaf, axis) for leaf, axis in axes]
+            )
+
+
+def _of_config(trace: Trace, model: nn.Module) -> Iterator[OneWidth]:
+    for path, axes in axes_by_number(model).items():
+        yield _along(trace, f"{'.'.join(path)} (of {type(model.config).__name__})", axes)
+
+
+def _along(trace: Trace, by: str, axes: Sequence[Axis]) -> OneWidth:
+    """What lies along some axes of parameters, those that the graph knows."""
+    tensors = trace.tensors
+    layouts = [trace.tensor_layouts.get(name, (None,) * (axis + 1))[axis] for name, axis in axes if name in tensors]
+    return OneWidth(by, layouts)
 
 
 def _axes_of_one_width(module: nn.Module) -> Iterator[list[Axis]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from shrinknet.compensation.compensate import Compensation, compensation_of
 from shrinknet.compensation.none import NoCompensation
 from shrinknet.core.config import RunConfig
-from shrinknet.core.errors import NothingToRemoveError, RunFolderError
+from shrinknet.core.errors import BadInputError, NothingToRemoveError, RunFolderError
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.progress import Progress
 from shrinknet.core.quantities import ACCURACY
@@ -16,6 +16,7 @@ from shrinknet.core.records import Measures, Plan, Step, Tie, removed_by
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.memory import in_memory
 from shrinknet.export.artefact import Artefact
+from shrinknet.graph.configs import has_config
 from shrinknet.graph.ties import ties_of
 from shrinknet.run.choosing import check_coupling, choosing, scored_by
 from shrinknet.run.facts import finish
@@ -78,9 +79,13 @@ def _ties(network: GatedNetwork, task: Task, options: Pruning) -> tuple[Tie, ...
     """Return which groups shrink together so that the model's own class can hold what is left.
 
     Raises:
-        NothingToRemoveError: no group can shrink then.
+        BadInputError: it has no config to tie by. NothingToRemoveError: no group can shrink then.
     """
-    ties = () if options.tie == "none" else ties_of(network.trace, task.model)
+    of_config = options.tie == "config"
+    if of_config and not has_config(task.model):
+        allowed, got = "'config' for a network of transformers'", f"'config' for a {type(task.model).__name__}"
+        raise BadInputError("tie", allowed, got, "Leave it out: widths that its class says once are tied.")
+    ties = () if options.tie == "none" else ties_of(network.trace, task.model, of_config=of_config)
     fixed = {name for tie in ties if tie.is_fixed for name in tie.groups}
     if not fixed:
         return ties

@@ -1,5 +1,6 @@
 """What is known of a run: its record, and what follows from it: the smaller network in every form."""
 
+import logging
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
@@ -15,13 +16,17 @@ from shrinknet.core.records import Costs, Manifest, Measures, Plan, Step, TestRe
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.program import Program
 from shrinknet.export.artefact import Artefact
+from shrinknet.graph.configs import has_config
 from shrinknet.graph.trace import export_program, named_tensors
 from shrinknet.measure.evaluation import evaluate
-from shrinknet.run.own_class import own_module, what_helps
+from shrinknet.run.own_class import Own, own_class, what_helps
+from shrinknet.surgery.own_config import mend_config
 from shrinknet.surgery.own_module import Attributes, new_attributes
 from shrinknet.surgery.proof import verify
 from shrinknet.surgery.remove import cut_graph, kept_indices
 from shrinknet.task.task import Task
+
+log = logging.getLogger(__name__)
 
 LATENCY_ROUNDS = 200
 """One sample is run so many times for its latency."""
@@ -70,29 +75,45 @@ class Facts:
     def model(self) -> nn.Module:
         """A smaller copy of the user's own module, handed back only if it gives the cut graph's outputs.
 
+        A network of transformers' has a config that says the smaller widths, where a config can (`tie="config"`): then
+        `save_pretrained` and `from_pretrained` work.
+
         Raises:
             FixedWidthError: the model's own Python code fixes a width; `exported` is there all the same.
         """
         self.verification.raise_if_broken()
         try:
-            return own_module(self.task, self.network, self.cut)
+            smaller = self._own.module
         except FixedWidthError as error:
             raise FixedWidthError(f"{error}{what_helps(self.task, self.network)}") from error.__cause__
+        if has_config(smaller) and not mend_config(self.task.model, smaller, self.task.example_inputs):
+            log.warning(
+                "The network's config cannot say its widths, so that `from_pretrained` will not load it. "
+                "`tie='config'` ties what a config says once; `run.at` gives other sizes."
+            )
+        return smaller
 
     @property
     def fixed_width(self) -> str | None:
         """Why the user's own class does not bear the cut; None where it does."""
         try:
-            own_module(self.task, self.network, self.cut)
+            _ = self._own
         except FixedWidthError as error:
             return str(error)
         return self.unfit
 
+    @cached_property
+    def _own(self) -> Own:
+        return own_class(self.task, self.network, self.cut)
+
     @property
     def attributes(self) -> Attributes:
         """The attributes of the model's modules that hold a width, with their new values."""
-        kept = kept_indices(self.network.trace, self.network.present)
-        return new_attributes(self.task.model, self.network.trace, self.cut, kept)
+        try:
+            return self._own.attributes
+        except FixedWidthError:
+            kept = kept_indices(self.network.trace, self.network.present)
+            return new_attributes(self.task.model, self.network.trace, self.cut, kept)
 
     @cached_property
     def exported(self) -> ExportedProgram:

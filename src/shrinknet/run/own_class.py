@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain, combinations, islice
 
 import torch
 from torch import nn
@@ -15,38 +17,76 @@ from shrinknet.graph.names import owner_of
 from shrinknet.graph.ties import ties_of
 from shrinknet.graph.trace import named_tensors
 from shrinknet.search.rank import Limits
-from shrinknet.surgery.own_module import check_own_module, cut_module, modules_with_windows, new_attributes
+from shrinknet.surgery.own_module import (
+    Attributes,
+    check_own_module,
+    cut_module,
+    doubts,
+    modules_with_windows,
+    new_attributes,
+)
 from shrinknet.surgery.proof import cut_program
 from shrinknet.surgery.remove import cut_graph, kept_indices
 from shrinknet.task.task import Task
-from shrinknet.task.trees import are_alike
+from shrinknet.task.trees import Inputs, are_alike
 
 log = logging.getLogger(__name__)
 
 
-def own_module(task: Task, network: GatedNetwork, cut: GraphModule) -> nn.Module:
+MOST_TRIES = 16
+"""So often a class is tried where some attributes may be widths or not."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """A smaller copy of the user's own module, and the attributes that say its new widths."""
+
+    module: nn.Module
+    attributes: Attributes
+
+
+def own_class(task: Task, network: GatedNetwork, cut: GraphModule) -> Own:
     """Return a smaller copy of the user's own module, given the cut graph whose outputs it must give.
+
+    Where a number is a width in one place and by chance the same in another, either is tried.
 
     Raises:
         FixedWidthError: it does not give them.
+
+    Cost: one copy, and one run of a batch; some more of few rows where attributes are in doubt.
     """
     kept = kept_indices(network.trace, network.present)
-    smaller = cut_module(task.model, kept, new_attributes(task.model, network.trace, cut, kept))
-    refit, ours = named_tensors(cut), named_tensors(smaller)
-    for name in network.program.tensors.keys() & ours.keys():
-        ours[name].data.copy_(refit[name])
-    inputs = next(task.calibration.batches()).inputs
+    doubtful = doubts(task.model, network.trace, cut)
+    tries = chain.from_iterable(combinations(doubtful, count) for count in range(len(doubtful) + 1))
+    first: FixedWidthError | None = None
+    for spared in islice(tries, MOST_TRIES):
+        attributes = new_attributes(task.model, network.trace, cut, kept, spared)
+        smaller = cut_module(task.model, kept, attributes)
+        refit, ours = named_tensors(cut), named_tensors(smaller)
+        for name in network.program.tensors.keys() & ours.keys():
+            ours[name].data.copy_(refit[name])
+        try:
+            if doubtful:
+                _check(smaller, network, cut, task.example_inputs)
+            _check(smaller, network, cut, next(task.calibration.batches()).inputs)
+            return Own(smaller, attributes)
+        except FixedWidthError as error:
+            first = first or error
+    assert first is not None
+    raise first
+
+
+def _check(smaller: nn.Module, network: GatedNetwork, cut: GraphModule, inputs: Inputs) -> None:
     with torch.no_grad():
         expected = cut_program(network.trace, cut, None).outputs(inputs)
     windows = modules_with_windows(network.trace, network.present)
     check_own_module(smaller, inputs, lambda own: are_alike(own, expected), windows)
-    return smaller
 
 
 def why_not_own(task: Task, network: GatedNetwork) -> FixedWidthError | None:
     """Return why the user's own module cannot hold what is left of a masked network; None where it can."""
     try:
-        own_module(task, network, cut_graph(network.trace, network.present, network.program.tensors))
+        own_class(task, network, cut_graph(network.trace, network.present, network.program.tensors))
     except FixedWidthError as error:
         return error
     return None

@@ -2,7 +2,7 @@
 
 import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,10 @@ Attributes = dict[str, dict[str, Any]]
 """For each module, by name, the attributes that hold a width, with their new values."""
 
 Changes = Mapping[int, set[int]]
-"""What widths became: for an old width, the new ones that it turned into."""
+"""What widths became: for an old width, the new ones that it turned into, and itself where it stayed, too."""
+
+Doubt = tuple[str, str]
+"""A class and its attribute that may be a width, or a number that by chance is equal to one."""
 
 WIDTHS = {
     "out_features": ("weight", 0), "in_features": ("weight", 1), "nf": ("weight", 1), "nx": ("weight", 0),
@@ -55,23 +58,39 @@ def cut_module(model: nn.Module, kept: Kept, attributes: Attributes) -> nn.Modul
     return smaller
 
 
-def new_attributes(model: nn.Module, trace: Trace, cut: GraphModule, kept: Kept) -> Attributes:
+def new_attributes(
+    model: nn.Module, trace: Trace, cut: GraphModule, kept: Kept, spared: Collection[Doubt] = ()
+) -> Attributes:
     """Return the attributes of a model's modules that hold a width, with the widths that they have in the cut graph.
 
     Attributes of well-known names say which axis they speak of. Any other is a width where it is equal to a number
     that the module's own code wrote into the graph (a size, a number of heads), and the cut turned that number into
-    just one other.
+    just one other; unless it is `spared`.
     """
     written, weights = _written_changes(trace, cut), dict(_weight_lengths(trace, kept))
     attributes: Attributes = {}
     for name, module in model.named_modules():
         lengths = {**weights.get(name, {}), **_lengths(name, module, kept)}
-        found = {**dict(_guessed(module, written.get(name, {}))), **dict(_named(module, lengths))}
+        guessed = _guessed(module, written.get(name, {}))
+        found = {attribute: new for attribute, new in guessed if (type(module).__name__, attribute) not in spared}
+        found |= dict(_named(module, lengths))
         found |= _of_convolution(module, lengths, found.get("groups"))
         found = {attribute: value for attribute, value in found.items() if value != getattr(module, attribute)}
         if found:
             attributes[name] = found
     return attributes
+
+
+def doubts(model: nn.Module, trace: Trace, cut: GraphModule) -> list[Doubt]:
+    """Return the attributes whose number the cut changed in some places and left in others (4 heads of 4 values)."""
+    written, found = _written_changes(trace, cut), dict[Doubt, None]()
+    for name, module in model.named_modules():
+        changes = written.get(name, {})
+        for attribute, new in _guessed(module, changes):
+            old = getattr(module, attribute)
+            if new != old and old in changes.get(old, ()):
+                found[type(module).__name__, attribute] = None
+    return list(found)
 
 
 Lengths = Mapping[tuple[str, int], tuple[int, int]]
@@ -133,7 +152,8 @@ def _of_convolution(module: nn.Module, lengths: Lengths, groups: int | None) -> 
 
 def _guessed(module: nn.Module, changes: Changes) -> Iterator[tuple[str, Any]]:
     """Yield the attributes whose value is a number that became just one other, and that other."""
-    only = {before: next(iter(after)) for before, after in changes.items() if len(after) == 1}
+    others = {before: after - {before} for before, after in changes.items()}
+    only = {before: next(iter(after)) for before, after in others.items() if len(after) == 1}
     for attribute, value in vars(module).items():
         if attribute.startswith("_"):
             continue
@@ -148,7 +168,7 @@ def _is_width(value: object) -> bool:
 
 
 def _written_changes(trace: Trace, cut: GraphModule) -> dict[str, Changes]:
-    """For each module: the whole numbers in its part of the graph that the cut changed."""
+    """For each module: what became of the whole numbers in its part of the graph."""
     changed: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
     after = {node.name: node for node in cut.graph.nodes}
     for node in trace.nodes:
@@ -157,7 +177,7 @@ def _written_changes(trace: Trace, cut: GraphModule) -> dict[str, Changes]:
         if _reads_another(node, after[node.name]):  # windows laid out: how far they step is no width
             continue
         for old, new in zip(_numbers(node), _numbers(after[node.name]), strict=True):
-            if old != new and isinstance(old, int) and isinstance(new, int):
+            if _is_width(old) and _is_width(new):
                 changed[module_of(node)][old].add(new)
     return {module: dict(widths) for module, widths in changed.items()}
 
