@@ -100,6 +100,55 @@ def _in_a_new_process(name: str, folder: Path, inputs: torch.Tensor) -> torch.Te
     return load_file(folder / "outputs.safetensors")["outputs"]
 
 
+A_MODULE = """
+import torch
+from torch import nn
+import shrinknet as sn
+
+ROWS = (torch.linspace(-1, 1, 48).view(12, 4), torch.arange(12) % 3)
+
+class Net(nn.Module):
+    def __init__(self, width=8):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, width), nn.Linear(width, 3)
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x)))
+
+class Wide(Net):
+    def __init__(self, width):
+        super().__init__(width)
+
+def build():
+    return Wide(8)
+
+def prune(model, out, **options):
+    sn.prune(sn.Task(model, "cross-entropy", ROWS), "magnitude", goals=[sn.RemovedNeurons(3)], out=out, **options)
+"""
+
+
+def test_a_new_process_opens_a_run_in_its_own_class(tmp_path: Path) -> None:
+    """By the class where it takes no arguments, by the factory where not; nothing is imported unless it is trusted."""
+    (tmp_path / "of_a_stranger.py").write_text(A_MODULE)
+
+    def new_process(script: str) -> str:
+        made = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", script], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert made.returncode == 0, made.stderr
+        return made.stdout + made.stderr
+
+    new_process("import of_a_stranger as s; s.prune(s.Net(), 'net'); s.prune(s.Wide(8), 'wide')")
+    opened = "import shrinknet as sn, torch, sys; rows = torch.linspace(-1, 1, 48).view(12, 4), torch.arange(12) % 3; "
+    say = "; print(type(run.model).__qualname__, run.model.state_dict()['first.weight'].shape[0])"
+    assert new_process(f"{opened}run = sn.load('net', data=[rows], trust=True){say}") == "Net 5\n"
+    assert new_process(f"{opened}run = sn.load('wide', data=[rows], model='of_a_stranger:build'){say}") == "Wide 5\n"
+    without = new_process(f"{opened}run = sn.load('wide', data=[rows], trust=True); print(type(run.model).__name__)")
+    assert "GraphModule" in without
+    assert "stands in for the model's own class" in without
+    asked = f"{opened}run = sn.load('net', data=[rows]); print('of_a_stranger' in sys.modules)"
+    assert new_process(asked) == "False\n"
+
+
 def test_a_cut_vit_goes_on_as_an_exported_graph(tmp_path: Path) -> None:
     """nn.MultiheadAttention insists on its width: cut freely, the exported form is the one to go on with."""
     from cpu_torchvision import models

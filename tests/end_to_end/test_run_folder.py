@@ -63,7 +63,7 @@ def bits(folder: Path) -> dict[str, bytes]:
 
 
 EDITS = ["config.json", "environment.json", "groups.json", "history.csv", "plan.json", "original.pt2",
-         "verification.json", "summary.json", "answers.csv"]  # fmt: skip
+         "verification.json", "summary.json", "answers.csv", "architecture.json"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", EDITS)
@@ -434,7 +434,8 @@ def test_hundreds_of_hostile_folders(finished, tmp_path) -> None:
     """JSON and tables with values at random places replaced, hashes and seal made to fit: one sentence, or it loads."""
     draw = np.random.default_rng(0)
     planted: list[Any] = ["x", "", 10**400, -1, 1e308, True, None, [], {}, [[]], "evil:f", "1" * 5000, "../../x", 0.5]
-    jsons = ["config.json", "environment.json", "groups.json", "plan.json", "summary.json", "verification.json"]
+    jsons = ["config.json", "environment.json", "groups.json", "plan.json", "summary.json", "verification.json",
+             "architecture.json"]  # fmt: skip
     refused, folder = 0, tmp_path / "run"
     for number in range(200):
         shutil.rmtree(folder, ignore_errors=True)

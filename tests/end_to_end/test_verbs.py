@@ -99,7 +99,7 @@ def test_prune_writes_the_whole_schema(run, folder) -> None:
     assert names == {
         "config.json", "environment.json", "groups.json", "history.csv", "answers.csv", "plan.json", "model.pt2",
         "model.safetensors",
-        "verification.json", "summary.json", "original.pt2", "report", "seal.json",
+        "verification.json", "summary.json", "original.pt2", "report", "seal.json", "architecture.json",
     }  # fmt: skip
     with open(run / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -207,6 +207,10 @@ class RunFolder(SealedFolder):
         """Read what is frozen, and why."""
         return all_restored(Frozen, self.read_json("groups.json")["frozen"])
 
+    def architecture(self) -> Mapping[str, Any]:
+        """Read of which class the network is; nothing in a run of an older version."""
+        return self.read_json("architecture.json") if (self.path / "architecture.json").is_file() else {}
+
     def ending(self) -> Ending:
         """Read how the run ended."""
         return restored(Ending, self.read_json("summary.json"))

@@ -21,6 +21,7 @@ from shrinknet.loading.data import ROLES, load_data
 from shrinknet.loading.models import load_model
 from shrinknet.run.facts import finish
 from shrinknet.run.family import portions_of
+from shrinknet.run.remade import remade, trusted
 from shrinknet.run.run import Run
 from shrinknet.run.written import with_threads_of
 from shrinknet.search.steps import measure
@@ -38,7 +39,7 @@ Roles = Mapping[str, Source] | Sequence[Source]
 def load(
     folder: str | Path,
     *,
-    model: nn.Module | None = None,
+    model: nn.Module | str | None = None,
     data: str | Path | Roles | None = None,
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
     accuracy: str | Judge | None = None,
@@ -52,14 +53,15 @@ def load(
 
     Args:
         folder: what `prune(out=...)` or `shrinknet prune --out` wrote.
-        model: the network that the run began with, of your own class: `run.model` is then of that class, too. Where it
-            is left out, the exported network in the folder stands in for it.
+        model: the network that the run began with, or `package.module:factory`, which is given its weights:
+            `run.model` is then of your own class. Where it is left out, the exported network in the folder stands in
+            for it, unless the folder is trusted and its class can be made by its name.
         data: an .npz file, `package.module:factory`, or the roles themselves: {"calibration": (inputs, targets), ...},
             or in that order. Where left out, the file that the run was made with.
         loss: where the run was made with a loss of your own.
         accuracy: where the run was made with an accuracy of your own.
         metrics: where the run was made with metrics of your own; those that are not named are not measured again.
-        trust: import the data, loss, accuracy, metrics and exporter that the folder names.
+        trust: import the model's class or factory, data, loss, accuracy, metrics and exporter that the folder names.
 
     Raises:
         RunFolderError: there is no finished run, its files do not belong together, or the network is another one.
@@ -89,9 +91,12 @@ def load(
         measured = _metrics(config, trust) if metrics is None else metrics
         _check_exporters(opened, config, trust)
         stored = load_model(str(opened.path / "original.pt2")).model
-        if model is not None:
-            _check_same_weights(opened, stored, model)
-        network = stored if model is None else model
+        own = remade(model, stored) if isinstance(model, str) else model
+        if own is None and trust:
+            own = trusted(opened.architecture(), config.get("model"), stored)
+        if own is not None:
+            _check_same_weights(opened, stored, own)
+        network = stored if own is None else own
     with with_threads_of(opened.path):
         sources = (roles["calibration"], roles.get("validation"), roles.get("test"))
         task = Task(network, judged_by, *sources, _batch_size(config), accuracy, measured, output=config.get("output"))

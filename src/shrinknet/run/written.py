@@ -22,6 +22,7 @@ from shrinknet.export.weights import safetensors_bytes
 from shrinknet.graph.trace import Trace, export_program, named_tensors
 from shrinknet.report.page import write_page
 from shrinknet.run.facts import Facts, Shipped
+from shrinknet.run.remade import architecture
 from shrinknet.surgery.remove import cut_graph, kept_indices
 from shrinknet.task.task import Task
 
@@ -68,6 +69,7 @@ def write_start(folder: RunFolder, task: Task, traced: Trace) -> None:
     folder.remove(SEAL)  # under way from here on
     folder.write_json("environment.json", {**environment(), "num_threads": torch.get_num_threads()})
     folder.write_groups(traced.groups, traced.frozen)
+    folder.write_json("architecture.json", architecture(task.model))
     folder.write("original.pt2", pt2_bytes(export_program(task.model, task.example_inputs)))
 
 
