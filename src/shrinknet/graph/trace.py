@@ -186,7 +186,8 @@ def _check_names(model: nn.Module) -> None:
         if not is_tensor_name(name):
             raise BadInputError(
                 "model",
-                "a network whose modules have names without quotes, backslashes, line breaks and Python keywords",
+                "a network whose modules have names without quotes, backslashes, line breaks and Python keywords, none "
+                "of them a word that torch's graphs use, such as code or graph",
                 repr(name),
                 "Give that module another name.",
             )

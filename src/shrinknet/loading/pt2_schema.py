@@ -187,6 +187,15 @@ def is_name(text: str) -> bool:
     return re.fullmatch(r"[A-Za-z_]\w*", text, re.ASCII) is not None and not keyword.iskeyword(text)
 
 
+def is_key(text: str) -> bool:
+    """Whether a text may be the key of an input or output: a name, or a number (maps of features are numbered).
+
+    >>> is_key("logits"), is_key("0"), is_key("0]")
+    (True, True, False)
+    """
+    return is_name(text) or re.fullmatch(r"[0-9]+", text) is not None
+
+
 def is_value(text: str) -> bool:
     """Whether a text may be the name of a value: in the source of a graph, `self` is the graph."""
     return is_name(text) and text != "self"
@@ -238,7 +247,7 @@ def _branch(given: Any) -> dict[str, Any]:
         raise RefusedError(f"asks for a container of the type {kind!r}")
     has_keys = kind in ("builtins.dict", "collections.OrderedDict")
     keys = parsed(_typed(str, context, "a tree").encode()) if has_keys else None
-    if has_keys and not (isinstance(keys, list) and all(isinstance(key, str) and is_name(key) for key in keys)):
+    if has_keys and not (isinstance(keys, list) and all(isinstance(key, str) and is_key(key) for key in keys)):
         _wrong(context, "the keys of a tree")
     branches = [_branch(child) for child in _typed(list, children, "a tree")]
     return {"type": kind, "context": None if kind is None else json.dumps(keys), "children_spec": branches}
