@@ -2,15 +2,15 @@
 
 import tempfile
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from kinds import Kind
 
 import shrinknet as sn
 from shrinknet.core.errors import first_line
 from shrinknet.task.trees import called, same
-from walk.tasks import Kind
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,3 @@ def _opens(run, folder, model, batch, loss) -> None:
     with torch.no_grad():
         if not same(called(again.model, inputs), called(run.model, inputs)):
             raise ValueError("other outputs")
-
-
-def row(came: Came) -> dict[str, object]:
-    """As JSON has it."""
-    return asdict(came)

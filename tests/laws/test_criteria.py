@@ -282,11 +282,7 @@ def test_splitting_the_batches_changes_nothing(drawn: Drawn, name: str, size: in
         np.testing.assert_allclose(split.values[group], values, rtol=1e-9, atol=1e-13)
 
 
-BY_WEIGHTS = {"magnitude", "unit-obs"}
-"""They count the weights of neurons that are gone, too."""
-
-
-@pytest.mark.parametrize("name", sorted({*criterion_names()} - BY_WEIGHTS - {"random"}))
+@pytest.mark.parametrize("name", sorted({*criterion_names()} - {"random"}))
 def test_a_masked_network_is_scored_as_the_network_that_is_left_of_it(name: str) -> None:
     """Removed neurons are nowhere in the scores of the others, and score 0 themselves."""
     torch.manual_seed(0)

@@ -19,7 +19,8 @@ class UnitOBS(Criterion):
     Q are the columns of a reader's weights W that read the neuron, `H = mean x x^T + r I` over what the reader reads (a
     constant among it). That is Optimal Brain Surgeon (Hassibi and Stork 1993) for all weights of a unit at once
     (Stahlberger and Riedmiller 1997), layer by layer: one inverse for each reader. With H = I it is the squared norm of
-    the outgoing weights. Its update of the other weights is `compensate="least-squares"`; use them together.
+    the outgoing weights. Outputs that are gone do not count. Its update of the other weights is
+    `compensate="least-squares"`; use them together.
 
     Neurons that are read by something else than dense layers and convolutions cost what their other readers say.
 
@@ -52,18 +53,26 @@ class UnitOBS(Criterion):
     def _of_reader(self, network: GatedNetwork, reader: Reader, gram: Tensor) -> Tensor:
         constants = network.program.constants
         weight, bias = constants[reader.weight], None if reader.bias is None else constants[reader.bias]
-        columns = as_matrix(weight, bias).cpu()
         present = torch.from_numpy(network.present)
+        columns = as_matrix(weight, bias).cpu()[present[_outputs(network, reader)]]
         alive = torch.cat([present[reader.owners], torch.tensor([True])]).nonzero()[:, 0]
         totals = torch.zeros(len(present), dtype=torch.float64)
         if not bool(gram.diagonal()[:-1].any()):  # it reads nothing but zeros
             return totals
+        gram = gram[alive][:, alive]
         held = torch.full((len(alive),), self.ridge * float(gram.diagonal()[:-1].mean()), dtype=torch.float64)
         held[-1] = 0  # the constant is not held
-        inverse = torch.linalg.inv(gram[alive][:, alive] + torch.diag(held))
+        inverse = torch.linalg.inv(gram + torch.diag(held))
         owners = reader.owners[alive[:-1]]
         for neuron in owners.unique().tolist():
             own = (owners == neuron).nonzero()[:, 0]
             gone = columns[:, alive[own]]
             totals[neuron] = (gone @ torch.linalg.solve(inverse[own][:, own], gone.T)).trace()
         return totals
+
+
+def _outputs(network: GatedNetwork, reader: Reader) -> Tensor:
+    """The neuron id of each of a reader's outputs (0: never removed)."""
+    ids = network.trace.layouts.get(reader.weight.name, (None,))[0]
+    num_outputs = reader.weight.meta["val"].shape[0]
+    return torch.zeros(num_outputs, dtype=torch.int64) if ids is None else torch.from_numpy(ids)
