@@ -83,6 +83,21 @@ class OfSkorch:
         self.module_ = net()
 
 
+class Packs(nn.Module):
+    """Packs its rows before a recurrent layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(2, 4, batch_first=True)
+
+    def forward(self, x):
+        rows = x.view(len(x), 2, 2)
+        packed = nn.utils.rnn.pack_padded_sequence(rows, torch.full((len(x),), 2), batch_first=True)
+        return self.gru(packed)[1][0]
+
+
+LINE = r"test_model_kinds\.py, line \d+, in .*"
+
 KINDS = {
     "lazy": (lazy, "Call the model once on a batch"),
     "meta": (without_values, r"to_empty\(device='cpu'\)"),
@@ -98,9 +113,10 @@ KINDS = {
     "samples": (lambda: Computes(lambda h: h + torch.randn_like(h)), "Turn off .*sampling"),
     "drops out": (lambda: Computes(nn.functional.dropout), "functional one needs training=self.training"),
     "remembers": (Remembers, "what forward remembers"),
-    "decides": (lambda: Computes(lambda h: h if h.sum() < 1e9 else -h), "torch.where"),
+    "decides": (lambda: Computes(lambda h: h if h.sum() < 1e9 else -h), LINE + "h if h.sum.*torch.where"),
     "decides by item": (lambda: Computes(lambda h: h * (1.0 if h.sum().item() < 1e9 else 2.0)), "torch.where"),
-    "filters its rows": (lambda: Computes(lambda h: h[h.sum(1) > -1e9]), "torch.where"),
+    "filters its rows": (lambda: Computes(lambda h: h[h.sum(1) > -1e9]), LINE + "torch.where"),
+    "packs": (Packs, "Take padded rows as they are"),
     "raises what it likes": (lambda: Computes(lambda h: {}["missing"]), "The model said: 'missing'"),
     "no tensor": (
         lambda: nn.Sequential(nn.GRU(4, 3)),

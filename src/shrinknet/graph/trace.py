@@ -22,6 +22,7 @@ from shrinknet.core.turns import alone, leaving_out
 from shrinknet.graph.call import Call, Site, argument_at, find_rule, first_of, load_rules, makes_labels
 from shrinknet.graph.groups import Layout, Numbering, layout_of, solve
 from shrinknet.graph.labels import LabelStore, Slots, along
+from shrinknet.graph.lines import line_of, line_of_node, remedy_for
 from shrinknet.graph.names import is_tensor_name
 from shrinknet.graph.operators import describe
 from shrinknet.graph.rewrite import rewrite
@@ -136,8 +137,10 @@ def trace(model: nn.Module, example_inputs: Inputs | tuple[Tensor, ...]) -> Trac
 
 
 @alone()
-def export_program(model: nn.Module, example_inputs: Inputs | tuple[Tensor, ...]) -> ExportedProgram:
-    """Export a network in eval mode with a free batch size.
+def export_program(
+    model: nn.Module, example_inputs: Inputs | tuple[Tensor, ...], *, with_lines: bool = False
+) -> ExportedProgram:
+    """Export a network in eval mode with a free batch size; `with_lines` the graph knows the lines of its operators.
 
     Raises:
         BadInputError: torch.export cannot follow the network, or it fixes the number of samples.
@@ -147,24 +150,28 @@ def export_program(model: nn.Module, example_inputs: Inputs | tuple[Tensor, ...]
     few = of_each(example_inputs, lambda tensor: tensor[:EXAMPLE_BATCH])
     args, kwargs = (few, {}) if isinstance(few, tuple) else call_of(few)
     try:
-        with evaluating(model), torch.no_grad(), _quiet():
+        with evaluating(model), torch.no_grad(), _quiet(with_lines):
             batch = Dim("batch", min=1)
             shapes = (
                 row_axes(bound(model, few), batch) if isinstance(few, Arguments) else _free_batch(model, args, batch)
             )
             program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises dozens of types, torch's internal ones among them
+        line = line_of(error)
         if "data-dependent" in str(error) or type(error).__name__ == "GuardOnDataDependentSymNode":
-            raise _decides_by_values("one that decides by values what it computes") from error
+            raise _decides_by_values("one that decides by values what it computes", line) from error
+        do = "Export it yourself with dynamic_shapes=({0: Dim('batch')},) to see torch's full explanation."
         raise BadInputError(
             "model",
             "a network that torch.export can follow with a free number of samples",
-            f"{type(error).__name__}: {first_line(error)}",
-            "Export it yourself with dynamic_shapes=({0: Dim('batch')},) to see torch's full explanation.",
+            f"{type(error).__name__}: {first_line(error)}{_where(line)}",
+            remedy_for(line, do, error),
         ) from error
     for node in program.graph.nodes:
         if any(_is_unknown(size) for size in getattr(node.meta.get("val"), "shape", ())):
-            raise _decides_by_values(f"{describe(node)}, whose size the values decide")
+            if not with_lines:
+                export_program(model, example_inputs, with_lines=True)
+            raise _decides_by_values(f"{describe(node)}, whose size the values decide", line_of_node(node))
     return program
 
 
@@ -172,13 +179,18 @@ def _is_unknown(size: Any) -> bool:
     return isinstance(size, torch.SymInt) and size.node.hint is None
 
 
-def _decides_by_values(got: str) -> BadInputError:
+def _decides_by_values(got: str, line: str) -> BadInputError:
+    do = "Write item(), tolist(), if and boolean indexing on values as torch.where or a product with a mask."
     return BadInputError(
         "model",
         "a network that computes the same operators on the same sizes, whatever the values",
-        got,
-        "Write item(), tolist(), if and boolean indexing on values as torch.where or a product with a mask.",
+        got + _where(line),
+        remedy_for(line, do),
     )
+
+
+def _where(line: str) -> str:
+    return f" ({line})" if line else ""
 
 
 def _check_names(model: nn.Module) -> None:
@@ -194,7 +206,7 @@ def _check_names(model: nn.Module) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet(with_lines: bool) -> Iterator[None]:
     """Leave out what torch says of an export.
 
     No line of source is looked up for each node (a quarter of an export, and nothing here reads it). A warning goes
@@ -202,7 +214,7 @@ def _quiet() -> Iterator[None]:
     prints and logs where an export fails go too: the error says it.
     """
     before = fx.config.do_not_emit_stack_traces
-    fx.config.do_not_emit_stack_traces = True
+    fx.config.do_not_emit_stack_traces = not with_lines
     handlers = logging.getLogger("torch").handlers
     for handler in handlers:
         handler.addFilter(_silent)

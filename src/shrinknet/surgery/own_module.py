@@ -1,6 +1,5 @@
 """The user's own module, smaller: a copy with sliced tensors and attributes that say so."""
 
-import traceback
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from shrinknet.core.errors import FixedWidthError, first_line
 from shrinknet.graph.call import argument, windows_of
+from shrinknet.graph.lines import line_of
 from shrinknet.graph.operators import module_of, operator_name
 from shrinknet.graph.places import cut_windows
 from shrinknet.graph.trace import Trace
@@ -226,7 +226,7 @@ def check_own_module(
             outputs = called(smaller, inputs)
         except Exception as error:  # whatever the user's own forward raises at another width
             where = f"in {entered[-1]!r}, " if entered and entered[-1] else ""
-            raise FixedWidthError(_message(f"fixes a width ({where}{_place(error)}): {first_line(error)}")) from error
+            raise FixedWidthError(_message(f"fixes a width ({where}{line_of(error)}): {first_line(error)}")) from error
         finally:
             for hook in hooks:
                 hook.remove()
@@ -267,11 +267,3 @@ def _message(what: str) -> str:
         f"The model's own Python code {what}. "
         f"Use the exported form (run.exported, model.pt2), which is there and proven."
     )
-
-
-def _place(error: Exception) -> str:
-    """The innermost line of the user's own code."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "/torch/" not in frame.filename and frame.filename != __file__]
-    frame = (own or list(frames))[-1]
-    return f"{frame.filename}, line {frame.lineno}, in {frame.name}: {(frame.line or '').strip()!r}"
