@@ -104,7 +104,8 @@ class Facts:
 
     @cached_property
     def _own(self) -> Own:
-        return own_class(self.task, self.network, self.cut)
+        rows = self.task.example_inputs, next(self.task.calibration.batches()).inputs
+        return own_class(self.task.model, self.network, self.cut, *rows)
 
     @property
     def attributes(self) -> Attributes:

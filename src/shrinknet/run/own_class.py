@@ -45,30 +45,35 @@ class Own:
     attributes: Attributes
 
 
-def own_class(task: Task, network: GatedNetwork, cut: GraphModule) -> Own:
-    """Return a smaller copy of the user's own module, given the cut graph whose outputs it must give.
+def own_class(model: nn.Module, network: GatedNetwork, cut: GraphModule, *rows: Inputs) -> Own:
+    """Return a smaller copy of the user's own module that gives the same outputs as the cut graph.
 
     Where a number is a width in one place and by chance the same in another, either is tried.
+
+    Args:
+        model: the user's own.
+        network: it, masked.
+        cut: it, cut.
+        rows: inputs on which they are compared, the fewest first.
 
     Raises:
         FixedWidthError: it does not give them.
 
-    Cost: one copy, and one run of a batch; some more of few rows where attributes are in doubt.
+    Cost: one copy and one run of the rows; more where attributes are in doubt.
     """
     kept = kept_indices(network.trace, network.present)
-    doubtful = doubts(task.model, network.trace, cut)
+    doubtful = doubts(model, network.trace, cut)
     tries = chain.from_iterable(combinations(doubtful, count) for count in range(len(doubtful) + 1))
     first: FixedWidthError | None = None
     for spared in islice(tries, MOST_TRIES):
-        attributes = new_attributes(task.model, network.trace, cut, kept, spared)
-        smaller = cut_module(task.model, kept, attributes)
+        attributes = new_attributes(model, network.trace, cut, kept, spared)
+        smaller = cut_module(model, kept, attributes)
         refit, ours = named_tensors(cut), named_tensors(smaller)
         for name in network.program.tensors.keys() & ours.keys():
             ours[name].data.copy_(refit[name])
         try:
-            if doubtful:
-                _check(smaller, network, cut, task.example_inputs)
-            _check(smaller, network, cut, next(task.calibration.batches()).inputs)
+            for inputs in rows:
+                _check(smaller, network, cut, inputs)
             return Own(smaller, attributes)
         except FixedWidthError as error:
             first = first or error
@@ -84,9 +89,10 @@ def _check(smaller: nn.Module, network: GatedNetwork, cut: GraphModule, inputs: 
 
 
 def why_not_own(task: Task, network: GatedNetwork) -> FixedWidthError | None:
-    """Return why the user's own module cannot hold what is left of a masked network; None where it can."""
+    """Return why the user's own module cannot hold what is left of a masked network; None where two rows say it can."""
+    cut = cut_graph(network.trace, network.present, network.program.tensors)
     try:
-        own_class(task, network, cut_graph(network.trace, network.present, network.program.tensors))
+        own_class(task.model, network, cut, task.example_inputs)
     except FixedWidthError as error:
         return error
     return None
@@ -95,7 +101,7 @@ def why_not_own(task: Task, network: GatedNetwork) -> FixedWidthError | None:
 def what_helps(task: Task, network: GatedNetwork) -> str:
     """Say what gives the class back: widths that shrink together, or groups that are left whole.
 
-    Cost: for each group one cut and one run of a batch.
+    Cost: for each group one cut and one run of two rows.
     """
     broken = [by for tie in ties_of(network.trace, task.model) if not _holds(tie, network) for by in tie.by]
     ties = f" With `tie='class'` the widths of {' and '.join(broken)} go together." if broken else ""
@@ -131,7 +137,7 @@ def _cut_in(network: GatedNetwork, groups: Sequence[Group]) -> GatedNetwork:
 def foretell(task: Task, network: GatedNetwork, limits: Limits) -> None:
     """Say before a search, of a little less than the whole network, that the class will not come back.
 
-    Cost: one cut and one run of a batch.
+    Cost: one cut and one run of two rows.
     """
     if isinstance(task.model, GraphModule):  # of a file: nobody's class
         return
