@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from shrinknet.task.losses import (
+from shrinknet.task.losses import find_loss
+from shrinknet.task.per_sample import (
     ACROSS,
     OF_CANDIDATES,
     binary_cross_entropy,
     cross_entropy,
-    find_loss,
     squared_error,
     targets_across,
 )

@@ -16,7 +16,7 @@ from shrinknet.core.records import Measures, Plan, Step, removed_by
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.memory import in_memory
 from shrinknet.export.artefact import Artefact
-from shrinknet.run.choosing import check_coupling, choosing, scored_by
+from shrinknet.run.choosing import check_loss, choosing, scored_by
 from shrinknet.run.facts import finish
 from shrinknet.run.family import is_far_below, judged, least_pruned, misses, next_wanted
 from shrinknet.run.noise import check_slopes
@@ -40,7 +40,7 @@ MOST_STEPS = 1000
 def search(task: Task, options: Pruning) -> Run:
     """Prune a task's network as the options say (see `shrinknet.prune`)."""
     criterion, scoring, limits, goals = options.rule, options.how, options.limits, options.goals
-    check_coupling(task, criterion, scoring, options.compensate)
+    check_loss(task, criterion, scoring, options.compensate)
     network = gated(task, options.keep, options.only, scoring)
     step = options.step or _neurons_a_step(network, options)
     options = replace(options, step=step)
