@@ -91,7 +91,7 @@ def _loss_of(model: nn.Module, batch: Batch, row: int) -> Tensor:
         try:
             outputs = model(*args, **kwargs, **named)
         except Exception as error:  # the user's own forward
-            raise _no_loss(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+            raise _no_loss(f"{type(error).__name__}: {error}".splitlines()[0].rstrip(".")) from error
     loss = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise _no_loss("none")
