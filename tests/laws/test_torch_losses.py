@@ -303,3 +303,31 @@ def test_targets_of_the_wrong_kind_are_one_sentence(case: str) -> None:
     model, loss, rows, sentence = BAD[case]
     with pytest.raises(sn.BadInputError, match=sentence):
         sn.Task(model, loss, rows)
+
+
+class Steps(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 5), nn.Linear(5, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.body(x))).log_softmax(-1)
+
+
+def test_ctc_is_ablated_and_has_slopes_and_second_derivatives_are_refused_in_a_sentence() -> None:
+    torch.manual_seed(0)
+    model, steps = Steps().double(), torch.randn(N, 7, 3).double()
+    task = sn.Task(model, nn.CTCLoss(), (steps, (WORDS, torch.full((N,), 7), LENGTHS)))
+    loss = nn.CTCLoss()
+    with torch.no_grad():
+        found = dict(sn.rank(task))
+        before = loss(model(steps).transpose(0, 1), WORDS, torch.full((N,), 7), LENGTHS)
+        model.head.weight[:, 2] = 0
+        after = loss(model(steps).transpose(0, 1), WORDS, torch.full((N,), 7), LENGTHS)
+    assert found[sn.Neuron("body", 2)] == pytest.approx(float(after - before), rel=1e-9)
+    assert any(score for _, score in sn.rank(task, "taylor-1"))
+    for criterion in ("taylor-2", "gauss-newton"):
+        with pytest.raises(
+            sn.BadInputError, match=r"must be one whose derivatives torch has, .* Got derivative for aten::_ctc"
+        ):
+            sn.rank(task, criterion)

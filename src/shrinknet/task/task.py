@@ -47,8 +47,12 @@ class Task:
 
     Args:
         model: any `nn.Module`; samples lie along the first axis of each tensor that it takes and returns.
-        loss: "cross-entropy", "squared-error", "binary-cross-entropy" (of logits), or a function
-            `(outputs, targets) -> [num_samples]`; it is given what the network returns, as it is.
+        loss: a name ("cross-entropy", "binary-cross-entropy" of logits, "squared-error", "mean-squared-error",
+            "absolute-error", "huber", "next-token", "each-token"); a loss of `torch.nn` or `torch.nn.functional` with
+            any `reduction`, rebuilt to give one value for each sample (see `shrinknet.task.torch_losses`); or a
+            function `(outputs, targets) -> [num_samples]`, which is given what the network returns, as it is.
+            "own-answers" is the distance from the network's own outputs and needs no targets: roles are then inputs
+            alone. "own-loss" is the loss that a network (one of Hugging Face) computes from labels itself.
         calibration: the rows that scores are computed on.
         validation: the rows that guards look at (needed only for guards).
         test: the rows that nothing looks at but the last line of the report.
@@ -56,8 +60,9 @@ class Task:
             speed and memory, never a result beyond rounding.
         accuracy: which rows are right. The built-in losses say so themselves where targets are classes; with a loss of
             your own: "argmax" (the largest output is the class), "threshold" (logits above 0 are 1; of several, all
-            must be right), or a function `(outputs, targets) -> [num_samples]` of numbers from 0 to 1. There is none
-            where it is left out, and guards on it are refused.
+            must be right), "agreement" (the largest output is that of the own answers), or a function
+            `(outputs, targets) -> [num_samples]` of numbers from 0 to 1. There is none where it is left out, and guards
+            on it are refused.
         metrics: what else a network is measured by, on validation and test data, over the whole role: names ("top-5",
             "balanced-accuracy", "f1", "mean-iou", "perplexity", "mean-absolute-error", "r2"), objects with `update`,
             `compute` and `reset` (a `torchmetrics.Metric`), functions of outputs and targets that give a number for
