@@ -11,7 +11,7 @@ from shrinknet.core.records import Neuron, RaceResult
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import gated
 from shrinknet.engine.memory import in_memory
-from shrinknet.run.choosing import check_coupling, is_race, race_of, scored_by
+from shrinknet.run.choosing import check_loss, is_race, race_of, scored_by
 from shrinknet.run.driver import search
 from shrinknet.run.noise import check_slopes
 from shrinknet.run.options import Pruning, Ranking
@@ -54,7 +54,7 @@ def rank(task: Task, options: Ranking) -> list[tuple[Neuron, float]]:
             "confidence and screen", "left out for an order of all neurons",
             f"{scoring.confidence} and {scoring.screen}", "Ask for the `first` few alone, by a race.",
         )  # fmt: skip
-    check_coupling(task, options.rule, scoring)
+    check_loss(task, options.rule, scoring)
     network = gated(task, options.keep, options.only, scoring)
     task = in_memory(task, network)
     with scoring.arithmetic():
@@ -101,7 +101,7 @@ def race(
     if not is_race(scoring):
         scoring = replace(scoring, confidence=DEFAULT_CONFIDENCE)
     ablation = find_criterion("ablation")
-    check_coupling(task, ablation, scoring)
+    check_loss(task, ablation, scoring)
     network = gated(task, scope.keep, scope.only, scoring)
     if isinstance(first, bool) or not isinstance(first, int) or not 1 <= first < network.trace.num_neurons:
         allowed = f"a whole number from 1 to {network.trace.num_neurons - 1}, one less than there are neurons"

@@ -57,6 +57,11 @@ def test_every_kind_of_task_is_pruned_as_the_page_says(tmp_path) -> None:
     run_python("\n".join([page[0], *(f"{block}\n{found}" for block in page[1:-1]), page[-1]]), tmp_path)
 
 
+def test_every_loss_is_taken_as_the_page_says(tmp_path) -> None:
+    found = "assert run.verification.holds and all(one.is_met for one in runs)"
+    run_python("\n".join([*blocks(DOCS / "how-to" / "losses.md", "python"), found]), tmp_path)
+
+
 def test_a_criterion_of_one_small_file_works_as_the_page_says(tmp_path) -> None:
     code = "\n".join(blocks(DOCS / "how-to" / "criterion.md", "python"))
     code += """

@@ -24,7 +24,8 @@ from shrinknet.engine.racing import Rises, _contender, half_width, parts_of, rac
 from shrinknet.engine.replay import Replay
 from shrinknet.engine.route import route
 from shrinknet.task.data import Batch
-from shrinknet.task.losses import ACROSS, find_loss, targets_across
+from shrinknet.task.losses import find_loss
+from shrinknet.task.per_sample import ACROSS, targets_across
 from shrinknet.task.trees import leaves_of
 
 

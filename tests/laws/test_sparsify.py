@@ -28,7 +28,7 @@ from shrinknet.sparsify.methods.undecayed_pruning import OneShot, mean_slopes
 from shrinknet.sparsify.schedules import Phases, Ramp, exponential
 from shrinknet.sparsify.to_plan import to_plan
 from shrinknet.sparsify.training import Training
-from shrinknet.task.losses import cross_entropy
+from shrinknet.task.per_sample import cross_entropy
 
 STEPS = 24
 ROWS = torch.rand(48, 1, 8, 8), torch.arange(48) % 3

@@ -99,7 +99,7 @@ def test_who_asks_gets_the_accuracy_asked_for() -> None:
 
 
 WRONG = {
-    "a name that is none": (gaussian, ZERO_ONE, "top-5", "accuracy must be the name of an accuracy. Got 'top-5'. There are: argmax, threshold."),
+    "a name that is none": (gaussian, ZERO_ONE, "top-5", "accuracy must be the name of an accuracy. Got 'top-5'. There are: agreement, argmax, threshold."),
     "argmax of counts": (gaussian, torch.arange(60), "argmax", "calibration targets must be classes from 0 to 1. Got class 2."),
     "argmax of values": (lambda o, t: (o[:, 0] - t).square(), X[:, 0], "argmax",
                          "calibration targets must be one class for each row of outputs [N, C] where accuracy is 'argmax'. Got float32 of shape [N]"),

@@ -4,12 +4,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from shrinknet.task.losses import (
+from shrinknet.task.losses import find_loss
+from shrinknet.task.per_sample import (
     ACROSS,
     OF_CANDIDATES,
     binary_cross_entropy,
     cross_entropy,
-    find_loss,
+    cross_entropy_of_counted,
+    each_token,
+    next_token,
     squared_error,
     targets_across,
 )
@@ -67,15 +70,28 @@ def test_binary_cross_entropy_is_torchs_own(rest: tuple[int, ...], wanted: tuple
             torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", ["cross-entropy", "squared-error", "binary-cross-entropy"])
+OF_CLASSES = ("cross-entropy", "squared-error")
+OF_NUMBERS = ("binary-cross-entropy", "absolute-error", "huber", "mean-squared-error", "own-answers-kl")
+
+
+@pytest.mark.parametrize("name", [*OF_CLASSES, *OF_NUMBERS])
 def test_every_built_in_loss_is_the_same_with_samples_last(name: str) -> None:
     loss, outputs = find_loss(name), torch.randn(3, 6, 4, dtype=torch.float64) * 30
     for targets in (torch.randint(0, 4, (6,)), torch.rand(6, 4, dtype=torch.float64).softmax(1)):
-        if name == "binary-cross-entropy" and targets.dim() == 1:
-            targets = torch.randint(0, 2, (6, 4))
+        if name in OF_NUMBERS and targets.dim() == 1:
+            targets = torch.randint(0, 2, (6, 4)).double()
         across = ACROSS[loss.of](outputs.transpose(1, 2), targets_across(targets, outputs[0]))
         torch.testing.assert_close(across, loss.of_candidates(outputs, targets), rtol=1e-12, atol=1e-12)
-    assert ACROSS.keys() == OF_CANDIDATES.keys()
+        apart = torch.stack([loss.of(one, targets) for one in outputs])
+        torch.testing.assert_close(across, apart, rtol=1e-12, atol=1e-12)
+    assert OF_CANDIDATES.keys() - ACROSS.keys() == {next_token, each_token}  # their outputs have three axes
+
+
+def test_a_class_that_is_ignored_costs_nothing_with_samples_last_either() -> None:
+    outputs, targets = torch.randn(3, 6, 4, dtype=torch.float64), torch.tensor([0, -100, 2, 3, -100, 1])
+    across = ACROSS[cross_entropy_of_counted](outputs.transpose(1, 2), targets_across(targets, outputs[0]))
+    torch.testing.assert_close(across, cross_entropy_of_counted(outputs, targets), rtol=1e-12, atol=1e-12)
+    assert across[:, [1, 4]].abs().max() == 0
 
 
 @pytest.mark.parametrize("positions", [(4,), (3, 3)])

@@ -24,7 +24,7 @@ from shrinknet.sparsify.methods.skeletonization import Skeletonization
 from shrinknet.sparsify.methods.undecayed_pruning import OneShot
 from shrinknet.sparsify.schedules import Phases
 from shrinknet.sparsify.stored import load_sparse, product_times, sparse_bytes
-from shrinknet.task.losses import cross_entropy
+from shrinknet.task.per_sample import cross_entropy
 
 
 def dense() -> nn.Sequential:

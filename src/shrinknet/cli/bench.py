@@ -24,13 +24,19 @@ from shrinknet.task.task import Task, evaluating
 
 PASSES_TIMED = 8
 
+OF_TOKENS = ("next-token", "each-token")
+OF_CLASSES = ("cross-entropy", *OF_TOKENS)
+"""Losses whose targets are classes; those of others are numbers of the outputs' shape."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchFlags(ModelFlags, Scope):
     """What is timed, and of what machine it is spoken."""
 
     loss: str = option(
-        "cross-entropy", "cross-entropy, squared-error, binary-cross-entropy, or package.module:function."
+        "cross-entropy",
+        "cross-entropy, binary-cross-entropy, squared-error, absolute-error, huber, next-token, own-answers ..., or "
+        "package.module:function.",
     )
     samples: int = option(256, "How many samples.", least=2)
     plan: bool = option(False, "Say what it would cost, without doing it.")
@@ -83,10 +89,12 @@ def _random_task(model: torch.nn.Module, example: Tensor, samples: int, loss: st
     inputs = torch.rand(shape).to(example.dtype) if example.is_floating_point() else example[:1].expand(shape).clone()
     with torch.no_grad(), evaluating(model):
         outputs = model(example[:2] if len(example) > 1 else example.expand(2, *example.shape[1:]))
-    if loss in ("squared-error", "binary-cross-entropy"):
-        targets = torch.rand(samples, *outputs.shape[1:]).to(outputs.dtype)
+    if loss in OF_CLASSES:
+        classes = -1 if loss in OF_TOKENS else 1
+        shape = outputs[:1].movedim(classes, 1)[:, 0].shape
+        targets = torch.randint(0, outputs.shape[classes], (samples, *shape[1:]))
     else:
-        targets = torch.randint(0, outputs.shape[1], (samples, *outputs.shape[2:]))
+        targets = torch.rand(samples, *outputs.shape[1:]).to(outputs.dtype)
     return task_of(model, {"calibration": (inputs, targets)}, loss, DEFAULT_BATCH_SIZE)
 
 

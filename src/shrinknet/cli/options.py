@@ -47,9 +47,13 @@ class LossFlags(ModelFlags):
     """What a model is measured by."""
 
     loss: str = option(
-        "cross-entropy", "cross-entropy, squared-error, binary-cross-entropy, or package.module:function."
+        "cross-entropy",
+        "cross-entropy, binary-cross-entropy, squared-error, absolute-error, huber, next-token, own-answers ..., or "
+        "package.module:function.",
     )
-    accuracy: str | None = option(None, "argmax, threshold, or package.module:function; the loss's own where left out.")
+    accuracy: str | None = option(
+        None, "argmax, threshold, agreement, or package.module:function; the loss's own where left out."
+    )
     output: str | None = option(None, "Of several outputs the one that the loss is given: its key, or its number.")
     metrics: Sequence[str] = option(
         (), "What else to measure: top-5, f1, mean-iou ..., or package.module:Class (may be repeated).", flag="metric"

@@ -15,6 +15,7 @@ from shrinknet.cli.words import said
 from shrinknet.core.config import SearchOptions
 from shrinknet.report import summary
 from shrinknet.run.run import Run
+from shrinknet.task.losses import LOSSES
 from shrinknet.task.scoring import Scoring
 
 
@@ -41,6 +42,8 @@ def command(
         "model": source_of(model), "weights": source_of(given.weights), "data": source_of(data), "loss": given.loss,
         "model_sha256": _hash(model), "weights_sha256": _hash(given.weights), "data_sha256": _hash(data),
     }  # fmt: skip
+    if task.loss.name in LOSSES:
+        sources["loss"] = task.loss.name  # what the network's own answers or loss were found to mean
     if given.accuracy is not None:
         sources["accuracy"] = given.accuracy
     asked = replace(options, artefact=artefact_kind(options, wanted))

@@ -1,6 +1,7 @@
 """What a criterion is: it begins with the network, sums over batches, and concludes (design 4.3)."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any, ClassVar, final
@@ -110,8 +111,21 @@ class Criterion:
         """Return what the batch of that number says, in float64 on the CPU: the same here and in every worker."""
         if batch.number != number:
             batch = Batch(batch.inputs, batch.targets, number, batch.origin)
-        with torch.no_grad():
+        with torch.no_grad(), self._derivatives_told():
             return {name: value.detach().double().cpu() for name, value in self.observe(state, batch).items()}
+
+    @contextmanager
+    def _derivatives_told(self) -> Iterator[None]:
+        """Say in one sentence that torch has no second derivative of an operator, such as CTC."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not ("derivative for" in str(error) and "not implemented" in str(error)):
+                raise
+            raise BadInputError(
+                f"criterion={self.name!r}", "one whose derivatives torch has, of this network and loss",
+                str(error).splitlines()[0].rstrip("."), "Use `criterion='ablation'`, which takes none.",
+            ) from error  # fmt: skip
 
 
 def scored(criterion: Criterion, network: GatedNetwork, look: Look) -> Scores:

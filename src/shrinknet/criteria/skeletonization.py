@@ -11,6 +11,7 @@ from shrinknet.criteria.base import Criterion, Statistics, Sums, by_batch, mean_
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.task.data import Batch
 from shrinknet.task.losses import Loss
+from shrinknet.task.per_sample import classes_first, of_the_next
 
 KEPT = 0.8
 """What the paper keeps of the relevance so far at each presentation of a pattern."""
@@ -103,5 +104,16 @@ def _after_sigmoid(outputs: Tensor, targets: Tensor) -> Tensor:
     return linear_error(outputs.sigmoid(), targets)
 
 
-AFTER = {"cross-entropy": _after_softmax, "binary-cross-entropy": _after_sigmoid}
+def _of_each_token(outputs: Tensor, targets: Tensor) -> Tensor:
+    return _after_softmax(*classes_first(outputs, targets))
+
+
+def _of_the_next_token(outputs: Tensor, targets: Tensor) -> Tensor:
+    return _after_softmax(*of_the_next(outputs, targets))
+
+
+AFTER = {
+    "cross-entropy": _after_softmax, "binary-cross-entropy": _after_sigmoid, "each-token": _of_each_token,
+    "next-token": _of_the_next_token,
+}  # fmt: skip
 """Losses of logits: the linear error is that of the probabilities."""

@@ -21,7 +21,8 @@ from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.passes import Layouts, Passes, Values
 from shrinknet.engine.route import Route
 from shrinknet.graph.operators import is_elementwise, operator_name
-from shrinknet.task.losses import ACROSS, Loss, targets_across
+from shrinknet.task.losses import Loss
+from shrinknet.task.per_sample import ACROSS, targets_across
 
 CHUNK_ELEMENTS = 2**20
 """Candidates x outputs x samples at once, where nothing is fused: what the caches hold."""

@@ -30,8 +30,9 @@ def load_data(spec: str, seed: int = 0) -> dict[str, Source]:
     """Load the three roles of data.
 
     An .npz file has `inputs` [N, ...] (or an array for each argument of the network's `forward`, by its name),
-    `targets` [N] or [N, ...] and optionally `split` [N] (0 calibration, 1 validation, 2 test); without it the rows are
-    divided 60/20/20 by a shuffle with that seed, and the log says so.
+    `targets` [N] or [N, ...] (none where the loss is of the network's own answers) and optionally `split` [N] (0
+    calibration, 1 validation, 2 test); without it the rows are divided 60/20/20 by a shuffle with that seed, and the
+    log says so.
     `package.module:factory` returns a mapping from roles to data, or a tuple in that order.
 
     Raises:
@@ -62,14 +63,14 @@ def _from_factory(spec: str) -> dict[str, Source]:
 def _from_npz(path: Path, seed: int) -> dict[str, Source]:
     arrays = _arrays(path)
     given = {name: array for name, array in arrays.items() if name != "split"}
-    if "targets" not in given or len(given) < 2:
+    if not given.keys() - {"targets"}:
         raise BadInputError(
             "data",
             "an .npz file with arrays 'inputs' and 'targets', or one for each argument of the network beside 'targets'",
             f"{str(path)!r} with {sorted(arrays)}",
             "Save it with np.savez(path, inputs=..., targets=...).",
         )
-    count = len(given["targets"])
+    count = len(given.get("targets", next(iter(given.values()))))
     if odd := next((name for name, array in given.items() if len(array) != count), None):
         raise BadInputError(
             "data",
@@ -150,4 +151,6 @@ def _rows(arrays: Mapping[str, Any], split: Any, number: int, role: str) -> Sour
             "Give each role some rows.",
         )
     rows = {name: torch.from_numpy(array[chosen]) for name, array in arrays.items()}
-    return (rows["inputs"], rows["targets"]) if rows.keys() == {"inputs", "targets"} else rows
+    if "inputs" in rows and rows.keys() <= {"inputs", "targets"}:
+        return rows["inputs"] if len(rows) == 1 else (rows["inputs"], rows["targets"])
+    return rows

@@ -14,6 +14,7 @@ from shrinknet.task.accuracy import judged
 from shrinknet.task.data import Batch, Data
 from shrinknet.task.losses import Loss
 from shrinknet.task.metrics import Computation, Measured
+from shrinknet.task.per_sample import IGNORED
 from shrinknet.task.trees import Inputs, tensors_of
 
 
@@ -21,7 +22,8 @@ from shrinknet.task.trees import Inputs, tensors_of
 class Evaluation:
     """The mean loss over samples, and each metric; accuracy is one where the loss defines it or the user asked for it.
 
-    Recalls and `answers` [samples, 2], the class of each sample and its answer, are there where each has one class.
+    Recalls and `answers` [samples, 2], the class of each sample and its answer, are there where each has one class;
+    samples of class -100 count for no accuracy and no recall, and there are no answers then.
     """
 
     loss: float
@@ -54,10 +56,10 @@ def evaluate_batches(
             outputs = outputs_of(batch)
             total += float(loss.each(outputs, batch.targets).sum(dtype=torch.float64))
             num_samples += len(batch)
-            given = loss.read(outputs)
+            given, targets = loss.compared(outputs, batch.targets)
             num_classes = max([num_classes, *(size for one in tensors_of(given) for size in one.shape[1:2])])
-            rows.append(judged(loss.accuracy, given, batch.targets))
-            computation.update(given, batch.targets)
+            rows.append(judged(loss.accuracy, given, targets))
+            computation.update(given, targets)
     found, figures = [one.cpu() for one in rows if one is not None], computation.values()
     if len(found) < len(rows):
         return Evaluation(total / num_samples, figures, None, num_samples)
@@ -65,8 +67,10 @@ def evaluate_batches(
     if judgement.dim() == 1:
         accuracy = float(judgement.double().mean())
         return Evaluation(total / num_samples, {ACCURACY.name: accuracy, **figures}, None, num_samples)
-    recalls, accuracy = _shares_right(judgement, num_classes)
-    return Evaluation(total / num_samples, {ACCURACY.name: accuracy, **figures}, recalls, num_samples, judgement)
+    counted = judgement[judgement[:, 0] != IGNORED]
+    recalls, accuracy = _shares_right(counted, num_classes)
+    answers = judgement if len(counted) == len(judgement) else None
+    return Evaluation(total / num_samples, {ACCURACY.name: accuracy, **figures}, recalls, num_samples, answers)
 
 
 def other_answers(before: Evaluation | None, after: Evaluation | None) -> tuple[Answer, ...] | None:

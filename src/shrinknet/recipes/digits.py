@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shrinknet.recipes.training import train_epochs
-from shrinknet.task.losses import cross_entropy
+from shrinknet.task.per_sample import cross_entropy
 
 EPOCHS = 30
 

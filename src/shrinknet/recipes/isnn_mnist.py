@@ -19,7 +19,7 @@ from shrinknet.recipes.files import Files
 from shrinknet.recipes.mnist import paper_subset
 from shrinknet.recipes.training import train_epochs, train_until
 from shrinknet.run.run import Run
-from shrinknet.task.losses import squared_error
+from shrinknet.task.per_sample import squared_error
 from shrinknet.task.task import Task
 
 MOST_EPOCHS = 80

@@ -15,7 +15,7 @@ from shrinknet.recipes.files import Files, Rows
 from shrinknet.recipes.nets import dense, split
 from shrinknet.report.pictures import COLOURS, GREY, legend, png, sheet
 from shrinknet.sparsify.training import Training
-from shrinknet.task.losses import cross_entropy
+from shrinknet.task.per_sample import cross_entropy
 from shrinknet.task.task import Task
 
 ROWS, SCORED = 12_000, 4_000

@@ -17,7 +17,7 @@ from shrinknet.sparsify.methods.undecayed_pruning import OneShot
 from shrinknet.sparsify.schedules import cosine
 from shrinknet.sparsify.stored import product_times
 from shrinknet.sparsify.training import Training, mean_loss
-from shrinknet.task.losses import cross_entropy
+from shrinknet.task.per_sample import cross_entropy
 
 LENGTH = 64
 BATCH = 64

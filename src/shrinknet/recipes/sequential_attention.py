@@ -18,7 +18,7 @@ from shrinknet.sparsify.methods.acdc import AlternatingCompression
 from shrinknet.sparsify.methods.sequential_attention import SequentialAttention
 from shrinknet.sparsify.methods.undecayed_pruning import OneShot
 from shrinknet.sparsify.training import accuracy, mean_loss
-from shrinknet.task.losses import cross_entropy
+from shrinknet.task.per_sample import cross_entropy
 
 SEEDS = 5
 SPARSITIES = (0.90, 0.97, 0.99)

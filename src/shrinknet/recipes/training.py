@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from shrinknet.sparsify.base import Sparsifier
 from shrinknet.sparsify.training import Augment, Rows, Training
-from shrinknet.task.losses import PerSample, cross_entropy
+from shrinknet.task.per_sample import PerSample, cross_entropy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

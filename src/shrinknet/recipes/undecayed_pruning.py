@@ -18,7 +18,7 @@ from shrinknet.recipes.training import Course, sgd
 from shrinknet.report.pictures import COLOURS, GREY, legend, png, sheet
 from shrinknet.sparsify.methods.undecayed_pruning import OneShot, mean_slopes
 from shrinknet.sparsify.training import accuracy
-from shrinknet.task.losses import cross_entropy
+from shrinknet.task.per_sample import cross_entropy
 
 SEEDS = 10
 ASKED = 5

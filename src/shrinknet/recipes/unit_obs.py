@@ -18,7 +18,7 @@ from shrinknet.report.pictures import COLOURS, legend, png, sheet
 from shrinknet.search.goals import RemovedNeurons
 from shrinknet.sparsify.methods.skeletonization import Skeletonization
 from shrinknet.sparsify.training import Training, accuracy, mean_loss
-from shrinknet.task.losses import squared_error
+from shrinknet.task.per_sample import squared_error
 from shrinknet.task.task import Task
 
 SEEDS = 3

@@ -18,7 +18,7 @@ from shrinknet.engine.memory import in_memory
 from shrinknet.export.artefact import Artefact
 from shrinknet.graph.configs import has_config
 from shrinknet.graph.ties import ties_of
-from shrinknet.run.choosing import check_coupling, choosing, scored_by
+from shrinknet.run.choosing import check_loss, choosing, scored_by
 from shrinknet.run.facts import finish
 from shrinknet.run.family import is_far_below, judged, least_pruned, misses, next_wanted
 from shrinknet.run.noise import check_slopes
@@ -43,7 +43,7 @@ MOST_STEPS = 1000
 def search(task: Task, options: Pruning) -> Run:
     """Prune a task's network as the options say (see `shrinknet.prune`)."""
     criterion, scoring, goals = options.rule, options.how, options.goals
-    check_coupling(task, criterion, scoring, options.compensate)
+    check_loss(task, criterion, scoring, options.compensate)
     network = gated(task, options.keep, options.only, scoring)
     limits = replace(options.limits, ties=_ties(network, task, options))
     foretell(task, network, limits)

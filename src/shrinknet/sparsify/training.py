@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from shrinknet.core.errors import RunFolderError
 from shrinknet.sparsify.base import Sparsifier
 from shrinknet.sparsify.states import load_optimizer, optimizer_state
-from shrinknet.task.losses import PerSample
+from shrinknet.task.per_sample import PerSample
 
 Rows = tuple[Tensor, Tensor]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -41,7 +41,7 @@ class Training:
             that a training that was broken off ends in the same bits.
         only_whole: leave out the rows of an epoch that fill no batch.
 
-    >>> from shrinknet.task.losses import squared_error
+    >>> from shrinknet.task.per_sample import squared_error
     >>> model = nn.Linear(2, 1)
     >>> rows = torch.ones(8, 2), torch.ones(8, 1)
     >>> training = Training(model, squared_error, rows, torch.optim.SGD(model.parameters(), 0.1), 4, 0, num_epochs=3)

@@ -56,6 +56,17 @@ def threshold(outputs: Tensor, targets: Tensor) -> Tensor | None:
     return pairs[:, 0] if pairs.shape[1] == 1 else (pairs[..., 0] == pairs[..., 1]).all(1)
 
 
+def agreement(outputs: Tensor, targets: Tensor) -> Tensor | None:
+    """Return where the targets of each row are largest, and where its outputs are; None where either is no row [C].
+
+    >>> agreement(torch.tensor([[0.1, 0.9]]), torch.tensor([[2.0, -1.0]]))
+    tensor([[0, 1]])
+    """
+    if not targets.is_floating_point() or outputs.dim() != 2 or targets.shape != outputs.shape:
+        return None
+    return torch.stack([targets.argmax(1), outputs.argmax(1)], 1)
+
+
 def nobody_says(outputs: Tensor, targets: Tensor) -> None:
     """Return None: the accuracy that a run was made with is a function that is not at hand."""
 
@@ -71,7 +82,7 @@ def import_path(function: object) -> str | None:
     return f"{module}:{name}" if is_found else None
 
 
-ASKED: dict[str, Judge] = {"argmax": argmax, "threshold": threshold}
+ASKED: dict[str, Judge] = {"argmax": argmax, "threshold": threshold, "agreement": agreement}
 """The accuracies that can be asked for by name."""
 
 

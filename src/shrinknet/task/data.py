@@ -5,6 +5,7 @@ Inputs and targets are trees of tensors (see `trees`); `unpack` says what a batc
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, is_dataclass, replace
+from operator import itemgetter
 from typing import Any, cast
 
 import numpy as np
@@ -100,7 +101,7 @@ class Table(Dataset[Part]):
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The rows of one role (calibration, validation or test)."""
+    """The rows of one role (calibration, validation or test); `answers`, a row for each, take the place of targets."""
 
     role: str
     dataset: Dataset[Any]
@@ -109,6 +110,7 @@ class Data:
     dtype: torch.dtype
     loader: DataLoader[Any] | None = None
     unpack: Unpack = by_place
+    answers: Any = None
     _in_memory: list[Batch] = field(default_factory=list, init=False, compare=False, repr=False)
     _origin: Origin = field(default_factory=Origin, init=False, compare=False, repr=False)
 
@@ -212,9 +214,17 @@ class Data:
 
     def _with(self, dataset: Dataset[Any], rows: Tensor) -> "Data":
         chosen = Table(*dataset[rows]) if type(dataset) is Table else Subset(dataset, rows.tolist())
-        return replace(self, dataset=chosen)
+        return replace(self, dataset=chosen, answers=of_each(self.answers, lambda tensor: tensor[rows]))
 
     def _raw_batches(self) -> Iterator[Part]:
+        """Inputs and targets as they are given, or answers in the place of targets."""
+        start = 0
+        for inputs, targets in self._given():
+            rows = slice(start, start + len(inputs))
+            yield inputs, targets if self.answers is None else of_each(self.answers, itemgetter(rows))
+            start = rows.stop
+
+    def _given(self) -> Iterator[Part]:
         if type(self.dataset) is Table:
             yield from split((self.dataset.inputs, self.dataset.targets), self.batch_size)
         else:

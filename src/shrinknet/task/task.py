@@ -13,10 +13,14 @@ from shrinknet.core.config import DEFAULT_BATCH_SIZE
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.turns import alone
 from shrinknet.task.accuracy import ASKED, Accuracy, Judge, argmax, find_accuracy, judged
+from shrinknet.task.coupling import couples_samples
 from shrinknet.task.data import Batch, Data, Source, as_data
+from shrinknet.task.fitting import transposition
 from shrinknet.task.kinds import check_kind
-from shrinknet.task.losses import OF_CANDIDATES, Loss, PerSample, couples_samples, find_loss
+from shrinknet.task.losses import OWN_LOSS, Loss, find_loss
 from shrinknet.task.metrics import Computation, Given, Measured, find_metrics
+from shrinknet.task.own_answers import answers_of, counting, has_ignored, of_own_answers, own_loss
+from shrinknet.task.per_sample import IGNORED, OF_CANDIDATES, MeanOfElements, PerSample, cross_entropy, next_token
 from shrinknet.task.trees import Inputs, are_alike, called, joined, named_leaves, same, tensors_of
 from shrinknet.task.unpacking import ByForward, Call, of_the_users
 
@@ -43,8 +47,12 @@ class Task:
 
     Args:
         model: any `nn.Module`; samples lie along the first axis of each tensor that it takes and returns.
-        loss: "cross-entropy", "squared-error", "binary-cross-entropy" (of logits), or a function
-            `(outputs, targets) -> [num_samples]`; it is given what the network returns, as it is.
+        loss: a name ("cross-entropy", "binary-cross-entropy" of logits, "squared-error", "mean-squared-error",
+            "absolute-error", "huber", "next-token", "each-token"); a loss of `torch.nn` or `torch.nn.functional` with
+            any `reduction`, rebuilt to give one value for each sample (see `shrinknet.task.torch_losses`); or a
+            function `(outputs, targets) -> [num_samples]`, which is given what the network returns, as it is.
+            "own-answers" is the distance from the network's own outputs and needs no targets: roles are then inputs
+            alone. "own-loss" is the loss that a network (one of Hugging Face) computes from labels itself.
         calibration: the rows that scores are computed on.
         validation: the rows that guards look at (needed only for guards).
         test: the rows that nothing looks at but the last line of the report.
@@ -52,8 +60,9 @@ class Task:
             speed and memory, never a result beyond rounding.
         accuracy: which rows are right. The built-in losses say so themselves where targets are classes; with a loss of
             your own: "argmax" (the largest output is the class), "threshold" (logits above 0 are 1; of several, all
-            must be right), or a function `(outputs, targets) -> [num_samples]` of numbers from 0 to 1. There is none
-            where it is left out, and guards on it are refused.
+            must be right), "agreement" (the largest output is that of the own answers), or a function
+            `(outputs, targets) -> [num_samples]` of numbers from 0 to 1. There is none where it is left out, and guards
+            on it are refused.
         metrics: what else a network is measured by, on validation and test data, over the whole role: names ("top-5",
             "balanced-accuracy", "f1", "mean-iou", "perplexity", "mean-absolute-error", "r2"), objects with `update`,
             `compute` and `reset` (a `torchmetrics.Metric`), functions of outputs and targets that give a number for
@@ -115,6 +124,10 @@ class Task:
             if source is not None or role == "calibration"
         }
         measured, is_asked = find_metrics(metrics), accuracy is not None
+        if judge.name == OWN_LOSS:
+            judge = _of_the_network(model, roles["calibration"], judge, output)
+        if judge.is_own:
+            judge, roles = _answered(model, roles, judge, output)
         judge = _looked_through(model, judge, output, measured, list(roles.values()), is_asked=is_asked)
         said = {"model": model, "loss": judge, "batch_size": batch_size, "metrics": measured, "output": output}
         fields = {**said, **dict.fromkeys(sources), **roles}
@@ -184,16 +197,45 @@ def _looked_through(
                 loss = replace(loss, reads=which_output(loss, outputs, output))
             read = loss.read(outputs)
             for rows in (batch, *batches):
+                loss = counting(loss) if has_ignored(rows.targets) else loss
                 _check_targets(rows.targets, read, loss, data.role)
                 if is_asked:
                     _check_classes(rows.targets, read, loss.accuracy, data.role)
             _check_loss(loss, outputs, batch.targets)
-            judged(loss.accuracy, read, batch.targets)
-            Computation(metrics, batch.device).update(read, batch.targets)
+            judged(loss.accuracy, *loss.compared(outputs, batch.targets))
+            Computation(metrics, batch.device).update(*loss.compared(outputs, batch.targets))
         rows = roles[0].spread(ROWS_LOOKED_AT)
         outputs = _outputs(model, rows, roles[0].role)
         _check_apart(model, rows, outputs)
         return replace(loss, couples_samples=True) if couples_samples(loss, outputs, rows.targets) else loss
+
+
+def _of_the_network(model: nn.Module, data: Data, loss: Loss, output: str | int | None) -> Loss:
+    """The loss that the network computes from labels itself."""
+    with evaluating(model), torch.no_grad():
+        batch = data.spread(ROWS_LOOKED_AT)
+        outputs = _outputs(model, batch, data.role)
+        found = own_loss(model, batch, outputs, which_output(find_loss("cross-entropy"), outputs, output))
+    return found if loss.accuracy is None else replace(found, accuracy=loss.accuracy)
+
+
+def _answered(
+    model: nn.Module, roles: dict[str, Data], loss: Loss, output: str | int | None
+) -> tuple[Loss, dict[str, Data]]:
+    """The same roles with the network's own answers for targets, and what is compared with them."""
+    with evaluating(model), torch.no_grad():
+        first = next(roles["calibration"].batches())
+        outputs = _outputs(model, first, "calibration")
+        reads = which_output(loss, outputs, output)
+        key = "" if reads is None else _keyed(outputs)[reads][0]
+        loss = replace(loss, reads=reads)
+        said = of_own_answers(loss, loss.read(outputs), key, first.inputs)
+        answered = {
+            role: replace(data, answers=joined([
+                answers_of(loss.read(_outputs(model, batch, role))) for batch in data.batches()]))
+            for role, data in roles.items()
+        }  # fmt: skip
+    return replace(said, reads=reads, accuracy=loss.accuracy), answered
 
 
 OUTPUTS = ("logits", "out")
@@ -210,11 +252,11 @@ def which_output(loss: Loss, outputs: Any, asked: str | int | None) -> int | Non
     >>> which_output(cross_entropy, {"hidden": torch.zeros(2, 8), "logits": torch.zeros(2, 3)}, None)
     1
     """
-    if isinstance(outputs, Tensor) or (asked is None and loss.of not in OF_CANDIDATES):
+    if isinstance(outputs, Tensor) or (asked is None and not (loss.takes_one_output or loss.is_own)):
         return None
-    leaves = [(name, leaf) for name, leaf in named_leaves(outputs, "") if isinstance(leaf, Tensor)]
+    leaves = _keyed(outputs)
     numbers = [place for place, (_, leaf) in enumerate(leaves) if leaf.is_floating_point()]
-    keys = [name.strip("[].'\"") for name, _ in leaves]
+    keys = [key for key, _ in leaves]
     for key in OUTPUTS if asked is None else (str(asked),):
         if key in keys:
             return keys.index(key)
@@ -222,11 +264,19 @@ def which_output(loss: Loss, outputs: Any, asked: str | int | None) -> int | Non
         return numbers[0]
     if isinstance(asked, int) and 0 <= asked < len(leaves):
         return asked
+    if asked is None and not loss.takes_one_output:
+        return None
     got = f"{len(leaves)} outputs ({', '.join(keys)})" if asked is None else repr(asked)
     raise BadInputError(
         "output", f"the name or number of an output, for {loss.name}: {', '.join(keys)}", got,
         "Say which by `output`, or give a loss of your own, which is given all that the network returns.",
     )  # fmt: skip
+
+
+def _keyed(outputs: Any) -> list[tuple[str, Tensor]]:
+    """The tensors that a network returns, with the key or number of each."""
+    leaves = named_leaves(outputs, "")
+    return [(name.strip("[].'\""), leaf) for name, leaf in leaves if isinstance(leaf, Tensor)]
 
 
 def check_default_device() -> None:
@@ -337,14 +387,21 @@ def _check_loss(loss: Loss, outputs: Any, targets: Any) -> None:
 
 def _check_targets(targets: Any, outputs: Any, loss: Loss, role: str) -> None:
     """The built-in losses want classes within the outputs, or values of the outputs' shape."""
-    if loss.of not in OF_CANDIDATES:
+    if loss.of not in OF_CANDIDATES or loss.is_own:
         return
     if not isinstance(targets, Tensor):
         do = "Give one for each row (a network that rebuilds its inputs has these as targets), or a loss of your own."
         raise BadInputError(f"{role} targets", f"one tensor for {loss.name}", _sort(targets), do)
     rest = tuple(outputs.shape[1:])
     if loss.name == "binary-cross-entropy":
-        _check_binary(targets, rest, role)
+        _check_one_for_each(targets, outputs, "a number from 0 to 1 for each logit", role)
+        _check_binary(targets, role)
+        return
+    if isinstance(loss.of, MeanOfElements):
+        _check_one_for_each(targets, outputs, f"a number for each output, for {loss.name}", role)
+        return
+    if loss.name in ("next-token", "each-token"):
+        _check_tokens(targets, outputs, loss, role)
         return
     if loss.name == "cross-entropy" and (not rest or rest[0] < 2):
         raise BadInputError(
@@ -362,16 +419,31 @@ def _check_targets(targets: Any, outputs: Any, loss: Loss, role: str) -> None:
     else:
         wanted, values = rest[1:], "classes, one for each sample" + (" and position" if rest[1:] else "")
     if tuple(targets.shape[1:]) != wanted:
-        do = "Reshape them; whole numbers are classes, floating ones are values."
+        fitting = transposition(outputs, targets).strip()
+        do = fitting or "Reshape them; whole numbers are classes, floating ones are values."
         raise BadInputError(f"{role} targets", values, _kind(targets), do)
     if not targets.is_floating_point():
-        _check_classes_within(targets, rest[0], role)
+        _check_classes_within(targets if loss.of is cross_entropy else _counted(targets), rest[0], role)
     elif loss.name == "cross-entropy":
         _check_probabilities(targets, role)
 
 
+def _check_tokens(targets: Tensor, outputs: Tensor, loss: Loss, role: str) -> None:
+    """Losses of tokens want ids for outputs whose classes lie along the last axis, two of them where one is next."""
+    is_short = loss.of is next_token and (targets.dim() != 2 or targets.shape[1] < 2)
+    if targets.is_floating_point() or targets.shape[1:] != outputs.shape[1:-1] or is_short:
+        values = f"whole numbers, one for each token of outputs [N, T, classes], for {loss.name}"
+        do = "Say `loss='cross-entropy'` where classes lie along the second axis of the outputs."
+        raise BadInputError(f"{role} targets", values, f"{_kind(targets)} for {_shape(outputs)}", do)
+    _check_classes_within(_counted(targets), outputs.shape[-1], role)
+
+
+def _counted(targets: Tensor) -> Tensor:
+    return targets[targets != IGNORED]
+
+
 def _check_classes_within(targets: Tensor, num_classes: int, role: str) -> None:
-    if not 0 <= int(targets.min()) <= int(targets.max()) < num_classes:
+    if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < num_classes:
         wrong = targets[(targets < 0) | (targets >= num_classes)]
         raise BadInputError(
             f"{role} targets", f"classes from 0 to {num_classes - 1}", f"class {int(wrong.flatten()[0])}",
@@ -394,16 +466,20 @@ def _check_probabilities(targets: Tensor, role: str) -> None:
     )  # fmt: skip
 
 
-def _check_binary(targets: Tensor, rest: tuple[int, ...], role: str) -> None:
-    """Binary cross-entropy wants a number from 0 to 1 for each logit."""
-    long_axes = [[size for size in shape if size != 1] for shape in (targets.shape[1:], rest)]
+def _check_one_for_each(targets: Tensor, outputs: Tensor, wanted: str, role: str) -> None:
+    """Targets of the outputs' shape, but for axes of length 1."""
+    long_axes = [[size for size in shape if size != 1] for shape in (targets.shape[1:], outputs.shape[1:])]
     if long_axes[0] != long_axes[1]:
-        values = f"a number from 0 to 1 for each logit, shape [N{''.join(f', {size}' for size in rest)}]"
         do = (
-            "Give the network a logit for each, or say `loss='cross-entropy'` where each row has one of several "
+            transposition(outputs, targets).strip()
+            or "Give the network an output for each, or say `loss='cross-entropy'` where each row has one of several "
             "classes."
         )
-        raise BadInputError(f"{role} targets", values, _kind(targets), do)
+        raise BadInputError(f"{role} targets", f"{wanted}, shape {_shape(outputs)}", _kind(targets), do)
+
+
+def _check_binary(targets: Tensor, role: str) -> None:
+    """Binary cross-entropy wants numbers from 0 to 1."""
     if bool(((targets < 0) | (targets > 1)).any()):
         wrong = targets[(targets < 0) | (targets > 1)].flatten()[0]
         do = "Scale them, or say `loss='squared-error'`."
@@ -415,18 +491,23 @@ def _check_classes(targets: Any, outputs: Any, accuracy: Accuracy | None, role: 
     if accuracy is None or accuracy.of not in ASKED.values():
         return
     if accuracy.of is argmax and not targets.is_floating_point() and targets.dim() == 1 and outputs.dim() == 2:
-        _check_classes_within(targets, outputs.shape[1], role)
+        _check_classes_within(_counted(targets), outputs.shape[1], role)
     elif (
         accuracy.of is argmax or judged(accuracy, outputs[:1].expand(len(targets), *outputs.shape[1:]), targets) is None
     ):
-        wanted = (
-            "one class for each row of outputs [N, C]" if accuracy.of is argmax else "a 0 or 1 for each logit [N, L]"
-        )
+        wanted = COMPARED_BY[accuracy.name]
         raise BadInputError(
             f"{role} targets", f"{wanted} where accuracy is {accuracy.name!r}",
-            f"{_kind(targets)} for outputs of shape [N{''.join(f', {size}' for size in outputs.shape[1:])}]",
+            f"{_kind(targets)} for outputs of shape {_shape(outputs)}",
             "Give a function of outputs and targets that says how right each row is.",
         )  # fmt: skip
+
+
+COMPARED_BY = {
+    "argmax": "one class for each row of outputs [N, C]", "threshold": "a 0 or 1 for each logit [N, L]",
+    "agreement": "numbers of the outputs' shape [N, C]",
+}  # fmt: skip
+"""What the accuracies that can be asked for by name compare outputs with."""
 
 
 def _sort(tree: Any) -> str:
@@ -435,8 +516,11 @@ def _sort(tree: Any) -> str:
 
 
 def _kind(tensor: Tensor) -> str:
-    dtype, sizes = str(tensor.dtype).removeprefix("torch."), "".join(f", {size}" for size in tensor.shape[1:])
-    return f"{dtype} of shape [N{sizes}]"
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {_shape(tensor)}"
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"[N{''.join(f', {size}' for size in tensor.shape[1:])}]"
 
 
 def _check_weights(model: nn.Module) -> None:

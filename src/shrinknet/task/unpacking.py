@@ -43,8 +43,9 @@ class ByForward:
 
     Of a mapping (a dict, a `BatchEncoding`, a dataclass, a named tuple whose fields are arguments), keys that `forward`
     takes are arguments, `labels` and `targets` and those that it does not take are targets. Of a tuple or list the last
-    part is the targets, the others are arguments; where it is `(inputs, targets)` with several inputs, they are spread
-    over the arguments if `forward` needs more than one: one that needs one is called with all of them.
+    part is the targets, unless `forward` needs it, and the others are arguments; where it is `(inputs, targets)` with
+    several inputs, they are spread over the arguments if `forward` needs more than one: one that needs one is called
+    with all of them.
 
     >>> class Two(nn.Module):
     ...     def forward(self, left, right): ...
@@ -71,12 +72,19 @@ class ByForward:
             batch = batch._asdict()
         if isinstance(batch, Mapping):
             return self._by_name(role, dict(batch))
+        if self._is_all_inputs(batch):
+            return list(batch), {}, None
         args, _, targets = by_place(role, batch)
         if len(args) == 1 and isinstance(args[0], Mapping) and self._takes(args[0]):
             return [], self._in_order(args[0]), targets
         if len(args) == 1 and isinstance(args[0], tuple | list) and self.num_needed > 1:
             return list(args[0]), {}, targets
         return args, {}, targets
+
+    def _is_all_inputs(self, batch: Any) -> bool:
+        """Whether `forward` needs every tensor of a tuple."""
+        is_spread = isinstance(batch, tuple | list) and 1 < len(batch) <= self.num_needed
+        return is_spread and all(isinstance(one, Tensor | np.ndarray) for one in batch)
 
     def _takes(self, names: Iterable[str]) -> bool:
         return self.takes_any_name or set(names) <= set(self.names)

@@ -1,0 +1,40 @@
+"""Which transposition would make outputs and targets fit each other."""
+
+from collections.abc import Sequence
+from itertools import permutations
+from typing import Any
+
+from torch import Tensor
+
+MOST_AXES = 5
+"""Orders of more axes are too many to try."""
+
+
+def transposition(outputs: Any, targets: Any) -> str:
+    """Return a sentence that names the transposition by which targets or outputs would fit; empty where none does.
+
+    What fits are targets of the outputs' shape, or classes for outputs with the class axis second.
+
+    >>> import torch
+    >>> transposition(torch.zeros(2, 3, 8, 9), torch.zeros(2, 8, 9, 3))
+    ' Targets fit as targets.permute(0, 3, 1, 2).'
+    >>> transposition(torch.zeros(2, 9, 5), torch.zeros(2, 9).long())
+    " Outputs fit as outputs.movedim(-1, 1): say `loss='each-token'` for classes along the last axis."
+    """
+    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
+        return ""
+    said, wanted = tuple(outputs.shape[1:]), tuple(targets.shape[1:])
+    if wanted not in (said, said[1:]):
+        if not targets.is_floating_point() and wanted == said[:-1]:
+            return " Outputs fit as outputs.movedim(-1, 1): say `loss='each-token'` for classes along the last axis."
+        for fitting in (said, said[1:]):
+            if (order := _order(wanted, fitting)) is not None:
+                return f" Targets fit as targets.permute(0, {', '.join(str(axis + 1) for axis in order)})."
+    return ""
+
+
+def _order(shape: Sequence[int], wanted: Sequence[int]) -> tuple[int, ...] | None:
+    """The first order of axes in which a shape becomes another one."""
+    if sorted(shape) != sorted(wanted) or len(shape) > MOST_AXES:
+        return None
+    return next(order for order in permutations(range(len(shape))) if [shape[axis] for axis in order] == [*wanted])

@@ -1,0 +1,114 @@
+"""The loss that a network computes from labels itself: the built-in one with the same numbers stands in for it."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import shrinknet as sn
+
+N, T = 6, 5
+torch.manual_seed(4)
+X, IDS, CLASSES = torch.randn(N, 4), torch.randint(50, (N, T)), torch.arange(N) % 3
+SOME = IDS.where(torch.rand(N, T) > 0.3, -100)
+SOME[:, 2] = 3
+
+
+class Judging(nn.Module):
+    """Returns its loss where it is given labels."""
+
+    def __init__(self, loss) -> None:
+        super().__init__()
+        self.net, self.loss = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3)), loss
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        logits = self.net(x)
+        return {"logits": logits} if labels is None else {"loss": self.loss(logits, labels), "logits": logits}
+
+
+LOSSES = {
+    "cross-entropy": (functional.cross_entropy, CLASSES),
+    "binary-cross-entropy": (functional.binary_cross_entropy_with_logits, torch.rand(N, 3)),
+    "mean-squared-error": (functional.mse_loss, torch.randn(N, 3)),
+    "huber": (nn.SmoothL1Loss(), torch.randn(N, 3)),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_networks_own_loss_is_found_by_what_it_says_of_rows(name: str) -> None:
+    loss, targets = LOSSES[name]
+    model = Judging(loss)
+    task = sn.Task(model, "own-loss", {"x": X, "labels": targets})
+    assert task.loss.name == name
+    assert task.facts["loss"] == name
+    found = task.loss.each(model(X), targets)
+    assert float(found.mean()) == pytest.approx(float(model(X, targets)["loss"]), rel=1e-6)
+    assert sn.rank(task) == sn.rank(sn.Task(model, name, {"x": X, "labels": targets}))
+
+
+BAD = {
+    "a loss of nobody else": (Judging(lambda o, t: functional.cross_entropy(o, t, label_smoothing=0.2)), r"^loss must be the name of a loss or a function where a network's own is none of cross-entropy"),
+    "no labels": (nn.Linear(4, 3), r"^loss must be 'own-loss' only for a network whose forward takes labels and returns a loss\. Got a forward without labels\."),
+    "no loss": (Judging(lambda o, t: None), r"Got none\. Name the loss that it was trained by"),
+    "a loss that fails": (Judging(lambda o, t: o @ o), r"Got RuntimeError: .*Name the loss"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_network_without_such_a_loss_is_one_sentence(case: str) -> None:
+    model, sentence = BAD[case]
+    with pytest.raises(sn.BadInputError, match=sentence):
+        sn.Task(model, "own-loss", (X, CLASSES))
+
+
+def of_transformers():
+    pytest.importorskip("cpu_torchvision", reason="transformers looks for torchvision", exc_type=ImportError)
+    return pytest.importorskip("transformers")
+
+
+def bert(t, kind: str, num_labels: int = 3) -> nn.Module:
+    config = t.BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12,
+                          max_position_embeddings=16, num_labels=num_labels)  # fmt: skip
+    return getattr(t, f"BertFor{kind}")(config)
+
+
+def gpt(t) -> nn.Module:
+    config = t.GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=2, n_positions=16, use_cache=False,
+                          bos_token_id=None, eos_token_id=None, tie_word_embeddings=False)  # fmt: skip
+    return t.GPT2LMHeadModel(config)
+
+
+HUGGING_FACE = {
+    "classes": (lambda t: bert(t, "SequenceClassification"), CLASSES, "cross-entropy"),
+    "several labels": (lambda t: bert(t, "SequenceClassification"), torch.rand(N, 3).round(), "binary-cross-entropy"),
+    "a value": (lambda t: bert(t, "SequenceClassification", 1), torch.rand(N), "mean-squared-error"),
+    "classes of tokens": (lambda t: bert(t, "TokenClassification"), (SOME % 3).where(SOME >= 0, -100), "each-token"),
+    "masked tokens": (lambda t: bert(t, "MaskedLM"), SOME, "each-token"),
+    "next tokens": (gpt, SOME, "next-token"),
+}
+
+
+@pytest.mark.parametrize("name", HUGGING_FACE)
+def test_a_model_of_hugging_face_is_taken_at_its_word(name: str) -> None:
+    make, labels, expected = HUGGING_FACE[name]
+    torch.manual_seed(0)
+    model = make(of_transformers()).eval()
+    rows = {"input_ids": IDS, "attention_mask": torch.ones(N, T).long(), "labels": labels}
+    before = dict(vars(model.config))
+    task = sn.Task(model, "own-loss", rows)
+    assert vars(model.config) == before
+    assert task.loss.name == expected
+    with torch.no_grad():
+        found = task.loss.each(model(input_ids=IDS, attention_mask=rows["attention_mask"]), labels)
+        said = [model(input_ids=IDS[n : n + 1], labels=labels[n : n + 1]).loss for n in range(N)]
+    torch.testing.assert_close(found, torch.stack(said), rtol=1e-5, atol=1e-6)
+
+
+def test_a_run_of_a_language_model_is_proven_and_opens_again(tmp_path) -> None:
+    torch.manual_seed(0)
+    model = gpt(of_transformers()).eval()
+    rows = {"input_ids": IDS, "labels": SOME}
+    task = sn.Task(model, "own-loss", rows, validation=rows, metrics="perplexity")
+    run = sn.prune(task, "taylor-1", goals=[sn.RemovedNeurons(2)], out=tmp_path / "run")
+    assert run.verification.holds
+    assert sn.load(tmp_path / "run", data=[rows]).plan == run.plan

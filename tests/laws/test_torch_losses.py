@@ -1,0 +1,333 @@
+"""Losses of torch with any reduction, one value a sample: beside torch's own means and sums over the batch."""
+
+import copy
+import pickle
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import shrinknet as sn
+from shrinknet.task.coupling import couples_samples
+from shrinknet.task.losses import find_loss
+
+N, C, T = 6, 4, 5
+torch.manual_seed(5)
+LOGITS, VALUES, OTHERS = torch.randn(N, C), torch.randn(N, C), torch.randn(N, C)
+AT_PLACES = torch.randn(N, C, T)
+CLASSES, PLACES = torch.arange(N) % C, torch.arange(N * T).view(N, T) % C
+SHARES, ZERO_ONE, SIGNS = torch.rand(N, C).softmax(1), torch.rand(N, C).round(), torch.arange(N) % 2 * 2 - 1
+WEIGHT = torch.rand(C) + 0.5
+LENGTHS = torch.tensor([2, 1, 3, 2, 2, 3])
+WORDS = torch.randint(1, C, (N, 3))
+
+PAIRS = {
+    "classes": (lambda **o: nn.CrossEntropyLoss(**o), LOGITS, CLASSES),
+    "smoothed classes": (lambda **o: nn.CrossEntropyLoss(label_smoothing=0.1, **o), LOGITS, CLASSES),
+    "classes at places": (lambda **o: nn.CrossEntropyLoss(**o), AT_PLACES, PLACES),
+    "probabilities": (lambda **o: nn.CrossEntropyLoss(**o), LOGITS, SHARES),
+    "a function of classes": (lambda **o: partial(functional.cross_entropy, **o), LOGITS, CLASSES),
+    "a smoothed function": (lambda **o: partial(functional.cross_entropy, label_smoothing=0.2, **o), LOGITS, CLASSES),
+    "logarithms": (lambda **o: nn.NLLLoss(**o), LOGITS.log_softmax(1), CLASSES),
+    "margins": (lambda **o: nn.MultiMarginLoss(**o), LOGITS, CLASSES),
+    "logits": (lambda **o: nn.BCEWithLogitsLoss(**o), LOGITS, ZERO_ONE),
+    "logits, some weigh more": (lambda **o: nn.BCEWithLogitsLoss(pos_weight=WEIGHT, **o), LOGITS, ZERO_ONE),
+    "squares": (lambda **o: nn.MSELoss(**o), VALUES, OTHERS),
+    "sizes": (lambda **o: nn.L1Loss(**o), VALUES, OTHERS),
+    "Huber": (lambda **o: nn.HuberLoss(**o), VALUES, OTHERS),
+    "Huber, narrow": (lambda **o: nn.HuberLoss(delta=0.3, **o), VALUES, OTHERS),
+    "smooth sizes": (lambda **o: partial(functional.smooth_l1_loss, **o), VALUES, OTHERS),
+    "counts": (lambda **o: nn.PoissonNLLLoss(**o), VALUES, OTHERS.abs().round()),
+    "divergence": (lambda **o: nn.KLDivLoss(**o), LOGITS.log_softmax(1), SHARES),
+    "mean and variance": (lambda **o: nn.GaussianNLLLoss(**o), (VALUES, OTHERS.abs() + 0.1), LOGITS),
+    "two vectors": (lambda **o: nn.CosineEmbeddingLoss(margin=0.2, **o), (VALUES, OTHERS), SIGNS),
+    "two numbers": (lambda **o: nn.MarginRankingLoss(**o), (VALUES[:, 0], OTHERS[:, 0]), SIGNS.float()),
+    "a triplet": (lambda **o: nn.TripletMarginLoss(**o), {"a": VALUES, "b": OTHERS, "c": LOGITS}, None),
+    "a triplet by its function": (lambda **o: partial(functional.triplet_margin_loss, **o), (VALUES, OTHERS, LOGITS), None),
+}  # fmt: skip
+
+
+def of_torch_itself(loss, outputs, targets) -> Tensor:
+    """As a training loop calls it."""
+    outputs = tuple(outputs.values()) if isinstance(outputs, dict) else outputs
+    if isinstance(loss, nn.GaussianNLLLoss):
+        return loss(outputs[0], targets, outputs[1])
+    return loss(*(outputs if isinstance(outputs, tuple) else (outputs,)), *(() if targets is None else (targets,)))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_mean_over_samples_is_torchs_own_and_a_sum_is_each_samples_part(name: str, reduction: str) -> None:
+    make, outputs, targets = PAIRS[name]
+    given = make(reduction=reduction)
+    before = copy.deepcopy(vars(given)) if isinstance(given, nn.Module) else None
+    loss = find_loss(given)
+    losses = loss.each(outputs, targets)
+    whole = of_torch_itself(make(reduction=reduction), outputs, targets)
+    assert float(losses.mean() if reduction == "mean" else losses.sum()) == pytest.approx(float(whole), rel=1e-5)
+    assert not couples_samples(loss, outputs, targets)
+    assert before is None or given.reduction == reduction
+    again = pickle.loads(pickle.dumps(loss))
+    assert torch.equal(again.each(outputs, targets), losses)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_without_a_reduction_a_sample_is_the_mean_of_its_elements(name: str) -> None:
+    make, outputs, targets = PAIRS[name]
+    elements = of_torch_itself(make(reduction="none"), outputs, targets)
+    found = find_loss(make(reduction="none")).each(outputs, targets)
+    torch.testing.assert_close(found, elements.reshape(N, -1).mean(1), rtol=1e-5, atol=1e-6)
+
+
+def test_a_mean_over_the_batch_alone_is_a_sum_over_each_sample() -> None:
+    loss = nn.KLDivLoss(reduction="batchmean")
+    found = find_loss(loss).each(LOGITS.log_softmax(1), SHARES)
+    assert float(found.mean()) == pytest.approx(float(loss(LOGITS.log_softmax(1), SHARES)), rel=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_ctc_takes_samples_first_and_divides_by_the_targets_length(reduction: str) -> None:
+    outputs, steps = torch.randn(N, 7, C).log_softmax(2), torch.full((N,), 7)
+    loss = nn.CTCLoss(reduction=reduction)
+    found = find_loss(loss).each(outputs, (WORDS, steps, LENGTHS))
+    whole = loss(outputs.transpose(0, 1), WORDS, steps, LENGTHS)
+    assert float(found.mean() if reduction == "mean" else found.sum()) == pytest.approx(float(whole), rel=1e-5)
+    by_row = [nn.CTCLoss(reduction=reduction)(outputs[n][:, None], WORDS[n : n + 1], steps[n : n + 1], LENGTHS[n : n + 1])
+              for n in range(N)]  # fmt: skip
+    torch.testing.assert_close(found, torch.stack(by_row))
+
+
+def test_what_is_ignored_counts_for_nothing_and_each_sample_for_the_same() -> None:
+    """The slow twin: torch's own, asked of one sample after the other."""
+    targets = PLACES.where(torch.rand(N, T) > 0.4, -100)
+    targets[2] = -100
+    odd = targets.where(targets >= 0, 255)
+    for loss, wanted in (
+        ("cross-entropy", targets), (nn.CrossEntropyLoss(), targets), (nn.CrossEntropyLoss(ignore_index=255), odd),
+        (partial(functional.cross_entropy, ignore_index=255), odd), (nn.NLLLoss(ignore_index=255), odd),
+    ):  # fmt: skip
+        outputs = AT_PLACES.log_softmax(1) if isinstance(loss, nn.NLLLoss) else AT_PLACES
+        task = sn.Task(nn.Conv1d(C, C, 1), loss, (outputs, wanted))
+        expected = torch.stack([
+            functional.cross_entropy(one[None], its[None]).nan_to_num(0) for one, its in zip(outputs, targets, strict=True)
+        ])  # fmt: skip
+        found = task.loss.each(outputs, wanted)
+        torch.testing.assert_close(found, expected)
+        assert found[2] == 0
+        assert not task.loss.couples_samples
+        many = torch.stack([outputs, outputs.roll(1, 0)])
+        torch.testing.assert_close(task.loss.of_candidates(many, wanted)[0], expected)
+
+
+def test_class_weights_multiply_and_stay_in_proportion_to_torchs_own_mean() -> None:
+    loss = nn.CrossEntropyLoss(WEIGHT)
+    found = find_loss(loss).each(LOGITS, CLASSES)
+    torch.testing.assert_close(found, functional.cross_entropy(LOGITS, CLASSES, WEIGHT, reduction="none"))
+    assert float(found.mean() / WEIGHT[CLASSES].mean()) == pytest.approx(float(loss(LOGITS, CLASSES)), rel=1e-6)
+    exact = find_loss(loss).each(LOGITS.double(), CLASSES)
+    assert exact.dtype == torch.float64
+    assert loss.weight is WEIGHT
+
+
+BUILT_IN = {
+    "cross-entropy": (nn.CrossEntropyLoss(), functional.cross_entropy, nn.CrossEntropyLoss),
+    "binary-cross-entropy": (nn.BCEWithLogitsLoss(), functional.binary_cross_entropy_with_logits),
+    "absolute-error": (nn.L1Loss(), functional.l1_loss, nn.L1Loss(reduction="none")),
+    "huber": (nn.HuberLoss(), functional.huber_loss, nn.SmoothL1Loss(), partial(functional.huber_loss, delta=1.0)),
+    "mean-squared-error": (nn.MSELoss(), functional.mse_loss, partial(functional.mse_loss, reduction="mean")),
+    "MSELoss(reduction='sum')": (nn.MSELoss(reduction="sum"),),
+    "CrossEntropyLoss(label_smoothing=0.1)": (nn.CrossEntropyLoss(label_smoothing=0.1),),
+    "cross_entropy(ignore_index=0)": (partial(functional.cross_entropy, ignore_index=0),),
+    "CrossEntropyLoss(weight=tensor [4])": (nn.CrossEntropyLoss(WEIGHT),),
+}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_losses_without_options_are_the_built_in_ones_others_say_their_options(name: str) -> None:
+    assert [find_loss(loss).name for loss in BUILT_IN[name]] == [name] * len(BUILT_IN[name])
+
+
+def test_a_users_own_module_stays_what_it_is() -> None:
+    class Focal(nn.CrossEntropyLoss):
+        def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            each = functional.cross_entropy(outputs, targets, reduction="none")
+            return each * (1 - (-each).exp()).square()
+
+    own = Focal()
+    assert find_loss(own).of is own
+
+
+def dense(num_outputs: int = C) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(C, 7), nn.Tanh(), nn.Linear(7, num_outputs)).double()
+
+
+class Spread(nn.Module):
+    """Mean and variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.mean, self.spread = nn.Linear(C, 7), nn.Linear(7, C), nn.Linear(7, C)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = torch.tanh(self.body(x))
+        return self.mean(hidden), functional.softplus(self.spread(hidden)) + 0.1
+
+
+SCORED = {
+    "gaussian": (Spread, nn.GaussianNLLLoss(), OTHERS),
+    "huber": (dense, "huber", OTHERS),
+    "absolute": (dense, nn.L1Loss(), OTHERS),
+    "weighted": (dense, nn.CrossEntropyLoss(WEIGHT, label_smoothing=0.1), CLASSES),
+    "some ignored": (dense, "cross-entropy", CLASSES.where(torch.arange(N) > 1, -100)),
+}
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_ablation_and_second_order_are_those_of_the_loss_by_hand(name: str) -> None:
+    make, loss, targets = SCORED[name]
+    torch.manual_seed(0)
+    model = make().double()
+    targets = targets.double() if targets.is_floating_point() else targets
+    task = sn.Task(model, loss, (VALUES.double(), targets), batch_size=4)
+    group = "body" if isinstance(model, Spread) else "0"
+    readers = [model.mean, model.spread] if isinstance(model, Spread) else [model[2]]
+
+    def mean(factor: Tensor, index: int) -> Tensor:
+        columns = {
+            reader: reader.weight * torch.eye(7, dtype=torch.float64)[index].mul(factor - 1).add(1)
+            for reader in readers
+        }
+        hidden = torch.tanh((model.body if isinstance(model, Spread) else model[0])(VALUES.double()))
+        outputs = [functional.linear(hidden, weight, reader.bias) for reader, weight in columns.items()]
+        given = (outputs[0], functional.softplus(outputs[1]) + 0.1) if len(outputs) == 2 else outputs[0]
+        return task.loss.each(given, targets).sum() / N
+
+    one = torch.ones((), dtype=torch.float64)
+    ablated, parabola = dict(sn.rank(task)), dict(sn.rank(task, "taylor-2"))
+    for index in range(7):
+        neuron = sn.Neuron(group, index)
+        assert ablated[neuron] == pytest.approx(float(mean(one * 0, index) - mean(one, index)), abs=1e-12)
+        slope = torch.autograd.functional.jacobian(lambda g, k=index: mean(g, k), one)
+        curvature = torch.autograd.functional.hessian(lambda g, k=index: mean(g, k), one)
+        assert parabola[neuron] == pytest.approx(float(-slope + curvature / 2), abs=1e-12)
+
+
+def test_workers_and_accuracy_know_a_loss_of_torch() -> None:
+    task = sn.Task(dense(), nn.CrossEntropyLoss(WEIGHT), (VALUES, CLASSES))
+    assert task.loss.accuracy is not None
+    assert task.loss.accuracy.name == "argmax"
+    many = sn.Scoring(executor="processes", workers=1)
+    assert sn.rank(task, "magnitude", scoring=many) == sn.rank(task, "magnitude")
+
+
+def test_rows_whose_class_is_ignored_count_for_no_accuracy() -> None:
+    targets = CLASSES.where(torch.arange(N) > 1, -100)
+    rows = VALUES.double(), targets
+    task = sn.Task(dense(), "cross-entropy", rows, validation=rows)
+    run = sn.prune(task, goals=[sn.RemovedNeurons(1)])
+    right = (dense()(rows[0]).argmax(1) == targets)[2:].double().mean()
+    assert run.history[0].measures.metrics["accuracy"] == pytest.approx(float(right))
+
+
+def test_next_token_is_the_mean_over_the_tokens_that_follow() -> None:
+    outputs, ids = torch.randn(N, T, C), torch.randint(C, (N, T)).where(torch.rand(N, T) > 0.3, -100)
+    ids[:, 1] = 2
+    loss = find_loss("next-token")
+    expected = torch.stack([
+        functional.cross_entropy(one[:-1], its[1:]) for one, its in zip(outputs, ids, strict=True)
+    ])  # fmt: skip
+    torch.testing.assert_close(loss.each(outputs, ids), expected)
+    torch.testing.assert_close(loss.of_candidates(torch.stack([outputs, outputs * 2]), ids)[0], expected)
+    whole = functional.cross_entropy(outputs.transpose(1, 2), ids.where(ids >= 0, -100), reduction="none")
+    each = find_loss("each-token").each(outputs, ids)
+    torch.testing.assert_close(each, whole.sum(1) / (ids >= 0).sum(1))
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.body, self.head = nn.Embedding(9, 6), nn.Linear(6, 8), nn.Linear(8, 9)
+
+    def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
+        return {"logits": self.head(torch.relu(self.body(self.words(input_ids))))}
+
+
+def test_perplexity_of_next_tokens_is_of_the_tokens_that_follow() -> None:
+    torch.manual_seed(0)
+    ids, model = torch.randint(9, (N, T)), Tokens()
+    task = sn.Task(model, "next-token", (ids, ids), validation=(ids, ids), metrics="perplexity")
+    run = sn.prune(task, goals=[sn.RemovedNeurons(2)])
+    logits = model(ids)["logits"]
+    expected = functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).exp()
+    assert run.history[0].measures.metrics["perplexity"] == pytest.approx(float(expected), rel=1e-5)
+    assert "accuracy" not in run.history[0].measures.metrics
+
+
+IMAGES = torch.randn(N, 3, 5, 7)
+BAD = {
+    "targets with channels last": (
+        nn.Conv2d(3, 3, 1), "squared-error", (IMAGES, IMAGES.permute(0, 2, 3, 1)),
+        r"of the outputs' shape \[N, 3, 5, 7\]\. Got float32 of shape \[N, 5, 7, 3\]\. Targets fit as targets\.permute\(0, 3, 1, 2\)\."),
+    "the same for torch's own": (
+        nn.Conv2d(3, 3, 1), nn.SmoothL1Loss(beta=2.0), (IMAGES, IMAGES.permute(0, 2, 3, 1)),
+        r"Targets fit as targets\.permute\(0, 3, 1, 2\)\."),
+    "the same for sizes": (
+        nn.Conv2d(3, 3, 1), "absolute-error", (IMAGES, IMAGES.permute(0, 2, 3, 1)),
+        r"Targets fit as targets\.permute\(0, 3, 1, 2\)\."),
+    "classes turned round": (
+        nn.Conv2d(3, 4, 1), "cross-entropy", (IMAGES, torch.zeros(N, 7, 5).long()),
+        r"classes, one for each sample and position\. .* Targets fit as targets\.permute\(0, 2, 1\)\."),
+    "classes along the last axis": (
+        nn.Linear(C, 3), "cross-entropy", (torch.randn(N, T, C), torch.zeros(N, T).long()),
+        r"Outputs fit as outputs\.movedim\(-1, 1\): say `loss='each-token'`"),
+    "classes along the last axis, torch's own": (
+        nn.Linear(C, 3), nn.CrossEntropyLoss(label_smoothing=0.1), (torch.randn(N, T, C), torch.zeros(N, T).long()),
+        r"Outputs fit as outputs\.movedim\(-1, 1\): say `loss='each-token'`"),
+    "numbers that torch would stretch": (
+        nn.Linear(C, 1), nn.SmoothL1Loss(beta=2.0), (VALUES, VALUES[:, 0]),
+        r"^targets must be of the outputs' shape \[6, 1\] for SmoothL1Loss\(beta=2\.0\)\. Got \[6\]\. Reshape them"),
+    "no variance": (
+        nn.Linear(C, 2), nn.GaussianNLLLoss(), (VALUES, VALUES[:, :2]),
+        r"^loss must be given input, target, var for GaussianNLLLoss, first of the outputs, then of the targets\. Got outputs \[6, 2\] and targets \[6, 2\]\."),
+    "next tokens of classes": (
+        nn.Linear(C, 3), "next-token", (VALUES, CLASSES % 3),
+        r"whole numbers, one for each token of outputs \[N, T, classes\], for next-token\. Got int64 of shape \[N\] for \[N, 3\]\."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_targets_of_the_wrong_kind_are_one_sentence(case: str) -> None:
+    model, loss, rows, sentence = BAD[case]
+    with pytest.raises(sn.BadInputError, match=sentence):
+        sn.Task(model, loss, rows)
+
+
+class Steps(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 5), nn.Linear(5, C)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.body(x))).log_softmax(-1)
+
+
+def test_ctc_is_ablated_and_has_slopes_and_second_derivatives_are_refused_in_a_sentence() -> None:
+    torch.manual_seed(0)
+    model, steps = Steps().double(), torch.randn(N, 7, 3).double()
+    task = sn.Task(model, nn.CTCLoss(), (steps, (WORDS, torch.full((N,), 7), LENGTHS)))
+    loss = nn.CTCLoss()
+    with torch.no_grad():
+        found = dict(sn.rank(task))
+        before = loss(model(steps).transpose(0, 1), WORDS, torch.full((N,), 7), LENGTHS)
+        model.head.weight[:, 2] = 0
+        after = loss(model(steps).transpose(0, 1), WORDS, torch.full((N,), 7), LENGTHS)
+    assert found[sn.Neuron("body", 2)] == pytest.approx(float(after - before), rel=1e-9)
+    assert any(score for _, score in sn.rank(task, "taylor-1"))
+    for criterion in ("taylor-2", "gauss-newton"):
+        with pytest.raises(
+            sn.BadInputError, match=r"must be one whose derivatives torch has, .* Got derivative for aten::_ctc"
+        ):
+            sn.rank(task, criterion)
