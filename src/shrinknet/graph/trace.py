@@ -28,7 +28,7 @@ from shrinknet.graph.rewrite import rewrite
 from shrinknet.graph.widths import EXAMPLE_BATCH, Present, Widths, kept_shape, shape_of
 from shrinknet.task.kinds import check_kind
 from shrinknet.task.task import check_default_device, evaluating
-from shrinknet.task.trees import Arguments, Inputs, bound, call_of, of_each, row_axes
+from shrinknet.task.trees import AnyInputs, Arguments, Inputs, bound, call_of, leaves_of, of_each, row_axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +148,7 @@ def export_program(model: nn.Module, example_inputs: Inputs | tuple[Tensor, ...]
     args, kwargs = (few, {}) if isinstance(few, tuple) else call_of(few)
     try:
         with evaluating(model), torch.no_grad(), _quiet():
-            batch = Dim("batch", min=1)
-            shapes = (
-                row_axes(bound(model, few), batch) if isinstance(few, Arguments) else _free_batch(model, args, batch)
-            )
-            program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=free_rows(model, few))
     except Exception as error:  # torch.export raises dozens of types, torch's internal ones among them
         if "data-dependent" in str(error) or type(error).__name__ == "GuardOnDataDependentSymNode":
             raise _decides_by_values("one that decides by values what it computes") from error
@@ -218,9 +214,15 @@ def _silent(record: logging.LogRecord) -> bool:
     return False
 
 
-def _free_batch(model: nn.Module, rows: tuple[Tensor, ...], batch: Any) -> Any:
-    """The samples' axis of every input is free. A forward that takes `*args` wants them in a tuple of their own."""
-    free = tuple({0: batch} for _ in rows)
+def free_rows(model: nn.Module, inputs: AnyInputs) -> Any:
+    """Say to torch.export that the samples' axis of every input is free.
+
+    A forward that takes `*args` wants them in a tuple of their own.
+    """
+    batch = Dim("batch", min=1)
+    if isinstance(inputs, Arguments):
+        return row_axes(bound(model, inputs), batch)
+    free = tuple({0: batch} for _ in leaves_of(inputs))
     kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
     return (free,) if kinds and kinds[0] is inspect.Parameter.VAR_POSITIONAL else free
 

@@ -109,7 +109,8 @@ def difference(expected: Tensor, given: Tensor) -> Tensor:
 
 def largest_of(values: Tensor) -> float:
     """Return the largest finite absolute value."""
-    finite = values[values.isfinite()]
+    numbers = values.byte() if values.dtype == torch.bool else values
+    finite = numbers[numbers.isfinite()]
     return float(finite.abs().max()) if finite.numel() else 0.0
 
 
