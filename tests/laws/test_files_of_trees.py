@@ -1,5 +1,6 @@
 """Files of networks that take and give several tensors: names, numbers, budgets, and who opens them later."""
 
+import json
 from collections import OrderedDict
 from typing import Any
 
@@ -188,3 +189,43 @@ def test_a_network_with_a_state_prunes_and_goes_on_where_it_was(seed: int) -> No
         expected = run.network.outputs(inputs_of((), {"frames": frames, "state": masked}))
         assert torch.allclose(given["speech"], expected["speech"], atol=1e-5)
         state, masked = given["state"], expected["state"]
+
+
+def typed(*words: str) -> Any:
+    from typer.testing import CliRunner
+
+    from shrinknet.cli.main import app
+
+    return CliRunner().invoke(app, list(words))
+
+
+@pytest.mark.parametrize("name", ["two inputs", "ids and a mask", "state", "odd"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_inspect_and_bench_take_a_pt2_of_several_tensors(name: str, rows: int, tmp_path) -> None:
+    task = MAKE[name]()
+    args, kwargs = task.calibration.whole().inputs[:rows].call
+    path = str(tmp_path / "net.pt2")
+    torch.export.save(torch.export.export(task.model.eval(), args, kwargs), path)
+    shown = typed("inspect", path, "--json")
+    assert shown.exit_code == 0, shown.output
+    groups = json.loads(shown.output)["groups"]
+    assert [one["name"] for one in groups] == [one.name for one in sn.trace(task.model, task.example_inputs).groups]
+    output = {"two inputs": "1", "state": "speech", "odd": "0", "ids and a mask": "logits"}[name]
+    done = typed("bench", path, "--json", "--samples", "4", "--loss", "squared-error", "--output", output)
+    assert done.exit_code == 0, done.output
+    assert '"neurons": ' in done.output
+    if name == "two inputs":
+        refused = typed("bench", path, "--plan")
+        assert str(refused.exception).startswith("output must be the name or number of an output, for cross-entropy")
+
+
+def test_a_pt2_without_rows_and_a_factory_without_an_example_say_what_to_do(tmp_path) -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor, by: Tensor) -> Tensor:
+            return x * by
+
+    path = str(tmp_path / "net.pt2")
+    torch.export.save(torch.export.export(Scaled(), (torch.ones(2, 3), torch.tensor(2.0))), path)
+    assert str(typed("inspect", path).exception).startswith("spec must be a .pt2 file with an example of its inputs")
+    said = str(typed("inspect", "torch.nn:Identity").exception)
+    assert said.startswith("--example-input must be given with a factory. Got nothing. Write the shape of one sample")

@@ -10,13 +10,15 @@ from torch import Tensor, nn
 
 from shrinknet.core.config import DEFAULT_BATCH_SIZE, SearchOptions
 from shrinknet.core.errors import BadInputError
+from shrinknet.core.named import is_import_path
 from shrinknet.core.options import Options, option
 from shrinknet.loading.data import load_data
-from shrinknet.loading.models import load_model
+from shrinknet.loading.models import in_twos, load_model
 from shrinknet.search.goals import Goal, PeakRamBytes
 from shrinknet.task.accuracy import Judge
 from shrinknet.task.data import Source
 from shrinknet.task.task import Task
+from shrinknet.task.trees import Inputs
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2 file, or package.module:factory.")]
 DataPath = Annotated[
@@ -63,6 +65,24 @@ class TaskFlags(LossFlags):
     batch_size: int = option(DEFAULT_BATCH_SIZE, "Rows for each pass; speed and memory only.", least=1)
 
 
+def with_example(model: str, given: ModelFlags) -> tuple[nn.Module, Inputs]:
+    """Load a model, and an example of its inputs of at least two samples.
+
+    Raises:
+        BadInputError: there is none.
+    """
+    loaded = load_model(model, given.weights, given.example_input, trust_pickle=given.trust_pickle)
+    if loaded.example_inputs is not None:
+        return loaded.model, in_twos(loaded.example_inputs)
+    if is_import_path(model):
+        do = "Write the shape of one sample, such as 1x28x28 (or 128:int64); of several tensors, a .pt2 file."
+        raise BadInputError("--example-input", "given with a factory", "nothing", do)
+    raise BadInputError(
+        "spec", "a .pt2 file with an example of its inputs, each a tensor with a row for each sample", "one without",
+        "Export it again by torch.export.export(model, args, kwargs), samples along the first axis of each.",
+    )  # fmt: skip
+
+
 def make_task(model: str, data: str, seed: int, given: TaskFlags) -> Task:
     """Load everything that a task is made of.
 
@@ -95,8 +115,13 @@ def task_of(
         batch_size,
         accuracy,
         metrics,
-        output=int(output) if output is not None and output.isdecimal() else output,
+        output=output_of(output),
     )
+
+
+def output_of(typed: str | None) -> str | int | None:
+    """Return what was typed for an output: its key, or its number."""
+    return int(typed) if typed is not None and typed.isdecimal() else typed
 
 
 def artefact_kind(options: SearchOptions, goals: Sequence[Goal]) -> str:
