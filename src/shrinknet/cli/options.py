@@ -1,6 +1,6 @@
 """Options that several verbs share, each said once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -63,6 +63,9 @@ class TaskFlags(LossFlags):
     """The same, in batches of so many rows."""
 
     batch_size: int = option(DEFAULT_BATCH_SIZE, "Rows for each pass; speed and memory only.", least=1)
+    free: Sequence[str] = option(
+        (), "Sizes that stay free in what ships: INPUT:AXIS, such as input_ids:1 (may be repeated)."
+    )
 
 
 def with_example(model: str, given: ModelFlags) -> tuple[nn.Module, Inputs]:
@@ -91,7 +94,14 @@ def make_task(model: str, data: str, seed: int, given: TaskFlags) -> Task:
     """
     loaded = load_model(model, given.weights, given.example_input, trust_pickle=given.trust_pickle)
     task = task_of(
-        loaded.model, load_data(data, seed), given.loss, given.batch_size, given.accuracy, given.metrics, given.output
+        loaded.model,
+        load_data(data, seed),
+        given.loss,
+        given.batch_size,
+        given.accuracy,
+        given.metrics,
+        given.output,
+        free_axes(given.free),
     )
     example_input = given.example_input
     own, said = task.example_inputs, loaded.example_inputs
@@ -103,7 +113,7 @@ def make_task(model: str, data: str, seed: int, given: TaskFlags) -> Task:
 
 def task_of(
     model: nn.Module, roles: dict[str, Source], loss: str, batch_size: int, accuracy: str | Judge | None = None,
-    metrics: Sequence[str] = (), output: str | None = None,
+    metrics: Sequence[str] = (), output: str | None = None, free: Mapping[str, Sequence[int]] | None = None,
 ) -> Task:  # fmt: skip
     """Make a task of a loaded network and data."""
     return Task(
@@ -116,7 +126,23 @@ def task_of(
         accuracy,
         metrics,
         output=output_of(output),
+        free=free,
     )
+
+
+def free_axes(typed: Sequence[str]) -> dict[str, list[int]]:
+    """Return the axes of each input that were typed as INPUT:AXIS.
+
+    >>> free_axes(["input_ids:1", "image:2", "image:3"])
+    {'input_ids': [1], 'image': [2, 3]}
+    """
+    found: dict[str, list[int]] = {}
+    for one in typed:
+        name, _, axis = one.rpartition(":")
+        if not name or not axis.isdecimal():
+            raise BadInputError("--free", "INPUT:AXIS", repr(one), "Write --free input_ids:1.")
+        found.setdefault(name, []).append(int(axis))
+    return found
 
 
 def output_of(typed: str | None) -> str | int | None:

@@ -21,6 +21,7 @@ from shrinknet.core.records import Costs, Difference, Latency, Manifest, TensorF
 from shrinknet.export.arena import Axis, length, one_like
 from shrinknet.export.base import Built, Exporter, find_exporter
 from shrinknet.export.plain import Answer, Plain, by_torch, digest
+from shrinknet.graph.free import Free
 from shrinknet.graph.trace import Trace, named_tensors
 from shrinknet.graph.widths import Present
 from shrinknet.measure.costs import costs
@@ -29,7 +30,7 @@ from shrinknet.surgery.proof import gap, largest_of
 from shrinknet.surgery.remove import cut_graph
 from shrinknet.task.data import Data
 from shrinknet.task.task import Task
-from shrinknet.task.trees import Inputs, of_each, tensors_of, tolerance, with_tensors
+from shrinknet.task.trees import AnyInputs, Inputs, of_each, tensors_of, tolerance, with_tensors
 
 log = logging.getLogger(__name__)
 
@@ -237,7 +238,7 @@ class Artefact:
             difference=difference, compared_with="the quantized network in torch" if any(built.steps) else "torch",
             loss=quality.loss, metrics=quality.metrics, num_samples=quality.num_samples,
             ran_by_its_runtime=built.stand_in is None, versions=self.exporter.versions(),
-            notes=(*built.notes, *float_note(built.float_operators)),
+            notes=(*built.notes, *float_note(built.float_operators), *free_note(self.trace.free)),
             float_operators=built.float_operators,
             latency=timed(answer, row, rounds) if rounds and built.stand_in is None else None,
         )  # fmt: skip
@@ -266,6 +267,11 @@ class Artefact:
         return role if len(role) <= most else role.permuted(0).rows(0, most)
 
     def _built(self, plain: Plain) -> Built:
+        if self.trace.free and not self.exporter.leaves_free:
+            raise BadInputError(
+                "artefact", "'pt2' or 'onnx' for a task with free sizes, which other files fix",
+                f"`artefact={self.kind!r}`", "Name one of these, or say nothing of `free`.",
+            )  # fmt: skip
         built = self.exporter.build(plain, self._example, self._calibration, self.quantize)
         if built.float_operators and not self.allow_float:
             raise ExportError(
@@ -296,15 +302,17 @@ class Artefact:
         data, names = self.rows_to_check(), plain.outputs
         worst, largest = torch.zeros(2, len(names), dtype=torch.float64)
 
-        def outputs_of(inputs: Inputs) -> Any:
+        def outputs_of(inputs: AnyInputs) -> Any:
             rows = of_each(inputs, Tensor.cpu)
             found, expected = tensors_of(answer(rows)), tensors_of(built.reference(rows))
             for place, (one, other) in enumerate(zip(expected, found, strict=True)):
                 worst[place] = torch.maximum(worst[place], gap(one, other))
                 largest[place] = max(float(largest[place]), largest_of(one))
-            return with_tensors(self._returned, (one.to(inputs.device) for one in found))
+            return with_tensors(self._returned, (one.to(data.device) for one in found))
 
         quality = evaluate(outputs_of, self.task.loss, data, self.task.metrics)
+        for rows in self.trace.other_sizes(self._example):
+            outputs_of(rows)
         dtypes = [one.dtype for one in tensors_of(self._example) if one.is_floating_point()]
         allowed = [
             STEPS_OF_INT8 * step if step else tolerance((dtypes or [torch.float32])[0], float(size))
@@ -325,6 +333,20 @@ def float_note(float_operators: Sequence[str]) -> tuple[str, ...]:
     ("in float all the same, not in int8: layer_norm (in 'norm')",)
     """
     return (f"in float all the same, not in int8: {', '.join(float_operators)}",) if float_operators else ()
+
+
+def free_note(free: Free) -> tuple[str, ...]:
+    """Return what a manifest says of sizes that are free, beside the number of samples.
+
+    >>> free_note({"input_ids": {1: (2, 512)}, "mask": {1: (2, None)}})
+    ("free: axis 1 of 'input_ids' (2 to 512), axis 1 of 'mask' (from 2)",)
+    """
+    said = [
+        f"axis {axis} of {name!r} ({f'from {least}' if most is None else f'{least} to {most}'})"
+        for name, axes in free.items()
+        for axis, (least, most) in axes.items()
+    ]
+    return (f"free: {', '.join(said)}",) if said else ()
 
 
 def _contents(tensor: Tensor) -> bytes:

@@ -61,6 +61,7 @@ class Exporter(ABC):
 
     Attributes:
         runs_here: whether this machine runs the file as the one that it is made for does.
+        leaves_free: whether sizes other than the number of samples can stay free (`network.trace.free`).
         is_made_apart: whether a run makes the file, with a manifest, beside the models that its folder holds anyway.
     """
 
@@ -71,6 +72,7 @@ class Exporter(ABC):
     quantizations: ClassVar[tuple[str, ...]] = ("none",)
     runs_here: ClassVar[bool] = True
     is_made_apart: ClassVar[bool] = True
+    leaves_free: ClassVar[bool] = False
 
     @abstractmethod
     def build(self, network: Plain, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:

@@ -10,7 +10,7 @@ from shrinknet.core.quiet import quiet
 from shrinknet.core.turns import alone
 from shrinknet.export.base import Built, Exporter
 from shrinknet.export.plain import Answer, Plain, by_torch
-from shrinknet.graph.trace import free_rows
+from shrinknet.graph.free import free_sizes
 from shrinknet.task.trees import Inputs, call_of, in_plain_containers, of_each
 
 
@@ -21,13 +21,15 @@ class Pt2(Exporter):
     suffix = ".pt2"
     extra = "dev"
     packages = ()
+    leaves_free = True
 
     def build(self, network: Plain, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
         """Export with a free batch size."""
         rows = of_each(inputs, lambda tensor: tensor.detach().cpu().contiguous())
         args, kwargs = call_of(rows)
+        sizes = free_sizes(network.module, rows, network.trace.free)
         with quiet():
-            program = torch.export.export(network.module, args, kwargs, dynamic_shapes=free_rows(network.module, rows))
+            program = torch.export.export(network.module, args, kwargs, dynamic_shapes=sizes)
         return Built(pt2_bytes(program), by_torch(network.module))
 
     def answer(self, content: bytes) -> Answer:

@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.export import Dim
 
 from shrinknet.core.quiet import quiet
 from shrinknet.export.base import Built, Exporter
 from shrinknet.export.plain import Answer, Plain, by_torch, given_back, in_rows
-from shrinknet.task.trees import AnyInputs, Inputs, row_axes
+from shrinknet.graph.free import free_sizes
+from shrinknet.task.trees import AnyInputs, Inputs
 
 OPSET = 18
 
@@ -22,13 +22,15 @@ class Onnx(Exporter):
     suffix = ".onnx"
     extra = "onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
+    leaves_free = True
 
     def build(self, network: Plain, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
         """Export by torch's own exporter; weights stand in the file."""
         rows = in_rows(inputs)
+        sizes = free_sizes(network.flat, rows, network.trace.free)
         try:
             with quiet():
-                program = torch.export.export(network.flat, rows, dynamic_shapes=row_axes(rows, Dim("batch", min=1)))
+                program = torch.export.export(network.flat, rows, dynamic_shapes=sizes)
                 made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, external_data=False, verbose=False)
                 assert made is not None
                 if not network.is_lone:

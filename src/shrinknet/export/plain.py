@@ -106,7 +106,7 @@ def flat(module: GraphModule) -> GraphModule:
 
 def by_torch(module: nn.Module) -> Answer:
     """Return what a module answers, without gradients."""
-    return lambda inputs: _without_gradients(lambda: called(module, inputs))  # type: ignore[arg-type]
+    return lambda inputs: _without_gradients(lambda: called(module, inputs))
 
 
 def by_tensors(run: Callable[..., Any]) -> Answer:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
 import torch
@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from shrinknet.core.config import RunConfig
-from shrinknet.core.errors import FixedWidthError
+from shrinknet.core.errors import ExportError, FixedWidthError
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.records import Costs, Manifest, Measures, Neuron, Plan, Step, TestResult, Verification
 from shrinknet.engine.gates import GatedNetwork
@@ -29,10 +29,10 @@ from shrinknet.surgery.own_module import (
     modules_with_windows,
     new_attributes,
 )
-from shrinknet.surgery.proof import cut_program, verify
+from shrinknet.surgery.proof import compare, cut_program, verify
 from shrinknet.surgery.remove import cut_graph, kept_indices
 from shrinknet.task.task import Task
-from shrinknet.task.trees import are_alike
+from shrinknet.task.trees import are_alike, called
 
 LATENCY_ROUNDS = 200
 """One sample is run so many times for its latency."""
@@ -147,7 +147,20 @@ class Facts:
         self.verification.raise_if_broken()
         for name, parameter in self.task.model.named_parameters():
             named_tensors(self.cut)[name].requires_grad_(parameter.requires_grad)
-        return export_program(self.cut, self.task.example_inputs)
+        program = export_program(self.cut, self.task.example_inputs, self.task.free)
+        self._check_at_other_sizes(program.module(check_guards=False))
+        return program
+
+    def _check_at_other_sizes(self, smaller: nn.Module) -> None:
+        """Where sizes are free, what was exported must compute what the masked network computes at others, too."""
+        inputs = next(self.task.calibration.batches()).inputs
+        others = self.network.trace.other_sizes(inputs)
+        for one in compare(self.network, partial(called, smaller), others) if self.task.free else ():
+            if not one.holds:
+                raise ExportError(
+                    f"free must be axes along which the exported network computes the same. Got a worst difference of "
+                    f"{one.worst:.3g} at another size, the tolerance is {one.tolerance:.3g}. Leave them fixed."
+                )
 
 
 AnyRun = TypeVar("AnyRun", bound=Facts)
