@@ -295,10 +295,6 @@ BAD = {
         lambda: sn.Task(Siamese(), contrast, (X, Z[:20], CLASSES)),
         r"^calibration must be tensors with as many rows each\. Got inputs\[0\] \[24, 5\], inputs\[1\] \[20, 5\]",
     ),
-    "a file for one tensor": (
-        lambda: sn.prune(task_of("two inputs"), goals=[sn.RemovedNeurons(1)], artefact="onnx"),
-        r"^artefact must be made of a network that takes one tensor\. Got one that takes 2, of shapes \[2, 5\] and \[2, 5\]\.",
-    ),
 }  # fmt: skip
 
 

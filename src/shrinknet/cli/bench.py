@@ -9,7 +9,7 @@ from torch import Tensor
 
 from shrinknet.cli import console
 from shrinknet.cli.flags import spread
-from shrinknet.cli.options import CriterionName, Json, Model, ModelFlags, task_of
+from shrinknet.cli.options import CriterionName, Json, Model, ModelFlags, output_of, with_example
 from shrinknet.core.config import DEFAULT_BATCH_SIZE, Scope
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.options import option
@@ -18,9 +18,10 @@ from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.memory import in_memory
 from shrinknet.execution.cost_model import Forecast, Rates, forecast, forward_work, measured_rates
-from shrinknet.loading.models import load_model
+from shrinknet.task.losses import find_loss
 from shrinknet.task.scoring import Scoring
-from shrinknet.task.task import Task, evaluating
+from shrinknet.task.task import Task, evaluating, which_output
+from shrinknet.task.trees import Inputs, call_of, called, of_each, tensors_of
 
 PASSES_TIMED = 8
 
@@ -38,6 +39,7 @@ class BenchFlags(ModelFlags, Scope):
         "cross-entropy, binary-cross-entropy, squared-error, absolute-error, huber, next-token, own-answers ..., or "
         "package.module:function.",
     )
+    output: str | None = option(None, "Of several outputs the one that the loss is given: its key, or its number.")
     samples: int = option(256, "How many samples.", least=2)
     plan: bool = option(False, "Say what it would cost, without doing it.")
     workers: int = option(1, "With --plan: shared by so many workers like this machine.", least=1)
@@ -51,12 +53,8 @@ class BenchFlags(ModelFlags, Scope):
 def command(model: Model, given: BenchFlags, criterion: CriterionName = "ablation", json: Json = False) -> None:
     """Time a ranking of every neuron on random samples, beside the plain loop; or only plan one (--plan)."""
     samples, workers, remove = given.samples, given.workers, given.remove
-    loaded = load_model(model, given.weights, given.example_input, trust_pickle=given.trust_pickle)
-    if loaded.example_inputs is None:
-        do = "Write the shape of one sample, such as 1x28x28."
-        raise BadInputError("--example-input", "given with a factory", "nothing", do)
     rows = 2 if given.plan else samples
-    task = _random_task(loaded.model, loaded.example_inputs, rows, given.loss, given.seed)
+    task = _random_task(*with_example(model, given), rows, given)
     network = gated(task, given.keep, given.only, Scoring(given.memory, compile=given.compile))
     if remove >= network.trace.num_neurons:
         allowed = f"below {network.trace.num_neurons}, the number of neurons"
@@ -82,20 +80,35 @@ def command(model: Model, given: BenchFlags, criterion: CriterionName = "ablatio
     console.talk.print(last)
 
 
-def _random_task(model: torch.nn.Module, example: Tensor, samples: int, loss: str, seed: int) -> Task:
-    """Random samples of the example's shape, with targets that suit the loss."""
-    torch.manual_seed(seed)
-    shape = (samples, *example.shape[1:])
-    inputs = torch.rand(shape).to(example.dtype) if example.is_floating_point() else example[:1].expand(shape).clone()
+def _random_task(model: torch.nn.Module, example: Inputs, samples: int, given: BenchFlags) -> Task:
+    """Random samples of the example's shapes, with targets that suit the loss."""
+    torch.manual_seed(given.seed)
+    is_lone = isinstance(example, Tensor)
+    inputs = of_each(example, lambda one: _random(one, samples, is_lone=is_lone))
+    output = output_of(given.output)
     with torch.no_grad(), evaluating(model):
-        outputs = model(example[:2] if len(example) > 1 else example.expand(2, *example.shape[1:]))
-    if loss in OF_CLASSES:
-        classes = -1 if loss in OF_TOKENS else 1
-        shape = outputs[:1].movedim(classes, 1)[:, 0].shape
-        targets = torch.randint(0, outputs.shape[classes], (samples, *shape[1:]))
+        outputs = called(model, example[:2])
+    place = which_output(find_loss(given.loss), outputs, output)
+    tensors = tensors_of(outputs)
+    read = next(one for one in tensors if one.is_floating_point()) if place is None else tensors[place]
+    if given.loss in OF_CLASSES:
+        classes = -1 if given.loss in OF_TOKENS else 1
+        shape = read[:1].movedim(classes, 1)[:, 0].shape
+        targets = torch.randint(0, read.shape[classes], (samples, *shape[1:]))
     else:
-        targets = torch.rand(samples, *outputs.shape[1:]).to(outputs.dtype)
-    return task_of(model, {"calibration": (inputs, targets)}, loss, DEFAULT_BATCH_SIZE)
+        targets = torch.rand(samples, *read.shape[1:]).to(read.dtype)
+    return Task(
+        model, given.loss, (inputs, targets), batch_size=DEFAULT_BATCH_SIZE, output=output,
+        unpack=lambda batch: (*call_of(batch[0]), batch[1]),
+    )  # fmt: skip
+
+
+def _random(example: Tensor, samples: int, *, is_lone: bool) -> Tensor:
+    """Random floating numbers; whole ones as in the example, or 1 where there are others: masks let all in."""
+    shape = (samples, *example.shape[1:])
+    if example.is_floating_point():
+        return torch.rand(shape).to(example.dtype)
+    return example[:1].expand(shape).clone() if is_lone else torch.ones(shape, dtype=example.dtype)
 
 
 def _planned(
@@ -140,7 +153,7 @@ def _measured(task: Task, network: GatedNetwork, criterion: str) -> dict[str, in
 def _plain_passes(task: Task, count: int) -> None:
     for _ in range(count):
         for batch in task.calibration.batches():
-            task.loss.of(task.model(batch.inputs), batch.targets)
+            task.loss.of(task.loss.read(called(task.model, batch.inputs)), batch.targets)
 
 
 def _timed(work: Callable[[], object]) -> float:

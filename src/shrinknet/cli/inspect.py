@@ -9,14 +9,12 @@ from torch import nn
 
 from shrinknet.cli import console
 from shrinknet.cli.flags import spread
-from shrinknet.cli.options import Json, Model, ModelFlags
+from shrinknet.cli.options import Json, Model, ModelFlags, with_example
 from shrinknet.core.config import Scope
-from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Group
 from shrinknet.core.units import bytes_text, percent
 from shrinknet.graph.restrict import restrict
 from shrinknet.graph.trace import Trace, trace
-from shrinknet.loading.models import load_model
 from shrinknet.measure.costs import costs, operator_costs, reach
 
 Operators = Annotated[bool, typer.Option("--operators", help="Show what each operator of the graph costs, too.")]
@@ -25,17 +23,7 @@ Operators = Annotated[bool, typer.Option("--operators", help="Show what each ope
 @spread
 def command(model: Model, given: ModelFlags, scope: Scope, operators: Operators = False, json: Json = False) -> None:
     """Show groups of neurons, every parameter and what becomes of it, bytes and MACs; and what is frozen, and why."""
-    loaded = load_model(model, given.weights, given.example_input, trust_pickle=given.trust_pickle)
-    if loaded.example_inputs is None:
-        raise BadInputError(
-            "--example-input",
-            "given with a factory",
-            "nothing",
-            "Write the shape of one sample, such as 1x28x28 (or 128:int64).",
-        )
-    example = loaded.example_inputs
-    traced = trace(loaded.model, example if len(example) > 1 else example.expand(2, *example.shape[1:]))
-    traced = restrict(traced, scope.keep, scope.only)
+    traced = restrict(trace(*with_example(model, given)), scope.keep, scope.only)
     if json:
         console.print_json(as_json(traced))
     else:

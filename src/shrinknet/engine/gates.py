@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from shrinknet.core.errors import NothingToRemoveError, UnfollowedOperatorError
+from shrinknet.core.errors import BadInputError, NothingToRemoveError, UnfollowedOperatorError, first_line
 from shrinknet.core.records import Group, Neuron
 from shrinknet.engine.passes import Passes, Values
 from shrinknet.engine.program import Gating, Program
@@ -26,7 +26,7 @@ from shrinknet.task.data import Batch
 from shrinknet.task.losses import Loss, with_slope
 from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task, evaluating
-from shrinknet.task.trees import AnyInputs, Inputs, are_alike, called, split
+from shrinknet.task.trees import AnyInputs, Inputs, are_alike, called, shapes_text, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +257,7 @@ def gated(
     Raises:
         NothingToRemoveError: there is none; the message gives the reasons.
     """
-    traced = trace(task.model, task.example_inputs)
+    traced = trace(task.model, task.example_inputs, task.free)
     if traced.groups:
         traced = restrict(traced, keep, only)
     if not traced.groups:
@@ -272,12 +272,44 @@ def gated(
 
 
 def _check_traced(task: Task, network: GatedNetwork) -> None:
-    """The root of every proof: the traced network computes what the user's own does."""
+    """The root of every proof: the traced network computes what the user's own does, on rows of every size there is."""
     inputs = next(task.calibration.batches()).inputs
     with evaluating(task.model), torch.no_grad():
-        own, traced = called(task.model, inputs), network.outputs(inputs)
-    if not are_alike(own, traced):
-        raise UnfollowedOperatorError(
-            "Cannot follow values through the model: its exported graph computes something else than the model itself. "
-            "Look for tensors changed in place, and for code that depends on the number of samples."
-        )
+        if not are_alike(called(task.model, inputs), network.outputs(inputs)):
+            raise UnfollowedOperatorError(
+                "Cannot follow values through the model: its exported graph computes something else than the model "
+                "itself. Look for tensors changed in place, and for code that depends on the number of samples."
+            )
+        for given in (*task.examples[1:], *network.trace.other_sizes(inputs)):
+            _check_traced_at(network, given, called_at(task.model, given))
+
+
+def _check_traced_at(network: GatedNetwork, inputs: AnyInputs, own: Any) -> None:
+    """Raise BadInputError where the graph computes something else on inputs of other sizes than it was traced with."""
+    try:
+        if are_alike(own, network.outputs(inputs)):
+            return
+        said = "other outputs than the network's"
+    except (RuntimeError, IndexError, ValueError) as error:
+        said = first_line(error)
+    raise BadInputError(
+        "free", "inputs with the axes along which batches differ, such as {'input_ids': [1]}",
+        f"inputs of shapes {shapes_text(inputs)}, of which the graph with the first batch's sizes said: {said}",
+        "Say these axes, or pad all batches to one size.",
+    )  # fmt: skip
+
+
+def called_at(model: nn.Module, inputs: AnyInputs) -> Any:
+    """Call a network with inputs of other sizes than the example's.
+
+    Raises:
+        BadInputError: it does not take them.
+    """
+    try:
+        return called(model, inputs)
+    except Exception as error:  # whatever the user's own forward raises
+        raise BadInputError(
+            "free", "axes along which the network takes twice and half the length",
+            f"inputs of shapes {shapes_text(inputs)}, of which it said: {first_line(error)}",
+            "Name every input of that length, or leave it fixed.",
+        ) from error  # fmt: skip

@@ -231,7 +231,7 @@ class Replay:
             value, traced = self.values[node], node.meta["val"]
             if isinstance(traced, torch.SymInt):
                 value = value * num_lanes
-            elif has_samples(traced):
+            elif isinstance(traced, Tensor) and has_samples(traced):
                 value = torch.cat([value] * num_lanes, samples_axis(traced))
             self._beside[node, num_lanes] = value
         return self._beside[node, num_lanes]

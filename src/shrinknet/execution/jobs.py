@@ -123,6 +123,7 @@ class ScoringJob:
     device: str
     example: Inputs
     outputs: Any
+    free: Mapping[str, Sequence[int]]
 
     def set_up(self) -> Setting:
         """Trace the network again, where the worker is."""
@@ -130,7 +131,7 @@ class ScoringJob:
             path = Path(folder) / "model.pt2"
             path.write_bytes(self.model)
             loaded = load_model(str(path))
-        traced = restrict(trace(loaded.model, self.example), self.keep, self.only)
+        traced = restrict(trace(loaded.model, self.example, self.free), self.keep, self.only)
         traced.returns(self.outputs)
         return Setting(gate(traced, self.loss, self.scoring), torch.device(self.device))
 
@@ -230,6 +231,7 @@ class Workers:
         return ScoringJob(
             self._model, self.task.loss, self.keep, self.only, share, self.criterion, batches,
             str(self.task.calibration.device), of_each(self.task.example_inputs, Tensor.cpu), self._outputs,
+            self.task.free,
         )  # fmt: skip
 
     @cached_property
@@ -245,7 +247,7 @@ class Workers:
 
     @cached_property
     def _model(self) -> bytes:
-        return pt2_bytes(export_program(self.task.model, self.task.example_inputs))
+        return pt2_bytes(export_program(self.task.model, self.task.example_inputs, self.task.free))
 
     @cached_property
     def _sizes(self) -> list[int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from shrinknet.core.quantities import BY_NAME
 from shrinknet.core.records import Costs, Difference, Latency, Manifest, TensorFacts
 from shrinknet.export.arena import Axis, length, one_like
 from shrinknet.export.base import Built, Exporter, find_exporter
-from shrinknet.export.plain import Answer, Plain, digest
+from shrinknet.export.plain import Answer, Plain, by_torch, digest
+from shrinknet.graph.free import Free
 from shrinknet.graph.trace import Trace, named_tensors
 from shrinknet.graph.widths import Present
 from shrinknet.measure.costs import costs
@@ -28,7 +30,7 @@ from shrinknet.surgery.proof import gap, largest_of
 from shrinknet.surgery.remove import cut_graph
 from shrinknet.task.data import Data
 from shrinknet.task.task import Task
-from shrinknet.task.trees import Inputs, lone, tolerance
+from shrinknet.task.trees import AnyInputs, Inputs, of_each, tensors_of, tolerance, with_tensors
 
 log = logging.getLogger(__name__)
 
@@ -214,9 +216,10 @@ class Artefact:
             ExportError: the exporter cannot take an operator, or the file does not compute what torch computes.
         """
         log.info("Making the smaller network's %s file, and running it.", self.exporter.suffix)
-        built = self._built(Plain.of(self.trace, cut))
+        plain = Plain.of(self.trace, cut)
+        built = self._built(plain)
         answer = built.stand_in or self.exporter.answer(built.content)
-        difference, quality = self._compare(built, answer)
+        difference, quality = self._compare(plain, built, answer)
         if not difference.holds:
             raise ExportError(
                 f"artefact={self.kind!r} must give a file that computes what torch computes. Got a worst difference of "
@@ -230,12 +233,12 @@ class Artefact:
             arena_bytes=built.arena.num_bytes if built.arena else None,
             forecast_bytes=forecast.flash_bytes,
             forecast_arena_bytes=forecast.peak_ram_bytes if built.arena else None,
-            inputs=(_facts("input", row, built.input_shape),),
-            outputs=(_facts("output", outputs, built.output_shape),),
-            difference=difference, compared_with="the quantized network in torch" if built.step else "torch",
+            inputs=_facts(plain.inputs, row, built.input_shapes),
+            outputs=_facts(plain.outputs, outputs, built.output_shapes),
+            difference=difference, compared_with="the quantized network in torch" if any(built.steps) else "torch",
             loss=quality.loss, metrics=quality.metrics, num_samples=quality.num_samples,
             ran_by_its_runtime=built.stand_in is None, versions=self.exporter.versions(),
-            notes=(*built.notes, *float_note(built.float_operators)),
+            notes=(*built.notes, *float_note(built.float_operators), *free_note(self.trace.free)),
             float_operators=built.float_operators,
             latency=timed(answer, row, rounds) if rounds and built.stand_in is None else None,
         )  # fmt: skip
@@ -246,11 +249,12 @@ class Artefact:
 
         A file that no runtime here can run must be the one that is made anew, to the bit; its stand-in then runs.
         """
-        built = self._built(Plain.of(self.trace, cut))
+        plain = Plain.of(self.trace, cut)
+        built = self._built(plain)
         if built.stand_in is not None and content != built.content:
             return Difference(self.quantize, float("inf"), 0.0, 0)
         answer = built.stand_in or self.exporter.answer(content)
-        return replace(self._compare(built, answer)[0], precision=self.quantize)
+        return replace(self._compare(plain, built, answer)[0], precision=self.quantize)
 
     def rows_to_check(self) -> Data:
         """Return the rows held furthest from the scores, as many as the runtime answers in reasonable time.
@@ -263,6 +267,11 @@ class Artefact:
         return role if len(role) <= most else role.permuted(0).rows(0, most)
 
     def _built(self, plain: Plain) -> Built:
+        if self.trace.free and not self.exporter.leaves_free:
+            raise BadInputError(
+                "artefact", "'pt2' or 'onnx' for a task with free sizes, which other files fix",
+                f"`artefact={self.kind!r}`", "Name one of these, or say nothing of `free`.",
+            )  # fmt: skip
         built = self.exporter.build(plain, self._example, self._calibration, self.quantize)
         if built.float_operators and not self.allow_float:
             raise ExportError(
@@ -273,33 +282,48 @@ class Artefact:
         return built
 
     @cached_property
-    def _calibration(self) -> Sequence[Tensor]:
+    def _calibration(self) -> Sequence[Inputs]:
         rows = min(CALIBRATION_ROWS, len(self.task.calibration))
         batches = self.task.calibration.rows(0, rows).batches()
-        return [lone(batch.inputs, "artefact", "made of").cpu() for batch in batches]
+        return [of_each(batch.inputs, Tensor.cpu) for batch in batches]
 
     @cached_property
-    def _example(self) -> Tensor:
-        return lone(self.task.example_inputs, "artefact", "made of").cpu()
+    def _example(self) -> Inputs:
+        found: Inputs = of_each(self.task.example_inputs, Tensor.cpu)
+        return found
 
-    def _compare(self, built: Built, answer: Answer) -> tuple[Difference, Evaluation]:
-        data = self.rows_to_check()
-        worst = torch.zeros((), dtype=torch.float64)
-        largest = 0.0
+    @cached_property
+    def _returned(self) -> Any:
+        """What the network returns: the form in which the loss is given a file's outputs."""
+        return by_torch(self.trace.module)(self.task.example_inputs)
 
-        def outputs_of(inputs: Inputs) -> Tensor:
-            nonlocal worst, largest
-            rows = lone(inputs, "artefact", "made of")
-            given, expected = answer(rows.cpu()), built.reference(rows.cpu())
-            worst = torch.maximum(worst, gap(expected, given))
-            largest = max(largest, largest_of(expected))
-            return given.to(rows.device)
+    def _compare(self, plain: Plain, built: Built, answer: Answer) -> tuple[Difference, Evaluation]:
+        """The difference of the output that breaks its tolerance or comes nearest to it, and the file's quality."""
+        data, names = self.rows_to_check(), plain.outputs
+        worst, largest = torch.zeros(2, len(names), dtype=torch.float64)
+
+        def outputs_of(inputs: AnyInputs) -> Any:
+            rows = of_each(inputs, Tensor.cpu)
+            found, expected = tensors_of(answer(rows)), tensors_of(built.reference(rows))
+            for place, (one, other) in enumerate(zip(expected, found, strict=True)):
+                worst[place] = torch.maximum(worst[place], gap(one, other))
+                largest[place] = max(float(largest[place]), largest_of(one))
+            return with_tensors(self._returned, (one.to(data.device) for one in found))
 
         quality = evaluate(outputs_of, self.task.loss, data, self.task.metrics)
-        dtype = self._example.dtype
-        allowed = tolerance(dtype if dtype.is_floating_point else torch.float32, largest)
-        allowed = STEPS_OF_INT8 * built.step if built.step else allowed
-        return Difference("float32", float(worst), allowed, quality.num_samples), quality
+        for rows in self.trace.other_sizes(self._example):
+            outputs_of(rows)
+        dtypes = [one.dtype for one in tensors_of(self._example) if one.is_floating_point()]
+        allowed = [
+            STEPS_OF_INT8 * step if step else tolerance((dtypes or [torch.float32])[0], float(size))
+            for step, size in zip(built.steps or [None] * len(names), largest, strict=True)
+        ]
+        differences = [
+            Difference("float32", float(far), most, quality.num_samples, name)
+            for name, far, most in zip(names, worst, allowed, strict=True)
+        ]
+        broken = (one for one in differences if not one.holds)
+        return next(broken, max(differences, key=lambda one: one.worst / one.tolerance)), quality
 
 
 def float_note(float_operators: Sequence[str]) -> tuple[str, ...]:
@@ -311,16 +335,34 @@ def float_note(float_operators: Sequence[str]) -> tuple[str, ...]:
     return (f"in float all the same, not in int8: {', '.join(float_operators)}",) if float_operators else ()
 
 
+def free_note(free: Free) -> tuple[str, ...]:
+    """Return what a manifest says of sizes that are free, beside the number of samples.
+
+    >>> free_note({"input_ids": {1: (2, 512)}, "mask": {1: (2, None)}})
+    ("free: axis 1 of 'input_ids' (2 to 512), axis 1 of 'mask' (from 2)",)
+    """
+    said = [
+        f"axis {axis} of {name!r} ({f'from {least}' if most is None else f'{least} to {most}'})"
+        for name, axes in free.items()
+        for axis, (least, most) in axes.items()
+    ]
+    return (f"free: {', '.join(said)}",) if said else ()
+
+
 def _contents(tensor: Tensor) -> bytes:
     """What a tensor holds, in whatever order: a transposed tensor holds the same."""
     return digest(tensor.detach().flatten().sort().values)
 
 
-def _facts(name: str, tensor: Tensor, shape: tuple[int, ...]) -> TensorFacts:
-    return TensorFacts(name, str(tensor.dtype).removeprefix("torch."), shape or tuple(tensor.shape))
+def _facts(names: Sequence[str], tree: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[TensorFacts, ...]:
+    tensors = tensors_of(tree)
+    return tuple(
+        TensorFacts(name, str(tensor.dtype).removeprefix("torch."), shape)
+        for name, tensor, shape in zip(names, tensors, shapes or [tuple(one.shape) for one in tensors], strict=True)
+    )
 
 
-def timed(answer: Answer, row: Tensor, rounds: int) -> Latency:
+def timed(answer: Answer, row: Inputs, rounds: int) -> Latency:
     """Return how long one sample takes: the median over many rounds, and the middle half of them.
 
     A figure of this machine, never a promise about another.

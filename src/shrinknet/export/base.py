@@ -14,6 +14,7 @@ from shrinknet.core.errors import BadInputError, ExportError
 from shrinknet.core.registry import registry_of_classes
 from shrinknet.export.arena import Arena, Value
 from shrinknet.export.plain import Answer, Plain
+from shrinknet.task.trees import Inputs
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ class Built:
         arena: where the runtime's planner puts the activations, if it says so.
         stored: the constants of the file, where it holds the network's own.
         constants: the constants of the file with their axes, where it holds others (such as int8 ones).
-        step: how far apart two neighbouring outputs are, where outputs are quantized.
+        steps: how far apart two neighbouring values of each output are; None where it is not quantized.
         stand_in: what runs the file where its own runtime cannot.
         notes: what the file's figures leave out, and what whoever calls it must know.
-        input_shape: the shape of a row in the file, where it is not the network's.
-        output_shape: that of its output.
+        input_shapes: the shapes of a row's tensors in the file, where they are not the network's.
+        output_shapes: those of its outputs.
         float_operators: where int8 was asked for, the operators that compute in float all the same, each with its
             module.
     """
@@ -40,11 +41,11 @@ class Built:
     arena: Arena | None = None
     stored: tuple[Tensor, ...] = ()
     constants: tuple[Value, ...] = ()
-    step: float | None = None
+    steps: tuple[float | None, ...] = ()
     stand_in: Answer | None = None
     notes: tuple[str, ...] = ()
-    input_shape: tuple[int, ...] = ()
-    output_shape: tuple[int, ...] = ()
+    input_shapes: tuple[tuple[int, ...], ...] = ()
+    output_shapes: tuple[tuple[int, ...], ...] = ()
     float_operators: tuple[str, ...] = ()
 
 
@@ -60,6 +61,7 @@ class Exporter(ABC):
 
     Attributes:
         runs_here: whether this machine runs the file as the one that it is made for does.
+        leaves_free: whether sizes other than the number of samples can stay free (`network.trace.free`).
         is_made_apart: whether a run makes the file, with a manifest, beside the models that its folder holds anyway.
     """
 
@@ -70,14 +72,16 @@ class Exporter(ABC):
     quantizations: ClassVar[tuple[str, ...]] = ("none",)
     runs_here: ClassVar[bool] = True
     is_made_apart: ClassVar[bool] = True
+    leaves_free: ClassVar[bool] = False
 
     @abstractmethod
-    def build(self, network: Plain, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:
+    def build(self, network: Plain, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
         """Make the file of a network whose norms are folded.
 
         Args:
-            network: the graph, its norms folded; its nodes are named as in the trace.
-            inputs: two rows.
+            network: the graph, its norms folded; its nodes are named as in the trace. `network.flat` takes the
+                tensors of the inputs one by one and gives those of the outputs.
+            inputs: two rows: a tensor, or the arguments of a call.
             calibration: batches of rows that a quantizer looks at.
             quantize: one of `quantizations`.
         """

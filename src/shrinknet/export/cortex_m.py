@@ -24,9 +24,10 @@ from shrinknet.export.lowering import (
     where,
     without_unread,
 )
-from shrinknet.export.plain import Answer, Plain, by_torch
-from shrinknet.export.quantization import output_step, quantized
+from shrinknet.export.plain import Answer, Plain, by_tensors, joined_rows, one_by_one
+from shrinknet.export.quantization import output_steps, quantized
 from shrinknet.export.undilated import undilated
+from shrinknet.task.trees import AnyInputs, Inputs, tensors_of
 
 CPU = "M4"
 CHANNELS_LAST = "rows of (N, C, H, W) lie in memory with their channels last"
@@ -44,12 +45,12 @@ class CortexM(Exporter):
     quantizations = ("int8",)
     runs_here = False
 
-    def build(self, network: Plain, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:
+    def build(self, network: Plain, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
         """Quantize as the backend asks, and put its operators into the graph."""
         edge: Any = None
-        taller = lifted(network.module, inputs)
+        taller = lifted(network.flat, inputs)
         module = taller.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        row = _as_kernels_read(taller.given(inputs[:1]))
+        row = _as_kernels_read(taller.given(next(one_by_one(inputs))))
         with quiet():
             from executorch.backends.cortex_m.edge_compile_config import cortex_m_edge_compile_config
             from executorch.backends.cortex_m.passes.cortex_m_pass_manager import CortexMPassManager
@@ -61,7 +62,7 @@ class CortexM(Exporter):
             try:
                 two, *looked_at = (_as_kernels_read(taller.given(rows)) for rows in (inputs, *calibration))
                 small = quantized(module, two, CortexMQuantizer(), looked_at)
-                edge = to_edge(torch.export.export(small, (row,)), compile_config=cortex_m_edge_compile_config())
+                edge = to_edge(torch.export.export(small, row), compile_config=cortex_m_edge_compile_config())
                 cpu = CortexMTargetConfig(cpu=Cpu[CPU])
                 passes = CortexMPassManager(edge.exported_program(), target_config=cpu)
                 edge._edge_programs["forward"] = without_unread(passes.transform())  # the backend has no other way in
@@ -73,15 +74,15 @@ class CortexM(Exporter):
         arena = Arena(arena_bytes(lowered), tuple(placed_values(lowered, placed, network)))
         constants = tuple(stored_values(lowered.exported_program(), network))
 
-        def answer(given: Tensor) -> Tensor:
-            with torch.no_grad():
-                return torch.cat([stand_in(_as_kernels_read(row[None])) for row in given.cpu()])
+        @torch.no_grad()
+        def answer(given: AnyInputs) -> Any:
+            return joined_rows(tensors_of(stand_in(*_as_kernels_read(one))) for one in one_by_one(given))
 
-        notes = (NOT_RUN, *[CHANNELS_LAST] * (row.dim() == 4), *[LIFTED] * taller.is_lifted)
+        notes = (NOT_RUN, *[CHANNELS_LAST] * any(one.dim() == 4 for one in row), *[LIFTED] * taller.is_lifted)
         return Built(
-            bytes(lowered.buffer), taller.around(by_torch(small)), arena, constants=constants, step=output_step(small),
-            stand_in=taller.around(answer), notes=notes, input_shape=tuple(row.shape),
-            output_shape=tuple(by_torch(small)(row).shape), float_operators=kept_in_float,
+            bytes(lowered.buffer), taller.around(by_tensors(small)), arena, constants=constants,
+            steps=output_steps(small), stand_in=taller.around(answer), notes=notes, input_shapes=_shapes(row),
+            output_shapes=_shapes(by_tensors(small)(row)), float_operators=kept_in_float,
         )  # fmt: skip
 
     def answer(self, content: bytes) -> Answer:
@@ -97,6 +98,11 @@ class CortexM(Exporter):
         return SLOW
 
 
-def _as_kernels_read(rows: Tensor) -> Tensor:
+def _as_kernels_read(rows: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Rows in the order in memory that the kernels read: channels last, where there are height and width."""
-    return rows.cpu().contiguous(memory_format=torch.channels_last if rows.dim() == 4 else torch.contiguous_format)
+    orders = {4: torch.channels_last}
+    return tuple(one.cpu().contiguous(memory_format=orders.get(one.dim(), torch.contiguous_format)) for one in rows)
+
+
+def _shapes(tree: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(tensor.shape) for tensor in tensors_of(tree))

@@ -14,8 +14,9 @@ from shrinknet.core.quiet import quiet
 from shrinknet.export.arena import Arena
 from shrinknet.export.base import FAST, SLOW, Built, Exporter
 from shrinknet.export.lowering import arena_bytes, float_products, placed_values, planned_in_order, stored_values, where
-from shrinknet.export.plain import Answer, Plain, by_torch, rows_of_one
-from shrinknet.export.quantization import output_step, quantized
+from shrinknet.export.plain import Answer, Plain, by_tensors, by_torch, joined_rows, one_by_one
+from shrinknet.export.quantization import output_steps, quantized
+from shrinknet.task.trees import AnyInputs, Inputs
 
 HIDDEN = "the XNNPACK delegate plans its own workspace at run time: the arena holds only what goes in and out of it"
 
@@ -29,9 +30,9 @@ class ExecuTorch(Exporter):
     packages = ("executorch",)
     quantizations = ("none", "int8")
 
-    def build(self, network: Plain, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:
+    def build(self, network: Plain, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
         """Lower a network, in float32 to the portable operators, in int8 to XNNPACK."""
-        rows = rows_of_one(inputs)
+        rows = next(one_by_one(inputs))
         if quantize == "int8":
             return self._build_int8(network, inputs, rows, calibration)
         with quiet():
@@ -40,7 +41,7 @@ class ExecuTorch(Exporter):
 
             edge: Any = None
             try:
-                edge = to_edge(torch.export.export(network.module, rows))
+                edge = to_edge(torch.export.export(network.flat, rows))
                 constant_prop_pass(edge.exported_program())  # a transposed weight is stored, never computed
                 lowered, placed = planned_in_order(edge)
             except Exception as error:  # executorch raises dozens of types, its internal ones among them
@@ -51,7 +52,9 @@ class ExecuTorch(Exporter):
         stored = tuple(value for value in constants if isinstance(value, Tensor))
         return Built(bytes(lowered.buffer), by_torch(network.module), arena, stored)
 
-    def _build_int8(self, network: Plain, inputs: Tensor, rows: tuple[Tensor], calibration: Sequence[Tensor]) -> Built:
+    def _build_int8(
+        self, network: Plain, inputs: Inputs, rows: tuple[Tensor, ...], calibration: Sequence[Inputs]
+    ) -> Built:
         with quiet():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
@@ -62,7 +65,7 @@ class ExecuTorch(Exporter):
 
             try:
                 quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
-                smaller = quantized(network.module, inputs, quantizer, calibration)
+                smaller = quantized(network.flat, inputs, quantizer, calibration)
                 kept_in_float = float_products(smaller, network)
                 program = torch.export.export(smaller, rows)
                 lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
@@ -70,8 +73,8 @@ class ExecuTorch(Exporter):
                 raise self.refused("this network", error) from error
         constants = tuple(one for one in stored_values(program, network) if len(one.axes) > 1)  # biases hardly count
         return Built(
-            bytes(lowered.buffer), by_torch(smaller), constants=constants, step=output_step(smaller), notes=(HIDDEN,),
-            float_operators=kept_in_float,
+            bytes(lowered.buffer), by_tensors(smaller), constants=constants, steps=output_steps(smaller),
+            notes=(HIDDEN,), float_operators=kept_in_float,
         )  # fmt: skip
 
     def answer(self, content: bytes) -> Answer:
@@ -86,17 +89,18 @@ class ExecuTorch(Exporter):
                 missing = sorted({line.split("]")[-1].strip() for line in said() if "Missing operator" in line})
                 raise self.refused(", ".join(missing) or "a file that its runtime cannot load", error) from error
 
-        def answer(rows: Tensor, _alive: tuple[Any, ...] = (content, program)) -> Tensor:  # it reads their memory
-            return torch.cat([method.execute(rows_of_one(row[None]))[0].clone() for row in rows])
+        def answer(inputs: AnyInputs, _alive: tuple[Any, ...] = (content, program)) -> Any:
+            # the method reads the memory of what is alive
+            return joined_rows([one.clone() for one in method.execute(row)] for row in one_by_one(inputs))
 
-        def first_answer(rows: Tensor) -> Tensor:
+        def first_answer(inputs: AnyInputs) -> Any:
             with quiet():  # it looks at the processor then, and says so
-                found = answer(rows)
+                found = answer(inputs)
             answers.append(answer)
             return found
 
         answers: list[Answer] = [first_answer]
-        return lambda rows: answers[-1](rows)
+        return lambda inputs: answers[-1](inputs)
 
     def macs_to_check(self, quantize: str) -> float:
         """The portable kernels are plain loops, XNNPACK's are not."""

@@ -4,14 +4,14 @@ import io
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 from shrinknet.core.quiet import quiet
 from shrinknet.core.turns import alone
 from shrinknet.export.base import Built, Exporter
 from shrinknet.export.plain import Answer, Plain, by_torch
-from shrinknet.task.trees import in_plain_containers
+from shrinknet.graph.free import free_sizes
+from shrinknet.task.trees import Inputs, call_of, in_plain_containers, of_each
 
 
 class Pt2(Exporter):
@@ -21,12 +21,15 @@ class Pt2(Exporter):
     suffix = ".pt2"
     extra = "dev"
     packages = ()
+    leaves_free = True
 
-    def build(self, network: Plain, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:
+    def build(self, network: Plain, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
         """Export with a free batch size."""
-        rows = (inputs.detach().cpu().contiguous(),)
+        rows = of_each(inputs, lambda tensor: tensor.detach().cpu().contiguous())
+        args, kwargs = call_of(rows)
+        sizes = free_sizes(network.module, rows, network.trace.free)
         with quiet():
-            program = torch.export.export(network.module, rows, dynamic_shapes=({0: Dim("batch", min=1)},))
+            program = torch.export.export(network.module, args, kwargs, dynamic_shapes=sizes)
         return Built(pt2_bytes(program), by_torch(network.module))
 
     def answer(self, content: bytes) -> Answer:

@@ -22,6 +22,7 @@ from shrinknet.export.plain import Answer, forget_unread
 from shrinknet.graph.call import argument
 from shrinknet.graph.operators import is_elementwise, operator_name
 from shrinknet.surgery.remove import cut_copy
+from shrinknet.task.trees import AnyInputs, of_each, tensors_of
 
 aten = torch.ops.aten
 
@@ -50,18 +51,23 @@ class Lifted:
     takes: str = AS_IT_IS
     is_taller: bool = False
 
-    def given(self, rows: Tensor) -> Tensor:
-        """Return rows as the network takes them."""
-        if self.takes == AS_IT_IS:
+    def given(self, inputs: AnyInputs) -> tuple[Tensor, ...]:
+        """Return the tensors of inputs as the network takes them."""
+        return tuple(self._taken(one) for one in tensors_of(inputs))
+
+    def _taken(self, rows: Tensor) -> Tensor:
+        if self.takes == AS_IT_IS or rows.dim() != 3:
             return rows
         return (rows.transpose(1, 2) if self.takes == TURNED else rows).unsqueeze(HEIGHT)
 
     def around(self, answer: Answer) -> Answer:
         """Return what takes and gives rows as the network before did, made of what answers as the lifted one does."""
-        return lambda rows: answer(self.given(rows)).squeeze(HEIGHT) if self.is_taller else answer(self.given(rows))
+        if not self.is_taller:
+            return lambda inputs: answer(self.given(inputs))
+        return lambda inputs: of_each(answer(self.given(inputs)), lambda given: given.squeeze(HEIGHT))
 
 
-def lifted(network: GraphModule, inputs: Tensor) -> Lifted:
+def lifted(network: GraphModule, inputs: AnyInputs) -> Lifted:
     """Return a network in which 1-D convolutions and pools are 2-D ones of height 1.
 
     It takes its rows with the new axis where that saves copies in memory, and gives its outputs with it where they have
@@ -202,7 +208,7 @@ def _is_of_channels(node: Node, given: tuple[int, ...], shape: tuple[int, ...]) 
     return node.op == "get_attr" and given[-1] == 1 and math.prod(given) in (1, shape[1])
 
 
-def _shapes(network: GraphModule, inputs: Tensor) -> Shapes:
+def _shapes(network: GraphModule, inputs: AnyInputs) -> Shapes:
     """The shape of every value by its node's name; () where there are several."""
     found: dict[str, tuple[int, ...]] = {}
 
@@ -213,5 +219,5 @@ def _shapes(network: GraphModule, inputs: Tensor) -> Shapes:
             return value
 
     with torch.no_grad():
-        Noting(network).run(inputs)
+        Noting(network).run(*tensors_of(inputs))
     return found

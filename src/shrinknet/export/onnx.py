@@ -1,14 +1,16 @@
 """ONNX: `.onnx` files, made by torch's exporter and run by ONNX Runtime."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.export import Dim
 
 from shrinknet.core.quiet import quiet
 from shrinknet.export.base import Built, Exporter
-from shrinknet.export.plain import Answer, Plain, by_torch
+from shrinknet.export.plain import Answer, Plain, by_torch, given_back, in_rows
+from shrinknet.graph.free import free_sizes
+from shrinknet.task.trees import AnyInputs, Inputs
 
 OPSET = 18
 
@@ -20,15 +22,19 @@ class Onnx(Exporter):
     suffix = ".onnx"
     extra = "onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
+    leaves_free = True
 
-    def build(self, network: Plain, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:
+    def build(self, network: Plain, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
         """Export by torch's own exporter; weights stand in the file."""
-        rows = (inputs.detach().cpu().contiguous(),)
+        rows = in_rows(inputs)
+        sizes = free_sizes(network.flat, rows, network.trace.free)
         try:
             with quiet():
-                program = torch.export.export(network.module, rows, dynamic_shapes=({0: Dim("batch", min=1)},))
+                program = torch.export.export(network.flat, rows, dynamic_shapes=sizes)
                 made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, external_data=False, verbose=False)
                 assert made is not None
+                if not network.is_lone:
+                    _name(made.model.graph, network.inputs, network.outputs)
                 content = made.model_proto.SerializeToString()
         except Exception as error:  # the exporter raises dozens of types, its internal ones among them
             raise self.refused("this network", error) from error
@@ -39,9 +45,19 @@ class Onnx(Exporter):
         import onnxruntime
 
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
+        names = [one.name for one in session.get_inputs()]
 
-        def answer(rows: Tensor) -> Tensor:
-            return torch.from_numpy(session.run(None, {name: rows.detach().cpu().numpy()})[0])
+        def answer(inputs: AnyInputs) -> Tensor | tuple[Tensor, ...]:
+            given = {name: one.numpy() for name, one in zip(names, in_rows(inputs), strict=True)}
+            return given_back(map(torch.from_numpy, session.run(None, given)))
 
         return answer
+
+
+def _name(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Call the inputs and outputs of an ONNX graph so; values within it that have such a name get another."""
+    for node in graph:
+        for value in node.outputs:
+            value.name = f"{value.name}_within" if value.name in (*inputs, *outputs) else value.name
+    for value, name in zip((*graph.inputs, *graph.outputs), (*inputs, *outputs), strict=True):
+        value.name = name

@@ -1,22 +1,31 @@
 """The network that artefacts are made of: batch norms are folded into the layers before them."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+from torch.fx.graph import CodeGen
+from torch.fx.node import map_arg
+from torch.utils._pytree import SequenceKey, tree_flatten_with_path, tree_structure, tree_unflatten
 
 from shrinknet.engine.folding import FoldedProgram
 from shrinknet.engine.program import Program
 from shrinknet.graph.call import argument
 from shrinknet.graph.trace import Trace
 from shrinknet.surgery.remove import cut_copy
+from shrinknet.task.trees import AnyInputs, called, in_plain_containers, tensors_of
 
-Answer = Callable[[Tensor], Tensor]
-"""Rows in, one row of outputs for each."""
+Answer = Callable[[AnyInputs], Any]
+"""Inputs in, one row of outputs for each: as the network returns them, or their tensors in that order."""
+
+LONE = tree_structure(((0,), {}))
+"""How a network is called that takes one tensor."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +40,83 @@ class Plain:
         """Fold the norms of a cut graph, on the CPU, where artefacts are made and run."""
         return cls(without_norms(trace, cut), trace)
 
+    @property
+    def is_lone(self) -> bool:
+        """Whether the network takes one tensor as it is, and returns one."""
+        info = self.module.graph._codegen.pytree_info  # type: ignore[attr-defined]
+        return info.in_spec == LONE and bool(info.out_spec.is_leaf())
+
+    @cached_property
+    def flat(self) -> GraphModule:
+        """The network as files without containers know it: its tensors come one by one, and go in a tuple."""
+        return self.module if self.is_lone else flat(self.module)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What files call the inputs: as the network's `forward` does; `pair_0` is the first part of a `pair`."""
+        if self.is_lone:
+            return ("input",)
+        return tuple(str(node.target) for node in self.flat.graph.nodes if node.op == "placeholder")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What files call the outputs: by their keys, `output_0` where they have places (see `names_of`)."""
+        (end,) = (node for node in self.module.graph.nodes if node.op == "output")
+        spec = self.module.graph._codegen.pytree_info.out_spec  # type: ignore[attr-defined]
+        leaves = list(end.args[0]) if isinstance(end.args[0], list | tuple) else [end.args[0]]
+        are_tensors = [isinstance(one, Node) and isinstance(one.meta["val"], Tensor) for one in leaves]
+        return names_of(tree_unflatten(are_tensors, in_plain_containers(spec)), self.inputs)
+
+
+def names_of(are_tensors: Any, taken: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return a name for each tensor of a tree: the keys that lead to it, `output_` before the number of a place.
+
+    A name that is taken, as by an input, gets `_out` behind it.
+
+    >>> names_of({"logits": True, "cache": (True, None)}), names_of((True, {"state": True})), names_of(True)
+    (('logits', 'cache_0'), ('output_0', 'output_1_state'), ('output',))
+    >>> names_of({"y": True, "state": True}, taken=["x", "state"])
+    ('y', 'state_out')
+    """
+    found = list[str]()
+    for path, is_tensor in tree_flatten_with_path(are_tensors)[0]:
+        parts = [str(getattr(part, "key", getattr(part, "idx", ""))) for part in path]
+        name = "_".join(parts if path and not isinstance(path[0], SequenceKey) else ["output", *parts])
+        while name in (*taken, *found):
+            name += "_out"
+        if is_tensor:
+            found.append(name)
+    return tuple(found)
+
+
+def flat(module: GraphModule) -> GraphModule:
+    """Return a copy of a graph that takes and gives tensors alone, in their order; placeholders keep their names."""
+    copy = cut_copy(module, {})
+    for node in copy.graph.nodes:
+        if node.op == "placeholder" and not isinstance(node.meta["val"], Tensor):
+            copy.graph.erase_node(node)  # None or a switch, which the graph holds by now
+        elif node.op == "output":
+            returned = list[Node]()
+            map_arg(node.args, returned.append)
+            node.args = (tuple(one for one in returned if isinstance(one.meta["val"], Tensor)),)
+    copy.graph.set_codegen(CodeGen())
+    copy.recompile()
+    return copy
+
 
 def by_torch(module: nn.Module) -> Answer:
     """Return what a module answers, without gradients."""
+    return lambda inputs: _without_gradients(lambda: called(module, inputs))
 
-    def answer(rows: Tensor) -> Tensor:
-        with torch.no_grad():
-            given: Tensor = module(rows)
-        return given
 
-    return answer
+def by_tensors(run: Callable[..., Any]) -> Answer:
+    """Return what answers inputs, of what takes their tensors one by one (see `Plain.flat`), without gradients."""
+    return lambda inputs: _without_gradients(lambda: run(*tensors_of(inputs)))
+
+
+def _without_gradients(run: Callable[[], Any]) -> Any:
+    with torch.no_grad():
+        return run()
 
 
 def without_norms(trace: Trace, cut: GraphModule) -> GraphModule:
@@ -102,6 +178,24 @@ def digest(tensor: Tensor) -> bytes:
     return hashlib.sha256(flat.view(-1).view(torch.uint8).numpy().tobytes()).digest()
 
 
-def rows_of_one(inputs: Tensor) -> tuple[Tensor]:
-    """Return one sample as a program of batch size 1 takes it."""
-    return (inputs[:1].detach().cpu().contiguous(memory_format=torch.contiguous_format),)
+def in_rows(inputs: AnyInputs) -> tuple[Tensor, ...]:
+    """Return the tensors of inputs as files are made of them."""
+    return tuple(one.detach().cpu().contiguous() for one in tensors_of(inputs))
+
+
+def one_by_one(inputs: AnyInputs) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the tensors of each sample as a program of batch size 1 takes them."""
+    tensors = [one.detach().cpu() for one in tensors_of(inputs)]
+    for row in range(len(tensors[0])):
+        yield tuple(one[row : row + 1].contiguous(memory_format=torch.contiguous_format) for one in tensors)
+
+
+def given_back(outputs: Iterable[Tensor]) -> Tensor | tuple[Tensor, ...]:
+    """Return the outputs of a file: the one, or all in a tuple."""
+    one, *others = outputs
+    return (one, *others) if others else one
+
+
+def joined_rows(answers: Iterable[Sequence[Tensor]]) -> Tensor | tuple[Tensor, ...]:
+    """Return the outputs of several samples, one after the other, as those of all."""
+    return given_back(map(torch.cat, zip(*answers, strict=True)))

@@ -4,16 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.export import Dim
 from torch.fx import GraphModule
+from torch.fx.node import map_arg
+
+from shrinknet.task.trees import AnyInputs, row_axes, tensors_of
 
 
-def quantized(network: GraphModule, inputs: Tensor, quantizer: Any, calibration: Sequence[Tensor]) -> GraphModule:
+def quantized(network: GraphModule, inputs: AnyInputs, quantizer: Any, calibration: Sequence[AnyInputs]) -> GraphModule:
     """Return a network in int8, its ranges taken from calibration rows (Jacob et al. 2018; torchao's PT2E flow).
 
     Args:
-        network: the float network.
+        network: the float network, which takes its tensors one by one; those of whole numbers stay what they are.
         inputs: two rows.
         quantizer: what the backend wants quantized, and how.
         calibration: batches of rows.
@@ -22,17 +24,21 @@ def quantized(network: GraphModule, inputs: Tensor, quantizer: Any, calibration:
     """
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-    program = torch.export.export(network, (inputs,), dynamic_shapes=({0: Dim("batch", min=1)},))
+    two = tuple(tensors_of(inputs))
+    program = torch.export.export(network, two, dynamic_shapes=row_axes(two, Dim("batch", min=1)))
     prepared = prepare_pt2e(program.module(check_guards=False), quantizer)
     with torch.no_grad():
         for rows in calibration:
-            prepared(rows)
+            prepared(*tensors_of(rows))
     converted: GraphModule = convert_pt2e(prepared)
     return converted
 
 
-def output_step(quantized: GraphModule) -> float | None:
-    """Return how far apart two neighbouring outputs of a quantized network are; None where they are not quantized."""
-    output = next(node for node in quantized.graph.nodes if node.op == "output")
-    (last,) = output.all_input_nodes
-    return float(last.args[1]) if "dequantize_per_tensor" in str(last.target) else None
+def output_steps(quantized: GraphModule) -> tuple[float | None, ...]:
+    """Return how far apart two neighbouring values of each output of a quantized network are.
+
+    It is None where the output is not quantized.
+    """
+    last = list[Any]()
+    map_arg(next(node for node in quantized.graph.nodes if node.op == "output").args, last.append)
+    return tuple(float(one.args[1]) if "dequantize_per_tensor" in str(one.target) else None for one in last)

@@ -10,6 +10,7 @@ from shrinknet.core.errors import BadInputError
 from shrinknet.export.base import BY_NAME, Built, Exporter
 from shrinknet.export.plain import Answer, Plain
 from shrinknet.measure.costs import stored
+from shrinknet.task.trees import Inputs
 
 
 class Weights(Exporter):
@@ -22,7 +23,7 @@ class Weights(Exporter):
     runs_here = False
     is_made_apart = False
 
-    def build(self, network: Plain, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:
+    def build(self, network: Plain, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
         """Refuse: every run folder holds the file, beside a network whose norms are not folded."""
         raise self._nothing_to_make()
 

@@ -184,10 +184,13 @@ def first_of(value: Any) -> Any:
 
 
 def argument(node: Node, position: int, name: str = "", default: Any = None) -> Any:
-    """Return an argument of a node by position or name, or its default where the graph leaves it out."""
-    if position < len(node.args):
-        return node.args[position]
-    return node.kwargs.get(name, default)
+    """Return an argument of a node by position or name, or its default where the graph leaves it out.
+
+    A size that the graph reads off a value is the number that it was traced with.
+    """
+    given = node.args[position] if position < len(node.args) else node.kwargs.get(name, default)
+    size = given.meta.get("val") if isinstance(given, Node) else None
+    return size if isinstance(size, int) else given
 
 
 Rule = Callable[[Call], Slots]

@@ -1,18 +1,17 @@
 """From a network to its graph, and from the graph to groups of neurons (design 4.1)."""
 
-import inspect
 import logging
 import operator
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_structure
 
@@ -20,6 +19,7 @@ from shrinknet.core.errors import BadInputError, first_line
 from shrinknet.core.records import Frozen, Group, Neuron
 from shrinknet.core.turns import alone, leaving_out
 from shrinknet.graph.call import Call, Site, argument_at, find_rule, first_of, load_rules, makes_labels
+from shrinknet.graph.free import Axes, Free, bounds_of, free_sizes, other_sizes, values_at_example
 from shrinknet.graph.groups import Layout, Numbering, layout_of, solve
 from shrinknet.graph.labels import LabelStore, Slots, along
 from shrinknet.graph.lines import line_of, line_of_node, remedy_for
@@ -29,7 +29,7 @@ from shrinknet.graph.rewrite import rewrite
 from shrinknet.graph.widths import EXAMPLE_BATCH, Present, Widths, kept_shape, shape_of
 from shrinknet.task.kinds import check_kind
 from shrinknet.task.task import check_default_device, evaluating
-from shrinknet.task.trees import Arguments, Inputs, bound, call_of, of_each, row_axes
+from shrinknet.task.trees import AnyInputs, call_of, of_each
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,7 @@ class Trace:
     layouts: Mapping[str, Layout]
     tensor_layouts: Mapping[str, Layout]
     sites: tuple[Site, ...]
+    free: Free = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<Trace: {self.num_neurons:,} neurons in {len(self.groups):,} groups, {len(self.frozen):,} frozen>"
@@ -95,6 +96,10 @@ class Trace:
         codegen: Any = self.module.graph._codegen
         codegen.pytree_info = codegen.pytree_info._replace(out_spec=tree_structure(outputs))
 
+    def other_sizes(self, inputs: AnyInputs) -> Iterator[AnyInputs]:
+        """Yield the same rows with other sizes along the axes that are free."""
+        yield from other_sizes(self.module, self.free, inputs)
+
     def widths(self, present: Present) -> Widths:
         """Return the width of every axis once only `present` neurons are there."""
         return Widths(self.layouts, present)
@@ -107,19 +112,23 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 @alone()
-def trace(model: nn.Module, example_inputs: Inputs | tuple[Tensor, ...]) -> Trace:
+def trace(model: nn.Module, example_inputs: AnyInputs, free: Axes | None = None) -> Trace:
     """Find every neuron of a network that can be removed, with all that must shrink with it.
 
     The network is exported in eval mode with a free batch size; labels of the elements of every parameter axis then
     ride through the graph. Nothing of the user's model is changed.
 
+    Where more sizes are free, the graph reads them off its inputs, and runs at any; what is known of its values (costs,
+    labels) is said of the sizes of the example.
+
     Args:
         model: a network that takes tensors with samples along the first axis, and returns tensors.
         example_inputs: at least two samples (a batch of one would be taken as a constant): a tensor, a tuple of
             them for a network that takes several, or the arguments of a call.
+        free: the axes of inputs, by name, whose sizes stay free.
 
     Raises:
-        BadInputError: torch.export cannot follow the network.
+        BadInputError: torch.export cannot follow the network, or fixes an axis that is to be free.
         UnfollowedOperatorError: a tensor is changed in place through a view, so that values cannot be followed.
 
     Cost: one export (seconds) and one pass over the graph; memory for a copy of the weights.
@@ -129,33 +138,37 @@ def trace(model: nn.Module, example_inputs: Inputs | tuple[Tensor, ...]) -> Trac
     [('0', 8)]
     """
     check_kind(model)
-    module = _own_copy(export_program(model, example_inputs).module(check_guards=False))
+    program = export_program(model, example_inputs, free)
+    bounds = bounds_of(program, model, example_inputs, free or {})
+    module = _own_copy(program.module(check_guards=False))
+    if bounds:
+        values_at_example(module)
     rewrite(module)
     store, slots, sites = _send_labels(module)
     numbering = solve(store, slots)
-    return _assemble(module, slots, sites, numbering)
+    return replace(_assemble(module, slots, sites, numbering), free=bounds)
 
 
 @alone()
 def export_program(
-    model: nn.Module, example_inputs: Inputs | tuple[Tensor, ...], *, with_lines: bool = False
+    model: nn.Module, example_inputs: AnyInputs, free: Axes | None = None, *, with_lines: bool = False
 ) -> ExportedProgram:
-    """Export a network in eval mode with a free batch size; `with_lines` the graph knows the lines of its operators.
+    """Export a network in eval mode with a free batch size, and other sizes that are to be free.
+
+    `with_lines` the graph knows the lines of its operators.
 
     Raises:
-        BadInputError: torch.export cannot follow the network, or it fixes the number of samples.
+        BadInputError: torch.export cannot follow the network, or it fixes the number of samples or another free size.
     """
     check_default_device()
     _check_names(model)
     few = of_each(example_inputs, lambda tensor: tensor[:EXAMPLE_BATCH])
-    args, kwargs = (few, {}) if isinstance(few, tuple) else call_of(few)
+    args, kwargs = call_of(few)
     try:
         with evaluating(model), torch.no_grad(), _quiet(with_lines):
-            batch = Dim("batch", min=1)
-            shapes = (
-                row_axes(bound(model, few), batch) if isinstance(few, Arguments) else _free_batch(model, args, batch)
-            )
-            program = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
+            program = torch.export.export(model, args, kwargs, dynamic_shapes=free_sizes(model, few, free or {}))
+    except BadInputError:
+        raise
     except Exception as error:  # torch.export raises dozens of types, torch's internal ones among them
         line = line_of(error)
         if "data-dependent" in str(error) or type(error).__name__ == "GuardOnDataDependentSymNode":
@@ -170,8 +183,9 @@ def export_program(
     for node in program.graph.nodes:
         if any(_is_unknown(size) for size in getattr(node.meta.get("val"), "shape", ())):
             if not with_lines:
-                export_program(model, example_inputs, with_lines=True)
+                export_program(model, example_inputs, free, with_lines=True)
             raise _decides_by_values(f"{describe(node)}, whose size the values decide", line_of_node(node))
+    bounds_of(program, model, few, free or {})
     return program
 
 
@@ -229,13 +243,6 @@ def _quiet(with_lines: bool) -> Iterator[None]:
 
 def _silent(record: logging.LogRecord) -> bool:
     return False
-
-
-def _free_batch(model: nn.Module, rows: tuple[Tensor, ...], batch: Any) -> Any:
-    """The samples' axis of every input is free. A forward that takes `*args` wants them in a tuple of their own."""
-    free = tuple({0: batch} for _ in rows)
-    kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
-    return (free,) if kinds and kinds[0] is inspect.Parameter.VAR_POSITIONAL else free
 
 
 def _own_copy(module: nn.Module) -> GraphModule:

@@ -22,10 +22,11 @@ EXAMPLE_BATCH = 2
 
 def shape_of(value: Any) -> tuple[int, ...]:
     """Return the traced shape of a node's value, the batch at its traced size."""
-    return tuple(_size(size) for size in value.shape)
+    return tuple(size_of(size) for size in value.shape)
 
 
-def _size(size: int | torch.SymInt) -> int:
+def size_of(size: int | torch.SymInt) -> int:
+    """Return a traced size as a number."""
     return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
 
 

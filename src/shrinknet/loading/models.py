@@ -15,16 +15,17 @@ from shrinknet.core.errors import BadInputError
 from shrinknet.core.named import find_named, is_import_path, made_by
 from shrinknet.core.turns import alone
 from shrinknet.graph.trace import export_program
+from shrinknet.task.trees import Inputs, inputs_of, is_tree_of_rows, num_rows, of_each, tensors_of
 
 PICKLE_ENDINGS = {".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".bin"}
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model, and one example of its input where the file or the user gave one."""
+    """A model, and an example of its inputs where the file or the user gave one."""
 
     model: nn.Module
-    example_inputs: Tensor | None
+    example_inputs: Inputs | None
 
 
 def load_model(
@@ -136,24 +137,29 @@ def _from_pt2(path: Path, trust_pickle: bool) -> LoadedModel:
     from shrinknet.loading.safe_pt2 import open_pt2, opened_by_torch  # torch's reader takes a second to import
 
     program, model = opened_by_torch(path, path) if trust_pickle else open_pt2(path)
-    example = program.example_inputs[0][0] if program.example_inputs and program.example_inputs[0] else None
-    if not isinstance(example, Tensor) or example.dim() == 0:
+    example = inputs_of(*program.example_inputs) if program.example_inputs else None
+    if example is None or not tensors_of(example) or not is_tree_of_rows(tensors_of(example), num_rows(example)):
         return LoadedModel(model, None)
-    inputs = next(node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
-    is_free = isinstance(inputs.meta["val"].shape[0], torch.SymInt)
+    given = [node.meta["val"] for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+    is_free = all(isinstance(one.shape[0], torch.SymInt) for one in given if isinstance(one, Tensor))
     return LoadedModel(model if is_free else _freed(model, example), example)
 
 
-def _freed(model: nn.Module, example: Tensor) -> nn.Module:
+def in_twos(example: Inputs) -> Inputs:
+    """Return inputs of at least two samples: one is repeated."""
+    found: Inputs = of_each(example, lambda one: one if len(one) > 1 else one.expand(2, *one.shape[1:]).contiguous())
+    return found
+
+
+def _freed(model: nn.Module, example: Inputs) -> nn.Module:
     """Give an export of one fixed number of samples a free one, where its graph does not hold the number.
 
     Raises:
         BadInputError: it does.
     """
     model._forward_pre_hooks.clear()  # the check that inputs have the shape of the example
-    rows = example[:1].expand(2, *example.shape[1:]).contiguous()
     try:
-        return export_program(model, rows).module(check_guards=False)
+        return export_program(model, in_twos(example[:1])).module(check_guards=False)
     except BadInputError as error:
         raise BadInputError(
             "spec",

@@ -5,8 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Difference, Manifest
 from shrinknet.export.artefact import Artefact
@@ -15,7 +13,7 @@ from shrinknet.loading.models import fill, load_model
 from shrinknet.run.run import Run
 from shrinknet.surgery.proof import compare, cut_program
 from shrinknet.surgery.remove import cut_graph
-from shrinknet.task.trees import AnyInputs, called, lone
+from shrinknet.task.trees import called
 
 
 def check_files(run: Run) -> dict[str, Difference]:
@@ -59,8 +57,4 @@ def _check_artefact(run: Run, manifest: Manifest) -> Difference:
     rows = ships.rows_to_check()
     is_pt2 = manifest.kind == "pt2"  # opened as every .pt2 file is: looked through first
     answer = by_torch(load_model(str(path)).model) if is_pt2 else ships.exporter.answer(content)
-
-    def of_one(inputs: AnyInputs) -> Tensor:
-        return answer(lone(inputs, "artefact", "made of"))
-
-    return compare(run.network, of_one, (batch.inputs for batch in rows.batches()))[0]
+    return compare(run.network, answer, (batch.inputs for batch in rows.batches()))[0]

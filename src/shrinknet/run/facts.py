@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
 from torch import nn
@@ -10,7 +10,7 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from shrinknet.core.config import RunConfig
-from shrinknet.core.errors import FixedWidthError
+from shrinknet.core.errors import ExportError, FixedWidthError
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.records import Costs, Manifest, Measures, Plan, Step, TestResult, Verification
 from shrinknet.engine.gates import GatedNetwork
@@ -22,9 +22,10 @@ from shrinknet.measure.evaluation import evaluate
 from shrinknet.run.own_class import Own, own_class, what_helps
 from shrinknet.surgery.own_config import mend_config
 from shrinknet.surgery.own_module import Attributes, new_attributes
-from shrinknet.surgery.proof import verify
+from shrinknet.surgery.proof import compare, verify
 from shrinknet.surgery.remove import cut_graph, kept_indices
 from shrinknet.task.task import Task
+from shrinknet.task.trees import called
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,20 @@ class Facts:
         self.verification.raise_if_broken()
         for name, parameter in self.task.model.named_parameters():
             named_tensors(self.cut)[name].requires_grad_(parameter.requires_grad)
-        return export_program(self.cut, self.task.example_inputs)
+        program = export_program(self.cut, self.task.example_inputs, self.task.free)
+        self._check_at_other_sizes(program.module(check_guards=False))
+        return program
+
+    def _check_at_other_sizes(self, smaller: nn.Module) -> None:
+        """Where sizes are free, what was exported must compute what the masked network computes at others, too."""
+        inputs = next(self.task.calibration.batches()).inputs
+        others = self.network.trace.other_sizes(inputs)
+        for one in compare(self.network, partial(called, smaller), others) if self.task.free else ():
+            if not one.holds:
+                raise ExportError(
+                    f"free must be axes along which the exported network computes the same. Got a worst difference of "
+                    f"{one.worst:.3g} at another size, the tolerance is {one.tolerance:.3g}. Leave them fixed."
+                )
 
 
 AnyRun = TypeVar("AnyRun", bound=Facts)

@@ -99,7 +99,10 @@ def load(
         network = stored if own is None else own
     with with_threads_of(opened.path):
         sources = (roles["calibration"], roles.get("validation"), roles.get("test"))
-        task = Task(network, judged_by, *sources, _batch_size(config), accuracy, measured, output=config.get("output"))
+        task = Task(
+            network, judged_by, *sources, _batch_size(config), accuracy, measured, output=config.get("output"),
+            free=config.get("free"),
+        )  # fmt: skip
         with whole(opened):
             return reopened(opened, task)
 

@@ -70,7 +70,7 @@ def write_start(folder: RunFolder, task: Task, traced: Trace) -> None:
     folder.write_json("environment.json", {**environment(), "num_threads": torch.get_num_threads()})
     folder.write_groups(traced.groups, traced.frozen)
     folder.write_json("architecture.json", architecture(task.model))
-    folder.write("original.pt2", pt2_bytes(export_program(task.model, task.example_inputs)))
+    folder.write("original.pt2", pt2_bytes(export_program(task.model, task.example_inputs, task.free)))
 
 
 def write_end(folder: RunFolder, run: Facts) -> None:

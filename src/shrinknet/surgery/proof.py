@@ -1,6 +1,6 @@
 """Is the cut network the masked network? Measured on real inputs, and node by node where it is not."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,11 +25,17 @@ def verify(network: GatedNetwork, cut: GraphModule, data: Data) -> Verification:
 
     The worst absolute difference over all outputs must lie within `1000 * eps * max(1, largest |output|)`, and every
     node's real shape in the cut graph must be the one that the labels predict. It fails closed: where either does
-    not hold, `broke_at` names the first operator that differs.
+    not hold, `broke_at` names the first operator that differs. Where sizes are free, the first batch is compared at
+    others, too.
 
     Cost: two passes over the data, and two over its first 256 rows in float64.
     """
-    return verify_on(network, cut, lambda: (batch.inputs for batch in data.batches()))
+
+    def batches() -> Iterator[AnyInputs]:
+        yield from (batch.inputs for batch in data.batches())
+        yield from network.trace.other_sizes(next(data.batches()).inputs)
+
+    return verify_on(network, cut, batches)
 
 
 def verify_on(network: GatedNetwork, cut: GraphModule, batches: Callable[[], Iterable[AnyInputs]]) -> Verification:
@@ -109,7 +115,8 @@ def difference(expected: Tensor, given: Tensor) -> Tensor:
 
 def largest_of(values: Tensor) -> float:
     """Return the largest finite absolute value."""
-    finite = values[values.isfinite()]
+    numbers = values.byte() if values.dtype == torch.bool else values
+    finite = numbers[numbers.isfinite()]
     return float(finite.abs().max()) if finite.numel() else 0.0
 
 

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -72,6 +73,8 @@ class Task:
         output: where a network returns several tensors, the one that the loss is given: its key, or its number. A
             built-in loss takes the only one of floating numbers, "logits" or "out"; a function of your own is given
             what the network returns, as it is.
+        free: inputs by their names, each with the axes whose sizes stay free in what ships, such as
+            `{"input_ids": [1], "attention_mask": [1]}`; the samples' axis always is. Batches may then differ there.
 
     Raises:
         BadInputError: data, weights, outputs or loss cannot be used; the message says what, where and what to do.
@@ -92,6 +95,8 @@ class Task:
     batch_size: int = field(default=DEFAULT_BATCH_SIZE)
     metrics: tuple[Measured, ...] = ()
     output: str | int | None = None
+    free: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    examples: tuple[Inputs, ...] = field(default=(), repr=False)
 
     def __init__(
         self,
@@ -105,6 +110,7 @@ class Task:
         metrics: Given = (),
         unpack: Callable[[Any], Call] | None = None,
         output: str | int | None = None,
+        free: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         check_default_device()
         _check_weights(model)
@@ -128,8 +134,9 @@ class Task:
             judge = _of_the_network(model, roles["calibration"], judge, output)
         if judge.is_own:
             judge, roles = _answered(model, roles, judge, output)
-        judge = _looked_through(model, judge, output, measured, list(roles.values()), is_asked=is_asked)
-        said = {"model": model, "loss": judge, "batch_size": batch_size, "metrics": measured, "output": output}
+        judge, examples = _looked_through(model, judge, output, measured, list(roles.values()), is_asked=is_asked)
+        said = {"model": model, "loss": judge, "batch_size": batch_size, "metrics": measured, "output": output,
+                "free": _axes_of(free or {}), "examples": examples}  # fmt: skip
         fields = {**said, **dict.fromkeys(sources), **roles}
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -144,7 +151,8 @@ class Task:
         """What a run's config says of the loss and the metrics."""
         metrics: Mapping[str, Any] = {"metrics": [one.facts for one in self.metrics]} if self.metrics else {}
         output: Mapping[str, Any] = {} if self.output is None else {"output": self.output}
-        return {**self.loss.facts, **metrics, **output}
+        free: Mapping[str, Any] = {"free": {name: list(axes) for name, axes in self.free.items()}} if self.free else {}
+        return {**self.loss.facts, **metrics, **output, **free}
 
     @property
     def example_inputs(self) -> Inputs:
@@ -182,11 +190,27 @@ class Task:
         return other
 
 
+def _axes_of(free: Any) -> dict[str, tuple[int, ...]]:
+    """What was said of free sizes."""
+    is_said = isinstance(free, Mapping) and all(
+        isinstance(name, str) and isinstance(axes, Sequence) and all(type(axis) is int for axis in axes)
+        for name, axes in free.items()
+    )
+    if not is_said:
+        do = 'Write {"input_ids": [1]}.'
+        raise BadInputError("free", "names of inputs, each with the axes whose sizes stay free", repr(free), do)
+    return {name: tuple(axes) for name, axes in free.items()}
+
+
 def _looked_through(
     model: nn.Module, loss: Loss, output: str | int | None, metrics: Sequence[Measured], roles: Sequence[Data], *,
     is_asked: bool,
-) -> Loss:  # fmt: skip
-    """The loss, which says what it reads and whether it couples samples, once all of the task has been looked at."""
+) -> tuple[Loss, tuple[Inputs, ...]]:  # fmt: skip
+    """The loss, which says what it reads and whether it couples samples, once all of the task has been looked at.
+
+    Beside it, two rows of each size that batches have.
+    """
+    examples: dict[str, Inputs] = {}
     with evaluating(model), torch.no_grad():
         for data in roles:
             batches = data.checked_batches()
@@ -196,8 +220,9 @@ def _looked_through(
                 _check_outputs(outputs, _outputs(model, batch, data.role), batch)
                 loss = replace(loss, reads=which_output(loss, outputs, output))
             read = loss.read(outputs)
-            for rows in (batch, *batches):
+            for rows in chain([batch], batches):
                 loss = counting(loss) if has_ignored(rows.targets) else loss
+                examples.setdefault(_sizes(rows.inputs), rows.inputs[:2])
                 _check_targets(rows.targets, read, loss, data.role)
                 if is_asked:
                     _check_classes(rows.targets, read, loss.accuracy, data.role)
@@ -207,7 +232,13 @@ def _looked_through(
         rows = roles[0].spread(ROWS_LOOKED_AT)
         outputs = _outputs(model, rows, roles[0].role)
         _check_apart(model, rows, outputs)
-        return replace(loss, couples_samples=True) if couples_samples(loss, outputs, rows.targets) else loss
+        couples = couples_samples(loss, outputs, rows.targets)
+        return (replace(loss, couples_samples=True) if couples else loss), tuple(examples.values())
+
+
+def _sizes(inputs: Inputs) -> str:
+    """The sizes of inputs, but for how many rows there are."""
+    return str([tuple(one.shape[1:]) for one in tensors_of(inputs)])
 
 
 def _of_the_network(model: nn.Module, data: Data, loss: Loss, output: str | int | None) -> Loss:

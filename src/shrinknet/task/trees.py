@@ -97,15 +97,17 @@ def lone(inputs: AnyInputs, argument: str, used: str) -> Tensor:
     if isinstance(inputs, Tensor):
         return inputs
     got = f"one that takes {len(tensors_of(inputs))}, of shapes {shapes_text(inputs)}"
-    raise BadInputError(argument, f"{used} a network that takes one tensor", got, "Use the run's own model.pt2.")
+    raise BadInputError(
+        argument, f"{used} a network that takes one tensor", got, "Prune it by `prune`, which takes any."
+    )
 
 
-def call_of(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def call_of(inputs: AnyInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the positional and the named arguments of a call."""
-    return inputs.call if isinstance(inputs, Arguments) else ((inputs,), {})
+    return inputs.call if isinstance(inputs, Arguments) else (leaves_of(inputs), {})
 
 
-def called(model: nn.Module, inputs: Inputs) -> Any:
+def called(model: nn.Module, inputs: AnyInputs) -> Any:
     """Call a network.
 
     >>> called(nn.Bilinear(2, 3, 4), inputs_of([torch.zeros(5, 2), torch.zeros(5, 3)], {})).shape
@@ -115,7 +117,7 @@ def called(model: nn.Module, inputs: Inputs) -> Any:
     return model(*args, **kwargs)
 
 
-def bound(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
+def bound(model: nn.Module, inputs: AnyInputs) -> dict[str, Any]:
     """Return the arguments of a call by the names that the network's `forward` gives them."""
     args, kwargs = call_of(inputs)
     return dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)

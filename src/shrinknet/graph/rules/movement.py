@@ -11,7 +11,7 @@ from shrinknet.graph.call import Call, argument, resize, rule
 from shrinknet.graph.labels import Slots, along, compact, varying
 from shrinknet.graph.operators import operator_name
 from shrinknet.graph.places import pick
-from shrinknet.graph.widths import Widths, shape_of
+from shrinknet.graph.widths import Widths, shape_of, size_of
 
 RESHAPES = ("reshape", "unflatten")
 
@@ -101,7 +101,7 @@ def _run(node: Node, slot: Tensor, other: Tensor | None = None) -> Tensor:
     def value(given: Node) -> Any:
         if other is not None and given is node.args[1]:
             return other
-        return slot if given is node.args[0] else int(given.meta["val"].node.hint)
+        return slot if given is node.args[0] else size_of(given.meta["val"])
 
     target: Any = node.target
     moved = target(*map_arg(node.args, value), **map_arg(node.kwargs, value))

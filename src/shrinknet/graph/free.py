@@ -1,0 +1,140 @@
+"""Sizes that stay free, beside the number of samples: the length of a sequence, the sides of an image."""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule, Interpreter, Node
+from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
+from torch.utils._sympy.numbers import int_oo
+
+from shrinknet.core.errors import BadInputError
+from shrinknet.graph.rewrite import fake_mode_of
+from shrinknet.graph.widths import size_of
+from shrinknet.task.trees import AnyInputs, Arguments, bound, tensors_of, with_tensors
+
+Axes = Mapping[str, Iterable[int]]
+"""For inputs by their names, the axes whose sizes stay free."""
+
+Free = Mapping[str, Mapping[int, tuple[int, int | None]]]
+"""The same, with the least and the largest size that the network takes there (None: there is none)."""
+
+
+def free_sizes(model: nn.Module, inputs: AnyInputs, free: Axes) -> Any:
+    """Say to torch.export which sizes are free: the number of samples, and those of `free`.
+
+    A forward that takes `*args` wants the tensors in a tuple of their own.
+
+    Raises:
+        BadInputError: `free` names no input, or an axis that is not there.
+    """
+    batch = Dim("batch", min=1)
+    named, spec = tree_flatten_with_path(bound(model, inputs))
+    _check_names(free, {_name(path): leaf for path, leaf in named if isinstance(leaf, Tensor)})
+    axes = [
+        {0: batch, **dict.fromkeys(free.get(_name(path), ()), Dim.AUTO)}
+        if isinstance(leaf, Tensor) and leaf.dim()
+        else None
+        for path, leaf in named
+    ]
+    if isinstance(inputs, Arguments):
+        return tree_unflatten(axes, spec)
+    kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
+    return (tuple(axes),) if kinds and kinds[0] is inspect.Parameter.VAR_POSITIONAL else tuple(axes)
+
+
+def _name(path: Sequence[Any]) -> str:
+    """What an input is called: by `forward`, and the way to it in there."""
+    return "_".join(str(getattr(part, "key", getattr(part, "idx", ""))) for part in path)
+
+
+def _check_names(free: Axes, inputs: Mapping[str, Tensor]) -> None:
+    for name, axes in free.items():
+        if name not in inputs:
+            raise BadInputError(
+                "free", f"of inputs of the network ({', '.join(inputs)})", repr(name), "Name one of these."
+            )
+        for axis in axes:
+            if not 0 < axis < inputs[name].dim():
+                allowed = f"axes of {name!r} from 1 to {inputs[name].dim() - 1}"
+                raise BadInputError("free", allowed, axis, "Axis 0 counts the samples, and is always free.")
+
+
+def bounds_of(program: ExportedProgram, model: nn.Module, inputs: AnyInputs, free: Axes) -> Free:
+    """Return the least and largest sizes that an exported network takes along its free axes.
+
+    Raises:
+        BadInputError: it fixes one.
+    """
+    if not free:
+        return {}
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
+    names = [_name(path) for path, _ in tree_flatten_with_path(bound(model, inputs))[0]]
+    sizes = {name: values[given].shape for name, given in zip(names, program.graph_signature.user_inputs, strict=True)
+             if name in free}  # fmt: skip
+    return {
+        name: {axis: _bounds(program, name, axis, sizes[name][axis]) for axis in axes} for name, axes in free.items()
+    }
+
+
+def _bounds(program: ExportedProgram, name: str, axis: int, size: Any) -> tuple[int, int | None]:
+    if not isinstance(size, torch.SymInt) or size.node.expr.is_number:
+        raise BadInputError(
+            "free", "axes whose size the network leaves open", f"axis {axis} of {name!r}, which it fixes at {size}",
+            "Name every input of that length, take an example of at least 2 there, and write no size into forward.",
+        )  # fmt: skip
+    found = program.range_constraints.get(size.node.expr)
+    lower, upper = (2, int_oo) if found is None else (found.lower, found.upper)
+    return max(2, int(lower)), None if upper == int_oo else int(upper)
+
+
+def values_at_example(module: GraphModule) -> None:
+    """Let what is known of each value of a graph speak of the example's sizes; the graph itself stays as it is.
+
+    Only the number of samples stays a symbol.
+    """
+    mode = fake_mode_of(module.graph)
+    inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
+    samples = next(str(node.meta["val"].shape[0]) for node in inputs if isinstance(node.meta["val"], Tensor))
+    constants = {str(node.target): node.meta["val"] for node in module.graph.nodes if node.op == "get_attr"}
+
+    class Noting(Interpreter):
+        def run_node(self, n: Node) -> Any:
+            value = constants[str(n.target)] if n.op == "get_attr" else super().run_node(n)
+            if n.op != "output":
+                n.meta["val"] = value
+            return value
+
+    def at_example(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        sizes = [size if str(size) == samples else size_of(size) for size in value.shape]
+        return torch.empty(sizes, dtype=value.dtype, device=value.device)
+
+    with mode, torch.no_grad():
+        Noting(module).run(*[at_example(node.meta["val"]) for node in inputs], enable_io_processing=False)
+
+
+def other_sizes(module: nn.Module, free: Free, inputs: AnyInputs) -> Iterator[AnyInputs]:
+    """Yield the same rows with free axes twice and half as long, as far as the network takes that."""
+    if not free:
+        return
+    named = tree_flatten_with_path(bound(module, inputs))[0]
+    bounds = [free.get(_name(path), {}) for path, leaf in named if isinstance(leaf, Tensor)]
+    tensors = tensors_of(inputs)
+    for times in (2.0, 0.5):
+        changed = [_resized(one, axes, times) for one, axes in zip(tensors, bounds, strict=True)]
+        if [one.shape for one in changed] != [one.shape for one in tensors]:
+            yield with_tensors(inputs, changed)
+
+
+def _resized(tensor: Tensor, bounds: Mapping[int, tuple[int, int | None]], times: float) -> Tensor:
+    """A tensor with other lengths along some axes: what is there stands there again, or is left out."""
+    for axis, (least, most) in bounds.items():
+        size = max(least, min(int(tensor.shape[axis] * times), most or int(tensor.shape[axis] * times)))
+        places = torch.arange(size, device=tensor.device) % tensor.shape[axis]
+        tensor = tensor.index_select(axis, places)
+    return tensor

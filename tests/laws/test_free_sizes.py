@@ -1,0 +1,269 @@
+"""Sizes that stay free: scores, proofs, files and reopened runs hold at other lengths than the example's."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_files_of_trees import called, typed
+from test_trees import Rows, by_hand
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+import shrinknet as sn
+from shrinknet.criteria import criterion_names
+from shrinknet.run.checking import check_files
+from shrinknet.task.trees import inputs_of, tensors_of
+
+N, LENGTH, OTHERS = 24, 9, (4, 13, 32)
+
+
+class Reading(nn.Module):
+    """Ids and a mask through places, attention and a dense block; at most 32 words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(11, 8), nn.Parameter(torch.randn(32, 8))
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.hidden, self.out, self.head = nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 3)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+        x = self.words(input_ids) + self.places[: input_ids.shape[1]]
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        x = (x + self.out(functional.gelu(self.hidden(x)))) * attention_mask[..., None]
+        return {"logits": self.head(x.sum(1) / attention_mask.sum(1, keepdim=True))}
+
+
+class Seeing(nn.Module):
+    """A picture of any size, whose parts are put together again: sides of multiples of 2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 8, 3, stride=2, padding=1)
+        self.up, self.head = nn.ConvTranspose2d(8, 6, 2, stride=2), nn.Conv2d(6, 2, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        hidden = torch.relu(self.one(image))
+        return self.head(hidden + self.up(torch.relu(self.two(hidden))))
+
+
+class Hearing(nn.Module):
+    """Frames of any number, a state in and out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front, self.cell, self.head = nn.Conv1d(3, 8, 3), nn.GRUCell(8, 8), nn.Linear(8, 1)
+
+    def forward(self, frames: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state = self.cell(torch.relu(self.front(frames)).mean(2), state)
+        return self.head(state), state
+
+
+class Fixing(nn.Module):
+    """A mean over the places, of which a graph of one size writes down the number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(torch.relu(self.one(x)).sum(1) / x.shape[1])
+
+
+def pixels(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs, targets, reduction="none").flatten(1).mean(1)
+
+
+def heard(outputs: Any, targets: Tensor) -> Tensor:
+    return (outputs[0][:, 0] - targets).square()
+
+
+def words(length: int, count: int = N) -> dict[str, Tensor]:
+    mask = (torch.arange(length) < torch.arange(count)[:, None] % 4 + length - 3).float()
+    return {"input_ids": torch.randint(11, (count, length)), "attention_mask": mask}
+
+
+def read_task(seed: int = 0, **options: Any) -> sn.Task:
+    torch.manual_seed(seed)
+    rows = words(LENGTH) | {"labels": torch.arange(N) % 3}
+    free = {"input_ids": [1], "attention_mask": [1]}
+    return sn.Task(Reading(), "cross-entropy", rows, batch_size=10, **{"free": free} | options)
+
+
+def seen_task(seed: int = 0) -> sn.Task:
+    torch.manual_seed(seed)
+    rows = torch.randn(8, 1, 8, 8), torch.randint(2, (8, 8, 8))
+    return sn.Task(Seeing(), pixels, rows, free={"image": [2, 3]})
+
+
+def heard_task(seed: int = 0) -> sn.Task:
+    torch.manual_seed(seed)
+    rows = {"frames": torch.randn(N, 3, 9), "state": torch.zeros(N, 8), "labels": torch.rand(N)}
+    return sn.Task(Hearing(), heard, rows, free={"frames": [2]})
+
+
+def mean_task(seed: int = 0) -> sn.Task:
+    torch.manual_seed(seed)
+    return sn.Task(Fixing(), "cross-entropy", (torch.randn(N, 6, 4), torch.arange(N) % 3), free={"x": [1]})
+
+
+OF_SIZE = {
+    "mean": (mean_task, lambda size: torch.randn(5, size, 4), (2, 40)),
+    "reading": (read_task, lambda size: inputs_of((), words(size, 5)), (4, 13, 32)),
+    "seeing": (seen_task, lambda size: torch.randn(5, 1, size, size + 4), (6, 10, 16)),
+    "hearing": (
+        heard_task, lambda size: inputs_of((), {"frames": torch.randn(5, 3, size), "state": torch.randn(5, 8)}), (4, 20)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("name", OF_SIZE)
+def test_what_ships_is_the_masked_network_at_every_size(name: str, seed: int, tmp_path) -> None:
+    import onnxruntime
+
+    make, inputs, sizes = OF_SIZE[name]
+    task = make(seed)
+    run = sn.prune(task, "taylor-1", goals=[sn.RemovedNeurons(4)], artefact="onnx", out=tmp_path / "run")
+    assert run.verification.holds
+    assert all(one.holds for one in check_files(run).values())
+    shipped = torch.export.load(tmp_path / "run" / "model.pt2").module()
+    session = onnxruntime.InferenceSession(run.shipped.content, providers=["CPUExecutionProvider"])
+    assert run.artefact.notes[-1].startswith("free: axis ")
+    for size in sizes:
+        given = inputs(size)
+        expected = tensors_of(run.network.outputs(given))
+        fed = dict(
+            zip((one.name for one in session.get_inputs()), (one.numpy() for one in tensors_of(given)), strict=True)
+        )
+        answers = [called(shipped, given), list(map(torch.from_numpy, session.run(None, fed)))]
+        answers += [] if run.fixed_width else [called(run.model, given)]  # the attention's own code says its width
+        for answer in answers:
+            for one, other in zip(tensors_of(answer), expected, strict=True):
+                assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", OF_SIZE)
+def test_the_same_is_found_as_with_fixed_sizes(name: str) -> None:
+    task = OF_SIZE[name][0]()
+    fixed = sn.trace(task.model, task.example_inputs)
+    free = sn.trace(task.model, task.example_inputs, task.free)
+    assert free.groups == fixed.groups
+    before = task._with(free={})
+    for criterion in criterion_names() if name == "mean" else ("taylor-1", "ablation", "taylor-2"):
+        if criterion == "random":
+            continue
+        try:
+            expected = dict(sn.rank(before, criterion))
+        except sn.ShrinknetError:
+            continue  # what one size is refused, any is
+        found = dict(sn.rank(task, criterion))
+        for neuron, score in expected.items():
+            assert found[neuron] == pytest.approx(score, rel=1e-4, abs=1e-6)
+
+
+def test_a_run_with_free_sizes_opens_again_with_them(tmp_path) -> None:
+    task = read_task()
+    rows = words(LENGTH) | {"labels": torch.arange(N) % 3}
+    run = sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(3)], out=tmp_path / "run")
+    again = sn.load(tmp_path / "run", data=[rows])
+    assert again.task.free == {"input_ids": (1,), "attention_mask": (1,)}
+    assert again.plan == run.plan
+    manifest = again.export("onnx", tmp_path / "net.onnx")
+    assert manifest.notes[-1] == "free: axis 1 of 'input_ids' (2 to 32), axis 1 of 'attention_mask' (2 to 32)"
+    given = inputs_of((), words(17, 4))
+    opened = called(again.exported.module(), given)["logits"]
+    assert torch.allclose(opened, run.network.outputs(given)["logits"], atol=1e-5)
+
+
+def padded(rows: list[tuple[Tensor, int]]) -> dict[str, Tensor]:
+    ids, kinds = zip(*rows, strict=True)
+    length = max(map(len, ids))
+    padded = torch.stack([functional.pad(one, (0, length - len(one))) for one in ids])
+    mask = torch.stack([(torch.arange(length) < len(one)).float() for one in ids])
+    return {"input_ids": padded, "attention_mask": mask, "labels": torch.tensor(kinds)}
+
+
+@pytest.mark.parametrize("criterion", ["ablation", "taylor-1", "taylor-2"])
+def test_batches_of_other_lengths_are_scored_as_by_hand(criterion: str) -> None:
+    torch.manual_seed(0)
+    rows = [(torch.randint(11, (3 + k % 10,)), k % 3) for k in range(N)]
+    rows.sort(key=lambda row: -len(row[0]))
+    loader = DataLoader(Rows(rows.__getitem__), 8, collate_fn=padded)
+    task = sn.Task(Reading(), "cross-entropy", loader, free={"input_ids": [1], "attention_mask": [1]})
+    assert len({one.inputs.tensors[0].shape[1] for one in task.calibration}) > 1
+    found = dict(sn.rank(task, criterion))
+    if criterion == "ablation":
+        with torch.no_grad():
+            losses = [task.loss.each(called(task.model, one.inputs), one.targets).sum() for one in task.calibration]
+        before = float(sum(losses)) / N
+        for neuron in list(found)[::5]:
+            if neuron.group == "hidden":
+                assert found[neuron] == pytest.approx(by_hand(task, neuron) - before, abs=2e-6)
+    run = sn.prune(task, criterion, goals=[sn.RemovedNeurons(2)])
+    assert run.verification.holds
+
+
+def beside(rows: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    places, kinds = zip(*rows, strict=True)
+    return nn.utils.rnn.pad_sequence(places, batch_first=True), torch.tensor(kinds)
+
+
+def test_batches_of_other_lengths_whose_number_the_graph_wrote_down_are_refused() -> None:
+    """Scored with the first batch's number, they would be wrong without a word."""
+    torch.manual_seed(0)
+    rows = [(torch.randn(5 - k // 8, 4), k % 3) for k in range(N)]
+    loader = DataLoader(Rows(rows.__getitem__), 8, collate_fn=beside)
+    with pytest.raises(sn.BadInputError, match=r"^free must be inputs with the axes along which batches differ"):
+        sn.rank(sn.Task(Fixing(), "cross-entropy", loader), "magnitude")
+    assert sn.rank(sn.Task(Fixing(), "cross-entropy", loader, free={"x": [1]}), "taylor-1")
+
+
+BAD = {
+    "no such input": ({"ids": [1]}, r"^free must be of inputs of the network \(input_ids, attention_mask\)\. Got 'ids'\."),
+    "no such axis": ({"input_ids": [2]}, r"^free must be axes of 'input_ids' from 1 to 1\. Got 2\. Axis 0 counts the samples"),
+    "one of two": ({"input_ids": [1]}, r"^free must be axes whose size the network leaves open\. Got axis 1 of 'input_ids', which it fixes at 9"),
+    "no axes": ({"input_ids": [True]}, r"^free must be names of inputs, each with the axes whose sizes stay free\."),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_free_is_one_sentence(case: str) -> None:
+    free, sentence = BAD[case]
+    with pytest.raises(sn.BadInputError, match=sentence):
+        sn.rank(read_task(free=free), "magnitude")
+
+
+def test_a_file_that_fixes_sizes_is_refused() -> None:
+    with pytest.raises(sn.BadInputError, match=r"^artefact must be 'pt2' or 'onnx' for a task with free sizes"):
+        sn.prune(read_task(), "magnitude", goals=[sn.RemovedNeurons(2)], artefact="executorch")
+
+
+FACTORY = """
+import torch
+from test_free_sizes import Reading
+
+def reading():
+    torch.manual_seed(0)
+    return Reading()
+"""
+
+
+def test_the_command_line_says_what_is_free(tmp_path, monkeypatch) -> None:
+    (tmp_path / "factories_of_free.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    arrays = {name: value.numpy() for name, value in words(LENGTH).items()}
+    np.savez("rows.npz", **arrays, targets=np.arange(N) % 3, split=np.arange(N) % 3)
+    said = ["--free", "input_ids:1", "--free", "attention_mask:1"]
+    done = typed(
+        "prune", "factories_of_free:reading", "--data", "rows.npz", "--out", "run", "--remove", "2", "--criterion",
+        "magnitude", *said,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert typed("verify", "run").exit_code == 0
+    exported = typed("export", "run", "--to", "onnx")
+    assert exported.exit_code == 0, exported.output
+    assert "free: axis 1 of 'input_ids'" in (tmp_path / "run/artefacts/model.onnx.json").read_text()
+    odd = typed("rank", "factories_of_free:reading", "--data", "rows.npz", "--free", "input_ids")
+    assert str(odd.exception) == "--free must be INPUT:AXIS. Got 'input_ids'. Write --free input_ids:1."
