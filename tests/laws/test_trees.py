@@ -373,3 +373,18 @@ def test_a_forward_that_takes_any_name_is_called_by_name_and_refused_where_it_is
     assert task.calibration.whole().inputs.call[1].keys() == {"pixels"}
     with pytest.raises(sn.BadInputError, match=r"^model must be a network that torch\.export can follow"):
         sn.rank(task)
+
+
+def test_truth_values_stay_truth_values_for_a_loss_of_ones_own_and_are_classes_elsewhere() -> None:
+    rows, same = torch.randn(12, 4), torch.arange(12) % 2 == 0
+    model, seen = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), set[torch.dtype]()
+
+    def own(outputs, targets):
+        seen.add(targets.dtype)
+        return torch.where(targets, outputs[:, 0], outputs[:, 1]).square()
+
+    assert sn.rank(sn.Task(model, own, (rows, same)), "taylor-1")
+    assert seen == {torch.bool}
+    for loss in ("cross-entropy", nn.CrossEntropyLoss(label_smoothing=0.1)):
+        of_truth, of_classes = (sn.rank(sn.Task(model, loss, (rows, one))) for one in (same, same.long()))
+        assert of_truth == of_classes

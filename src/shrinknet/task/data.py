@@ -101,7 +101,11 @@ class Table(Dataset[Part]):
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The rows of one role (calibration, validation or test); `answers`, a row for each, take the place of targets."""
+    """The rows of one role (calibration, validation or test); `answers`, a row for each, take the place of targets.
+
+    A lone tensor of targets that are no floating numbers comes as int64, which the built-in losses index with; one of
+    truth values stays as it is where it `keeps_truth`. Trees of targets keep their types.
+    """
 
     role: str
     dataset: Dataset[Any]
@@ -111,6 +115,7 @@ class Data:
     loader: DataLoader[Any] | None = None
     unpack: Unpack = by_place
     answers: Any = None
+    keeps_truth: bool = False
     _in_memory: list[Batch] = field(default_factory=list, init=False, compare=False, repr=False)
     _origin: Origin = field(default_factory=Origin, init=False, compare=False, repr=False)
 
@@ -120,6 +125,11 @@ class Data:
     def __iter__(self) -> Iterator[Batch]:
         return self.batches()
 
+    def _as_targets(self, targets: Any) -> Any:
+        is_lone = isinstance(targets, Tensor) and not targets.is_floating_point()
+        is_kept = self.keeps_truth and is_lone and targets.dtype == torch.bool
+        return targets.long() if is_lone and not is_kept else targets
+
     def batches(self) -> Iterator[Batch]:
         """Yield the rows in their order, `batch_size` at a time; shuffling loaders are read unshuffled."""
         if self._in_memory:
@@ -127,7 +137,7 @@ class Data:
             return
         is_in_memory, batches = type(self.dataset) is Table, list[Batch]()
         for number, (inputs, targets) in enumerate(self._raw_batches()):
-            moved = of_each(inputs, self._moved), of_each(_as_targets(targets), self._moved)
+            moved = of_each(inputs, self._moved), of_each(self._as_targets(targets), self._moved)
             batch = Batch(*moved, number, self._origin)
             is_in_memory = is_in_memory and inputs.device == self.device
             if is_in_memory:
@@ -366,7 +376,7 @@ def _as_part(role: str, item: Any, unpack: Unpack) -> Part:
             role, "tensors with as many rows each", ", ".join(f"{name} {shape}" for name, shape in sizes),
             "Give each a row for each sample; what is the same for all samples belongs into the network.",
         )  # fmt: skip
-    return inputs, _as_targets(targets)
+    return inputs, targets
 
 
 PARTS = ("inputs", "targets")
@@ -452,9 +462,3 @@ def _is_finer(one: torch.dtype, other: torch.dtype) -> bool:
 def _largest(values: Tensor) -> Tensor:
     """The value of the largest size in each column."""
     return values.gather(0, values.abs().argmax(0, keepdim=True))[0]
-
-
-def _as_targets(targets: Any) -> Any:
-    """A lone tensor of classes of any integer type as int64, which the losses index with; trees keep their types."""
-    is_classes = isinstance(targets, Tensor) and not targets.is_floating_point()
-    return targets.long() if is_classes else targets

@@ -18,10 +18,11 @@ from shrinknet.task.coupling import couples_samples
 from shrinknet.task.data import Batch, Data, Source, as_data
 from shrinknet.task.fitting import transposition
 from shrinknet.task.kinds import check_kind
-from shrinknet.task.losses import OWN_LOSS, Loss, find_loss
+from shrinknet.task.losses import LOSSES, OWN_LOSS, Loss, find_loss
 from shrinknet.task.metrics import Computation, Given, Measured, find_metrics
 from shrinknet.task.own_answers import answers_of, counting, has_ignored, of_own_answers, own_loss
 from shrinknet.task.per_sample import IGNORED, OF_CANDIDATES, MeanOfElements, PerSample, cross_entropy, next_token
+from shrinknet.task.torch_losses import TorchLoss
 from shrinknet.task.trees import Inputs, are_alike, called, joined, named_leaves, same, tensors_of
 from shrinknet.task.unpacking import ByForward, Call, of_the_users
 
@@ -124,8 +125,9 @@ class Task:
         judge = find_loss(loss)
         if accuracy is not None:
             judge = replace(judge, accuracy=find_accuracy(accuracy))
+        keeps_truth = judge.name not in LOSSES and not isinstance(judge.of, TorchLoss)
         roles = {
-            role: as_data(role, source, batch_size, device, dtype, way)
+            role: replace(as_data(role, source, batch_size, device, dtype, way), keeps_truth=keeps_truth)
             for role, source in sources.items()
             if source is not None or role == "calibration"
         }
