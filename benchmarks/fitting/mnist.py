@@ -24,7 +24,7 @@ from shrinknet.recipes.files import Files, read_idx
 from shrinknet.recipes.isnn_mnist import NETWORKS, trained
 from shrinknet.recipes.mnist import paper_subset
 from shrinknet.recipes.training import train_epochs, train_until
-from shrinknet.task.losses import cross_entropy
+from shrinknet.task.per_sample import cross_entropy
 
 KINDS = ("none", "mean", "least-squares", "newton")
 NUM_TRAINED_ON, NUM_SCORED, MOST_EPOCHS = 50_000, 10_000, 40

@@ -85,7 +85,7 @@ CASES = {
                              "--loss must be a function that returns one value for each sample, shape [1024]. Got shape [] from 'mean_loss'."),
     "an empty split": (("rank", *FACTORY, "--data", "no_test.npz"),
                        "--data must be rows for each of calibration, validation and test. Got an empty split: no row has split 2 (test)."),
-    "no targets": (("rank", *FACTORY, "--data", "no_targets.npz"), "--data must be an .npz file with arrays 'inputs' and 'targets', or one for each argument of the network beside 'targets'. Got"),
+    "no targets": (("rank", *FACTORY, "--data", "no_targets.npz"), "calibration targets must be one tensor for cross-entropy. Got nothing. Give one for each row, or say --loss own-answers, which needs none."),
     "fewer targets": (("rank", *FACTORY, "--data", "uneven.npz"), "--data must be as many targets as inputs. Got 1797 inputs and 1796 targets."),
     "a role misspelt": (("rank", *FACTORY, "--data", "nets_of_a_stranger:misnamed"), "Got 'validtion'. Did you mean 'validation'?"),
     "an unknown criterion": (("rank", *FACTORY, *DATA, "--criterion", "taylor2"), "--criterion must be the name of a criterion. Got 'taylor2'. Did you mean 'taylor-2'?"),

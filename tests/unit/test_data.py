@@ -198,9 +198,7 @@ def test_what_changes_rows_on_the_way_is_not_passed_over() -> None:
 
 
 TAKES_ONE = "calibration inputs must be of a shape and dtype that the model takes. Got [30, 4] float32 and [30,"
-NO_TARGETS = (
-    "calibration targets must be one tensor for cross-entropy. Got nothing. Give one for each row (a network that"
-)
+NO_TARGETS = "calibration targets must be one tensor for cross-entropy. Got nothing. Give one for each row, or say `loss='own-answers'`"
 X, Y = torch.randn(30, 4), torch.arange(30) % 3
 
 

@@ -424,6 +424,8 @@ def _check_targets(targets: Any, outputs: Any, loss: Loss, role: str) -> None:
         return
     if not isinstance(targets, Tensor):
         do = "Give one for each row (a network that rebuilds its inputs has these as targets), or a loss of your own."
+        if targets is None:
+            do = "Give one for each row, or say `loss='own-answers'`, which needs none."
         raise BadInputError(f"{role} targets", f"one tensor for {loss.name}", _sort(targets), do)
     rest = tuple(outputs.shape[1:])
     if loss.name == "binary-cross-entropy":
