@@ -1,8 +1,8 @@
 """The walk: the commonest kinds of task from their training loops to their files: results/walk.json, docs/walk.md.
 
-    python benchmarks/walk                     # all of it, some minutes
-    python benchmarks/walk BERT GPT-2          # only these; prints, writes nothing
-    python benchmarks/walk --table             # docs/walk.md again, from the results
+python benchmarks/walk                     # all of it, some minutes
+python benchmarks/walk BERT GPT-2          # only these; prints, writes nothing
+python benchmarks/walk --table             # docs/walk.md again, from the results
 """
 
 import json
@@ -51,9 +51,9 @@ def document(results: dict[str, Any]) -> str:
     lines = [
         "# The walk",
         "",
-        f"Written by `python benchmarks/walk` (torch {made['torch']}, seed {results['environment']['seed']}, tiny sizes, "
-        "random weights). Each kind of task is handed over as its training loop has it; 30 % of the neurons go by one "
-        "ranking of `taylor-1`.",
+        f"Written by `python benchmarks/walk` (torch {made['packages']['torch']}, seed {made['seed']}, tiny sizes, random "
+        "weights). Each kind of task is handed over as its training loop has it; 30 % of the neurons go by one ranking of "
+        "`taylor-1`.",
         "",
         f"Of {len(rows)} kinds, {unmodified} are taken unmodified; {counts}.",
         "",

@@ -393,7 +393,7 @@ class CellLoop(nn.Module):
         self.cell, self.last = nn.GRUCell(4, 12), nn.Linear(12, 2)
 
     def forward(self, x):
-        state = x.new_zeros(len(x), self.cell.hidden_size)
+        state = x.new_zeros(x.shape[0], self.cell.hidden_size)
         for step in x.unbind(1):
             state = self.cell(step, state)
         return self.last(state)

@@ -4,8 +4,8 @@
     python benchmarks/walk/large.py llama
 
 BERT-base's shape (12 layers, random weights) on 128 sequences of 64 tokens: every head and feed-forward neuron, timed
-in turns with a forward pass over the same rows. A network of Llama's shape with 100 million parameters on 64 sequences of
-128 tokens: the process's peak of memory beside what it took before the ranking, against `memory`. Results go to
+in turns with a forward pass over the same rows. A network of Llama's shape with 100 million parameters on 64 sequences
+of 128 tokens: the process's peak of memory beside what it took before the ranking, against `memory`. Results go to
 benchmarks/results/large_bert.json and large_llama.json.
 """
 

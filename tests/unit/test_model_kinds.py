@@ -117,6 +117,7 @@ KINDS = {
     "decides by item": (lambda: Computes(lambda h: h * (1.0 if h.sum().item() < 1e9 else 2.0)), "torch.where"),
     "filters its rows": (lambda: Computes(lambda h: h[h.sum(1) > -1e9]), LINE + "torch.where"),
     "packs": (Packs, "Take padded rows as they are"),
+    "counts its rows": (lambda: Computes(lambda h: h + h.new_zeros(len(h), 1)), r"Write x\.shape\[0\] in place of len"),
     "raises what it likes": (lambda: Computes(lambda h: {}["missing"]), "The model said: 'missing'"),
     "no tensor": (
         lambda: nn.Sequential(nn.GRU(4, 3)),
