@@ -51,9 +51,9 @@ def document(results: dict[str, Any]) -> str:
     lines = [
         "# The walk",
         "",
-        f"Written by `python benchmarks/walk` (torch {made['packages']['torch']}, seed {made['seed']}, tiny sizes, random "
-        "weights). Each kind of task is handed over as its training loop has it; 30 % of the neurons go by one ranking of "
-        "`taylor-1`.",
+        f"Written by `python benchmarks/walk` (torch {made['packages']['torch']}, seed {made['seed']}, tiny sizes, "
+        "random weights). Each kind of task is handed over as its training loop has it; 30 % of the neurons go by one "
+        "ranking of `taylor-1`.",
         "",
         f"Of {len(rows)} kinds, {unmodified} are taken unmodified; {counts}.",
         "",

@@ -89,8 +89,8 @@ class Facts:
             raise FixedWidthError(f"{error}{what_helps(self.task, self.network)}") from error.__cause__
         if has_config(smaller) and not mend_config(self.task.model, smaller, self.task.example_inputs):
             log.warning(
-                "The network's config cannot say its widths, so that `from_pretrained` will not load it. "
-                "`tie='config'` ties what a config says once; `run.at` gives other sizes."
+                "The network's config cannot say its widths, so that from_pretrained will not load it. "
+                "`tie='config'` ties what a config says once; other sizes may do."
             )
         return smaller
 

@@ -97,9 +97,7 @@ def lone(inputs: AnyInputs, argument: str, used: str) -> Tensor:
     if isinstance(inputs, Tensor):
         return inputs
     got = f"one that takes {len(tensors_of(inputs))}, of shapes {shapes_text(inputs)}"
-    raise BadInputError(
-        argument, f"{used} a network that takes one tensor", got, "Prune it by `prune`, which takes any."
-    )
+    raise BadInputError(argument, f"{used} a network that takes one tensor", got, "Prune it by prune, which takes any.")
 
 
 def call_of(inputs: AnyInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
