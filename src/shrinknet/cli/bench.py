@@ -21,6 +21,7 @@ from shrinknet.execution.cost_model import Forecast, Rates, forecast, forward_wo
 from shrinknet.loading.models import load_model
 from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task, evaluating
+from shrinknet.task.trees import Inputs, called, joined, of_each, tensors_of
 
 PASSES_TIMED = 8
 
@@ -76,18 +77,22 @@ def command(model: Model, given: BenchFlags, criterion: CriterionName = "ablatio
     console.talk.print(last)
 
 
-def _random_task(model: torch.nn.Module, example: Tensor, samples: int, loss: str, seed: int) -> Task:
+def _random_task(model: torch.nn.Module, example: Inputs, samples: int, loss: str, seed: int) -> Task:
     """Random samples of the example's shape, with targets that suit the loss."""
     torch.manual_seed(seed)
-    shape = (samples, *example.shape[1:])
-    inputs = torch.rand(shape).to(example.dtype) if example.is_floating_point() else example[:1].expand(shape).clone()
+    inputs = of_each(example, lambda tensor: _random_rows(tensor, samples))
     with torch.no_grad(), evaluating(model):
-        outputs = model(example[:2] if len(example) > 1 else example.expand(2, *example.shape[1:]))
+        outputs = called(model, example if len(example) > 1 else joined([example, example]))
     if loss in ("squared-error", "binary-cross-entropy"):
         targets = torch.rand(samples, *outputs.shape[1:]).to(outputs.dtype)
     else:
         targets = torch.randint(0, outputs.shape[1], (samples, *outputs.shape[2:]))
-    return task_of(model, {"calibration": (inputs, targets)}, loss, DEFAULT_BATCH_SIZE)
+    return task_of(model, {"calibration": (*tensors_of(inputs), targets)}, loss, DEFAULT_BATCH_SIZE)
+
+
+def _random_rows(example: Tensor, samples: int) -> Tensor:
+    shape = (samples, *example.shape[1:])
+    return torch.rand(shape).to(example.dtype) if example.is_floating_point() else example[:1].expand(shape).clone()
 
 
 def _planned(

@@ -18,6 +18,7 @@ from shrinknet.graph.restrict import restrict
 from shrinknet.graph.trace import Trace, trace
 from shrinknet.loading.models import load_model
 from shrinknet.measure.costs import costs, operator_costs, reach
+from shrinknet.task.trees import joined
 
 Operators = Annotated[bool, typer.Option("--operators", help="Show what each operator of the graph costs, too.")]
 
@@ -34,7 +35,7 @@ def command(model: Model, given: ModelFlags, scope: Scope, operators: Operators 
             "Write the shape of one sample, such as 1x28x28 (or 128:int64).",
         )
     example = loaded.example_inputs
-    traced = trace(loaded.model, example if len(example) > 1 else example.expand(2, *example.shape[1:]))
+    traced = trace(loaded.model, example if len(example) > 1 else joined([example, example]))
     traced = restrict(traced, scope.keep, scope.only)
     if json:
         console.print_json(as_json(traced))

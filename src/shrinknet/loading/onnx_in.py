@@ -10,6 +10,7 @@ import keyword
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,13 @@ OPEN_SIZE = 32
 OLDEST, OWN_DOMAINS = 7, {"", "ai.onnx"}
 
 ROUNDING = 1e-4
-"""By how much of the largest output torch and the file's own runtime may differ; 100 times as much in half precision."""
+"""By how much of the largest output torch and the file's runtime may differ; 100 times as much in half precision."""
 
 RECURRENT = {"LSTM": ([0, 2, 3, 1], nn.LSTM), "GRU": ([1, 0, 2], nn.GRU), "RNN": ([0], nn.RNN)}
 """Torch's order of the gates by their places in ONNX's, and the layer."""
+
+MOVING = {"Expand", "Identity", "Reshape", "Slice", "Transpose", "Unsqueeze", "Squeeze", "Gather", "Split", "Tile"}
+"""Operators that give 0 where they are given 0."""
 
 NUMBERS_AT = {"Resize": (1, 2, 3), "Upsample": (1,), "Clip": (1, 2), "Pad": (1, 2, 3), "Dropout": (1, 2)}
 """Inputs that are settings, not weights."""
@@ -218,11 +222,13 @@ class OnnxNetwork(nn.Module):
         self.outputs = [one.name for one in graph.output]
         self.rows = _rows(self._shapes)
         opset = max(one.version for one in proto.opset_import if one.domain in OWN_DOMAINS)
-        self.nodes = [_node(one, opset, self.rows) for one in graph.node if one.op_type != "Constant"]
+        nodes = [_node(one, opset, self.rows) for one in graph.node if one.op_type != "Constant"]
+        self.nodes = list(_with_own_vectors(nodes, arrays))
         self.failed: tuple[Node, Exception] | None = None
         self._known = dict[str, Known]()
         self._names = dict[str, str]()
         self._layers = dict[str, nn.Module]()
+        self._zero = _zeros(self.nodes, arrays)
         self._place(arrays)
         names = _arguments([name for name, _ in self._shapes])
         parameters = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in names]
@@ -262,13 +268,13 @@ class OnnxNetwork(nn.Module):
         first = {name: node for node, _, name in reversed(readers)}
         for node in self.nodes:
             if node.kind in RECURRENT:
-                path = self._free(_path(node.name), "weight_ih_l0")
+                path = self._free(node.path, "weight_ih_l0")
                 self._layers[node.name] = _recurrent(node, [self._constant(name, arrays) for name in node.inputs])
                 self.set_submodule(path, self._layers[node.name])
         for name, array in arrays.items():
-            if name not in first or (name in within and first[name].kind in RECURRENT):
-                if name not in self.outputs:
-                    continue
+            is_read = name in first and not (name in within and first[name].kind in RECURRENT)
+            if not is_read and name not in self.outputs:
+                continue
             if array.dtype.kind != "f" or array.ndim == 0 or name in settings:
                 self._known[name] = array
                 continue
@@ -303,7 +309,7 @@ class OnnxNetwork(nn.Module):
             return path, leaf
         place = reader.inputs.index(name) if reader is not None else 0
         leaf = ("weight", "bias", "running_mean", "running_var")[max(place - 1, 0)] if place < 5 else "weight"
-        return self._free(_path(reader.name if reader is not None else name), leaf), leaf
+        return self._free((reader.path if reader is not None else "layer"), leaf), leaf
 
     def _free(self, path: str, leaf: str) -> str:
         """A path at which there is no such tensor yet, and no tensor on the way."""
@@ -328,14 +334,14 @@ class OnnxNetwork(nn.Module):
     def _run(self, given: Sequence[Tensor]) -> Any:
         self.failed = None
         tensors = dict(self.named_parameters(remove_duplicate=False)) | dict(self.named_buffers())
-        values: dict[str, Value] = {"": None} | dict(self._known)
+        values: dict[str, Value] = {"": None, **self._known}
         values |= {name: tensors[path] for name, path in self._names.items()}
         values |= dict(zip(self.inputs, given, strict=True))
         for node in self.nodes:
-            if any(name not in values for name in node.inputs):
+            if node.kind not in RECURRENT and any(name not in values for name in node.inputs):
                 continue  # made of a recurrent layer's weights, which stand in the layer
             try:
-                made = self._made(node, [values[name] for name in node.inputs])
+                made = self._made(node, [values.get(name) for name in node.inputs])
             except Exception as error:
                 self.failed = node, error
                 raise
@@ -352,7 +358,8 @@ class OnnxNetwork(nn.Module):
         layer: Any = self._layers[node.name]
         x = inputs[0]
         assert isinstance(x, Tensor)
-        states = [None if state is None else tensor_of(state).expand(-1, x.shape[1], -1) for state in inputs[5:7]]
+        states = [None if name in self._zero else tensor_of(state).expand(-1, x.shape[1], -1)
+                  for name, state in zip(node.inputs[5:7], inputs[5:7], strict=True)]  # fmt: skip
         given = [state for state in states if state is not None]
         x = x.flip(0) if node.get("direction") == "reverse" else x
         out, last = layer(x, None if not given else tuple(given) if node.kind == "LSTM" else given[0])
@@ -361,12 +368,38 @@ class OnnxNetwork(nn.Module):
         return (out, *last) if node.kind == "LSTM" else (out, last)
 
 
+def _with_own_vectors(nodes: list[Node], arrays: dict[str, Known]) -> Iterator[Node]:
+    """Give each operator a vector of its own: exporters write equal ones once, and their neurons would be tied."""
+    seen = set[str]()
+    for node in nodes:
+        inputs = list(node.inputs)
+        for place, name in enumerate(node.inputs):
+            array = arrays.get(name)
+            if array is None or array.dtype.kind != "f" or array.ndim == 0 or array.size > max(array.shape):
+                continue
+            if name in seen:
+                inputs[place] = f"{name}/{node.outputs[0]}/{place}"
+                arrays[inputs[place]] = array
+            seen.add(name)
+        yield replace(node, inputs=tuple(inputs))
+
+
+def _zeros(nodes: list[Node], arrays: dict[str, Known]) -> set[str]:
+    """The values that are 0 whatever comes: recurrent layers that begin with one of them do not share a state."""
+    found = {"", *(name for name, array in arrays.items() if not array.any())}
+    for node in nodes:
+        is_zero = node.kind in MOVING and bool(node.inputs) and node.inputs[0] in found
+        if is_zero or (node.kind == "ConstantOfShape" and not np.any(node.get("value", 0))):
+            found |= set(node.outputs)
+    return found
+
+
 def _node(one: Any, opset: int, rows: int | None) -> Node:
     attributes = {attribute.name: _attribute(attribute) for attribute in one.attribute}
     inputs, outputs = tuple(one.input), tuple(one.output)
     while inputs and not inputs[-1]:
         inputs = inputs[:-1]
-    return Node(one.op_type, _name(one), inputs, outputs, attributes, opset, rows)
+    return Node(one.op_type, _name(one), _path(one), inputs, outputs, attributes, opset, rows)
 
 
 def _attribute(attribute: Any) -> Any:
@@ -415,10 +448,19 @@ def _sample(random: np.random.Generator, shape: tuple[int, ...], kind: int) -> T
     return torch.from_numpy(random.integers(0, 2, shape)).to(TYPES[kind])
 
 
-def _path(name: str) -> str:
-    """A node's name as a path of modules: "/encoder/encoder.0/fc/MatMul" is "encoder.0.fc".
+def _path(node: Any) -> str:
+    """The module of torch's that a node comes from, as its exporters say it; else the node's name."""
+    scopes = [one.value for one in node.metadata_props if one.key == "pkg.torch.onnx.name_scopes"]
+    above = re.findall(r"'([^']*)'", scopes[0])[:-1] if scopes else []
+    if above and is_tensor_name(f"{above[-1]}.weight"):
+        return str(above[-1])
+    return _as_path(_name(node))
 
-    >>> _path("/encoder/encoder.0/fc/MatMul"), _path("Conv_7"), _path("/fc/Gemm")
+
+def _as_path(name: str) -> str:
+    """A name as a path of modules, without the operator at its end and what is said twice.
+
+    >>> _as_path("/encoder/encoder.0/fc/MatMul"), _as_path("Conv_7"), _as_path("/fc/Gemm")
     ('encoder.0.fc', 'Conv_7', 'fc')
     """
     parts = [re.sub(r"[^0-9A-Za-z_.\-]", "_", part).strip(".") for part in name.split("/") if part]
@@ -467,15 +509,15 @@ def _recurrent(node: Node, constants: list[Any]) -> nn.Module:
     for direction, ending in enumerate(("_l0", "_l0_reverse")[:directions]):
         for name, array in _parts(weights[0][direction], weights[1][direction], biases, direction):
             getattr(made, name + ending).data = turned(array)
-    return made.eval()
+    layer_made: nn.Module = made.eval()
+    return layer_made
 
 
 def _parts(own: Known, back: Known, biases: Known | None, direction: int) -> Iterator[tuple[str, Known]]:
     yield "weight_ih", own
     yield "weight_hh", back
     if biases is not None:
-        for name, half in zip(("bias_ih", "bias_hh"), np.split(biases[direction], 2), strict=True):
-            yield name, half
+        yield from zip(("bias_ih", "bias_hh"), np.split(biases[direction], 2), strict=True)
 
 
 def _check_answers(path: Path, proto: Any, network: OnnxNetwork, model: nn.Module, rows: Inputs) -> None:

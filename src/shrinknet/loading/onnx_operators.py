@@ -31,12 +31,14 @@ class Node:
     Attributes:
         kind: the operator's name.
         name: the node's own name, or that of its first output.
+        path: the module that it comes from, where the file says so.
         opset: the version of ONNX's operators that the file speaks.
         rows: the number of samples that the file is written for; None where it leaves it open.
     """
 
     kind: str
     name: str
+    path: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: dict[str, Any] = field(repr=False)
@@ -132,7 +134,7 @@ MANY: dict[str, Callable[[Any, Any], Any]] = {"Sum": operator.add, "Max": torch.
 
 
 @rule(*ONE)
-def _one(node: Node, x: Value, *_: Value) -> Any:
+def _one(node: Node, x: Any, *_: Value) -> Any:
     return ONE[node.kind](tensor_of(x))
 
 
@@ -179,7 +181,7 @@ def _where(node: Node, condition: Value, one: Value, other: Value) -> Any:
 
 
 @rule("Clip")
-def _clip(node: Node, x: Value, low: Value = None, high: Value = None) -> Any:
+def _clip(node: Node, x: Any, low: Value = None, high: Value = None) -> Any:
     x = tensor_of(x)
     least, most = (tensor_of(limit, x) for limit in (low, high))
     return torch.clamp(x, node.get("min", least), node.get("max", most))
@@ -216,12 +218,12 @@ TYPES = {1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: tor
 
 
 @rule("Cast")
-def _cast(node: Node, x: Value) -> Any:
+def _cast(node: Node, x: Any) -> Any:
     return tensor_of(x).to(TYPES[node.get("to")])
 
 
 @rule("CastLike")
-def _cast_like(node: Node, x: Value, like: Value) -> Any:
+def _cast_like(node: Node, x: Any, like: Value) -> Any:
     return tensor_of(x).to(tensor_of(like).dtype)
 
 
@@ -234,7 +236,7 @@ def _matmul(node: Node, one: Value, other: Value) -> Any:
 
 
 @rule("Gemm")
-def _gemm(node: Node, x: Tensor, weight: Tensor, bias: Value = None) -> Tensor:
+def _gemm(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
     alpha, beta, bias = node.get("alpha", 1.0), node.get("beta", 1.0), tensor_of(bias)
     x = x.t() if node.get("transA", 0) else x
     weight = weight if node.get("transB", 0) else weight.t()
@@ -273,7 +275,7 @@ def _padded(x: Tensor, pads: Sequence[int], value: float = 0.0) -> tuple[Tensor,
 
 
 @rule("Conv")
-def _conv(node: Node, x: Tensor, weight: Tensor, bias: Value = None) -> Tensor:
+def _conv(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
     rank = weight.dim() - 2
     strides, dilations = node.get("strides", [1] * rank), node.get("dilations", [1] * rank)
     x, padding = _padded(x, _pads(node, x, weight.shape[2:], strides, dilations))
@@ -282,7 +284,7 @@ def _conv(node: Node, x: Tensor, weight: Tensor, bias: Value = None) -> Tensor:
 
 
 @rule("ConvTranspose")
-def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Value = None) -> Tensor:
+def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
     rank = weight.dim() - 2
     strides, dilations = node.get("strides", [1] * rank), node.get("dilations", [1] * rank)
     pads, more = node.get("pads", [0] * (2 * rank)), node.get("output_padding", [0] * rank)
@@ -338,7 +340,7 @@ def _batch_norm(node: Node, x: Tensor, weight: Tensor, bias: Tensor, mean: Tenso
 
 
 @rule("InstanceNormalization")
-def _instance_norm(node: Node, x: Tensor, weight: Value, bias: Value) -> Tensor:
+def _instance_norm(node: Node, x: Tensor, weight: Any, bias: Any) -> Tensor:
     return functional.instance_norm(x, weight=tensor_of(weight), bias=tensor_of(bias), eps=node.get("epsilon", 1e-5))
 
 
@@ -350,13 +352,13 @@ def _group_norm(node: Node, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 @rule("LayerNormalization")
-def _layer_norm(node: Node, x: Tensor, weight: Value, bias: Value = None) -> Tensor:
+def _layer_norm(node: Node, x: Tensor, weight: Any, bias: Any = None) -> Tensor:
     shape = list(x.shape[node.get("axis", -1) :])
     return functional.layer_norm(x, shape, tensor_of(weight), tensor_of(bias), node.get("epsilon", 1e-5))
 
 
 @rule("RMSNormalization")
-def _rms_norm(node: Node, x: Tensor, weight: Value) -> Tensor:
+def _rms_norm(node: Node, x: Tensor, weight: Any) -> Tensor:
     return functional.rms_norm(x, list(x.shape[node.get("axis", -1) :]), tensor_of(weight), node.get("epsilon", 1e-5))
 
 
@@ -388,7 +390,7 @@ REDUCTIONS: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
 
 
 @rule(*REDUCTIONS)
-def _reduction(node: Node, x: Value, axes: Value = None) -> Tensor:
+def _reduction(node: Node, x: Any, axes: Value = None) -> Tensor:
     x = tensor_of(x)
     over = ints(axes) or list(node.get("axes", []))
     if not over and node.get("noop_with_empty_axes", 0):
@@ -409,14 +411,14 @@ def _top_k(node: Node, x: Tensor, count: Value) -> tuple[Tensor, ...]:
 
 
 @rule("CumSum")
-def _cumulative(node: Node, x: Value, axis: Value) -> Tensor:
+def _cumulative(node: Node, x: Any, axis: Value) -> Tensor:
     if node.get("exclusive", 0) or node.get("reverse", 0):
         raise NotImplementedError("sums from the end, or without the last one")
     return torch.cumsum(tensor_of(x), ints(axis)[0])
 
 
 @rule("Trilu")
-def _triangle(node: Node, x: Value, diagonal: Value = None) -> Tensor:
+def _triangle(node: Node, x: Any, diagonal: Value = None) -> Tensor:
     function = torch.triu if node.get("upper", 1) else torch.tril
     return function(tensor_of(x), (ints(diagonal) or [0])[0])
 
@@ -435,7 +437,7 @@ def _size(node: Node, x: Tensor) -> Known:
 
 
 @rule("Reshape")
-def _reshape(node: Node, x: Value, shape: Value = None) -> Tensor:
+def _reshape(node: Node, x: Any, shape: Value = None) -> Tensor:
     x = tensor_of(x)
     sizes = list(node.get("shape") or ints(shape))
     if not node.get("allowzero", 0):
@@ -446,8 +448,8 @@ def _reshape(node: Node, x: Value, shape: Value = None) -> Tensor:
 def _for_rows_that_come(node: Node, x: Tensor, sizes: list[Any]) -> list[Any]:
     """Sizes that were written for the file's own number of samples, for the number that comes.
 
-    The samples' axis is looked for where the same number of elements lies before it as in the tensor that is given its
-    new shape: alone, else as a factor of one axis.
+    The samples' axis is looked for where as many elements lie before it as in the tensor that is given its new shape:
+    an axis of its own, else a factor of one. Which one can be ambiguous; the answers are compared afterwards.
     """
     at = next((axis for axis, size in enumerate(x.shape) if isinstance(size, SymInt)), None)
     if node.rows is None or at is None or any(isinstance(size, SymInt) for size in sizes):
@@ -456,12 +458,12 @@ def _for_rows_that_come(node: Node, x: Tensor, sizes: list[Any]) -> list[Any]:
     if -1 in sizes:
         sizes[sizes.index(-1)] = math.prod(own) // -math.prod(sizes)
     before = [math.prod(sizes[:axis]) for axis in range(len(sizes) + 1)]
-    start, end = math.prod(own[:at]), math.prod(own[:at]) * node.rows
-    alone = [axis for axis, size in enumerate(sizes) if before[axis] == start and size == node.rows]
-    within = [axis for axis in range(len(sizes)) if before[axis] <= start and end <= before[axis + 1]]
-    for axis in (alone or within)[:1]:
-        factor = own[at] // node.rows if own[at] % node.rows == 0 else 1
-        sizes[axis] = x.shape[at] // factor * (sizes[axis] // node.rows)
+    start, others = math.prod(own[:at]), own[at] // node.rows
+    alone = [axis for axis, size in enumerate(sizes) if size == node.rows and before[axis] in (start, start * others)]
+    first = [axis for axis in range(len(sizes)) if before[axis] == start and len(sizes) > 2]
+    within = [axis for axis in range(len(sizes)) if before[axis] <= start and start * node.rows <= before[axis + 1]]
+    for axis in (alone or first or within)[:1]:
+        sizes[axis] = x.shape[at] // others * (sizes[axis] // node.rows)
     return sizes
 
 
@@ -475,20 +477,20 @@ def _flatten(node: Node, x: Tensor) -> Tensor:
 
 
 @rule("Transpose")
-def _transpose(node: Node, x: Value) -> Tensor:
+def _transpose(node: Node, x: Any) -> Tensor:
     x = tensor_of(x)
     return x.permute(node.get("perm", list(reversed(range(x.dim())))))
 
 
 @rule("Squeeze")
-def _squeeze(node: Node, x: Value, axes: Value = None) -> Tensor:
+def _squeeze(node: Node, x: Any, axes: Value = None) -> Tensor:
     x = tensor_of(x)
     given = ints(axes) or list(node.get("axes", []))
     return x.squeeze(given or [axis for axis, size in enumerate(x.shape) if isinstance(size, int) and size == 1])
 
 
 @rule("Unsqueeze")
-def _unsqueeze(node: Node, x: Value, axes: Value = None) -> Tensor:
+def _unsqueeze(node: Node, x: Any, axes: Value = None) -> Tensor:
     x = tensor_of(x)
     given = ints(axes) or list(node.get("axes", []))
     for axis in sorted(axis % (x.dim() + len(given)) for axis in given):
@@ -516,7 +518,7 @@ def _split(node: Node, x: Tensor, sizes: Value = None) -> tuple[Tensor, ...]:
 
 
 @rule("Slice")
-def _slice(node: Node, x: Value, starts: Value = None, ends: Value = None, axes: Value = None, steps: Value = None,
+def _slice(node: Node, x: Any, starts: Value = None, ends: Value = None, axes: Value = None, steps: Value = None,
            ) -> Tensor:  # fmt: skip
     x = tensor_of(x)
     for start, end, axis, step in _slices(node, x.dim(), starts, ends, axes, steps):
@@ -536,7 +538,7 @@ def _slices(node: Node, rank: int, starts: Value, ends: Value, axes: Value, step
 
 
 @rule("Gather")
-def _gather(node: Node, x: Value, places: Value) -> Any:
+def _gather(node: Node, x: Any, places: Value) -> Any:
     x, axis = tensor_of(x), node.get("axis", 0)
     axis %= x.dim()
     if isinstance(places, np.ndarray) and places.ndim == 0:
@@ -554,16 +556,16 @@ def _gather_elements(node: Node, x: Tensor, places: Value) -> Tensor:
 
 
 @rule("Expand")
-def _expand(node: Node, x: Value, shape: Value) -> Tensor:
+def _expand(node: Node, x: Any, shape: Value) -> Tensor:
     x, sizes = tensor_of(x), ints(shape)
     own = [1] * (len(sizes) - x.dim()) + list(x.shape)
     wanted = [1] * (len(own) - len(sizes)) + sizes
-    return x.expand([mine if isinstance(size, int) and size == 1 else size for mine, size in zip(own, wanted,
-                                                                                               strict=True)])  # fmt: skip
+    pairs = zip(own, wanted, strict=True)
+    return x.expand([mine if isinstance(size, int) and size == 1 else size for mine, size in pairs])
 
 
 @rule("Tile")
-def _tile(node: Node, x: Value, repeats: Value) -> Tensor:
+def _tile(node: Node, x: Any, repeats: Value) -> Tensor:
     return tensor_of(x).repeat(ints(repeats))
 
 
@@ -608,7 +610,7 @@ def _resize(node: Node, x: Tensor, *inputs: Value) -> Tensor:
     if mode == "nearest":
         is_floor = place == "asymmetric" and node.get("nearest_mode", "floor") == "floor"
         return functional.interpolate(x, wanted, mode="nearest" if is_floor else "nearest-exact")
-    if mode == "linear" and place == "asymmetric" or node.get("antialias", 0) or node.get("axes"):
+    if (mode == "linear" and place == "asymmetric") or node.get("antialias", 0) or node.get("axes"):
         raise NotImplementedError(f"mode {mode} with {place} places")
     kind = ("linear", "bilinear", "trilinear")[x.dim() - 3] if mode == "linear" else "bicubic"
     return functional.interpolate(x, wanted, mode=kind, align_corners=place == "align_corners")
