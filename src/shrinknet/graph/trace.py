@@ -128,7 +128,7 @@ def trace(model: nn.Module, example_inputs: Inputs | tuple[Tensor, ...]) -> Trac
     [('0', 8)]
     """
     check_kind(model)
-    module = _own_copy(export_program(model, example_inputs).module(check_guards=False))
+    module = _own_copy(_with_own_names(export_program(model, example_inputs).module(check_guards=False), model))
     rewrite(module)
     store, slots, sites = _send_labels(module)
     numbering = solve(store, slots)
@@ -223,6 +223,26 @@ def _free_batch(model: nn.Module, rows: tuple[Tensor, ...], batch: Any) -> Any:
     free = tuple({0: batch} for _ in rows)
     kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
     return (free,) if kinds and kinds[0] is inspect.Parameter.VAR_POSITIONAL else free
+
+
+def _with_own_names(module: nn.Module, model: nn.Module) -> nn.Module:
+    """Let constants of the graph that are the network's own tensors be read as such.
+
+    A forward that holds its weights beside its modules (a layer of Keras does) reads them behind torch.export's back.
+    """
+    assert isinstance(module, GraphModule)
+    own = {_place(tensor): name for name, tensor in reversed(named_tensors(model).items()) if tensor.numel()}
+    known = named_tensors(module)
+    for node in module.graph.nodes:
+        if node.op == "get_attr" and node.target not in known:
+            constant = getattr(module, node.target, None)
+            name = own.get(_place(constant)) if isinstance(constant, Tensor) else None
+            node.target = name if name in known else node.target
+    return module
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 
 def _own_copy(module: nn.Module) -> GraphModule:

@@ -188,27 +188,27 @@ def _clip(node: Node, x: Any, low: Value = None, high: Value = None) -> Any:
 
 
 @rule("LeakyRelu")
-def _leaky_relu(node: Node, x: Tensor) -> Tensor:
+def _leaky_relu(node: Node, x: Tensor) -> Any:
     return functional.leaky_relu(x, node.get("alpha", 0.01))
 
 
 @rule("PRelu")
-def _prelu(node: Node, x: Tensor, slope: Value) -> Tensor:
+def _prelu(node: Node, x: Tensor, slope: Value) -> Any:
     return torch.where(x < 0, x * tensor_of(slope, x), x)
 
 
 @rule("Elu")
-def _elu(node: Node, x: Tensor) -> Tensor:
+def _elu(node: Node, x: Tensor) -> Any:
     return functional.elu(x, node.get("alpha", 1.0))
 
 
 @rule("HardSigmoid")
-def _hard_sigmoid(node: Node, x: Tensor) -> Tensor:
+def _hard_sigmoid(node: Node, x: Tensor) -> Any:
     return torch.clamp(x * node.get("alpha", 0.2) + node.get("beta", 0.5), 0, 1)
 
 
 @rule("Gelu")
-def _gelu(node: Node, x: Tensor) -> Tensor:
+def _gelu(node: Node, x: Tensor) -> Any:
     return functional.gelu(x, approximate=node.get("approximate", "none"))
 
 
@@ -236,7 +236,7 @@ def _matmul(node: Node, one: Value, other: Value) -> Any:
 
 
 @rule("Gemm")
-def _gemm(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
+def _gemm(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> Any:
     alpha, beta, bias = node.get("alpha", 1.0), node.get("beta", 1.0), tensor_of(bias)
     x = x.t() if node.get("transA", 0) else x
     weight = weight if node.get("transB", 0) else weight.t()
@@ -275,7 +275,7 @@ def _padded(x: Tensor, pads: Sequence[int], value: float = 0.0) -> tuple[Tensor,
 
 
 @rule("Conv")
-def _conv(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
+def _conv(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> Any:
     rank = weight.dim() - 2
     strides, dilations = node.get("strides", [1] * rank), node.get("dilations", [1] * rank)
     x, padding = _padded(x, _pads(node, x, weight.shape[2:], strides, dilations))
@@ -284,7 +284,7 @@ def _conv(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
 
 
 @rule("ConvTranspose")
-def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
+def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> Any:
     rank = weight.dim() - 2
     strides, dilations = node.get("strides", [1] * rank), node.get("dilations", [1] * rank)
     pads, more = node.get("pads", [0] * (2 * rank)), node.get("output_padding", [0] * rank)
@@ -295,7 +295,7 @@ def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> 
 
 
 @rule("MaxPool")
-def _max_pool(node: Node, x: Tensor) -> Tensor:
+def _max_pool(node: Node, x: Tensor) -> Any:
     kernel, strides, dilations = _window(node)
     x, padding = _padded(x, _pads(node, x, kernel, strides, dilations), -math.inf)
     pool = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[len(kernel) - 1]
@@ -304,7 +304,7 @@ def _max_pool(node: Node, x: Tensor) -> Tensor:
 
 
 @rule("AveragePool")
-def _average_pool(node: Node, x: Tensor) -> Tensor:
+def _average_pool(node: Node, x: Tensor) -> Any:
     kernel, strides, dilations = _window(node)
     pads, counts_all = _pads(node, x, kernel, strides, dilations), bool(node.get("count_include_pad", 0))
     if set(dilations) != {1}:
@@ -323,53 +323,53 @@ def _window(node: Node) -> tuple[list[int], list[int], list[int]]:
 
 
 @rule("GlobalAveragePool")
-def _global_average(node: Node, x: Tensor) -> Tensor:
+def _global_average(node: Node, x: Tensor) -> Any:
     return x.mean(list(range(2, x.dim())), keepdim=True)
 
 
 @rule("GlobalMaxPool")
-def _global_max(node: Node, x: Tensor) -> Tensor:
+def _global_max(node: Node, x: Tensor) -> Any:
     return x.amax(list(range(2, x.dim())), keepdim=True)
 
 
 @rule("BatchNormalization")
-def _batch_norm(node: Node, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+def _batch_norm(node: Node, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Any:
     if node.get("training_mode", 0):
         raise NotImplementedError("training mode")
     return functional.batch_norm(x, mean, variance, weight, bias, eps=node.get("epsilon", 1e-5))
 
 
 @rule("InstanceNormalization")
-def _instance_norm(node: Node, x: Tensor, weight: Any, bias: Any) -> Tensor:
+def _instance_norm(node: Node, x: Tensor, weight: Any, bias: Any) -> Any:
     return functional.instance_norm(x, weight=tensor_of(weight), bias=tensor_of(bias), eps=node.get("epsilon", 1e-5))
 
 
 @rule("GroupNormalization")
-def _group_norm(node: Node, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def _group_norm(node: Node, x: Tensor, weight: Tensor, bias: Tensor) -> Any:
     if len(weight) != x.shape[1]:  # before opset 21 each group has one factor
         weight, bias = (one.repeat_interleave(x.shape[1] // len(one)) for one in (weight, bias))
     return functional.group_norm(x, node.get("num_groups"), weight, bias, node.get("epsilon", 1e-5))
 
 
 @rule("LayerNormalization")
-def _layer_norm(node: Node, x: Tensor, weight: Any, bias: Any = None) -> Tensor:
+def _layer_norm(node: Node, x: Tensor, weight: Any, bias: Any = None) -> Any:
     shape = list(x.shape[node.get("axis", -1) :])
     return functional.layer_norm(x, shape, tensor_of(weight), tensor_of(bias), node.get("epsilon", 1e-5))
 
 
 @rule("RMSNormalization")
-def _rms_norm(node: Node, x: Tensor, weight: Any) -> Tensor:
+def _rms_norm(node: Node, x: Tensor, weight: Any) -> Any:
     return functional.rms_norm(x, list(x.shape[node.get("axis", -1) :]), tensor_of(weight), node.get("epsilon", 1e-5))
 
 
 @rule("LRN")
-def _local_response_norm(node: Node, x: Tensor) -> Tensor:
+def _local_response_norm(node: Node, x: Tensor) -> Any:
     alpha, beta, bias = node.get("alpha", 1e-4), node.get("beta", 0.75), node.get("bias", 1.0)
     return functional.local_response_norm(x, node.get("size"), alpha, beta, bias)
 
 
 @rule("Softmax", "LogSoftmax")
-def _softmax(node: Node, x: Tensor) -> Tensor:
+def _softmax(node: Node, x: Tensor) -> Any:
     function = torch.softmax if node.kind == "Softmax" else torch.log_softmax
     if node.opset >= 13 or node.get("axis", 1) in (-1, x.dim() - 1):
         return function(x, node.get("axis", -1))
@@ -390,7 +390,7 @@ REDUCTIONS: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
 
 
 @rule(*REDUCTIONS)
-def _reduction(node: Node, x: Any, axes: Value = None) -> Tensor:
+def _reduction(node: Node, x: Any, axes: Value = None) -> Any:
     x = tensor_of(x)
     over = ints(axes) or list(node.get("axes", []))
     if not over and node.get("noop_with_empty_axes", 0):
@@ -399,26 +399,26 @@ def _reduction(node: Node, x: Any, axes: Value = None) -> Tensor:
 
 
 @rule("ArgMax", "ArgMin")
-def _extreme(node: Node, x: Tensor) -> Tensor:
+def _extreme(node: Node, x: Tensor) -> Any:
     function = torch.argmax if node.kind == "ArgMax" else torch.argmin
     return function(x, node.get("axis", 0), bool(node.get("keepdims", 1)))
 
 
 @rule("TopK")
-def _top_k(node: Node, x: Tensor, count: Value) -> tuple[Tensor, ...]:
+def _top_k(node: Node, x: Tensor, count: Value) -> Any:
     found = torch.topk(x, ints(count)[0], node.get("axis", -1), bool(node.get("largest", 1)))
     return found.values, found.indices
 
 
 @rule("CumSum")
-def _cumulative(node: Node, x: Any, axis: Value) -> Tensor:
+def _cumulative(node: Node, x: Any, axis: Value) -> Any:
     if node.get("exclusive", 0) or node.get("reverse", 0):
         raise NotImplementedError("sums from the end, or without the last one")
     return torch.cumsum(tensor_of(x), ints(axis)[0])
 
 
 @rule("Trilu")
-def _triangle(node: Node, x: Any, diagonal: Value = None) -> Tensor:
+def _triangle(node: Node, x: Any, diagonal: Value = None) -> Any:
     function = torch.triu if node.get("upper", 1) else torch.tril
     return function(tensor_of(x), (ints(diagonal) or [0])[0])
 
@@ -437,7 +437,7 @@ def _size(node: Node, x: Tensor) -> Known:
 
 
 @rule("Reshape")
-def _reshape(node: Node, x: Any, shape: Value = None) -> Tensor:
+def _reshape(node: Node, x: Any, shape: Value = None) -> Any:
     x = tensor_of(x)
     sizes = list(node.get("shape") or ints(shape))
     if not node.get("allowzero", 0):
@@ -468,7 +468,7 @@ def _for_rows_that_come(node: Node, x: Tensor, sizes: list[Any]) -> list[Any]:
 
 
 @rule("Flatten")
-def _flatten(node: Node, x: Tensor) -> Tensor:
+def _flatten(node: Node, x: Tensor) -> Any:
     axis = node.get("axis", 1)
     axis += x.dim() if axis < 0 else 0
     if axis == 1:
@@ -477,20 +477,20 @@ def _flatten(node: Node, x: Tensor) -> Tensor:
 
 
 @rule("Transpose")
-def _transpose(node: Node, x: Any) -> Tensor:
+def _transpose(node: Node, x: Any) -> Any:
     x = tensor_of(x)
     return x.permute(node.get("perm", list(reversed(range(x.dim())))))
 
 
 @rule("Squeeze")
-def _squeeze(node: Node, x: Any, axes: Value = None) -> Tensor:
+def _squeeze(node: Node, x: Any, axes: Value = None) -> Any:
     x = tensor_of(x)
     given = ints(axes) or list(node.get("axes", []))
     return x.squeeze(given or [axis for axis, size in enumerate(x.shape) if isinstance(size, int) and size == 1])
 
 
 @rule("Unsqueeze")
-def _unsqueeze(node: Node, x: Any, axes: Value = None) -> Tensor:
+def _unsqueeze(node: Node, x: Any, axes: Value = None) -> Any:
     x = tensor_of(x)
     given = ints(axes) or list(node.get("axes", []))
     for axis in sorted(axis % (x.dim() + len(given)) for axis in given):
@@ -499,7 +499,7 @@ def _unsqueeze(node: Node, x: Any, axes: Value = None) -> Tensor:
 
 
 @rule("Concat")
-def _concat(node: Node, *inputs: Value) -> Tensor:
+def _concat(node: Node, *inputs: Value) -> Any:
     """What a file of one sample puts beside its rows (a class token) is put beside each row that comes."""
     given, axis = [tensor_of(one) for one in inputs], node.get("axis")
     given = [one for one in given if one.dim() > 1 or len(one) > 0]
@@ -511,7 +511,7 @@ def _concat(node: Node, *inputs: Value) -> Tensor:
 
 
 @rule("Split")
-def _split(node: Node, x: Tensor, sizes: Value = None) -> tuple[Tensor, ...]:
+def _split(node: Node, x: Tensor, sizes: Value = None) -> Any:
     axis = node.get("axis", 0)
     given = ints(sizes) or list(node.get("split", []))
     return x.split(given or -(-x.shape[axis] // len(node.outputs)), axis)
@@ -519,7 +519,7 @@ def _split(node: Node, x: Tensor, sizes: Value = None) -> tuple[Tensor, ...]:
 
 @rule("Slice")
 def _slice(node: Node, x: Any, starts: Value = None, ends: Value = None, axes: Value = None, steps: Value = None,
-           ) -> Tensor:  # fmt: skip
+           ) -> Any:  # fmt: skip
     x = tensor_of(x)
     for start, end, axis, step in _slices(node, x.dim(), starts, ends, axes, steps):
         if step < 0:
@@ -551,12 +551,12 @@ def _gather(node: Node, x: Any, places: Value) -> Any:
 
 
 @rule("GatherElements")
-def _gather_elements(node: Node, x: Tensor, places: Value) -> Tensor:
+def _gather_elements(node: Node, x: Tensor, places: Value) -> Any:
     return torch.gather(x, node.get("axis", 0), tensor_of(places))
 
 
 @rule("Expand")
-def _expand(node: Node, x: Any, shape: Value) -> Tensor:
+def _expand(node: Node, x: Any, shape: Value) -> Any:
     x, sizes = tensor_of(x), ints(shape)
     own = [1] * (len(sizes) - x.dim()) + list(x.shape)
     wanted = [1] * (len(own) - len(sizes)) + sizes
@@ -565,23 +565,23 @@ def _expand(node: Node, x: Any, shape: Value) -> Tensor:
 
 
 @rule("Tile")
-def _tile(node: Node, x: Any, repeats: Value) -> Tensor:
+def _tile(node: Node, x: Any, repeats: Value) -> Any:
     return tensor_of(x).repeat(ints(repeats))
 
 
 @rule("ConstantOfShape")
-def _constant_of_shape(node: Node, shape: Value) -> Tensor:
+def _constant_of_shape(node: Node, shape: Value) -> Any:
     value = torch.from_numpy(node.get("value", np.zeros(1, np.float32)).copy())
     return torch.full(ints(shape), value.item(), dtype=value.dtype)
 
 
 @rule("Range")
-def _range(node: Node, start: Value, end: Value, step: Value) -> Tensor:
+def _range(node: Node, start: Value, end: Value, step: Value) -> Any:
     return torch.arange(*(tensor_of(one, torch.empty(())) for one in (start, end, step)))
 
 
 @rule("Pad")
-def _pad(node: Node, x: Tensor, pads: Value = None, value: Value = None, axes: Value = None) -> Tensor:
+def _pad(node: Node, x: Tensor, pads: Value = None, value: Value = None, axes: Value = None) -> Any:
     given, mode = ints(pads) or list(node.get("pads", [])), node.get("mode", "constant")
     over = [axis % x.dim() for axis in ints(axes)] or list(range(len(given) // 2))
     sides = [0] * (2 * x.dim())
@@ -597,7 +597,7 @@ def _pad(node: Node, x: Tensor, pads: Value = None, value: Value = None, axes: V
 
 
 @rule("Resize", "Upsample")
-def _resize(node: Node, x: Tensor, *inputs: Value) -> Tensor:
+def _resize(node: Node, x: Tensor, *inputs: Value) -> Any:
     scales, sizes = (inputs[0], None) if len(inputs) == 1 else (inputs[1], inputs[2] if len(inputs) > 2 else None)
     mode, place = node.get("mode", "nearest"), node.get("coordinate_transformation_mode", "half_pixel")
     if node.kind == "Upsample" or len(inputs) == 1:
@@ -617,7 +617,7 @@ def _resize(node: Node, x: Tensor, *inputs: Value) -> Tensor:
 
 
 @rule("DepthToSpace", "SpaceToDepth")
-def _blocks(node: Node, x: Tensor) -> Tensor:
+def _blocks(node: Node, x: Tensor) -> Any:
     size = node.get("blocksize")
     rows, channels, height, width = x.shape
     if node.kind == "SpaceToDepth":
