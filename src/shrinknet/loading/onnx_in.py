@@ -7,6 +7,7 @@ own folder, operators of nobody's are refused by name, and ONNX Runtime sees onl
 
 import inspect
 import keyword
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.fx.graph import CodeGen
 
 from shrinknet.core.errors import BadInputError, first_line
 from shrinknet.core.quiet import quiet
@@ -80,11 +83,23 @@ def open_onnx(path: Path, example: Callable[[nn.Module], Any]) -> tuple[nn.Modul
     given = example(network)
     rows = inputs_of([given], {}) if isinstance(given, Tensor) else inputs_of(network.example(), {})
     try:
-        model = export_program(network, rows).module(check_guards=False)
+        model = _called_by_name(export_program(network, rows).module(check_guards=False), network.outputs)
     except BadInputError as error:
         raise _not_followed(path, network, error) from error
     _check_answers(path, proto, network, model, rows)
     return model, rows
+
+
+def _called_by_name(model: nn.Module, outputs: list[str]) -> nn.Module:
+    """The graph as a function whose arguments are the file's inputs, by place or by name."""
+    assert isinstance(model, GraphModule)
+    model._forward_pre_hooks.clear()  # the check that inputs stand in the example's form
+    returned = model.graph.output_node()
+    leaves = list(returned.args[0])  # type: ignore[arg-type]
+    returned.args = (leaves[0] if len(leaves) == 1 else dict(zip(outputs, leaves, strict=True)),)
+    model.graph.set_codegen(CodeGen())
+    model.recompile()
+    return model
 
 
 def _refused(path: Path, why: str) -> BadInputError:
@@ -219,10 +234,12 @@ class OnnxNetwork(nn.Module):
         for node in graph.node:
             if node.op_type == "Constant":
                 arrays[node.output[0]] = _constant(node)
+            elif node.op_type == "ConstantOfShape" and node.input[0] in arrays:
+                arrays[node.output[0]] = _filled(node, arrays[node.input[0]])
         self.outputs = [one.name for one in graph.output]
         self.rows = _rows(self._shapes)
         opset = max(one.version for one in proto.opset_import if one.domain in OWN_DOMAINS)
-        nodes = [_node(one, opset, self.rows) for one in graph.node if one.op_type != "Constant"]
+        nodes = [_node(one, opset, self.rows) for one in graph.node if one.output[0] not in arrays]
         self.nodes = list(_with_own_vectors(nodes, arrays))
         self.failed: tuple[Node, Exception] | None = None
         self._known = dict[str, Known]()
@@ -421,6 +438,14 @@ def _constant(node: Any) -> Known:
     if name not in {"value", *kinds}:
         raise ValueError(f"a constant of a kind that is not read ({name})")
     return value if name == "value" else np.array(value, kinds[name])
+
+
+def _filled(node: Any, shape: Known) -> Known:
+    """A constant that is one number over and over: the size of the largest file, and no larger."""
+    value = next((_attribute(one) for one in node.attribute), np.zeros(1, np.float32))
+    if math.prod(shape.tolist()) * value.itemsize > LARGEST_FILE:
+        raise ValueError(f"a constant of shape {shape.tolist()}")
+    return np.full(shape.tolist(), value.item(), value.dtype)
 
 
 def _rows(shapes: list[tuple[str, Any]]) -> int | None:
