@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -146,7 +147,7 @@ def measured_rates(network: GatedNetwork) -> Rates:
     program, num_samples = network.passes.program, samples_at_once(network)
     values = torch.rand(NUM_VALUES, CHUNK_ELEMENTS).unbind()
     bytes_per_second = 3 * NUM_VALUES * values[0].nbytes / _fastest(lambda: _add_in_a_round(values))
-    inputs = _like(program.input, num_samples)
+    inputs = tuple(_like(node, num_samples) for node in program.inputs)
     with torch.no_grad():
         seconds = _fastest(lambda: program.outputs(inputs, network.gating())) / num_samples
     work = forward_work(network)
@@ -241,9 +242,11 @@ def _bytes_of(node: Node) -> int:
     return math.prod(sizes) // (2 if samples else 1) * value.element_size()
 
 
-def _like(node: Node, num_samples: int) -> Tensor:
-    """Numbers of the shape and kind of an input."""
+def _like(node: Node, num_samples: int) -> Any:
+    """Numbers of the shape and kind of an input; what is no tensor stays."""
     value = node.meta["val"]
+    if not isinstance(value, Tensor):
+        return value
     shape = (num_samples, *shape_of(value)[1:])
     return torch.rand(shape, dtype=value.dtype) if value.is_floating_point() else torch.zeros(shape, dtype=value.dtype)
 

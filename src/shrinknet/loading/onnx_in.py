@@ -281,6 +281,8 @@ class OnnxNetwork(nn.Module):
         settings = {name for node, place, name in readers if place in NUMBERS_AT.get(node.kind, ())}
         settings -= {name for node, place, name in readers if place not in NUMBERS_AT.get(node.kind, ())}
         averages = {name for node, place, name in readers if node.kind == "BatchNormalization" and place > 2}
+        states = {name for node, place, name in readers if node.kind in RECURRENT and place in (5, 6)}
+        states -= {name for node, place, name in readers if node.kind not in RECURRENT}
         within = {name for node, place, name in readers if node.kind in RECURRENT and place in (1, 2, 3)}
         first = {name: node for node, _, name in reversed(readers)}
         for node in self.nodes:
@@ -289,7 +291,8 @@ class OnnxNetwork(nn.Module):
                 self._layers[node.name] = _recurrent(node, [self._constant(name, arrays) for name in node.inputs])
                 self.set_submodule(path, self._layers[node.name])
         for name, array in arrays.items():
-            is_read = name in first and not (name in within and first[name].kind in RECURRENT)
+            is_state = name in self._zero and name in states
+            is_read = name in first and not is_state and not (name in within and first[name].kind in RECURRENT)
             if not is_read and name not in self.outputs:
                 continue
             if array.dtype.kind != "f" or array.ndim == 0 or name in settings:
@@ -459,7 +462,7 @@ def _arguments(names: list[str]) -> list[str]:
     for number, name in enumerate(names):
         word = re.sub(r"\W", "_", name, flags=re.ASCII).lstrip("_")
         is_word = word.isidentifier() and not keyword.iskeyword(word) and word not in made
-        made.append(word if is_word else f"input_{number}")
+        made.append(word if is_word else f"argument_{number}")
     return made
 
 
