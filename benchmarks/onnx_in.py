@@ -226,7 +226,7 @@ def keras_files(wanted: list[str], folder: Path) -> Iterator[tuple[str, str, Pat
         with torch.no_grad():
             rows = torch.randn(2, *model.input_shape[1:])
             model(rows)
-            for parameter in model.parameters():
+            for parameter in filter(torch.is_floating_point, model.parameters()):
                 parameter += 0.05 * torch.randn_like(parameter).abs()
             model.eval()
             neurons = trace(model, rows).num_neurons

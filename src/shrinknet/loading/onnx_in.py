@@ -85,7 +85,7 @@ def open_onnx(path: Path, example: Callable[[nn.Module], Any]) -> tuple[nn.Modul
     try:
         model = _called_by_name(export_program(network, rows).module(check_guards=False), network.outputs)
     except BadInputError as error:
-        raise _not_followed(path, network, error) from error
+        raise _not_followed(path, error) from error
     _check_answers(path, proto, network, model, rows)
     return model, rows
 
@@ -106,15 +106,20 @@ def _refused(path: Path, why: str) -> BadInputError:
     return BadInputError("spec", "an .onnx file of a network", f"{str(path)!r}, {why}", "Export it again.")
 
 
-def _not_followed(path: Path, network: "OnnxNetwork", error: BadInputError) -> BadInputError:
-    failed = network.failed
-    if failed is None:
-        return _refused(path, f"which torch cannot follow with a free number of samples ({error.got})")
-    node, cause = failed
-    why = f"whose operator {node.kind} {node.name!r} is of a kind that is not read ({first_line(cause)})"
-    return BadInputError("spec", "an .onnx file of operators that are read, for any number of samples",
-                         f"{str(path)!r}, {why}", "Export it again with a free axis of samples, or say the shape of "
-                         "one sample: `example_input`.")  # fmt: skip
+class NodeError(Exception):
+    """An operator of a file that cannot be run."""
+
+    def __init__(self, node: Node, error: Exception) -> None:
+        super().__init__(f"whose operator {node.kind} {node.name!r} cannot be run here ({first_line(error)})")
+
+
+def _not_followed(path: Path, error: BadInputError) -> BadInputError:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, NodeError):
+        cause = cause.__cause__ or cause.__context__
+    why = f"which torch cannot follow ({error.got})" if cause is None else str(cause)
+    do = "Export it again with a free axis of samples, or say the shape of one sample: `example_input`."
+    return BadInputError("spec", "an .onnx file for any number of samples", f"{str(path)!r}, {why}", do)
 
 
 def _looked_through(path: Path) -> Any:
@@ -172,6 +177,8 @@ def _written_out(proto: Any) -> Any:
     for _ in range(8):  # a function may be made of others
         unknown = [node for node in proto.graph.node if _is_unknown(node)]
         named = sorted({(node.domain, node.op_type) for node in unknown if node.domain in OWN_DOMAINS})
+        for node in unknown:
+            _fill_in(node, proto)
         before = Counter(node.op_type for node in unknown)
         if not named:
             break
@@ -185,6 +192,19 @@ def _written_out(proto: Any) -> Any:
         raise BadInputError("spec", "an .onnx file of operators that are read", said,
                             "Export the network without these, or give it as a .pt2 file or a factory.")  # fmt: skip
     return proto
+
+
+def _fill_in(node: Any, proto: Any) -> None:
+    """Say the attributes that a node leaves out: functions are written out with those that it says."""
+    from onnx import defs
+
+    opset = max(one.version for one in proto.opset_import if one.domain in OWN_DOMAINS)
+    if node.domain in OWN_DOMAINS and defs.has(node.op_type, opset):
+        said = {one.name for one in node.attribute}
+        known = defs.get_schema(node.op_type, opset).attributes
+        node.attribute.extend(
+            one.default_value for name, one in known.items() if name not in said and one.default_value.name
+        )
 
 
 def _is_unknown(node: Any) -> bool:
@@ -221,7 +241,6 @@ class OnnxNetwork(nn.Module):
 
     Attributes:
         rows: the number of samples that the file is written for; None where it leaves it open.
-        failed: the node at which the last call ended, and why.
     """
 
     def __init__(self, proto: Any) -> None:
@@ -241,7 +260,6 @@ class OnnxNetwork(nn.Module):
         opset = max(one.version for one in proto.opset_import if one.domain in OWN_DOMAINS)
         nodes = [_node(one, opset, self.rows) for one in graph.node if one.output[0] not in arrays]
         self.nodes = list(_with_own_vectors(nodes, arrays))
-        self.failed: tuple[Node, Exception] | None = None
         self._known = dict[str, Known]()
         self._names = dict[str, str]()
         self._layers = dict[str, nn.Module]()
@@ -352,7 +370,6 @@ class OnnxNetwork(nn.Module):
         return owner
 
     def _run(self, given: Sequence[Tensor]) -> Any:
-        self.failed = None
         tensors = dict(self.named_parameters(remove_duplicate=False)) | dict(self.named_buffers())
         values: dict[str, Value] = {"": None, **self._known}
         values |= {name: tensors[path] for name, path in self._names.items()}
@@ -363,8 +380,7 @@ class OnnxNetwork(nn.Module):
             try:
                 made = self._made(node, [values.get(name) for name in node.inputs])
             except Exception as error:
-                self.failed = node, error
-                raise
+                raise NodeError(node, error) from error
             made = made if isinstance(made, tuple) else (made,)
             values |= dict(zip(node.outputs, made, strict=False))
         answers = [tensor_of(values[name]) for name in self.outputs]

@@ -632,21 +632,21 @@ def _blocks(node: Node, x: Tensor) -> Any:
 # Sizes, and constants that they are made of: numpy in place of torch.
 
 
-def _whole(array: Known) -> Known:
+def _whole(array: Known) -> Any:
     """Sizes that were numbers with a point for a while."""
     if array.dtype != object:
         return array.astype(np.int64)
     return sizes_of([one if isinstance(one, SymInt) else torch.sym_int(one) for one in array.flat]).reshape(array.shape)
 
 
-def _known_cast(node: Node, x: Known) -> Known:
+def _known_cast(node: Node, x: Known) -> Any:
     kind = TYPES[node.get("to")]
     if x.dtype == object:
         return x if kind.is_floating_point else _whole(x)
     return x.astype(str(kind).removeprefix("torch."))
 
 
-def _known_slice(node: Node, x: Known, *given: Known) -> Known:
+def _known_slice(node: Node, x: Known, *given: Known) -> Any:
     padded = [*given, *([None] * (4 - len(given)))]
     for start, end, axis, step in _slices(node, x.ndim, *padded):
         taken: list[Any] = [slice(None)] * x.ndim
@@ -655,16 +655,16 @@ def _known_slice(node: Node, x: Known, *given: Known) -> Known:
     return x
 
 
-def _known_unsqueeze(node: Node, x: Known, axes: Value = None) -> Known:
+def _known_unsqueeze(node: Node, x: Known, axes: Value = None) -> Any:
     return np.expand_dims(x, tuple(ints(axes) or node.get("axes")))
 
 
-def _known_squeeze(node: Node, x: Known, axes: Value = None) -> Known:
+def _known_squeeze(node: Node, x: Known, axes: Value = None) -> Any:
     given = ints(axes) or node.get("axes")
     return np.squeeze(x, tuple(given) if given else None)
 
 
-def _known_div(node: Node, one: Known, other: Known) -> Known:
+def _known_div(node: Node, one: Known, other: Known) -> Any:
     is_whole = all(array.dtype == object or array.dtype.kind in "iu" for array in (one, other))
     return one // other if is_whole else one / other
 
