@@ -199,3 +199,40 @@ def test_another_default_dtype_changes_nothing() -> None:
         assert scores() == usual
     finally:
         torch.set_default_dtype(torch.float32)
+
+
+class Behind(nn.Module):
+    """Reads its weights off a list that torch does not see, as layers of Keras do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = nn.ParameterDict({"one/kernel": torch.randn(4, 6), "two/kernel": torch.randn(6, 3)})
+        self.behind = list(self.held.values())
+
+    def forward(self, x):
+        return torch.relu(x @ self.behind[0]) @ self.behind[1]
+
+
+def test_weights_behind_the_modules_are_the_networks_own() -> None:
+    run = sn.prune(sn.Task(Behind(), "cross-entropy", ROWS), "taylor-1", goals=[sn.RemovedNeurons(2)])
+    assert run.verification.holds
+    assert run.measures.costs.num_parameters == 4 * 4 + 4 * 3
+
+
+@pytest.mark.parametrize("layer", ["dense", "convolution", "recurrent"])
+def test_a_model_of_keras_is_a_task(layer, monkeypatch) -> None:
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    keras = pytest.importorskip("keras")
+    if keras.backend.backend() != "torch":
+        pytest.skip("Keras runs on another backend here")
+    shape, layers = {
+        "dense": ((4,), [keras.layers.Dense(6, "relu")]),
+        "convolution": ((6, 6, 2), [keras.layers.Conv2D(6, 3), keras.layers.BatchNormalization(),
+                                    keras.layers.ReLU(), keras.layers.GlobalAveragePooling2D()]),
+        "recurrent": ((5, 4), [keras.layers.LSTM(6)]),
+    }[layer]  # fmt: skip
+    model = keras.Sequential([keras.layers.Input(shape), *layers, keras.layers.Dense(3)])
+    rows = torch.randn(12, *shape), torch.arange(12) % 3
+    run = sn.prune(sn.Task(model, "cross-entropy", rows), "taylor-1", goals=[sn.RemovedNeurons(2)])
+    assert run.verification.holds
+    assert run.exported.module()(rows[0]).shape == (12, 3)

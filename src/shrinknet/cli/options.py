@@ -20,7 +20,7 @@ from shrinknet.task.data import Source
 from shrinknet.task.task import Task
 from shrinknet.task.trees import Inputs
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2 file, or package.module:factory.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2 or .onnx file, or package.module:factory.")]
 DataPath = Annotated[
     str, typer.Option("--data", help="An .npz file (inputs, targets, split), or package.module:factory.")
 ]

@@ -140,7 +140,7 @@ def trace(model: nn.Module, example_inputs: AnyInputs, free: Axes | None = None)
     check_kind(model)
     program = export_program(model, example_inputs, free)
     bounds = bounds_of(program, model, example_inputs, free or {})
-    module = _own_copy(program.module(check_guards=False))
+    module = _own_copy(_with_own_names(program.module(check_guards=False), model))
     if bounds:
         values_at_example(module)
     rewrite(module)
@@ -245,6 +245,26 @@ def _quiet(with_lines: bool) -> Iterator[None]:
 
 def _silent(record: logging.LogRecord) -> bool:
     return False
+
+
+def _with_own_names(module: nn.Module, model: nn.Module) -> nn.Module:
+    """Let constants of the graph that are the network's own tensors be read as such.
+
+    A forward that holds its weights beside its modules (a layer of Keras does) reads them behind torch.export's back.
+    """
+    assert isinstance(module, GraphModule)
+    own = {_place(tensor): name for name, tensor in reversed(named_tensors(model).items()) if tensor.numel()}
+    known = named_tensors(module)
+    for node in module.graph.nodes:
+        if node.op == "get_attr" and node.target not in known:
+            constant = getattr(module, node.target, None)
+            name = own.get(_place(constant)) if isinstance(constant, Tensor) else None
+            node.target = name if name in known else node.target
+    return module
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 
 def _own_copy(module: nn.Module) -> GraphModule:

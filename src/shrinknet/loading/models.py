@@ -1,4 +1,4 @@
-"""A model from what a user types: a .pt2 file, or a factory with a weights file."""
+"""A model from what a user types: a .pt2 or .onnx file, or a factory with a weights file."""
 
 import math
 import zipfile
@@ -31,12 +31,13 @@ class LoadedModel:
 def load_model(
     spec: str, weights: str | None = None, example_input: str | None = None, *, trust_pickle: bool = False
 ) -> LoadedModel:
-    """Load a .pt2 file, or call `package.module:factory` and fill it with a .safetensors file.
+    """Load a .pt2 or .onnx file, or call `package.module:factory` and fill it with a .safetensors file.
 
     Args:
         spec: the file or the import path.
         weights: a .safetensors file (for a factory only).
-        example_input: the shape of one sample, such as "1x28x28" (for a factory; a .pt2 file knows its own).
+        example_input: the shape of one sample, such as "1x28x28" (for a factory, and for an .onnx file that leaves
+            sizes open; a .pt2 file knows its own).
         trust_pickle: open a .pt2 file unlooked. It can then run any code.
 
     Raises:
@@ -47,10 +48,12 @@ def load_model(
         if weights is not None:
             fill(model, Path(weights))
         return LoadedModel(model, _example(example_input, model))
-    for option, given in (("weights", weights), ("example_input", example_input)):
+    path = existing("spec", spec)
+    is_onnx = path.suffix == ".onnx"
+    for option, given in (("weights", weights), ("example_input", None if is_onnx else example_input)):
         if given is not None:
-            raise BadInputError(option, "used with a factory", f"a model file {spec!r}", "A .pt2 file has its own.")
-    return _from_pt2(existing("spec", spec), trust_pickle)
+            raise BadInputError(option, "used with a factory", f"a model file {spec!r}", "The file has its own.")
+    return _from_onnx(path, example_input) if is_onnx else _from_pt2(path, trust_pickle)
 
 
 def existing(argument: str, path: str | Path) -> Path:
@@ -130,7 +133,7 @@ def _from_pt2(path: Path, trust_pickle: bool) -> LoadedModel:
     if path.suffix != ".pt2":
         raise BadInputError(
             "spec",
-            "a .pt2 file or package.module:factory",
+            "a .pt2 file, an .onnx file or package.module:factory",
             repr(str(path)),
             "Export it with torch.export.save(torch.export.export(...), 'model.pt2').",
         )
@@ -149,6 +152,13 @@ def in_twos(example: Inputs) -> Inputs:
     """Return inputs of at least two samples: one is repeated."""
     found: Inputs = of_each(example, lambda one: one if len(one) > 1 else one.expand(2, *one.shape[1:]).contiguous())
     return found
+
+
+@alone()
+def _from_onnx(path: Path, example_input: str | None) -> LoadedModel:
+    from shrinknet.loading.onnx_in import open_onnx  # a table of operators that nobody else needs
+
+    return LoadedModel(*open_onnx(path, lambda network: _example(example_input, network)))
 
 
 def _freed(model: nn.Module, example: Inputs) -> nn.Module:

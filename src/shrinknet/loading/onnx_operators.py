@@ -1,0 +1,725 @@
+"""ONNX's operators in torch's: a function of a node and its inputs for each.
+
+A value is a tensor of torch, or, where it says sizes or is a constant that they are made of, an array of numpy: sizes
+are then arithmetic of Python while torch traces, and an axis that follows the rows that come stays free.
+`loading/onnx_in.py` runs them; what is a function in ONNX's own words needs no line here.
+"""
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import torch
+from torch import SymInt, Tensor
+from torch.nn import functional
+
+from shrinknet.graph.widths import EXAMPLE_BATCH
+
+Known = np.ndarray[Any, np.dtype[Any]]
+Value = Tensor | Known | None
+Rule = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operator of a file.
+
+    Attributes:
+        kind: the operator's name.
+        name: the node's own name, or that of its first output.
+        path: the module that it comes from, where the file says so.
+        opset: the version of ONNX's operators that the file speaks.
+        rows: the number of samples that the file is written for; None where it leaves it open.
+    """
+
+    kind: str
+    name: str
+    path: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Any] = field(repr=False)
+    opset: int
+    rows: int | None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an attribute."""
+        return self.attributes.get(name, default)
+
+
+TENSORS: dict[str, Rule] = {}
+"""What an operator does to tensors: a function of the node and its inputs."""
+
+
+def rule(*kinds: str) -> Callable[[Rule], Rule]:
+    """Say what operators of those names do."""
+
+    def put(function: Rule) -> Rule:
+        TENSORS.update(dict.fromkeys(kinds, function))
+        return function
+
+    return put
+
+
+def run(node: Node, inputs: Sequence[Value]) -> Any:
+    """Return what an operator gives: one value, or a tuple of them."""
+    if all(isinstance(one, np.ndarray) for one in inputs if one is not None) and node.kind in KNOWN:
+        return _plain(KNOWN[node.kind](node, *inputs))
+    return TENSORS[node.kind](node, *inputs)
+
+
+def tensor_of(value: Value, like: Tensor | None = None) -> Any:
+    """Return a value as a tensor of another's type, or as a number where one will do."""
+    if not isinstance(value, np.ndarray):
+        return value
+    if like is not None and value.size == 1 and value.ndim <= like.dim():
+        return value.reshape(-1).tolist()[0]
+    if value.dtype == object:
+        return torch.stack([torch.scalar_tensor(one, dtype=torch.int64) for one in value.flat]).reshape(value.shape)
+    return torch.from_numpy(value.copy())
+
+
+def ints(value: Value) -> list[Any]:
+    """Return sizes or places that the graph must know while torch traces.
+
+    Raises:
+        NotImplementedError: values of the data decide them.
+    """
+    if isinstance(value, Tensor):
+        raise NotImplementedError("sizes that the values decide")
+    return [] if value is None else [one if isinstance(one, SymInt) else int(one) for one in value.reshape(-1).tolist()]
+
+
+def _plain(value: Any) -> Any:
+    """Sizes without an open one among them as whole numbers of numpy."""
+    array = np.asarray(value) if not isinstance(value, Tensor) else value
+    if isinstance(array, np.ndarray) and array.dtype == object:
+        is_open = any(isinstance(one, SymInt | torch.SymFloat) for one in array.flat)
+        return array if is_open else np.array(array.tolist())
+    return array
+
+
+def sizes_of(sizes: Sequence[Any]) -> Known:
+    """Return sizes as an array: of objects where one is open."""
+    array = np.empty(len(sizes), object)
+    array[:] = list(sizes)
+    known: Known = _plain(array)
+    return known
+
+
+# Element by element.
+
+ONE: dict[str, Callable[[Tensor], Tensor]] = {
+    "Abs": torch.abs, "Acos": torch.acos, "Acosh": torch.acosh, "Asin": torch.asin, "Asinh": torch.asinh,
+    "Atan": torch.atan, "Atanh": torch.atanh, "BitwiseNot": torch.bitwise_not, "Ceil": torch.ceil, "Cos": torch.cos,
+    "Cosh": torch.cosh, "Erf": torch.erf, "Exp": torch.exp, "Floor": torch.floor, "HardSwish": functional.hardswish,
+    "Identity": lambda x: x, "IsNaN": torch.isnan, "Log": torch.log, "Mish": functional.mish, "Neg": torch.neg,
+    "Not": torch.logical_not, "Reciprocal": torch.reciprocal, "Relu": torch.relu, "Round": torch.round,
+    "Sigmoid": torch.sigmoid, "Sign": torch.sign, "Sin": torch.sin, "Sinh": torch.sinh,
+    "Softplus": functional.softplus, "Softsign": functional.softsign, "Sqrt": torch.sqrt, "Tan": torch.tan,
+    "Tanh": torch.tanh, "Dropout": lambda x: x, "IsInf": torch.isinf,
+}  # fmt: skip
+
+TWO: dict[str, Callable[[Any, Any], Any]] = {
+    "Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Equal": operator.eq, "Less": operator.lt,
+    "Greater": operator.gt, "LessOrEqual": operator.le, "GreaterOrEqual": operator.ge, "Pow": operator.pow,
+    "And": operator.and_, "Or": operator.or_, "Xor": operator.xor, "BitwiseAnd": operator.and_,
+    "BitwiseOr": operator.or_, "BitwiseXor": operator.xor,
+}  # fmt: skip
+
+MANY: dict[str, Callable[[Any, Any], Any]] = {"Sum": operator.add, "Max": torch.maximum, "Min": torch.minimum}
+
+
+@rule(*ONE)
+def _one(node: Node, x: Any, *_: Value) -> Any:
+    return ONE[node.kind](tensor_of(x))
+
+
+@rule(*TWO)
+def _two(node: Node, one: Value, other: Value) -> Any:
+    return TWO[node.kind](*_both(one, other))
+
+
+def _both(one: Value, other: Value) -> tuple[Any, Any]:
+    like = next((value for value in (one, other) if isinstance(value, Tensor)), None)
+    return tensor_of(one, like), tensor_of(other, like)
+
+
+@rule("Div")
+def _div(node: Node, one: Value, other: Value) -> Any:
+    left, right = _both(one, other)
+    is_whole = not any(_is_float(value) for value in (left, right))
+    return torch.div(left, right, rounding_mode="trunc") if is_whole else left / right
+
+
+def _is_float(value: Any) -> bool:
+    return value.is_floating_point() if isinstance(value, Tensor) else isinstance(value, float)
+
+
+@rule("Mod")
+def _mod(node: Node, one: Value, other: Value) -> Any:
+    left, right = _both(one, other)
+    return torch.fmod(left, right) if node.get("fmod", 0) else torch.remainder(left, right)
+
+
+@rule(*MANY)
+def _many(node: Node, *inputs: Value) -> Any:
+    return reduce(MANY[node.kind], map(tensor_of, inputs))
+
+
+@rule("Mean")
+def _mean(node: Node, *inputs: Value) -> Any:
+    return sum(map(tensor_of, inputs)) / len(inputs)
+
+
+@rule("Where")
+def _where(node: Node, condition: Value, one: Value, other: Value) -> Any:
+    return torch.where(tensor_of(condition), *_both(tensor_of(one), tensor_of(other)))
+
+
+@rule("Clip")
+def _clip(node: Node, x: Any, low: Value = None, high: Value = None) -> Any:
+    x = tensor_of(x)
+    least, most = (tensor_of(limit, x) for limit in (low, high))
+    return torch.clamp(x, node.get("min", least), node.get("max", most))
+
+
+@rule("LeakyRelu")
+def _leaky_relu(node: Node, x: Tensor) -> Any:
+    return functional.leaky_relu(x, node.get("alpha", 0.01))
+
+
+@rule("PRelu")
+def _prelu(node: Node, x: Tensor, slope: Value) -> Any:
+    return torch.where(x < 0, x * tensor_of(slope, x), x)
+
+
+@rule("Elu")
+def _elu(node: Node, x: Tensor) -> Any:
+    return functional.elu(x, node.get("alpha", 1.0))
+
+
+@rule("HardSigmoid")
+def _hard_sigmoid(node: Node, x: Tensor) -> Any:
+    return torch.clamp(x * node.get("alpha", 0.2) + node.get("beta", 0.5), 0, 1)
+
+
+@rule("Gelu")
+def _gelu(node: Node, x: Tensor) -> Any:
+    return functional.gelu(x, approximate=node.get("approximate", "none"))
+
+
+TYPES = {1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64,
+         9: torch.bool, 10: torch.float16, 11: torch.float64, 16: torch.bfloat16}  # fmt: skip
+"""Torch's types by the numbers that ONNX has for them."""
+
+
+@rule("Cast")
+def _cast(node: Node, x: Any) -> Any:
+    return tensor_of(x).to(TYPES[node.get("to")])
+
+
+@rule("CastLike")
+def _cast_like(node: Node, x: Any, like: Value) -> Any:
+    return tensor_of(x).to(tensor_of(like).dtype)
+
+
+# Axes that are mixed.
+
+
+@rule("MatMul")
+def _matmul(node: Node, one: Value, other: Value) -> Any:
+    return torch.matmul(tensor_of(one), tensor_of(other))
+
+
+@rule("Gemm")
+def _gemm(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> Any:
+    alpha, beta, bias = node.get("alpha", 1.0), node.get("beta", 1.0), tensor_of(bias)
+    x = x.t() if node.get("transA", 0) else x
+    weight = weight if node.get("transB", 0) else weight.t()
+    if alpha == 1 and (bias is None or (beta == 1 and bias.dim() == 1)):
+        return functional.linear(x, weight, bias)
+    out = functional.linear(x, weight) * alpha
+    return out if bias is None else out + bias * beta
+
+
+@rule("Einsum")
+def _einsum(node: Node, *inputs: Value) -> Any:
+    return torch.einsum(node.get("equation"), *map(tensor_of, inputs))
+
+
+def _pads(node: Node, x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> list[int]:
+    """The places added at the beginning of each axis, then at the end of each."""
+    rank, auto = len(kernel), node.get("auto_pad", "NOTSET")
+    if auto in ("NOTSET", "VALID"):
+        return list(node.get("pads", [0] * (2 * rank)) if auto == "NOTSET" else [0] * (2 * rank))
+    begin, end = list[int](), list[int]()
+    for size, width, stride, dilation in zip(x.shape[2:], kernel, strides, dilations, strict=True):
+        total = max((-(-size // stride) - 1) * stride + (width - 1) * dilation + 1 - size, 0)
+        less, more = total // 2, total - total // 2
+        begin.append(less if auto == "SAME_UPPER" else more)
+        end.append(more if auto == "SAME_UPPER" else less)
+    return begin + end
+
+
+def _padded(x: Tensor, pads: Sequence[int], value: float = 0.0) -> tuple[Tensor, list[int]]:
+    """The tensor, and what its reader adds at both ends; where the ends differ they are added here."""
+    rank = len(pads) // 2
+    if pads[:rank] == pads[rank:]:
+        return x, list(pads[:rank])
+    sides = [side for axis in reversed(range(rank)) for side in (pads[axis], pads[axis + rank])]
+    return functional.pad(x, sides, value=value), [0] * rank
+
+
+@rule("Conv")
+def _conv(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> Any:
+    rank = weight.dim() - 2
+    strides, dilations = node.get("strides", [1] * rank), node.get("dilations", [1] * rank)
+    x, padding = _padded(x, _pads(node, x, weight.shape[2:], strides, dilations))
+    conv = (functional.conv1d, functional.conv2d, functional.conv3d)[rank - 1]
+    return conv(x, weight, tensor_of(bias), strides, padding, dilations, node.get("group", 1))
+
+
+@rule("ConvTranspose")
+def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> Any:
+    rank = weight.dim() - 2
+    strides, dilations = node.get("strides", [1] * rank), node.get("dilations", [1] * rank)
+    pads, more = node.get("pads", [0] * (2 * rank)), node.get("output_padding", [0] * rank)
+    if node.get("output_shape") or node.get("auto_pad", "NOTSET") != "NOTSET" or pads[:rank] != pads[rank:]:
+        raise NotImplementedError("padding that is not the same at both ends")
+    conv = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[rank - 1]
+    return conv(x, weight, tensor_of(bias), strides, pads[:rank], more, node.get("group", 1), dilations)
+
+
+@rule("MaxPool")
+def _max_pool(node: Node, x: Tensor) -> Any:
+    kernel, strides, dilations = _window(node)
+    x, padding = _padded(x, _pads(node, x, kernel, strides, dilations), -math.inf)
+    pool = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[len(kernel) - 1]
+    pooled: Tensor = pool(x, kernel, strides, padding, dilations, bool(node.get("ceil_mode", 0)))
+    return pooled
+
+
+@rule("AveragePool")
+def _average_pool(node: Node, x: Tensor) -> Any:
+    kernel, strides, dilations = _window(node)
+    pads, counts_all = _pads(node, x, kernel, strides, dilations), bool(node.get("count_include_pad", 0))
+    if set(dilations) != {1}:
+        raise NotImplementedError("places that are skipped")
+    pool = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[len(kernel) - 1]
+    padded, padding = _padded(x, pads)
+    if padded is not x and not counts_all:  # divide by how many places of each window are there
+        there, _ = _padded(torch.ones_like(x[:1, :1]), pads)
+        return pool(padded, kernel, strides) / pool(there, kernel, strides)
+    return pool(padded, kernel, strides, padding, bool(node.get("ceil_mode", 0)), counts_all)
+
+
+def _window(node: Node) -> tuple[list[int], list[int], list[int]]:
+    kernel = node.get("kernel_shape")
+    return kernel, node.get("strides", [1] * len(kernel)), node.get("dilations", [1] * len(kernel))
+
+
+@rule("GlobalAveragePool")
+def _global_average(node: Node, x: Tensor) -> Any:
+    return x.mean(list(range(2, x.dim())), keepdim=True)
+
+
+@rule("GlobalMaxPool")
+def _global_max(node: Node, x: Tensor) -> Any:
+    return x.amax(list(range(2, x.dim())), keepdim=True)
+
+
+@rule("BatchNormalization")
+def _batch_norm(node: Node, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Any:
+    if node.get("training_mode", 0):
+        raise NotImplementedError("training mode")
+    return functional.batch_norm(x, mean, variance, weight, bias, eps=node.get("epsilon", 1e-5))
+
+
+@rule("InstanceNormalization")
+def _instance_norm(node: Node, x: Tensor, weight: Any, bias: Any) -> Any:
+    return functional.instance_norm(x, weight=tensor_of(weight), bias=tensor_of(bias), eps=node.get("epsilon", 1e-5))
+
+
+@rule("GroupNormalization")
+def _group_norm(node: Node, x: Tensor, weight: Tensor, bias: Tensor) -> Any:
+    if len(weight) != x.shape[1]:  # before opset 21 each group has one factor
+        weight, bias = (one.repeat_interleave(x.shape[1] // len(one)) for one in (weight, bias))
+    return functional.group_norm(x, node.get("num_groups"), weight, bias, node.get("epsilon", 1e-5))
+
+
+@rule("LayerNormalization")
+def _layer_norm(node: Node, x: Tensor, weight: Any, bias: Any = None) -> Any:
+    shape = list(x.shape[node.get("axis", -1) :])
+    return functional.layer_norm(x, shape, tensor_of(weight), tensor_of(bias), node.get("epsilon", 1e-5))
+
+
+@rule("RMSNormalization")
+def _rms_norm(node: Node, x: Tensor, weight: Any) -> Any:
+    return functional.rms_norm(x, list(x.shape[node.get("axis", -1) :]), tensor_of(weight), node.get("epsilon", 1e-5))
+
+
+@rule("LRN")
+def _local_response_norm(node: Node, x: Tensor) -> Any:
+    alpha, beta, bias = node.get("alpha", 1e-4), node.get("beta", 0.75), node.get("bias", 1.0)
+    return functional.local_response_norm(x, node.get("size"), alpha, beta, bias)
+
+
+@rule("Softmax", "LogSoftmax")
+def _softmax(node: Node, x: Tensor) -> Any:
+    function = torch.softmax if node.kind == "Softmax" else torch.log_softmax
+    if node.opset >= 13 or node.get("axis", 1) in (-1, x.dim() - 1):
+        return function(x, node.get("axis", -1))
+    axis = node.get("axis", 1) % x.dim()  # older ones take all axes from there as one
+    return function(x.flatten(axis), -1).view(x.shape)
+
+
+REDUCTIONS: dict[str, Callable[[Tensor, list[int], bool], Tensor]] = {
+    "ReduceMean": torch.mean,
+    "ReduceSum": torch.sum,
+    "ReduceMax": torch.amax,
+    "ReduceMin": torch.amin,
+    "ReduceLogSumExp": torch.logsumexp,
+    "ReduceL1": lambda x, axes, keep: x.abs().sum(axes, keep),
+    "ReduceL2": lambda x, axes, keep: x.square().sum(axes, keep).sqrt(),
+    "ReduceSumSquare": lambda x, axes, keep: x.square().sum(axes, keep),
+}
+
+
+@rule(*REDUCTIONS)
+def _reduction(node: Node, x: Any, axes: Value = None) -> Any:
+    x = tensor_of(x)
+    over = ints(axes) or list(node.get("axes", []))
+    if not over and node.get("noop_with_empty_axes", 0):
+        return x
+    return REDUCTIONS[node.kind](x, over or list(range(x.dim())), bool(node.get("keepdims", 1)))
+
+
+@rule("ArgMax", "ArgMin")
+def _extreme(node: Node, x: Tensor) -> Any:
+    function = torch.argmax if node.kind == "ArgMax" else torch.argmin
+    return function(x, node.get("axis", 0), bool(node.get("keepdims", 1)))
+
+
+@rule("TopK")
+def _top_k(node: Node, x: Tensor, count: Value) -> Any:
+    found = torch.topk(x, ints(count)[0], node.get("axis", -1), bool(node.get("largest", 1)))
+    return found.values, found.indices
+
+
+@rule("CumSum")
+def _cumulative(node: Node, x: Any, axis: Value) -> Any:
+    if node.get("exclusive", 0) or node.get("reverse", 0):
+        raise NotImplementedError("sums from the end, or without the last one")
+    return torch.cumsum(tensor_of(x), ints(axis)[0])
+
+
+@rule("Trilu")
+def _triangle(node: Node, x: Any, diagonal: Value = None) -> Any:
+    function = torch.triu if node.get("upper", 1) else torch.tril
+    return function(tensor_of(x), (ints(diagonal) or [0])[0])
+
+
+# Elements that are moved.
+
+
+@rule("Shape")
+def _shape(node: Node, x: Tensor) -> Known:
+    return sizes_of(x.shape[node.get("start", 0) : node.get("end")])
+
+
+@rule("Size")
+def _size(node: Node, x: Tensor) -> Known:
+    return sizes_of([math.prod(x.shape)]).reshape(())
+
+
+@rule("Reshape")
+def _reshape(node: Node, x: Any, shape: Value = None) -> Any:
+    x = tensor_of(x)
+    sizes = list(node.get("shape") or ints(shape))
+    if not node.get("allowzero", 0):
+        sizes = [x.shape[axis] if isinstance(size, int) and size == 0 else size for axis, size in enumerate(sizes)]
+    return x.reshape(_for_rows_that_come(node, x, sizes))
+
+
+def _for_rows_that_come(node: Node, x: Tensor, sizes: list[Any]) -> list[Any]:
+    """Sizes that were written for the file's own number of samples, for the number that comes.
+
+    The samples' axis is looked for where as many elements lie before it as in the tensor that is given its new shape:
+    an axis of its own, else a factor of one. Which one can be ambiguous; the answers are compared afterwards.
+    """
+    at = next((axis for axis, size in enumerate(x.shape) if isinstance(size, SymInt)), None)
+    if node.rows is None or at is None or any(isinstance(size, SymInt) for size in sizes):
+        return sizes
+    own = [size.node.hint * node.rows // EXAMPLE_BATCH if isinstance(size, SymInt) else size for size in x.shape]
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = math.prod(own) // -math.prod(sizes)
+    before = [math.prod(sizes[:axis]) for axis in range(len(sizes) + 1)]
+    start, others = math.prod(own[:at]), own[at] // node.rows
+    alone = [axis for axis, size in enumerate(sizes) if size == node.rows and before[axis] in (start, start * others)]
+    first = [axis for axis in range(len(sizes)) if before[axis] == start and len(sizes) > 2]
+    within = [axis for axis in range(len(sizes)) if before[axis] <= start and start * node.rows <= before[axis + 1]]
+    for axis in (alone or first or within)[:1]:
+        sizes[axis] = x.shape[at] // others * (sizes[axis] // node.rows)
+    return sizes
+
+
+@rule("Flatten")
+def _flatten(node: Node, x: Tensor) -> Any:
+    axis = node.get("axis", 1)
+    axis += x.dim() if axis < 0 else 0
+    if axis == 1:
+        return x.flatten(1) if x.dim() > 1 else x.unsqueeze(1)
+    return x.reshape(math.prod(x.shape[:axis]), -1)
+
+
+@rule("Transpose")
+def _transpose(node: Node, x: Any) -> Any:
+    x = tensor_of(x)
+    return x.permute(node.get("perm", list(reversed(range(x.dim())))))
+
+
+@rule("Squeeze")
+def _squeeze(node: Node, x: Any, axes: Value = None) -> Any:
+    x = tensor_of(x)
+    given = ints(axes) or list(node.get("axes", []))
+    return x.squeeze(given or [axis for axis, size in enumerate(x.shape) if isinstance(size, int) and size == 1])
+
+
+@rule("Unsqueeze")
+def _unsqueeze(node: Node, x: Any, axes: Value = None) -> Any:
+    x = tensor_of(x)
+    given = ints(axes) or list(node.get("axes", []))
+    for axis in sorted(axis % (x.dim() + len(given)) for axis in given):
+        x = x.unsqueeze(axis)
+    return x
+
+
+@rule("Concat")
+def _concat(node: Node, *inputs: Value) -> Any:
+    """What a file of one sample puts beside its rows (a class token) is put beside each row that comes."""
+    given, axis = [tensor_of(one) for one in inputs], node.get("axis")
+    given = [one for one in given if one.dim() > 1 or len(one) > 0]
+    rows = next((one.shape[0] for one in given if isinstance(one.shape[0], SymInt)), None)
+    if rows is not None and axis % given[0].dim() != 0:
+        given = [one if isinstance(one.shape[0], SymInt) or one.shape[0] != 1 else one.expand(rows, *one.shape[1:])
+                 for one in given]  # fmt: skip
+    return torch.cat(given, axis)
+
+
+@rule("Split")
+def _split(node: Node, x: Tensor, sizes: Value = None) -> Any:
+    axis = node.get("axis", 0)
+    given = ints(sizes) or list(node.get("split", []))
+    return x.split(given or -(-x.shape[axis] // len(node.outputs)), axis)
+
+
+@rule("Slice")
+def _slice(node: Node, x: Any, starts: Value = None, ends: Value = None, axes: Value = None, steps: Value = None,
+           ) -> Any:  # fmt: skip
+    x = tensor_of(x)
+    for start, end, axis, step in _slices(node, x.dim(), starts, ends, axes, steps):
+        if step < 0:
+            x, start, end, step = x.flip(axis), -1 - start, None if abs(end) >= x.shape[axis] else -1 - end, -step
+        taken: list[Any] = [slice(None)] * x.dim()
+        taken[axis] = slice(start, None if isinstance(end, int) and end >= 2**31 - 1 else end, step)
+        x = x[tuple(taken)]
+    return x
+
+
+def _slices(node: Node, rank: int, starts: Value, ends: Value, axes: Value, steps: Value) -> list[tuple[Any, ...]]:
+    first = ints(starts) or list(node.get("starts", []))
+    last = ints(ends) or list(node.get("ends", []))
+    over = ints(axes) or list(node.get("axes", range(len(first))))
+    return list(zip(first, last, [axis % rank for axis in over], ints(steps) or [1] * len(first), strict=True))
+
+
+@rule("Gather")
+def _gather(node: Node, x: Any, places: Value) -> Any:
+    x, axis = tensor_of(x), node.get("axis", 0)
+    axis %= x.dim()
+    if isinstance(places, np.ndarray) and places.ndim == 0:
+        return x.select(axis, ints(places)[0])
+    at = tensor_of(places)
+    if axis == 0 and x.dim() == 2:
+        return functional.embedding(at, x)
+    found = x.index_select(axis, torch.where(at < 0, at + x.shape[axis], at).reshape(-1))
+    return found.reshape(*x.shape[:axis], *at.shape, *x.shape[axis + 1 :])
+
+
+@rule("GatherElements")
+def _gather_elements(node: Node, x: Tensor, places: Value) -> Any:
+    return torch.gather(x, node.get("axis", 0), tensor_of(places))
+
+
+@rule("Expand")
+def _expand(node: Node, x: Any, shape: Value) -> Any:
+    x, sizes = tensor_of(x), ints(shape)
+    own = [1] * (len(sizes) - x.dim()) + list(x.shape)
+    wanted = [1] * (len(own) - len(sizes)) + sizes
+    pairs = zip(own, wanted, strict=True)
+    return x.expand([mine if isinstance(size, int) and size == 1 else size for mine, size in pairs])
+
+
+@rule("Tile")
+def _tile(node: Node, x: Any, repeats: Value) -> Any:
+    return tensor_of(x).repeat(ints(repeats))
+
+
+@rule("ConstantOfShape")
+def _constant_of_shape(node: Node, shape: Value) -> Any:
+    value = torch.from_numpy(node.get("value", np.zeros(1, np.float32)).copy())
+    return torch.full(ints(shape), value.item(), dtype=value.dtype)
+
+
+@rule("Range")
+def _range(node: Node, start: Value, end: Value, step: Value) -> Any:
+    return torch.arange(*(tensor_of(one, torch.empty(())) for one in (start, end, step)))
+
+
+@rule("Pad")
+def _pad(node: Node, x: Tensor, pads: Value = None, value: Value = None, axes: Value = None) -> Any:
+    given, mode = ints(pads) or list(node.get("pads", [])), node.get("mode", "constant")
+    over = [axis % x.dim() for axis in ints(axes)] or list(range(len(given) // 2))
+    sides = [0] * (2 * x.dim())
+    for place, axis in enumerate(over):
+        sides[2 * (x.dim() - 1 - axis) : 2 * (x.dim() - axis)] = given[place], given[place + len(over)]
+    while sides[-2:] == [0, 0]:
+        del sides[-2:]
+    filling = tensor_of(value, x) if value is not None else node.get("value", 0.0)
+    names = {"edge": "replicate", "wrap": "circular"}
+    if not sides or mode != "constant":
+        return functional.pad(x, sides, names.get(mode, mode)) if sides else x
+    return functional.pad(x, sides, value=float(filling))
+
+
+@rule("Resize", "Upsample")
+def _resize(node: Node, x: Tensor, *inputs: Value) -> Any:
+    scales, sizes = (inputs[0], None) if len(inputs) == 1 else (inputs[1], inputs[2] if len(inputs) > 2 else None)
+    mode, place = node.get("mode", "nearest"), node.get("coordinate_transformation_mode", "half_pixel")
+    if node.kind == "Upsample" or len(inputs) == 1:
+        place = "asymmetric"
+    if sizes is not None and isinstance(sizes, np.ndarray) and sizes.size:
+        wanted = ints(sizes)[2 - x.dim() :]
+    else:
+        factors = np.asarray(scales).tolist() if scales is not None else node.get("scales")
+        wanted = [int(size * factor) for size, factor in zip(x.shape[2:], factors[2 - x.dim() :], strict=True)]
+    if mode == "nearest":
+        is_floor = place == "asymmetric" and node.get("nearest_mode", "floor") == "floor"
+        return functional.interpolate(x, wanted, mode="nearest" if is_floor else "nearest-exact")
+    if (mode == "linear" and place == "asymmetric") or node.get("antialias", 0) or node.get("axes"):
+        raise NotImplementedError(f"mode {mode} with {place} places")
+    kind = ("linear", "bilinear", "trilinear")[x.dim() - 3] if mode == "linear" else "bicubic"
+    return functional.interpolate(x, wanted, mode=kind, align_corners=place == "align_corners")
+
+
+@rule("DepthToSpace", "SpaceToDepth")
+def _blocks(node: Node, x: Tensor) -> Any:
+    size = node.get("blocksize")
+    rows, channels, height, width = x.shape
+    if node.kind == "SpaceToDepth":
+        cut = x.reshape(rows, channels, height // size, size, width // size, size)
+        return cut.permute(0, 3, 5, 1, 2, 4).reshape(rows, channels * size**2, height // size, width // size)
+    if node.get("mode", "DCR") == "CRD":
+        return functional.pixel_shuffle(x, size)
+    cut = x.reshape(rows, size, size, channels // size**2, height, width)
+    return cut.permute(0, 3, 4, 1, 5, 2).reshape(rows, channels // size**2, height * size, width * size)
+
+
+# Sizes, and constants that they are made of: numpy in place of torch.
+
+
+def _whole(array: Known) -> Any:
+    """Sizes that were numbers with a point for a while."""
+    if array.dtype != object:
+        return array.astype(np.int64)
+    return sizes_of([one if isinstance(one, SymInt) else torch.sym_int(one) for one in array.flat]).reshape(array.shape)
+
+
+def _known_cast(node: Node, x: Known) -> Any:
+    kind = TYPES[node.get("to")]
+    if x.dtype == object:
+        return x if kind.is_floating_point else _whole(x)
+    return x.astype(str(kind).removeprefix("torch."))
+
+
+def _known_slice(node: Node, x: Known, *given: Known) -> Any:
+    padded = [*given, *([None] * (4 - len(given)))]
+    for start, end, axis, step in _slices(node, x.ndim, *padded):
+        taken: list[Any] = [slice(None)] * x.ndim
+        taken[axis] = slice(start, None if step < 0 and end < -x.shape[axis] else end, step)
+        x = x[tuple(taken)]
+    return x
+
+
+def _known_unsqueeze(node: Node, x: Known, axes: Value = None) -> Any:
+    return np.expand_dims(x, tuple(ints(axes) or node.get("axes")))
+
+
+def _known_squeeze(node: Node, x: Known, axes: Value = None) -> Any:
+    given = ints(axes) or node.get("axes")
+    return np.squeeze(x, tuple(given) if given else None)
+
+
+def _known_div(node: Node, one: Known, other: Known) -> Any:
+    is_whole = all(array.dtype == object or array.dtype.kind in "iu" for array in (one, other))
+    return one // other if is_whole else one / other
+
+
+def _known_range(node: Node, start: Known, end: Known, step: Known) -> Any:
+    limits = [array.reshape(-1).tolist()[0] for array in (start, end, step)]
+    return torch.arange(*limits) if any(isinstance(one, SymInt) for one in limits) else np.arange(*limits)
+
+
+def _known_filled(node: Node, shape: Known) -> Any:
+    value = node.get("value", np.zeros(1, np.float32))
+    is_sizes = value.dtype.kind in "iub" and shape.size <= 1 and shape.dtype != object
+    return np.full(ints(shape), value.reshape(-1)[0]) if is_sizes else _constant_of_shape(node, shape)
+
+
+def _known_expand(node: Node, x: Known, shape: Known) -> Any:
+    if shape.dtype == object:
+        return _expand(node, x, shape)
+    return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(ints(shape))))
+
+
+KNOWN: dict[str, Callable[..., Any]] = {
+    "Add": lambda node, one, other: one + other,
+    "Sub": lambda node, one, other: one - other,
+    "Mul": lambda node, one, other: one * other,
+    "Div": _known_div,
+    "Mod": lambda node, one, other: one % other,
+    "Neg": lambda node, x: -x,
+    "Min": lambda node, *x: reduce(np.minimum, x),
+    "Max": lambda node, *x: reduce(np.maximum, x),
+    "Equal": lambda node, one, other: one == other,
+    "Less": lambda node, one, other: one < other,
+    "Greater": lambda node, one, other: one > other,
+    "Not": lambda node, x: np.logical_not(x),
+    "And": lambda node, one, other: np.logical_and(one, other),
+    "Or": lambda node, one, other: np.logical_or(one, other),
+    "Where": lambda node, condition, one, other: np.where(condition.astype(bool), one, other),
+    "Identity": lambda node, x: x,
+    "Cast": _known_cast,
+    "CastLike": lambda node, x, like: x if x.dtype == object else x.astype(like.dtype),
+    "Floor": lambda node, x: x if x.dtype == object else np.floor(x),
+    "Ceil": lambda node, x: x if x.dtype == object else np.ceil(x),
+    "Sqrt": lambda node, x: np.sqrt(x),
+    "Gather": lambda node, x, places: np.take(x, places.astype(np.int64), node.get("axis", 0)),
+    "Concat": lambda node, *x: np.concatenate(x, node.get("axis")),
+    "Slice": _known_slice,
+    "Squeeze": _known_squeeze,
+    "Unsqueeze": _known_unsqueeze,
+    "Reshape": lambda node, x, shape: x.reshape(ints(shape)),
+    "Transpose": lambda node, x: x.transpose(node.get("perm")),
+    "Shape": lambda node, x: np.array(x.shape[node.get("start", 0) : node.get("end")], np.int64),
+    "Size": lambda node, x: np.array(x.size),
+    "ReduceProd": lambda node, x, *_: np.prod(x, keepdims=bool(node.get("keepdims", 1))),
+    "Range": _known_range,
+    "ConstantOfShape": _known_filled,
+    "Expand": _known_expand,
+}
+"""The same for arrays of numpy, where all inputs are."""
