@@ -98,7 +98,7 @@ def lone(inputs: AnyInputs, argument: str, used: str) -> Tensor:
         return inputs
     got = f"one that takes {len(tensors_of(inputs))}, of shapes {shapes_text(inputs)}"
     raise BadInputError(
-        argument, f"{used} a network that takes one tensor", got, "Prune it by `prune`, which takes any."
+        argument, f"{used} a network that takes one tensor", got, "Prune such a network, which needs no training."
     )
 
 
