@@ -97,7 +97,9 @@ def lone(inputs: AnyInputs, argument: str, used: str) -> Tensor:
     if isinstance(inputs, Tensor):
         return inputs
     got = f"one that takes {len(tensors_of(inputs))}, of shapes {shapes_text(inputs)}"
-    raise BadInputError(argument, f"{used} a network that takes one tensor", got, "Prune it by prune, which takes any.")
+    raise BadInputError(
+        argument, f"{used} a network that takes one tensor", got, "Prune such a network, which needs no training."
+    )
 
 
 def call_of(inputs: AnyInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -131,11 +133,6 @@ def leaves_of(inputs: AnyInputs) -> tuple[Any, ...]:
 def tensors_of(tree: Any) -> list[Tensor]:
     """Return every tensor of a tree, in its order."""
     return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
-
-
-def floats_of(tree: Any) -> list[Tensor]:
-    """Return every tensor of floating numbers of a tree, in its order."""
-    return [one for one in tensors_of(tree) if one.is_floating_point()]
 
 
 def of_each(tree: Any, change: Callable[[Tensor], Any]) -> Any:
