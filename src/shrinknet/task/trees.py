@@ -135,6 +135,11 @@ def tensors_of(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
 
 
+def floats_of(tree: Any) -> list[Tensor]:
+    """Return every tensor of floating numbers of a tree, in its order."""
+    return [one for one in tensors_of(tree) if one.is_floating_point()]
+
+
 def of_each(tree: Any, change: Callable[[Tensor], Any]) -> Any:
     """Return a tree with each of its tensors changed; what is no tensor stays.
 
