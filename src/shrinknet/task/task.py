@@ -1,6 +1,7 @@
 """A task: a trained network, the loss it is judged by, and the data of three roles."""
 
 import copy
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,8 @@ from shrinknet.task.per_sample import IGNORED, OF_CANDIDATES, MeanOfElements, Pe
 from shrinknet.task.torch_losses import TorchLoss
 from shrinknet.task.trees import Inputs, are_alike, called, joined, named_leaves, same, tensors_of
 from shrinknet.task.unpacking import ByForward, Call, of_the_users
+
+log = logging.getLogger(__name__)
 
 ROWS_LOOKED_AT = 128
 """So many rows, spread over the data, say whether samples depend on each other."""
@@ -268,6 +271,9 @@ def _answered(
                 answers_of(loss.read(_outputs(model, batch, role))) for batch in data.batches()]))
             for role, data in roles.items()
         }  # fmt: skip
+    if said.name != loss.name:
+        taken, other = ("logits", "squares") if said.name.endswith("kl") else ("values that are no logits", "kl")
+        log.info("The network's answers are taken for %s (`loss='own-answers-%s'` says otherwise).", taken, other)
     return replace(said, reads=reads, accuracy=loss.accuracy), answered
 
 
