@@ -21,7 +21,7 @@ from rounds import SEED, write
 import shrinknet as sn
 from shrinknet.core.errors import ShrinknetError
 from shrinknet.export.artefact import Artefact
-from shrinknet.export.plain import Plain, by_torch
+from shrinknet.export.inference import InferenceGraph, by_torch
 from shrinknet.surgery.remove import cut_graph
 
 SHARE = 0.5
@@ -62,7 +62,7 @@ def compared(model: torch.nn.Module, inputs: torch.Tensor) -> dict[str, object]:
     gone = [neuron for group in trace.groups for neuron in group.neurons[: int(SHARE * group.width * draw.random())]]
     present = trace.present(tuple(gone))
     cut = cut_graph(trace, present)
-    built = artefact.exporter.build(Plain.of(trace, cut), inputs[:2], [], "none")
+    built = artefact.exporter.build(InferenceGraph.of(trace, cut), inputs[:2], [], "none")
     forecast, rows = artefact.costs(trace, present), inputs[:1]
     worst = float((artefact.exporter.answer(built.content)(rows) - by_torch(cut)(rows)).abs().max())
     return {

@@ -19,8 +19,8 @@ from shrinknet.engine.gates import gated
 from shrinknet.export.arena import ALIGNMENT, planned
 from shrinknet.export.artefact import Artefact
 from shrinknet.export.base import exporter_names, find_exporter
+from shrinknet.export.inference import InferenceGraph, by_torch
 from shrinknet.export.lowering import float_products
-from shrinknet.export.plain import Plain, by_torch
 from shrinknet.export.quantization import quantized
 from shrinknet.graph.trace import named_tensors
 from shrinknet.run.checking import check_files
@@ -92,7 +92,7 @@ def test_forecasts_are_what_the_file_measures(architecture) -> None:
     for share in (0.0, 0.4, 0.9):
         present = some_gone(trace, share)
         cut = cut_graph(trace, present)
-        built = exporter.build(Plain.of(trace, cut), inputs[:2], [], "none")
+        built = exporter.build(InferenceGraph.of(trace, cut), inputs[:2], [], "none")
         forecast = artefact.costs(trace, present)
         assert forecast.peak_ram_bytes == built.arena.num_bytes
         assert forecast.flash_bytes == pytest.approx(len(built.content), rel=0.02)
@@ -331,7 +331,7 @@ def test_the_weights_file_is_no_file_of_another_program(task) -> None:
 
 def test_norms_are_folded_and_no_file_holds_them(task) -> None:
     trace = gated(task).trace
-    plain = Plain.of(trace, cut_graph(trace, trace.present()))
+    plain = InferenceGraph.of(trace, cut_graph(trace, trace.present()))
     assert not any("batch_norm" in str(node.target) for node in plain.module.graph.nodes)
     assert set(named_tensors(plain.module)) == {
         f"{layer}.{kind}" for layer in (0, 4, 7, 9) for kind in ("weight", "bias")
@@ -405,7 +405,7 @@ def test_products_that_xnnpack_leaves_in_float_are_named(name: str, in_float: tu
     part, row, _ = IN_FLOAT[name]
     task = sequence_task(part, *row)
     trace = gated(task).trace
-    plain = Plain.of(trace, cut_graph(trace, trace.present()))
+    plain = InferenceGraph.of(trace, cut_graph(trace, trace.present()))
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     rows = task.example_inputs
     assert float_products(quantized(plain.module, rows, quantizer, [rows]), plain) == in_float

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 import shrinknet as sn
 from shrinknet.export.base import Built, Exporter
-from shrinknet.export.plain import Answer, Plain, by_torch
+from shrinknet.export.inference import Answer, InferenceGraph, by_torch
 
 WIDTH = 40
 
 
-def parameters_of(network: Plain) -> int:
+def parameters_of(network: InferenceGraph) -> int:
     return sum(tensor.numel() for tensor in network.module.state_dict().values())
 
 
@@ -28,7 +28,7 @@ class Packed(Exporter):
     length: ClassVar = staticmethod(lambda parameters: 4 * parameters)
     made: ClassVar[list[int]] = []
 
-    def build(self, network: Plain, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:
+    def build(self, network: InferenceGraph, inputs: Tensor, calibration: Sequence[Tensor], quantize: str) -> Built:
         count = parameters_of(network)
         self.made.append(count)
         answer = by_torch(network.module)

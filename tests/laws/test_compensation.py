@@ -13,7 +13,7 @@ from torch import nn
 
 import shrinknet as sn
 from shrinknet.compensation.compensate import Compensation, compensation_of, curvatures, with_floor
-from shrinknet.compensation.least_squares import Moments, least_squares, unsaid, with_ones
+from shrinknet.compensation.least_squares import Moments, least_squares, residual_maker, with_ones
 from shrinknet.compensation.readers import as_matrix, readers
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import GatedNetwork, gated
@@ -156,13 +156,13 @@ def test_where_inputs_are_white_the_rise_is_the_weights_norm() -> None:
 
 @given(dense_networks(), st.data())
 def test_what_the_others_do_not_say_is_the_residual_of_a_regression(drawn: Drawn, data) -> None:
-    """`unsaid` beside a least-squares fit by torch of each element on all the others."""
+    """`residual_maker` beside a least-squares fit by torch of each element on all the others."""
     x = torch.randn(80, 5, dtype=torch.float64) @ torch.randn(5, 5).double()
     rows = with_ones(x)
     alive = torch.tensor([data.draw(st.booleans()) for _ in range(5)])
     if alive.sum() < 2:
         return
-    left = rows @ unsaid(rows.T @ rows / 80, torch.arange(1, 6), alive, 0.0)
+    left = rows @ residual_maker(rows.T @ rows / 80, torch.arange(1, 6), alive, 0.0)
     for place in alive.nonzero()[:, 0].tolist():
         others = rows[:, [*(k for k in range(5) if alive[k] and k != place), 5]]
         fit = torch.linalg.lstsq(others, x[:, place]).solution
@@ -176,7 +176,7 @@ def test_what_the_others_do_not_say_of_a_neuron_that_is_read_in_several_places()
     x = torch.randn(80, 6, dtype=torch.float64) @ torch.randn(6, 6).double()
     rows, owners = with_ones(x), torch.tensor([1, 2, 1, 3, 2, 4])
     alive = owners != 4
-    left = rows @ unsaid(rows.T @ rows / 80, owners, alive, 0.0)
+    left = rows @ residual_maker(rows.T @ rows / 80, owners, alive, 0.0)
     for place in alive.nonzero()[:, 0].tolist():
         others = rows[:, [*(k for k in range(6) if alive[k] and owners[k] != owners[place]), 6]]
         fit = torch.linalg.lstsq(others, x[:, place]).solution
@@ -384,7 +384,7 @@ def test_compensation_of_a_grown_network_is_not_shared() -> None:
     assert not torch.equal(refit.kept_outputs(batch), before)
     assert torch.equal(network.kept_outputs(batch), before)
     assert torch.allclose(refit.kept_outputs(batch), refit.outputs(batch.inputs), atol=1e-6)
-    assert replace(network, unsaid={}).outputs(batch.inputs).equal(network.outputs(batch.inputs))
+    assert replace(network, residual_maker={}).outputs(batch.inputs).equal(network.outputs(batch.inputs))
 
 
 def test_a_step_that_a_guard_undoes_leaves_no_trace() -> None:

@@ -101,8 +101,8 @@ def test_the_size_of_the_chunks_changes_nothing(bound: int, monkeypatch) -> None
     sizes = []
     honest = replay.Replay.outputs
     monkeypatch.setattr(replay, "CHUNK_ELEMENTS", bound)
-    monkeypatch.setattr(replay.Replay, "outputs", lambda self, group, candidates, gates, plain: (
-        sizes.append(len(candidates)), honest(self, group, candidates, gates, plain=plain))[1])  # fmt: skip
+    monkeypatch.setattr(replay.Replay, "outputs", lambda self, group, candidates, gates, decomposed: (
+        sizes.append(len(candidates)), honest(self, group, candidates, gates, decomposed=decomposed))[1])  # fmt: skip
     chunked = score("gauss-newton", task)
     assert max(sizes) == {1: 1, 50: 2, 10**9: 9}[bound], "as many candidates at once as the bound allows, at least one"
     for group, values in whole.values.items():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import shrinknet as sn
 from shrinknet.export.artefact import Artefact
 from shrinknet.export.base import find_exporter
-from shrinknet.export.plain import Plain
+from shrinknet.export.inference import InferenceGraph
 from shrinknet.run.checking import check_files
 from shrinknet.surgery.remove import cut_graph
 from shrinknet.task.trees import inputs_of, tensors_of
@@ -141,7 +141,7 @@ def test_the_forecast_of_several_inputs_is_what_the_file_measures(name: str, see
     draw = np.random.default_rng(seed)
     gone = [one for group in trace.groups for one in group.neurons[: int(draw.integers(group.width))]]
     present = trace.present(tuple(gone))
-    built = exporter.build(Plain.of(trace, cut_graph(trace, present)), task.example_inputs, [], "none")
+    built = exporter.build(InferenceGraph.of(trace, cut_graph(trace, present)), task.example_inputs, [], "none")
     forecast = artefact.costs(trace, present)
     assert forecast.peak_ram_bytes == built.arena.num_bytes
     assert forecast.flash_bytes == pytest.approx(len(built.content), rel=0.02, abs=192)

@@ -1,4 +1,4 @@
-"""Other forms of an operator: plain ones equal it, weighted ones equal it with all weights 1 and without what has 0."""
+"""Other forms of an operator: decomposed ones equal it, weighted ones equal it with all weights 1 and without what has 0."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torch.nn import functional
 import shrinknet as sn
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import gated
-from shrinknet.graph.call import PLAIN, WEIGHTED, load_rules
+from shrinknet.graph.call import DECOMPOSED, WEIGHTED, load_rules
 
 load_rules()
 aten = torch.ops.aten
@@ -25,7 +25,7 @@ def test_a_plain_recurrent_layer_is_the_fused_one(kind: str, biased: bool, batch
     given = states if kind == "lstm" else states[0]
     rest = (biased, 1, 0.0, False, False, batch_first)
     expected = getattr(aten, kind).input(x, given, weights, *rest)
-    for ours, theirs in zip(PLAIN[kind](x, given, weights, *rest), expected, strict=True):
+    for ours, theirs in zip(DECOMPOSED[kind](x, given, weights, *rest), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-14)
 
 
@@ -40,7 +40,7 @@ def test_plain_attention_is_the_fused_one(options: dict) -> None:
     key, value = torch.randn(2, 2, heads, 4, 5).double()
     causal = options.pop("is_causal", False)
     expected = functional.scaled_dot_product_attention(query, key, value, mask, 0.0, causal, **options)
-    ours = PLAIN["scaled_dot_product_attention"](query, key, value, mask, 0.0, causal, **options)
+    ours = DECOMPOSED["scaled_dot_product_attention"](query, key, value, mask, 0.0, causal, **options)
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-14)
 
 

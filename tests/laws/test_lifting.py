@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import shrinknet as sn
+from shrinknet.export.inference import by_torch
 from shrinknet.export.lifting import AS_IT_IS, TALLER, TURNED, lifted
-from shrinknet.export.plain import by_torch
 from shrinknet.graph.operators import operator_name
 
 FLAT = {"conv1d", "conv_transpose1d", "max_pool1d", "avg_pool1d", "adaptive_avg_pool1d", "adaptive_max_pool1d"}

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from shrinknet.compensation.least_squares import Moments, least_squares, unsaid, with_ones
+from shrinknet.compensation.least_squares import Moments, least_squares, residual_maker, with_ones
 from shrinknet.compensation.none import NoCompensation, Portions
 from shrinknet.compensation.readers import Reader, as_matrix, is_own, readers
 from shrinknet.core.errors import BadInputError
@@ -149,9 +149,9 @@ class Compensation:
             if self.kind == "mean":
                 matrix = torch.cat([torch.eye(len(owners), dtype=gram.dtype), -gram[-1:, :-1]])
             else:
-                matrix = unsaid(gram, owners, present[owners], self.ridge)
+                matrix = residual_maker(gram, owners, present[owners], self.ridge)
             matrices[reader.site] = matrix
-        return replace(network, unsaid=matrices)
+        return replace(network, residual_maker=matrices)
 
     def moments(self, reader: Reader, x: Tensor) -> Moments:
         """Return the moments of a reader on what it reads now, remembered until that changes."""
@@ -280,7 +280,7 @@ def curvatures(network: GatedNetwork, node: Node, values: Mapping[Node, Any], ta
         found: dict[Node, Any] = {**program.constants, node: y}
         for one in program.nodes:
             if one in _downstream(node):
-                found[one] = program.call(one, found, None, plain=True)
+                found[one] = program.call(one, found, None, decomposed=True)
         slope = torch.ones_like(y)
         if found[program.output] is not y:
             (slope,) = torch.autograd.grad(found[program.output].sum(), y)

@@ -79,7 +79,7 @@ def least_squares(
     return refit
 
 
-def unsaid(
+def residual_maker(
     gram: Float[Tensor, "columns columns"],
     owners: Int[Tensor, " elements"],
     alive: Bool[Tensor, " elements"],

@@ -18,7 +18,7 @@ from typing import Any
 from shrinknet.core.config import RunConfig
 from shrinknet.core.disk import grow
 from shrinknet.core.errors import RunFolderError, ShrinknetError, first_line
-from shrinknet.core.reading import all_restored, plain, restored
+from shrinknet.core.reading import all_restored, as_json, restored
 from shrinknet.core.records import Corner, Ending, Frozen, Group, Manifest, Neuron, Plan, Step, Verification
 from shrinknet.core.sealed import SealedFolder
 from shrinknet.core.tables import (
@@ -169,7 +169,7 @@ class RunFolder(SealedFolder):
         content = {**order, "kept": axes, "attributes": attributes}
         if fixed_width is not None:
             content["fixed_width"] = fixed_width
-        self.write_json("plan.json", {**content, "sha256": digest_of_plan(plain(content))})
+        self.write_json("plan.json", {**content, "sha256": digest_of_plan(as_json(content))})
 
     def plan(self) -> Plan:
         """Read the order of the removals."""

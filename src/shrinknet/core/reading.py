@@ -8,26 +8,26 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 T = TypeVar("T")
 
 
-def plain(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """Return a value as JSON holds it: records as objects, numbers that JSON has no word for as text.
 
     >>> from shrinknet.core.records import Neuron
-    >>> plain([Neuron("fc1", 3), float("nan")])
+    >>> as_json([Neuron("fc1", 3), float("nan")])
     [{'group': 'fc1', 'index': 3}, 'nan']
     """
     if is_dataclass(value):
-        return {one.name: plain(getattr(value, one.name)) for one in fields(value)}
+        return {one.name: as_json(getattr(value, one.name)) for one in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [as_json(item) for item in value]
     if isinstance(value, float) and not (value == value and abs(value) != float("inf")):
         return str(value)
     return value
 
 
 def restored(kind: type[T], content: Any) -> T:
-    """Return the value of a type that `plain` wrote.
+    """Return the value of a type that `as_json` wrote.
 
     Fields that are not there, as in a file of an older version, have their defaults.
 
@@ -42,7 +42,7 @@ def restored(kind: type[T], content: Any) -> T:
 
 
 def all_restored(kind: type[T], content: Any) -> tuple[T, ...]:
-    """Return the values of a type of which `plain` wrote a list; see `restored`."""
+    """Return the values of a type of which `as_json` wrote a list; see `restored`."""
     _must_be(content, list)
     return tuple(restored(kind, item) for item in content)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from shrinknet.core.disk import held, is_left_over, odd_below, write_whole, writing
 from shrinknet.core.errors import RunFolderError
-from shrinknet.core.reading import plain
+from shrinknet.core.reading import as_json
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ class SealedFolder:
 
     def write_json(self, name: str, content: object) -> None:
         """Replace one of the folder's JSON files."""
-        self.write(name, (json.dumps(plain(content), indent=1, allow_nan=False) + "\n").encode())
+        self.write(name, (json.dumps(as_json(content), indent=1, allow_nan=False) + "\n").encode())
 
     def write(self, name: str, content: bytes) -> None:
         """Replace a file whole: a reader sees the old one or the new one, also after a kill."""

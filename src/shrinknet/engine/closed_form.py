@@ -109,7 +109,7 @@ class LastLayers:
         self.weights = _rows(values[dense[0].args[1]], alive[0])  # type: ignore[index]
         self.layers = tuple(_layers(values, dense[1:], alive))
         source = route.program.source(site)
-        said = network.unsaid_at(site, values[source])
+        said = network.residual_at(site, values[source])
         is_all = said is values[source]
         self.read = layouts.of(source, said, _samples_last) if is_all else _samples_last(said)
         self.outputs = _rows(layouts.of(reader, values[reader], _samples_last), alive[0])

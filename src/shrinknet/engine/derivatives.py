@@ -41,7 +41,7 @@ def slope_and_curvature(replay: Replay, group: Group, candidates: Int[Tensor, " 
     """
     gates = _ones(replay, candidates).requires_grad_()
     with torch.enable_grad():
-        losses = with_slope(replay.losses(group, candidates, gates, plain=True), replay.network.loss.name)
+        losses = with_slope(replay.losses(group, candidates, gates, decomposed=True), replay.network.loss.name)
         (slope,) = torch.autograd.grad(losses.double().sum(), gates, create_graph=True)
         if not slope.requires_grad:  # the loss is linear in the gates
             return slope.detach(), torch.zeros_like(slope)
@@ -60,7 +60,7 @@ def slope_and_gauss_newton(replay: Replay, group: Group, candidates: Int[Tensor,
     gates, returned = _ones(replay, candidates), list[Any]()
 
     def tensors(gates: Tensor) -> tuple[Tensor, ...]:
-        returned[:] = [replay.outputs(group, candidates, gates, plain=True)]
+        returned[:] = [replay.outputs(group, candidates, gates, decomposed=True)]
         return tuple(one for one in tensors_of(returned[0]) if one.is_floating_point())
 
     outputs, along, *_ = torch.func.jvp(tensors, (gates,), (torch.ones_like(gates),))
@@ -128,7 +128,7 @@ def _in_value(network: GatedNetwork, bend: Node, values: Values, targets: Tensor
         behind = {bend}
         for node in nodes:
             if not behind.isdisjoint(node.all_input_nodes):
-                moved[node] = program.call(node, moved, network.gating(), plain=True)
+                moved[node] = program.call(node, moved, network.gating(), decomposed=True)
                 behind.add(node)
         losses = with_slope(network.loss.of(moved[program.output].double(), targets), network.loss.name).sum()
         (slope,) = torch.autograd.grad(losses, start, create_graph=True)

@@ -41,7 +41,7 @@ class GatedNetwork:
     loss: Loss
     present: Present
     passes: Passes = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
-    unsaid: Mapping[Site, Tensor] = field(default_factory=dict, compare=False, repr=False)
+    residual_maker: Mapping[Site, Tensor] = field(default_factory=dict, compare=False, repr=False)
     shown: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -80,15 +80,16 @@ class GatedNetwork:
         """Return the network with just these gates at 1."""
         return replace(self, present=present)
 
-    def unsaid_at(self, site: Site, value: Tensor) -> Tensor:
-        """Return what a reader loses with each element that it reads: the element, or what the others do not say of it.
+    def residual_at(self, site: Site, value: Tensor) -> Tensor:
+        """Return what a reader loses with each element that it reads: the element, or its residual on the others.
 
-        Where `unsaid` holds a matrix R [elements, elements] for the site, a reader that makes up for a lost element by
-        least squares loses only x R, the part of it that the others and a constant cannot tell (the last row of R).
+        Where `residual_maker` holds a matrix R [elements, elements] for the site, a reader that makes up for a lost
+        element by least squares loses only x R, the residual of regressing it on the others and a constant (the last
+        row of R).
         """
-        if site not in self.unsaid:
+        if site not in self.residual_maker:
             return value
-        matrix = self.unsaid[site].to(value.dtype)
+        matrix = self.residual_maker[site].to(value.dtype)
         left = torch.tensordot(value, matrix[:-1], ([site.axis], [0])).movedim(-1, site.axis)
         return left + shaped_along(matrix[-1], site.axis, value.dim())  # type: ignore[no-any-return]
 
@@ -96,7 +97,7 @@ class GatedNetwork:
         """Return the network with other values for some of its tensors."""
         given = self.program
         program = Program(given.trace, given.asked_dtype, given.scoring, {**given.tensors, **tensors}, given.reads)
-        return replace(self, program=program, passes=self.passes.moved_to(program), unsaid={})
+        return replace(self, program=program, passes=self.passes.moved_to(program), residual_maker={})
 
     def outputs(self, inputs: AnyInputs) -> Any:
         """Return what the masked network returns."""

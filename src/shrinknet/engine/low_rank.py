@@ -12,8 +12,8 @@ from torch import Tensor
 
 Change = Callable[..., Tensor]
 """Given a reader's operator, its arguments, its output, and for each candidate the places of its neuron with a factor
-for each place (0 for padding): the outputs with the candidate's contribution times that factor added. `plain` asks for
-operators that derivatives follow."""
+for each place (0 for padding): the outputs with the candidate's contribution times that factor added. `decomposed` asks
+for operators that derivatives follow."""
 
 
 def dense_change(
@@ -23,7 +23,7 @@ def dense_change(
     places: Int[Tensor, "candidates width"],
     factors: Float[Tensor, "candidates width"],
     *,
-    plain: bool = False,
+    decomposed: bool = False,
 ) -> Float[Tensor, "candidates ..."]:
     """`out + sum over c's places of factor x[:, place] W[:, place]^T`, a matrix of low rank for each c."""
     x, weight = args[:2]
@@ -44,7 +44,7 @@ def convolution_change(
     places: Int[Tensor, "candidates width"],
     factors: Float[Tensor, "candidates width"],
     *,
-    plain: bool = False,
+    decomposed: bool = False,
 ) -> Float[Tensor, "candidates ..."]:
     """`out + conv(x[:, c's channels], factor W[:, c's channels])`: one grouped convolution for all c."""
     x, kernel = args[:2]
@@ -56,7 +56,7 @@ def convolution_change(
         read = torch.empty_like(read, memory_format=torch.channels_last).copy_(read)
     change = operator(read, kernels.flatten(0, 1), None, *args[3:6], groups=num_candidates)
     change = change.unflatten(1, (num_candidates, -1)).movedim(1, 0)
-    if plain:
+    if decomposed:
         return change + out  # type: ignore[no-any-return]
     like_out = out.new_empty_strided((num_candidates, *out.shape), (out.numel(), *out.stride()))
     return torch.add(change, out, out=like_out)

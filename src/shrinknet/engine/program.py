@@ -1,4 +1,4 @@
-"""A traced graph, ready to run node by node: with gates, in another precision, in plain operators."""
+"""A traced graph, ready to run node by node: with gates, in another precision, decomposed."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from shrinknet.core.errors import BadInputError
-from shrinknet.graph.call import PLAIN, WEIGHTED, Site, argument_at, windows_of
+from shrinknet.graph.call import DECOMPOSED, WEIGHTED, Site, argument_at, windows_of
 from shrinknet.graph.operators import ALIASES, operator_name
 from shrinknet.graph.rules.conv import num_groups
 from shrinknet.graph.trace import Trace
@@ -133,17 +133,18 @@ class Program:
         values: Mapping[Node, Any],
         gating: Gating | None,
         *,
-        plain: bool = False,
+        decomposed: bool = False,
         target: Callable[..., Any] | None = None,
     ) -> Any:
         """Run one node on the values of its arguments, each gated where it reads neurons.
 
-        `plain` asks for operators that vmap and second derivatives follow; `target` is another form of the operator.
+        `decomposed` asks for operators that vmap and second derivatives follow; `target` is another form of the
+        operator.
         """
         args, kwargs = self.arguments(node, values)
         target = target or cast(Callable[..., Any], node.target)
-        if plain:
-            target = PLAIN.get(operator_name(node), target)
+        if decomposed:
+            target = DECOMPOSED.get(operator_name(node), target)
         weights: Tensor | None = None
         for site in self.sites.get(node.name, ()):
             value = argument_at(args, site.argument)

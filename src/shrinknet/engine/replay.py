@@ -129,10 +129,12 @@ class Replay:
         candidates: Int[Tensor, " candidates"],
         gates: Float[Tensor, " candidates"],
         *,
-        plain: bool = False,
+        decomposed: bool = False,
     ) -> Float[Tensor, "candidates batch"]:
         """Return the loss of each sample when candidate c's gate is `gates[c]` (differentiable in the gates)."""
-        return self.network.loss.of_candidates(self.outputs(group, candidates, gates, plain=plain), self.batch.targets)
+        return self.network.loss.of_candidates(
+            self.outputs(group, candidates, gates, decomposed=decomposed), self.batch.targets
+        )
 
     def outputs(
         self,
@@ -140,21 +142,21 @@ class Replay:
         candidates: Int[Tensor, " candidates"],
         gates: Float[Tensor, " candidates"],
         *,
-        plain: bool = False,
+        decomposed: bool = False,
     ) -> Any:
         """Return outputs [candidates, batch, ...] when candidate c's gate is `gates[c]`, all other gates as they are.
 
-        `plain` asks for operators that second derivatives follow.
+        `decomposed` asks for operators that second derivatives follow.
         """
         path = self._route(group)
         candidates = candidates.to(gates.device)
         entered = {
-            node: self._changed_reader(path, node, site, candidates, gates, plain)
+            node: self._changed_reader(path, node, site, candidates, gates, decomposed)
             for node, site in path.entrances.items()
         }
         neurons = candidates + path.neurons.start
         if path.has_lanes:
-            return self._in_lanes(path, entered, neurons, gates, plain)
+            return self._in_lanes(path, entered, neurons, gates, decomposed)
         outputs = torch.vmap(lambda *change: tuple(tensors_of(self._one(path, *change))))(entered, neurons, gates)
         return with_tensors(self.program.judged(self.values), outputs)
 
@@ -165,7 +167,7 @@ class Replay:
         path = self._route(group)
         gone = self.losses_before.new_zeros(len(candidates))
         return [
-            self.values[node] - self._changed_reader(path, node, site, candidates, gone, plain=True)
+            self.values[node] - self._changed_reader(path, node, site, candidates, gone, decomposed=True)
             for node, site in path.entrances.items()
         ]
 
@@ -185,16 +187,18 @@ class Replay:
         return route(self.program, self.network.trace.ids_of(group))
 
     def _changed_reader(
-        self, path: Route, node: Node, site: Site, candidates: Tensor, gates: Tensor, plain: bool
+        self, path: Route, node: Node, site: Site, candidates: Tensor, gates: Tensor, decomposed: bool
     ) -> Float[Tensor, "candidates batch ..."]:
         """What a reader gives for each candidate: its cached output, changed by the candidate's contribution."""
         places, real = (table[candidates] for table in path.places[site])
         args, _ = self.program.arguments(node, self.values)
-        args[0] = self.network.unsaid_at(site, args[0])
+        args[0] = self.network.residual_at(site, args[0])
         change = CHANGES[operator_name(node)]
-        return change(node.target, args, self.values[node], places, real * (gates - 1)[:, None], plain=plain)
+        return change(node.target, args, self.values[node], places, real * (gates - 1)[:, None], decomposed=decomposed)
 
-    def _in_lanes(self, path: Route, entered: dict[Node, Tensor], neurons: Tensor, gates: Tensor, plain: bool) -> Any:
+    def _in_lanes(
+        self, path: Route, entered: dict[Node, Tensor], neurons: Tensor, gates: Tensor, decomposed: bool
+    ) -> Any:
         """Run what lies behind the readers for all candidates, each in a lane of its own along the samples' axis."""
         num_lanes = len(neurons)
         values: dict[Node, Any] = dict(self.program.constants)
@@ -205,8 +209,8 @@ class Replay:
             values[node] = self._in_every_lane(node, num_lanes)
         gating = self._gating_of_lanes(path, neurons, gates)
         for node in path.replayed:
-            if plain:
-                values[node] = self.program.call(node, values, gating, plain=True)
+            if decomposed:
+                values[node] = self.program.call(node, values, gating, decomposed=True)
             else:
                 values[node] = self._overwriting(path, node, values, gating)
             for dead in path.last_reader.get(node, ()):
@@ -268,5 +272,5 @@ class Replay:
             return changed if factors is None else factors * changed
 
         for node in path.replayed:
-            values[node] = self.program.call(node, values, gating, plain=True)
+            values[node] = self.program.call(node, values, gating, decomposed=True)
         return self.program.judged(values)

@@ -20,7 +20,7 @@ from shrinknet.core.quantities import BY_NAME
 from shrinknet.core.records import Costs, Difference, Latency, Manifest, TensorFacts
 from shrinknet.export.arena import Axis, length, one_like
 from shrinknet.export.base import Built, Exporter, find_exporter
-from shrinknet.export.plain import Answer, Plain, by_torch, digest
+from shrinknet.export.inference import Answer, InferenceGraph, by_torch, digest
 from shrinknet.graph.free import Free
 from shrinknet.graph.trace import Trace, named_tensors
 from shrinknet.graph.widths import Present
@@ -75,10 +75,10 @@ class Artefact:
         return f"model{'' if self.quantize == 'none' else '-' + self.quantize}{self.exporter.suffix}"
 
     @cached_property
-    def _whole(self) -> tuple[Plain, Built]:
+    def _whole(self) -> tuple[InferenceGraph, Built]:
         log.info("Making the untouched network's %s file, from which sizes are forecast.", self.exporter.suffix)
-        plain = Plain.of(self.trace, cut_graph(self.trace, self.trace.present()))
-        return plain, self._built(plain)
+        network = InferenceGraph.of(self.trace, cut_graph(self.trace, self.trace.present()))
+        return network, self._built(network)
 
     @property
     def plans_ram(self) -> bool:
@@ -111,7 +111,7 @@ class Artefact:
         if not self.exporter.is_made_apart:
             return found
         log.info("Making the smallest network's %s file, to see whether its budget can be met.", self.exporter.suffix)
-        built, arena = self._built(Plain.of(trace, cut_graph(trace, present))), self._whole[1].arena
+        built, arena = self._built(InferenceGraph.of(trace, cut_graph(trace, present))), self._whole[1].arena
         ram = found.peak_ram_bytes if arena is None else sum(size for _, size in arena.at_peak(present))
         return replace(found, flash_bytes=len(built.content), peak_ram_bytes=ram)
 
@@ -143,8 +143,8 @@ class Artefact:
         equal ones stand there once); one that was computed while lowering is read axis by axis like the tensors that
         are there no more. Else it is the network's own tensors.
         """
-        plain, built = self._whole
-        own = {name: (self._axes(name, tensor), tensor) for name, tensor in named_tensors(plain.module).items()}
+        network, built = self._whole
+        own = {name: (self._axes(name, tensor), tensor) for name, tensor in named_tensors(network.module).items()}
         if not built.stored:
             return tuple((axes, tensor.dtype) for axes, tensor in own.values())
         by_contents = {_contents(tensor): axes for axes, tensor in own.values()}
@@ -216,10 +216,10 @@ class Artefact:
             ExportError: the exporter cannot take an operator, or the file does not compute what torch computes.
         """
         log.info("Making the smaller network's %s file, and running it.", self.exporter.suffix)
-        plain = Plain.of(self.trace, cut)
-        built = self._built(plain)
+        network = InferenceGraph.of(self.trace, cut)
+        built = self._built(network)
         answer = built.stand_in or self.exporter.answer(built.content)
-        difference, quality = self._compare(plain, built, answer)
+        difference, quality = self._compare(network, built, answer)
         if not difference.holds:
             raise ExportError(
                 f"artefact={self.kind!r} must give a file that computes what torch computes. Got a worst difference of "
@@ -233,8 +233,8 @@ class Artefact:
             arena_bytes=built.arena.num_bytes if built.arena else None,
             forecast_bytes=forecast.flash_bytes,
             forecast_arena_bytes=forecast.peak_ram_bytes if built.arena else None,
-            inputs=_facts(plain.inputs, row, built.input_shapes),
-            outputs=_facts(plain.outputs, outputs, built.output_shapes),
+            inputs=_facts(network.inputs, row, built.input_shapes),
+            outputs=_facts(network.outputs, outputs, built.output_shapes),
             difference=difference, compared_with="the quantized network in torch" if any(built.steps) else "torch",
             loss=quality.loss, metrics=quality.metrics, num_samples=quality.num_samples,
             ran_by_its_runtime=built.stand_in is None, versions=self.exporter.versions(),
@@ -249,12 +249,12 @@ class Artefact:
 
         A file that no runtime here can run must be the one that is made anew, to the bit; its stand-in then runs.
         """
-        plain = Plain.of(self.trace, cut)
-        built = self._built(plain)
+        network = InferenceGraph.of(self.trace, cut)
+        built = self._built(network)
         if built.stand_in is not None and content != built.content:
             return Difference(self.quantize, float("inf"), 0.0, 0)
         answer = built.stand_in or self.exporter.answer(content)
-        return replace(self._compare(plain, built, answer)[0], precision=self.quantize)
+        return replace(self._compare(network, built, answer)[0], precision=self.quantize)
 
     def rows_to_check(self) -> Data:
         """Return the rows held furthest from the scores, as many as the runtime answers in reasonable time.
@@ -266,13 +266,13 @@ class Artefact:
         most = max(LEAST_CHECKED, int(self.exporter.macs_to_check(self.quantize) / max(1, macs)))
         return role if len(role) <= most else role.permuted(0).rows(0, most)
 
-    def _built(self, plain: Plain) -> Built:
+    def _built(self, network: InferenceGraph) -> Built:
         if self.trace.free and not self.exporter.leaves_free:
             raise BadInputError(
                 "artefact", "'pt2' or 'onnx' for a task with free sizes, which other files fix",
                 f"`artefact={self.kind!r}`", "Name one of these, or say nothing of `free`.",
             )  # fmt: skip
-        built = self.exporter.build(plain, self._example, self._calibration, self.quantize)
+        built = self.exporter.build(network, self._example, self._calibration, self.quantize)
         if built.float_operators and not self.allow_float:
             raise ExportError(
                 f"quantize={self.quantize!r} for artefact={self.kind!r} must be used with a network whose operators "
@@ -297,9 +297,9 @@ class Artefact:
         """What the network returns: the form in which the loss is given a file's outputs."""
         return by_torch(self.trace.module)(self.task.example_inputs)
 
-    def _compare(self, plain: Plain, built: Built, answer: Answer) -> tuple[Difference, Evaluation]:
+    def _compare(self, network: InferenceGraph, built: Built, answer: Answer) -> tuple[Difference, Evaluation]:
         """The difference of the output that breaks its tolerance or comes nearest to it, and the file's quality."""
-        data, names = self.rows_to_check(), plain.outputs
+        data, names = self.rows_to_check(), network.outputs
         worst, largest = torch.zeros(2, len(names), dtype=torch.float64)
 
         def outputs_of(inputs: AnyInputs) -> Any:

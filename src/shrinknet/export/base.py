@@ -13,7 +13,7 @@ from torch import Tensor
 from shrinknet.core.errors import BadInputError, ExportError
 from shrinknet.core.registry import registry_of_classes
 from shrinknet.export.arena import Arena, Value
-from shrinknet.export.plain import Answer, Plain
+from shrinknet.export.inference import Answer, InferenceGraph
 from shrinknet.task.trees import Inputs
 
 
@@ -75,7 +75,7 @@ class Exporter(ABC):
     leaves_free: ClassVar[bool] = False
 
     @abstractmethod
-    def build(self, network: Plain, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
+    def build(self, network: InferenceGraph, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
         """Make the file of a network whose norms are folded.
 
         Args:

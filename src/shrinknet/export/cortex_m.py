@@ -14,6 +14,7 @@ from shrinknet.core.errors import ExportError
 from shrinknet.core.quiet import quiet
 from shrinknet.export.arena import Arena
 from shrinknet.export.base import SLOW, Built, Exporter
+from shrinknet.export.inference import Answer, InferenceGraph, by_tensors, joined_rows, one_by_one
 from shrinknet.export.lifting import lifted
 from shrinknet.export.lowering import (
     arena_bytes,
@@ -24,7 +25,6 @@ from shrinknet.export.lowering import (
     where,
     without_unread,
 )
-from shrinknet.export.plain import Answer, Plain, by_tensors, joined_rows, one_by_one
 from shrinknet.export.quantization import output_steps, quantized
 from shrinknet.export.undilated import undilated
 from shrinknet.task.trees import AnyInputs, Inputs, tensors_of
@@ -45,7 +45,7 @@ class CortexM(Exporter):
     quantizations = ("int8",)
     runs_here = False
 
-    def build(self, network: Plain, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
+    def build(self, network: InferenceGraph, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
         """Quantize as the backend asks, and put its operators into the graph."""
         edge: Any = None
         taller = lifted(network.flat, inputs)

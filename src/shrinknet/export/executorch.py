@@ -13,8 +13,8 @@ from torch import Tensor
 from shrinknet.core.quiet import quiet
 from shrinknet.export.arena import Arena
 from shrinknet.export.base import FAST, SLOW, Built, Exporter
+from shrinknet.export.inference import Answer, InferenceGraph, by_tensors, by_torch, joined_rows, one_by_one
 from shrinknet.export.lowering import arena_bytes, float_products, placed_values, planned_in_order, stored_values, where
-from shrinknet.export.plain import Answer, Plain, by_tensors, by_torch, joined_rows, one_by_one
 from shrinknet.export.quantization import output_steps, quantized
 from shrinknet.task.trees import AnyInputs, Inputs
 
@@ -30,7 +30,7 @@ class ExecuTorch(Exporter):
     packages = ("executorch",)
     quantizations = ("none", "int8")
 
-    def build(self, network: Plain, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
+    def build(self, network: InferenceGraph, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
         """Lower a network, in float32 to the portable operators, in int8 to XNNPACK."""
         rows = next(one_by_one(inputs))
         if quantize == "int8":
@@ -53,7 +53,7 @@ class ExecuTorch(Exporter):
         return Built(bytes(lowered.buffer), by_torch(network.module), arena, stored)
 
     def _build_int8(
-        self, network: Plain, inputs: Inputs, rows: tuple[Tensor, ...], calibration: Sequence[Inputs]
+        self, network: InferenceGraph, inputs: Inputs, rows: tuple[Tensor, ...], calibration: Sequence[Inputs]
     ) -> Built:
         with quiet():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner

@@ -9,7 +9,7 @@ from torch.export import ExportedProgram
 from shrinknet.core.quiet import quiet
 from shrinknet.core.turns import alone
 from shrinknet.export.base import Built, Exporter
-from shrinknet.export.plain import Answer, Plain, by_torch
+from shrinknet.export.inference import Answer, InferenceGraph, by_torch
 from shrinknet.graph.free import free_sizes
 from shrinknet.task.trees import Inputs, call_of, in_plain_containers, of_each
 
@@ -23,7 +23,7 @@ class Pt2(Exporter):
     packages = ()
     leaves_free = True
 
-    def build(self, network: Plain, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
+    def build(self, network: InferenceGraph, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
         """Export with a free batch size."""
         rows = of_each(inputs, lambda tensor: tensor.detach().cpu().contiguous())
         args, kwargs = call_of(rows)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 from torch.fx.node import map_arg
 
+from shrinknet.export.inference import Answer, forget_unread
 from shrinknet.export.lifts import CARRIES, LIFTS, SPELLINGS, Lifting
-from shrinknet.export.plain import Answer, forget_unread
 from shrinknet.graph.call import argument
 from shrinknet.graph.operators import is_elementwise, operator_name
 from shrinknet.surgery.remove import cut_copy

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from shrinknet.export.arena import Axis, Value, are_those, axes_of, tensors_of
-from shrinknet.export.plain import Plain, digest
+from shrinknet.export.inference import InferenceGraph, digest
 from shrinknet.graph.call import MACS
 from shrinknet.graph.operators import describe, operator_name
 
@@ -55,7 +55,7 @@ def arena_bytes(lowered: Any) -> int:
     return int(sum(lowered.executorch_program.execution_plan[0].non_const_buffer_sizes))
 
 
-def placed_values(lowered: Any, placed: Sequence[Any], network: Plain) -> Iterator[Value]:
+def placed_values(lowered: Any, placed: Sequence[Any], network: InferenceGraph) -> Iterator[Value]:
     """Yield each planned value with the axes of the operator that it was made for.
 
     Scratch memory that an operator asks for grows with what the operator reads.
@@ -76,7 +76,7 @@ def placed_values(lowered: Any, placed: Sequence[Any], network: Plain) -> Iterat
         yield Value(name, axes_of(shape, node, network.trace), spec.dtype.itemsize, first, last)
 
 
-def stored_values(program: Any, network: Plain) -> Iterator[Value]:
+def stored_values(program: Any, network: InferenceGraph) -> Iterator[Value]:
     """Yield each constant that a program reads, with the axes of the operator that it was made for.
 
     An operator's own tensors are taken once each, since two may have one shape; what else it stores (steps of int8, a
@@ -127,7 +127,7 @@ def _origin(node: Node, own: dict[str, Node]) -> str | None:
     return found
 
 
-def in_float(program: Any, network: Plain) -> tuple[str, ...]:
+def in_float(program: Any, network: InferenceGraph) -> tuple[str, ...]:
     """Return the network's operators, with their modules, that a lowered int8 program computes in float.
 
     What only turns float into int8 and back, or takes a value out of several, computes nothing.
@@ -149,7 +149,7 @@ def _only_passes_on(target: str) -> bool:
     return any(word in target for word in ("quantize_per", "getitem", "executorch_call_delegate", "alloc"))
 
 
-def float_products(quantized: Any, network: Plain) -> tuple[str, ...]:
+def float_products(quantized: Any, network: InferenceGraph) -> tuple[str, ...]:
     """Return the network's operators that multiply and whose inputs a quantizer left in float, with their modules."""
     own = {node.name: node for node in network.module.graph.nodes}
     found: dict[str, None] = {}
@@ -165,7 +165,7 @@ def _reads_int8(node: Node) -> bool:
     return all("dequantize" in str(given.target) for given in node.all_input_nodes[:2])
 
 
-def where(edge: Any, network: Plain, error: Exception) -> str:
+def where(edge: Any, network: InferenceGraph, error: Exception) -> str:
     """The operators of the network that an exporter's error speaks of."""
     own = {node.name: node for node in network.module.graph.nodes}
     if edge is None:

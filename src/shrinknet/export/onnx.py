@@ -8,7 +8,7 @@ from torch import Tensor
 
 from shrinknet.core.quiet import quiet
 from shrinknet.export.base import Built, Exporter
-from shrinknet.export.plain import Answer, Plain, by_torch, given_back, in_rows
+from shrinknet.export.inference import Answer, InferenceGraph, by_torch, given_back, in_rows
 from shrinknet.graph.free import free_sizes
 from shrinknet.task.trees import AnyInputs, Inputs
 
@@ -24,7 +24,7 @@ class Onnx(Exporter):
     packages = ("onnx", "onnxscript", "onnxruntime")
     leaves_free = True
 
-    def build(self, network: Plain, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
+    def build(self, network: InferenceGraph, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
         """Export by torch's own exporter; weights stand in the file."""
         rows = in_rows(inputs)
         sizes = free_sizes(network.flat, rows, network.trace.free)

@@ -8,7 +8,7 @@ from torch import Tensor
 from shrinknet.core.config import WEIGHTS
 from shrinknet.core.errors import BadInputError
 from shrinknet.export.base import BY_NAME, Built, Exporter
-from shrinknet.export.plain import Answer, Plain
+from shrinknet.export.inference import Answer, InferenceGraph
 from shrinknet.measure.costs import stored
 from shrinknet.task.trees import Inputs
 
@@ -23,7 +23,7 @@ class Weights(Exporter):
     runs_here = False
     is_made_apart = False
 
-    def build(self, network: Plain, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
+    def build(self, network: InferenceGraph, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
         """Refuse: every run folder holds the file, beside a network whose norms are not folded."""
         raise self._nothing_to_make()
 

@@ -6,7 +6,7 @@ freezes is frozen by the engine, so that a forgotten operand costs freedom and n
 
 Beside its rule an operator may have more entries, each under a decorator of its own and in the same file: `resize`
 rewrites the widths in its arguments once neurons are gone, `weighted` computes it with a weight on each neuron (where a
-factor on the input is not enough: statistics over neurons), `plain` writes it in operators that every transform of
+factor on the input is not enough: statistics over neurons), `decomposed` writes it in operators that every transform of
 torch.func follows, `windows` says how it moves over an axis, `macs` counts its work.
 """
 
@@ -196,14 +196,14 @@ def argument(node: Node, position: int, name: str = "", default: Any = None) -> 
 Rule = Callable[[Call], Slots]
 Resize = Callable[[Node, Widths], None]
 Weighted = Callable[..., Tensor]
-Plain = Callable[..., Any]
+InferenceGraph = Callable[..., Any]
 Macs = Callable[[Node, Callable[[Node], tuple[int, ...]]], int]
 
 FACTORIES = frozenset({"zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty"})
 RULES: dict[str, Rule] = {}
 RESIZES: dict[str, Resize] = {}
 WEIGHTED: dict[str, Weighted] = {}
-PLAIN: dict[str, Plain] = {}
+DECOMPOSED: dict[str, InferenceGraph] = {}
 MACS: dict[str, Macs] = {}
 WINDOWS: dict[str, Callable[[Node], Windows]] = {}
 
@@ -230,8 +230,8 @@ resize = _table(RESIZES, "resizes")
 """`@resize("reshape")`: rewrite the widths in a node's arguments, a function of the node and the new `Widths`."""
 weighted = _table(WEIGHTED, "weighted forms")
 """`@weighted("layer_norm")`: the operator with a factor on each neuron, a function of the factors and its arguments."""
-plain = _table(PLAIN, "plain forms")
-"""`@plain("lstm")`: the operator in plain operators, for vmap and second derivatives; a function of its arguments."""
+decomposed = _table(DECOMPOSED, "decompositions")
+"""`@decomposed("lstm")`: the operator in others that vmap and second derivatives follow, as a function."""
 macs = _table(MACS, "counts")
 """`@macs("linear")`: multiply-accumulate operations of a node, a function of the node and of shapes."""
 

@@ -45,7 +45,7 @@ LINEAR_IN_EACH = frozenset({
 """Operators that are linear in each value that they are given, the others held fast."""
 
 LINEAR_IN_FIRST = frozenset({"div", "batch_norm"})
-"""Operators that are linear in the first value that they are given, in their plain form."""
+"""Operators that are linear in the first value that they are given, decomposed."""
 
 TRAINING_ARGUMENT = 5
 

@@ -8,7 +8,7 @@ from typing import Any
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Difference, Manifest
 from shrinknet.export.artefact import Artefact
-from shrinknet.export.plain import by_torch
+from shrinknet.export.inference import by_torch
 from shrinknet.loading.models import fill, load_model
 from shrinknet.run.run import Run
 from shrinknet.surgery.proof import compare, cut_program

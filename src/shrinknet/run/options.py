@@ -10,7 +10,7 @@ from shrinknet.core.config import RankOptions, RunConfig, SearchOptions
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.options import recorded
 from shrinknet.core.progress import Progress, Silence
-from shrinknet.core.reading import plain
+from shrinknet.core.reading import as_json
 from shrinknet.core.records import Tie
 from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.export.base import find_exporter
@@ -89,7 +89,7 @@ class Pruning(SearchOptions, Scored):
             **recorded(self), "criterion": self.rule.name, "method": self.method, "goals": list(map(str, self.goals)),
             "guards": list(map(str, self.guards)), "artefact": self.kind, **task.facts,
             "batch_size": sized.batch_size,
-            **({"ties": plain(ties)} if ties else {}), **recorded(self.how), **(self.config or {}),
+            **({"ties": as_json(ties)} if ties else {}), **recorded(self.how), **(self.config or {}),
         })  # fmt: skip
 
 

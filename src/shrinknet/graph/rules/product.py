@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from shrinknet.graph.call import Call, argument, argument_at, macs, plain, resize, rule
+from shrinknet.graph.call import Call, argument, argument_at, decomposed, macs, resize, rule
 from shrinknet.graph.labels import Slots, along, varying, vector
 from shrinknet.graph.widths import Widths, shape_of
 
@@ -139,8 +139,8 @@ def keep_scale(node: Node, widths: Widths) -> None:
         node.kwargs = {**node.kwargs, "scale": 1 / math.sqrt(shape_of(query.meta["val"])[-1])}
 
 
-@plain("scaled_dot_product_attention")
-def plain_attention(
+@decomposed("scaled_dot_product_attention")
+def decomposed_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, _dropout: float = 0.0,
     is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip

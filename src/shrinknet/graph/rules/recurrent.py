@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional
 
-from shrinknet.graph.call import Call, macs, plain, rule
+from shrinknet.graph.call import Call, decomposed, macs, rule
 from shrinknet.graph.labels import Slots, along
 from shrinknet.graph.operators import operator_name
 
@@ -57,8 +57,8 @@ def _with_projection(node: Node) -> tuple[Sequence[Node], Node | None]:
     return (weights[:-1], weights[-1]) if len(weights) % 2 else (weights, None)
 
 
-@plain("lstm")
-def plain_lstm(
+@decomposed("lstm")
+def decomposed_lstm(
     x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Step by step: gates i, f, g, o; `c = sigmoid(f) c + sigmoid(i) tanh(g)`, `h = sigmoid(o) tanh(c)`, or `P h`."""
@@ -73,8 +73,8 @@ def plain_lstm(
     return _stacked(outputs, rest), h[None], c[None]
 
 
-@plain("gru")
-def plain_gru(x: Tensor, state: Tensor, weights: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor]:
+@decomposed("gru")
+def decomposed_gru(x: Tensor, state: Tensor, weights: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor]:
     """Step by step: gates r, z, n; `n = tanh(x_n + r h_n)`, `h = (1 - z) n + z h`."""
     h, outputs = state[0], []
     for row in _rows(x, weights, rest):
@@ -85,19 +85,19 @@ def plain_gru(x: Tensor, state: Tensor, weights: Sequence[Tensor], *rest: Any) -
     return _stacked(outputs, rest), h[None]
 
 
-@plain("rnn_tanh")
-def plain_rnn_tanh(x: Tensor, state: Tensor, weights: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor]:
+@decomposed("rnn_tanh")
+def decomposed_rnn_tanh(x: Tensor, state: Tensor, weights: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor]:
     """Step by step: `h = tanh(x + h)`."""
-    return _plain_rnn(torch.tanh, x, state, weights, rest)
+    return _decomposed_rnn(torch.tanh, x, state, weights, rest)
 
 
-@plain("rnn_relu")
-def plain_rnn_relu(x: Tensor, state: Tensor, weights: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor]:
+@decomposed("rnn_relu")
+def decomposed_rnn_relu(x: Tensor, state: Tensor, weights: Sequence[Tensor], *rest: Any) -> tuple[Tensor, Tensor]:
     """Step by step: `h = relu(x + h)`."""
-    return _plain_rnn(torch.relu, x, state, weights, rest)
+    return _decomposed_rnn(torch.relu, x, state, weights, rest)
 
 
-def _plain_rnn(
+def _decomposed_rnn(
     activation: Callable[[Tensor], Tensor], x: Tensor, state: Tensor, weights: Sequence[Tensor], rest: Sequence[Any]
 ) -> tuple[Tensor, Tensor]:
     h, outputs = state[0], []

@@ -29,14 +29,14 @@ LONE = tree_structure(((0,), {}))
 
 
 @dataclass(frozen=True)
-class Plain:
+class InferenceGraph:
     """A cut network with its norms folded, and the trace of the whole network that its nodes are named as in."""
 
     module: GraphModule
     trace: Trace
 
     @classmethod
-    def of(cls, trace: Trace, cut: GraphModule) -> "Plain":
+    def of(cls, trace: Trace, cut: GraphModule) -> "InferenceGraph":
         """Fold the norms of a cut graph, on the CPU, where artefacts are made and run."""
         return cls(without_norms(trace, cut), trace)
 
@@ -110,7 +110,7 @@ def by_torch(module: nn.Module) -> Answer:
 
 
 def by_tensors(run: Callable[..., Any]) -> Answer:
-    """Return what answers inputs, of what takes their tensors one by one (see `Plain.flat`), without gradients."""
+    """Return what answers inputs without gradients, of what takes tensors one by one (see `InferenceGraph.flat`)."""
     return lambda inputs: _without_gradients(lambda: run(*tensors_of(inputs)))
 
 
