@@ -131,3 +131,10 @@ def test_numbers_of_a_config_are_known_by_what_they_change() -> None:
     assert ("bert.encoder.layer.1.output.dense.weight", 0) in found["hidden_size",]
     assert ("num_attention_heads",) not in found
     assert numbers(model.config)["num_attention_heads",] == 4
+
+
+def test_a_language_model_that_keeps_its_keys_is_told_how_not_to() -> None:
+    model, batch = gpt2()
+    model.config.use_cache = True
+    with pytest.raises(sn.BadInputError, match=r"Say model\.config\.use_cache = False"):
+        sn.rank(sn.Task(model.eval(), "next-token", batch), "magnitude")
