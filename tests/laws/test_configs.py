@@ -53,6 +53,12 @@ def t5() -> Made:
     }  # fmt: skip
 
 
+def convnext() -> Made:
+    config = transformers.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, image_size=16, patch_size=2)
+    images = torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return transformers.ConvNextForImageClassification(config), {"pixel_values": images, "labels": torch.arange(12) % 2}
+
+
 def task_of(made: Made) -> sn.Task:
     model, batch = made
     torch.manual_seed(0)
@@ -86,6 +92,15 @@ def test_plain_from_pretrained_gives_the_smaller_network(made: Callable[[], Made
     again = loaded(smaller, tmp_path)
     with torch.no_grad():
         assert same(called(again, task.example_inputs), called(smaller, task.example_inputs))
+
+
+def test_widths_in_a_list_of_a_config_are_tied_and_mended(tmp_path: Path) -> None:
+    task = task_of(convnext())
+    run = sn.prune(task, "magnitude", "single-ranking", [sn.RemovedFraction(0.4)], step=1000, tie="config")
+    smaller = run.model
+    assert smaller.config.hidden_sizes != task.model.config.hidden_sizes == [8, 16]
+    with torch.no_grad():
+        assert same(called(loaded(smaller, tmp_path), task.example_inputs), called(smaller, task.example_inputs))
 
 
 def test_without_the_tie_the_config_is_mended_where_it_can_say_the_network_and_left_alone_where_not(caplog) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 Path = tuple[str, ...]
-"""Where a number stands in a config: ("hidden_size",), or ("text_config", "hidden_size")."""
+"""Where a number stands in a config: ("hidden_size",), ("hidden_sizes[1]",), or ("text_config", "hidden_size")."""
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -21,22 +21,25 @@ def has_config(model: nn.Module) -> bool:
 
 
 def numbers(config: Any) -> dict[Path, int]:
-    """Return the whole numbers of a config, and of the configs within it.
+    """Return the whole numbers of a config, of its lists and of the configs within it.
 
     >>> class Config:
     ...     def __init__(self, **said):
     ...         vars(self).update(said)
     ...     def to_dict(self):
     ...         return vars(self)
-    >>> numbers(Config(hidden_size=8, use_cache=True, text_config=Config(num_heads=2)))
-    {('hidden_size',): 8, ('text_config', 'num_heads'): 2}
+    >>> numbers(Config(widths=[8, 16], use_cache=True, text_config=Config(num_heads=2)))
+    {('widths[0]',): 8, ('widths[1]',): 16, ('text_config', 'num_heads'): 2}
     """
     found: dict[Path, int] = {}
     for name, value in vars(config).items():
-        if isinstance(value, int) and not isinstance(value, bool):
-            found[name,] = value
-        elif hasattr(value, "to_dict"):
+        if hasattr(value, "to_dict"):
             found |= {(name, *path): number for path, number in numbers(value).items()}
+            continue
+        listed = {f"{name}[{place}]": one for place, one in enumerate(value if isinstance(value, list | tuple) else ())}
+        for key, one in (listed or {name: value}).items():
+            if isinstance(one, int) and not isinstance(one, bool):
+                found[key,] = one
     return found
 
 
@@ -46,7 +49,13 @@ def set_numbers(config: Any, values: Mapping[Path, int]) -> None:
         part = config
         for owner in owners:
             part = getattr(part, owner)
-        setattr(part, name, value)
+        field, _, place = name.partition("[")
+        if place:
+            listed = list(getattr(part, field))
+            listed[int(place.rstrip("]"))] = value
+            setattr(part, field, listed)
+        else:
+            setattr(part, field, value)
 
 
 def with_numbers(config: Any, values: Mapping[Path, int]) -> Any:
