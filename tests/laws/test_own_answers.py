@@ -209,3 +209,21 @@ def test_the_command_needs_no_targets(tmp_path, monkeypatch) -> None:
     assert "whose slope is 0 as targets are the network's own answers" in str(refused.exception)
     refused = CliRunner().invoke(app, ["rank", *words[:3]])
     assert "one tensor for cross-entropy" in str(refused.exception)
+
+
+class Similarities(nn.Module):
+    """Each row beside all others, as CLIP gives them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        given = torch.relu(self.body(x))
+        return given @ given.T
+
+
+def test_answers_whose_sizes_follow_the_rows_are_refused_in_a_sentence() -> None:
+    for size in (5, 24):
+        with pytest.raises(sn.BadInputError, match="must be a network that answers each row by itself"):
+            sn.Task(Similarities(), "own-answers", torch.randn(12, 4), batch_size=size)

@@ -60,12 +60,24 @@ def attended(part: nn.Module, x: Tensor) -> Tensor:
     return part(x, x, x, need_weights=False)[0]
 
 
+def attended_with_weights(part: nn.Module, x: Tensor) -> Tensor:
+    return part(x, x, x)[0]
+
+
+def translated(part: nn.Module, x: Tensor) -> Tensor:
+    return part(x, x.flip(1))
+
+
 PARTS: dict[str, Callable[[], Net]] = {
     "LSTM, two layers": lambda: Net(nn.LSTM(6, 8, 2, batch_first=True), 6, 8, outputs),
     "GRU, both ways": lambda: Net(nn.GRU(6, 8, bidirectional=True, batch_first=True), 6, 16, outputs),
     "RNN, three layers both ways": lambda: Net(nn.RNN(6, 6, 3, bidirectional=True, batch_first=True), 6, 12, outputs),
     "LSTM that projects": lambda: Net(nn.LSTM(6, 8, 2, batch_first=True, proj_size=4), 6, 4, outputs),
     "attention": lambda: Net(nn.MultiheadAttention(8, 4, batch_first=True), 8, 8, attended),
+    "attention, weights asked for": lambda: Net(
+        nn.MultiheadAttention(12, 3, batch_first=True), 12, 12, attended_with_weights
+    ),
+    "encoder and decoder": lambda: Net(nn.Transformer(12, 3, 1, 1, 16, batch_first=True), 12, 12, translated),
     "attention across": lambda: Net(Crossing(), 6, 8, itself),
     "encoder": lambda: Net(
         nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), 2), 8, 8, itself
@@ -167,7 +179,7 @@ def test_what_is_tied_to_what_stays_is_said_or_nothing_can_go(caplog) -> None:
     torch.manual_seed(0)
     task = task_of(PARTS["encoder, norms first"]())
     with pytest.raises(
-        sn.NothingToRemoveError, match=r"'part\.self_attn' \(nn\.MultiheadAttention\) .* Say `tie='none'`"
+        sn.NothingToRemoveError, match=r"'part\.self_attn' \(nn\.MultiheadAttention\).* Say `tie='none'`"
     ):
         sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(1)], only="part.self_attn")
     with caplog.at_level(logging.WARNING):

@@ -90,10 +90,10 @@ def _ties(network: GatedNetwork, task: Task, options: Pruning) -> tuple[Tie, ...
     if not fixed:
         return ties
     names = " and ".join(by for tie in ties if tie.is_fixed for by in tie.by)
-    stay = f"neurons that {names} holds at one width with others that never go"
+    stay = f"their width is also that of others that never go ({names})"
     if len(fixed) == len(network.groups):
         raise NothingToRemoveError(
-            f"model must be a network with neurons that can be removed. Got one with nothing but {stay}. "
+            f"model must be a network with neurons that can be removed. Got one where no group can shrink: {stay}. "
             "Say `tie='none'`: the exported form, not the class, can hold what is left."
         )
     log.warning("%s stay whole: %s. `tie='none'` lets them go, without the class.", ", ".join(sorted(fixed)), stay)

@@ -89,8 +89,10 @@ class Facts:
             raise FixedWidthError(f"{error}{what_helps(self.task, self.network)}") from error.__cause__
         if has_config(smaller) and not mend_config(self.task.model, smaller, self.task.example_inputs):
             log.warning(
-                "The network's config cannot say its widths, so that from_pretrained will not load it. "
-                "`tie='config'` ties what a config says once; other sizes may do."
+                "The network's config cannot say its widths, so that from_pretrained will not load it. %s",
+                "Other sizes may do."
+                if self.config.search.tie == "config"
+                else "`tie='config'` ties what a config says once.",
             )
         return smaller
 

@@ -75,6 +75,7 @@ def new_attributes(
         found = {attribute: new for attribute, new in guessed if (type(module).__name__, attribute) not in spared}
         found |= dict(_named(module, lengths))
         found |= _of_convolution(module, lengths, found.get("groups"))
+        found |= _of_attention(name, module, kept)
         found = {attribute: value for attribute, value in found.items() if value != getattr(module, attribute)}
         if found:
             attributes[name] = found
@@ -148,6 +149,22 @@ def _of_convolution(module: nn.Module, lengths: Lengths, groups: int | None) -> 
     groups = module.groups if groups is None else groups
     one, other = ("in_channels", "out_channels") if module.transposed else ("out_channels", "in_channels")
     return {"groups": groups, one: lengths["weight", 0][1], other: lengths["weight", 1][1] * groups}
+
+
+def _of_attention(name: str, module: nn.Module, kept: Kept) -> dict[str, int]:
+    """Heads keep their width; what they give together is as long as what the module reads.
+
+    torch's own classes read these numbers where no graph shows it.
+    """
+    if not isinstance(module, nn.MultiheadAttention | nn.Transformer):
+        return {}
+    reads = "out_proj.weight" if isinstance(module, nn.MultiheadAttention) else "encoder.layers.0.linear1.weight"
+    places = kept.get(f"{name}.{reads}" if name else reads, {}).get(1)
+    if places is None:
+        return {}
+    if isinstance(module, nn.Transformer):
+        return {"d_model": len(places)}
+    return {"embed_dim": len(places), "num_heads": len(places) // module.head_dim}
 
 
 def _guessed(module: nn.Module, changes: Changes) -> Iterator[tuple[str, Any]]:

@@ -267,7 +267,7 @@ def _answered(
         loss = replace(loss, reads=reads)
         said = of_own_answers(loss, loss.read(outputs), key, first.inputs)
         answered = {
-            role: replace(data, answers=joined([
+            role: replace(data, answers=_joined_answers([
                 answers_of(loss.read(_outputs(model, batch, role))) for batch in data.batches()]))
             for role, data in roles.items()
         }  # fmt: skip
@@ -398,13 +398,27 @@ def _check_apart(model: nn.Module, rows: Batch, outputs: Any) -> None:
         return
     inputs = rows.inputs
     parts = [_outputs(model, Batch(given, rows.targets), "calibration") for given in (inputs[:cut], inputs[cut:])]
-    if not are_alike(outputs, joined(parts)):
-        raise BadInputError(
-            "model",
-            "a network that answers each row by itself",
-            f"other answers to {cut} rows alone than to the same rows among {len(rows)}",
-            "Look for a sum, a mean, a sort or a softmax over the first axis.",
-        )
+    if not are_alike(outputs, _joined_answers(parts)):
+        raise _mixes_rows(f"other answers to {cut} rows alone than to the same rows among {len(rows)}")
+
+
+def _joined_answers(parts: Sequence[Any]) -> Any:
+    """The answers to several batches as one.
+
+    Raises:
+        BadInputError: their sizes follow the number of rows.
+    """
+    sizes = {str([tuple(one.shape[1:]) for one in tensors_of(part)]) for part in parts}
+    if len(sizes) > 1:
+        raise _mixes_rows(f"answers of other sizes for other numbers of rows, {' and '.join(sorted(sizes))}")
+    return joined(parts)
+
+
+def _mixes_rows(got: str) -> BadInputError:
+    return BadInputError(
+        "model", "a network that answers each row by itself", got,
+        "Look for a sum, a mean, a sort, a softmax or a product over the first axis.",
+    )  # fmt: skip
 
 
 def _check_loss(loss: Loss, outputs: Any, targets: Any) -> None:

@@ -104,8 +104,11 @@ def _by_letter(call: Call, ways: list[Way], letters: list[str], out: str) -> dic
 
 
 def _home(slot: Tensor, names: str, letters: Sequence[str], out: str) -> int:
-    """The axis on which a slot's neurons live: a shared one, else one that is summed over, else its last."""
-    axes = varying(slot)
+    """The axis on which a slot's neurons live: a shared one, else one that is summed over, else its last.
+
+    Labels that vary along no axis (a product with one number) lie on the last.
+    """
+    axes = varying(slot) or (slot.dim() - 1,)
     shared = [axis for axis in axes if names[axis] in out and sum(names[axis] in other for other in letters) > 1]
     summed = [axis for axis in axes if names[axis] not in out]
     return (shared or summed or list(axes))[-1]
