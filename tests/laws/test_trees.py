@@ -3,7 +3,8 @@
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -388,3 +389,28 @@ def test_truth_values_stay_truth_values_for_a_loss_of_ones_own_and_are_classes_e
     for loss in ("cross-entropy", nn.CrossEntropyLoss(label_smoothing=0.1)):
         of_truth, of_classes = (sn.rank(sn.Task(model, loss, (rows, one))) for one in (same, same.long()))
         assert of_truth == of_classes
+
+
+class Pair(NamedTuple):
+    left: Tensor
+    right: Tensor
+
+
+class OfAPair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.last = nn.Linear(6, 12), nn.Linear(12, 3)
+
+    def forward(self, pair):
+        return self.last(torch.relu(self.body(pair.left - pair.right)))
+
+
+def test_a_container_of_ones_own_as_an_argument_prunes_but_cannot_be_written(tmp_path: Path) -> None:
+    rows = {"pair": Pair(torch.randn(12, 6), torch.randn(12, 6)), "labels": torch.arange(12) % 3}
+    task = sn.Task(OfAPair(), "cross-entropy", rows)
+    run = sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(4)])
+    assert type(run.model) is OfAPair
+    for write in (lambda: run.save(tmp_path / "a"), lambda: sn.prune(task, "magnitude", out=tmp_path / "a")):
+        with pytest.raises(sn.BadInputError, match=r"container of one's own. Got 'Pair'\. Let forward take a tuple"):
+            write()
+    assert not (tmp_path / "a").exists()

@@ -25,7 +25,7 @@ from shrinknet.run.noise import check_slopes
 from shrinknet.run.options import Pruning
 from shrinknet.run.own_class import foretell
 from shrinknet.run.run import Run
-from shrinknet.run.written import under_way, with_threads_of, write_end, write_start
+from shrinknet.run.written import check_containers, under_way, with_threads_of, write_end, write_start
 from shrinknet.search.goals import Goal
 from shrinknet.search.guards import Guard, check_ways
 from shrinknet.search.methods import Choose
@@ -61,6 +61,8 @@ def search(task: Task, options: Pruning) -> Run:
     if not options.whole_curve:
         check_reachable(goals, start.measures, network, limits, ships.costs, ships.least, ships.held_by)
     config = options.written(task, limits.ties)
+    if options.out is not None:
+        check_containers(task.example_inputs)
     folder = None if options.out is None else RunFolder.create(options.out, config.content, resume=options.resume)
     shards = None if folder is None else folder.path / "shards"
     with under_way(folder), scored_by(task, options, shards) as score:

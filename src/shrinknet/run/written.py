@@ -1,5 +1,6 @@
 """What is written of a run: its folder, its exported files, its page."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch.utils._pytree import tree_structure
 
 from shrinknet.core.disk import writing
 from shrinknet.core.errors import BadInputError
@@ -25,6 +27,7 @@ from shrinknet.run.facts import Facts, Shipped
 from shrinknet.run.remade import architecture
 from shrinknet.surgery.remove import cut_graph, kept_indices
 from shrinknet.task.task import Task
+from shrinknet.task.trees import Inputs, call_of
 
 MOST_THREADS = 256
 
@@ -54,6 +57,24 @@ def under_way(folder: RunFolder | None) -> Iterator[None]:
         return
     with folder.held(), with_threads_of(folder.path):
         yield
+
+
+def check_containers(inputs: Inputs) -> None:
+    """Whoever opens a run's files need not have the user's classes: a call is made of tuples, lists and mappings.
+
+    Raises:
+        BadInputError: forward takes a container of another class.
+    """
+    waiting = [tree_structure(call_of(inputs))]
+    while waiting:
+        spec = waiting.pop()
+        if spec.type not in (None, tuple, list, dict, OrderedDict):
+            name = getattr(spec.context, "__name__", spec.type.__name__)
+            raise BadInputError(
+                "out", "left out where forward takes a container of one's own", repr(name),
+                "Let forward take a tuple, a list or a mapping.",
+            )  # fmt: skip
+        waiting += spec.children()
 
 
 def write_artefact(folder: RunFolder, shipped: Shipped) -> str:
@@ -147,6 +168,7 @@ def framed(run: Facts) -> str:
 
 def save(run: Facts, out: str | Path, *, resume: bool = False, **changed: object) -> RunFolder:
     """Write the run into a new folder and return it: see `Run.save`."""
+    check_containers(run.task.example_inputs)
     folder = RunFolder.create(out, {**run.config.content, **changed}, resume=resume)
     with folder.held():
         write_start(folder, run.task, run.network.trace)
