@@ -414,3 +414,14 @@ def test_a_container_of_ones_own_as_an_argument_prunes_but_cannot_be_written(tmp
         with pytest.raises(sn.BadInputError, match=r"container of one's own. Got 'Pair'\. Let forward take a tuple"):
             write()
     assert not (tmp_path / "a").exists()
+
+
+class AnyName(OfAPair):
+    def forward(self, left, **others):
+        return self.last(torch.relu(self.body(left - others["right"])))
+
+
+def test_a_forward_of_other_names_is_told_to_name_them() -> None:
+    rows = {"left": torch.randn(12, 6), "right": torch.randn(12, 6), "labels": torch.arange(12) % 3}
+    with pytest.raises(sn.BadInputError, match=r"Let forward name its arguments in place of \*\*kwargs\."):
+        sn.rank(sn.Task(AnyName(), "cross-entropy", rows), "magnitude")

@@ -21,6 +21,13 @@ REMEDIES = {
 }
 """What to write in place of calls that decide sizes by values."""
 
+SAID = {
+    "Constraints violated": "Write x.shape[0] in place of len(x) and int(...), and -1 where a view names the samples.",
+    "cache_utils": "Say model.config.use_cache = False: keys and values that are kept are no outputs to compare.",
+    "provide a tree_name": "Let forward name its arguments in place of **kwargs.",
+}
+"""What to do about what torch.export says: a size was asked for as a number, a language model keeps what it read ..."""
+
 
 def line_of(error: BaseException) -> str:
     """Return the innermost line of the user's own code that an error went through; "" where it went through none."""
@@ -41,7 +48,7 @@ def _words(file: str, line: int, function: str, text: str) -> str:
 
 
 def remedy_for(line: str, otherwise: str, error: BaseException | None = None) -> str:
-    """Return what to write in place of the call that a line makes, where that is known.
+    """Return what to write in place of the call that a line makes, or against what torch said, where that is known.
 
     Args:
         line: of the user's own code.
@@ -55,4 +62,5 @@ def remedy_for(line: str, otherwise: str, error: BaseException | None = None) ->
     values = [one for frame, _ in traceback.walk_tb(raised) for one in frame.f_locals.values()]
     if any(isinstance(one, PackedSequence) for one in values):
         return PADDED
-    return next((do for name, do in REMEDIES.items() if f"{name}(" in line), otherwise)
+    said = (do for text, do in SAID.items() if text in str(error))
+    return next(said, next((do for name, do in REMEDIES.items() if f"{name}(" in line), otherwise))

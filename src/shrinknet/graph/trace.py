@@ -174,10 +174,6 @@ def export_program(
         if "data-dependent" in str(error) or type(error).__name__ == "GuardOnDataDependentSymNode":
             raise _decides_by_values("one that decides by values what it computes", line) from error
         do = "Export it yourself with dynamic_shapes=({0: Dim('batch')},) to see torch's full explanation."
-        if "Constraints violated" in str(error):  # a size was asked for as a number
-            do = "Write x.shape[0] in place of len(x) and int(...), and -1 where a view names the number of samples."
-        elif "cache_utils" in str(error):  # a language model of transformers' that keeps what it has read
-            do = "Say model.config.use_cache = False: keys and values that are kept are no outputs to compare."
         raise BadInputError(
             "model",
             "a network that torch.export can follow with a free number of samples",
