@@ -1,5 +1,6 @@
 """What the documentation says is true: its code runs, its commands run in their order, no criterion lacks a page."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -106,11 +107,11 @@ def test_contributing_holds_a_whole_criterion(type_command, folder) -> None:
     assert "--first must be used with ablation, unclipped. Got --criterion answering" in " ".join(refused.err.split())
 
 
-def of_contributing(base: str) -> str:
-    """The whole file that CONTRIBUTING.md shows of a class with that base, ten lines of code at most."""
+def of_contributing(base: str, most: int = 10) -> str:
+    """The whole file that CONTRIBUTING.md shows of a class with that base, of so many lines of code at most."""
     (code,) = (block for block in blocks(ROOT / "CONTRIBUTING.md", " *python") if f"({base})" in block)
     code = textwrap.dedent(code)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    assert len([line for line in code.splitlines() if line.strip()]) <= most
     return code
 
 
@@ -144,6 +145,19 @@ def test_contributing_holds_a_whole_metric_and_a_whole_goal(type_command, folder
     after = run.ending().after
     assert after.costs.macs <= MillionMacs("0.001").budget == 1000 < run.history()[-2].measures.costs.macs
     assert list(after.metrics) == ["accuracy", "margin"]
+
+
+def test_contributing_holds_a_whole_exporter(type_command, folder) -> None:
+    """As it stands its file is made within a budget, forecast to the byte, run by numpy, and verified."""
+    (folder / "exporter_of_contributing.py").write_text(of_contributing("Exporter", 60))
+    words = ("--weights", "weights.safetensors", "--data", "data.npz", "--criterion", "magnitude", "--out", "npz")
+    typed = ("--to", "exporter_of_contributing:DenseNpz", "--flash", "4KiB")
+    said = type_command("prune", "nets_of_a_stranger:build", *words, *typed)
+    assert said.status == 0, said.err
+    manifest = json.loads((folder / "npz/artefacts/model.npz.json").read_text())
+    size = (folder / "npz/artefacts/model.npz").stat().st_size
+    assert manifest["num_bytes"] == manifest["forecast_bytes"] == size <= 4096
+    assert type_command("verify", "npz", "--trust").status == 0
 
 
 def test_every_criterion_has_a_page_of_theory_and_stands_in_the_table() -> None:
