@@ -331,3 +331,11 @@ def test_ctc_is_ablated_and_has_slopes_and_second_derivatives_are_refused_in_a_s
             sn.BadInputError, match=r"must be one whose derivatives torch has, .* Got derivative for aten::_ctc"
         ):
             sn.rank(task, criterion)
+
+
+def test_whole_numbers_are_numbers_where_a_loss_compares_numbers() -> None:
+    rows, labels = torch.randn(12, 4), torch.randint(0, 2, (12, 3))
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    loss = nn.BCEWithLogitsLoss(weight=torch.tensor([1.0, 2.0, 0.5]))
+    whole, floating = (sn.rank(sn.Task(model, loss, (rows, one))) for one in (labels, labels.float()))
+    assert whole == floating

@@ -112,7 +112,7 @@ class TorchLoss:
         return [name for name in self.names if not name.startswith("target")]
 
     def _given(self, outputs: Any, targets: Any) -> dict[str, Tensor]:
-        """The arguments by their names, those of floating numbers in the precision of the first output."""
+        """The arguments by their names, floating numbers (and what they are compared with) in the first output's type."""
         said, wanted, places = tensors_of(outputs), tensors_of(targets), self._of_outputs
         given = dict(zip(places, said, strict=False))
         rest = [name for name in self.names if name not in given]
@@ -123,7 +123,10 @@ class TorchLoss:
                 "Give targets for what is no output, or say by `output` which output is meant.",
             )  # fmt: skip
         given |= zip(rest, wanted, strict=True)
-        return {name: _like(said[0])(given[name]) for name in self.names}
+        found = {name: _like(said[0])(given[name]) for name in self.names}
+        if SAME_NUMBERS.get(self.kind, "cross-entropy") != "cross-entropy":  # a 0 or 1, or a count, is a number there
+            found["target"] = found["target"].to(said[0].dtype)
+        return found
 
     def _elements(self, first: Tensor, arguments: list[Tensor]) -> Tensor:
         """The loss's own values; weights are brought to the precision and the device of the outputs."""
