@@ -112,7 +112,7 @@ class TorchLoss:
         return [name for name in self.names if not name.startswith("target")]
 
     def _given(self, outputs: Any, targets: Any) -> dict[str, Tensor]:
-        """The arguments by their names, floating numbers (and what they are compared with) in the first output's type."""
+        """The arguments by their names; numbers, and what they are compared with, in the first output's type."""
         said, wanted, places = tensors_of(outputs), tensors_of(targets), self._of_outputs
         given = dict(zip(places, said, strict=False))
         rest = [name for name in self.names if name not in given]
