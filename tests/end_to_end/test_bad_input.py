@@ -22,7 +22,7 @@ def bad(folder):
     (folder / "text.pt2").write_text("not a network")
     (folder / "truncated.npz").write_bytes((folder / "data.npz").read_bytes()[:5000])
     (folder / "truncated.safetensors").write_bytes((folder / "weights.safetensors").read_bytes()[:500])
-    (folder / "net.onnx").write_bytes(b"something else")
+    (folder / "net.h5").write_bytes(b"something else")
     torch.save(torch.nn.Linear(2, 2), folder / "whole.pt")
     (folder / "pickled.npz").write_bytes(b"")
     np.savez(folder / "pickled.npz", inputs=arrays["inputs"], targets=np.array([{"a": 1}] * len(arrays["inputs"])))
@@ -56,7 +56,7 @@ CASES = {
                         "--weights must be a file that exists. Got 'no.safetensors'."),
     "truncated model": (("rank", "truncated.pt2", *DATA), "MODEL must be a .pt2 file written by torch.export.save. Got 'trunc"),
     "model of another kind": (("rank", "text.pt2", *DATA), "MODEL must be a .pt2 file written by torch.export.save. Got 'text"),
-    "model of another ending": (("rank", "net.onnx", *DATA), "MODEL must be a .pt2 file or package.module:factory. Got 'net.onnx'."),
+    "model of another ending": (("rank", "net.h5", *DATA), "MODEL must be a .pt2 file, an .onnx file or package.module:factory. Got 'net.h5'."),
     "truncated data": (("rank", *FACTORY, "--data", "truncated.npz"), "--data must be an .npz file of plain arrays. Got 'trunc"),
     "truncated weights": (("rank", FACTORY[0], "--weights", "truncated.safetensors", *DATA),
                           "--weights must be a .safetensors file. Got 'truncated.safetensors', which cannot be read"),

@@ -2,9 +2,9 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 pytest.importorskip("cpu_torchvision", reason="torchvision is not there", exc_type=ImportError)
 pytest.importorskip("transformers")
@@ -12,6 +12,7 @@ pytest.importorskip("transformers")
 from kinds import KINDS, Kind
 from walking import walk
 
+ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = {row["name"]: row for row in json.loads((ROOT / "benchmarks/results/walk.json").read_text())["kinds"]}
 
 

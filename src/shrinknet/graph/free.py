@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
-from torch.utils._sympy.numbers import int_oo
 
 from shrinknet.core.errors import BadInputError
 from shrinknet.graph.rewrite import fake_mode_of
@@ -87,6 +86,8 @@ def _bounds(program: ExportedProgram, name: str, axis: int, size: Any) -> tuple[
             "Name every input of that length, take an example of at least 2 there, and write no size into forward.",
         )  # fmt: skip
     found = program.range_constraints.get(size.node.expr)
+    from torch.utils._sympy.numbers import int_oo  # sympy changes the filters of warnings where it is imported
+
     lower, upper = (2, int_oo) if found is None else (found.lower, found.upper)
     return max(2, int(lower)), None if upper == int_oo else int(upper)
 

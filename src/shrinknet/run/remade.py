@@ -51,7 +51,7 @@ def remade(spec: str, stored: nn.Module, config: Mapping[str, Any] | None = None
 
 
 def trusted(said: Mapping[str, Any], model: object, stored: nn.Module) -> nn.Module | None:
-    """Make the network that a trusted folder names; None, with a word on it, where its class wants arguments.
+    """Make the network that a trusted folder names; None where its class wants arguments.
 
     Args:
         said: see `architecture`.
@@ -64,7 +64,13 @@ def trusted(said: Mapping[str, Any], model: object, stored: nn.Module) -> nn.Mod
     if spec is None:
         return None
     try:
-        return remade(str(spec), stored, said.get("config") if model is None else None)
+        made = remade(str(spec), stored, said.get("config") if model is None else None)
     except BadInputError as error:
         log.warning("The exported network stands in for the model's own class. %s", error)
         return None
+    parameters = dict(stored.named_parameters(remove_duplicate=False))
+    if {name: one.shape for name, one in parameters.items()} != {
+        name: one.shape for name, one in made.named_parameters(remove_duplicate=False) if name in parameters
+    }:
+        return None  # a class such as nn.Sequential, which is nothing without its arguments
+    return made
