@@ -18,8 +18,7 @@ def blocks(language: str) -> list[str]:
 
 def test_the_python_of_the_readme_runs(tmp_path) -> None:
     code = (
-        "import numpy\n"
-        + "\n".join(blocks("python"))
+        "\n".join(blocks("python"))
         + """
 assert (run.is_met, run.measures.costs.flash_bytes <= 12 * 1024) == (True, True)
 assert small[0].out_features < 64

@@ -64,3 +64,14 @@ def test_every_goal_and_guard_can_be_typed() -> None:
     for name, (text, expected) in TYPED.items():
         assert kinds[name].typed(text) == expected
     assert sn.RemovedNeurons.typed("60%") == sn.RemovedFraction(0.6)
+
+
+def test_a_goal_that_inherits_goes_on_wanting_what_it_wanted() -> None:
+    """Beside a budget on an artefact every goal is asked what the forecast must reach next."""
+
+    class Half(sn.Goal):
+        def reached(self, start, now):
+            return now.costs.num_parameters <= start.costs.num_parameters / 2
+
+    assert Half().tightened(Half(), None, None) is not None
+    assert Half().neurons_left(None, None) is None
