@@ -268,3 +268,16 @@ def test_runs_of_an_older_version_show_their_accuracy(tmp_path) -> None:
            "validation_accuracy": "", **dict.fromkeys(costs, "1"), "seconds": "0.1", "check": ""}  # fmt: skip
     assert steps_of([row])[0].measures.metrics == {}
     assert steps_of([{**row, "validation_accuracy": "0.5"}])[0].measures.metrics == {"accuracy": 0.5}
+
+
+def test_a_class_that_gives_one_number_for_a_batch_is_refused_as_a_function_is() -> None:
+    class OfTheBatch(sn.Metric):
+        name = "of-the-batch"
+
+        def each(self, outputs, targets):
+            return outputs.mean()
+
+    metric = OfTheBatch()
+    metric.reset()
+    with pytest.raises(sn.BadInputError, match=r"shape \[\] from 'of-the-batch'"):
+        metric.update(torch.randn(6, 3), torch.arange(6) % 3)

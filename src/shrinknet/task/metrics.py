@@ -49,8 +49,19 @@ class Metric:
         self.total, self.count = 0.0, 0
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Take the rows of a batch in."""
-        self.add(self.each(outputs, targets))
+        """Take the rows of a batch in.
+
+        Raises:
+            BadInputError: there is not one number for each row: the figure would follow the size of batches.
+        """
+        values = self.each(outputs, targets)
+        if values.shape != (num_rows(outputs),):
+            do = "Average over all but the rows; what is no mean over rows has update, compute and reset."
+            came = f"shape {list(values.shape)} from {self.name!r}"
+            raise BadInputError(
+                "metrics", f"functions that give one number for each row, shape [{num_rows(outputs)}]", came, do
+            )
+        self.add(values)
 
     def add(self, values: Tensor) -> None:
         """Take in what the mean is of."""
@@ -391,14 +402,7 @@ class _Function(Metric):
         self.name = getattr(function, "__qualname__", type(function).__name__).replace("<lambda>", "metric")  # type: ignore[misc]
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        values = torch.as_tensor(self.function(outputs, targets))
-        if values.shape != (num_rows(outputs),):
-            do = "Average over all but the rows; what is no mean over rows has update, compute and reset."
-            came = f"shape {list(values.shape)} from {self.name!r}"
-            raise BadInputError(
-                "metrics", f"functions that give one number for each row, shape [{num_rows(outputs)}]", came, do
-            )
-        return values
+        return torch.as_tensor(self.function(outputs, targets))
 
 
 def _ours(module: ModuleType) -> Iterator[Any]:
