@@ -108,6 +108,8 @@ def test_a_file_of_several_tensors_is_proven_named_and_opens_again(name: str, ki
     for one, expected in zip(found, tensors_of(called(run.model, rows)), strict=True):
         assert torch.allclose(one, expected, atol=1e-5)
     again = sn.load(tmp_path / "run", data=[ROWS[name]], loss=LOSSES[name])
+    assert (again.artefact, again.summary()) == (manifest, run.summary())
+    assert again.shipped == run.shipped
     anew = again.export(kind, tmp_path / "again")
     assert (anew.inputs, anew.outputs) == (manifest.inputs, manifest.outputs)
     assert kind == "pt2" or anew.sha256 == manifest.sha256  # a .pt2 file says in whose modules its nodes stand

@@ -73,5 +73,6 @@ def test_a_goal_that_inherits_goes_on_wanting_what_it_wanted() -> None:
         def reached(self, start, now):
             return now.costs.num_parameters <= start.costs.num_parameters / 2
 
-    assert Half().tightened(Half(), None, None) is not None
-    assert Half().neurons_left(None, None) is None
+    wanted, costs = Half(), measures().costs
+    assert wanted.tightened(wanted, costs, costs) is wanted
+    assert wanted.neurons_left(measures(), measures()) is None

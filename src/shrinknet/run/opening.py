@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from shrinknet.compensation.compensate import compensation_of
-from shrinknet.core.config import RunConfig
+from shrinknet.core.config import WEIGHTS, RunConfig
 from shrinknet.core.errors import BadInputError, RunFolderError
 from shrinknet.core.folder import RunFolder, whole
 from shrinknet.core.named import is_import_path
@@ -19,7 +19,7 @@ from shrinknet.export.artefact import Artefact
 from shrinknet.graph.trace import named_tensors
 from shrinknet.loading.data import ROLES, load_data
 from shrinknet.loading.models import load_model
-from shrinknet.run.facts import finish
+from shrinknet.run.facts import Shipped, finish
 from shrinknet.run.family import portions_of
 from shrinknet.run.remade import remade, trusted
 from shrinknet.run.run import Run
@@ -132,7 +132,16 @@ def reopened(folder: RunFolder, task: Task) -> Run:
     measures = measure(task, masked, lambda trace, present: end.after.costs)
     run = finish(Run, task, masked, history, plan, measures, end.reason, end.is_met, config, ships, ship=False)
     _check_belongs(folder, run)
-    return replace(run, folder=folder, unfit=folder.read_json("plan.json").get("fixed_width"))
+    unfit = folder.read_json("plan.json").get("fixed_width")
+    return replace(run, folder=folder, unfit=unfit, shipped=_shipped(folder, asked.kind))
+
+
+def _shipped(folder: RunFolder, kind: str) -> Shipped | None:
+    """The artefact that the run was made for; None where that is the weights file."""
+    manifest = folder.manifest()
+    if manifest is None or kind == WEIGHTS:
+        return None
+    return Shipped((folder.path / "artefacts" / Path(manifest.file).name).read_bytes(), manifest)
 
 
 def _check_belongs(folder: RunFolder, run: Run) -> None:
