@@ -63,5 +63,5 @@ def test_time_is_work_over_rates_shared_by_workers() -> None:
 
 def test_a_criterion_that_the_model_does_not_know_is_one_sentence() -> None:
     network = network_of(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)), (6,))
-    with pytest.raises(sn.BadInputError, match=r"^criterion must be one that the cost model knows"):
+    with pytest.raises(sn.BadInputError, match=r"^criterion must be one that says what it costs"):
         ranking_work(network, "taylor-2-diagonal", 10)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from shrinknet.core.records import Group
-from shrinknet.criteria.base import Criterion, Statistics, over_candidates
+from shrinknet.criteria.base import Cost, Criterion, Statistics, over_candidates
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.replay import Replay
 from shrinknet.task.data import Batch
@@ -23,6 +23,10 @@ class Ablation(Criterion):
     splits_by_group = True
     can_race = True
     foresees_refits = True
+
+    def cost(self, network: GatedNetwork) -> Cost:
+        """Return what one ranking costs."""
+        return Cost(replays=1)
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed rise of the loss over the batch."""

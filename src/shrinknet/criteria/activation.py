@@ -2,7 +2,7 @@
 
 import torch
 
-from shrinknet.criteria.base import Criterion, Statistics
+from shrinknet.criteria.base import Cost, Criterion, Statistics
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.task.data import Batch
 
@@ -17,6 +17,10 @@ class Activation(Criterion):
 
     name = "activation"
     unit = "mean |activation|"
+
+    def cost(self, network: GatedNetwork) -> Cost:
+        """Return what one ranking costs."""
+        return Cost()
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed sizes of what is read."""

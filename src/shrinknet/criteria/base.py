@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from inspect import signature
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Group
@@ -42,6 +43,25 @@ class Again:
 
 Look = Callable[[Any], Iterable[tuple[int, Statistics]]]
 """Given the state to observe with: the number of samples and the statistics of each batch, in order."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one ranking costs for each sample, in passes.
+
+    Attributes:
+        forward: how many forward passes.
+        backward: how many backward passes from the loss to the gates.
+        replays: for every neuron that is still there, how many times what lies downstream of its readers.
+        replayed: the groups whose neurons are replayed; all, where it is None.
+        behind: how many backward passes to the gates begin at a value, instead of the loss.
+    """
+
+    forward: int = 1
+    backward: int = 0
+    replays: int = 0
+    replayed: tuple[Group, ...] | None = None
+    behind: Mapping[Node, int] = field(default_factory=dict)
 
 
 class Criterion:
@@ -89,6 +109,10 @@ class Criterion:
     def conclude(self, state: Any, sums: Sums) -> "Statistics | Again":
         """Turn the sums over all samples into scores, one for each neuron of each group; or look `Again`."""
         return mean_over_samples(sums)
+
+    def cost(self, network: GatedNetwork) -> Cost | None:
+        """Return what one ranking costs; None where nobody has counted."""
+        return None if self.needs_data else Cost(forward=0)
 
     @property
     def needs_data(self) -> bool:

@@ -1,6 +1,6 @@
 """Empirical Fisher: the squared slope of the loss in the gate."""
 
-from shrinknet.criteria.base import Criterion, Statistics
+from shrinknet.criteria.base import Cost, Criterion, Statistics
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.task.data import Batch
 
@@ -17,6 +17,10 @@ class EmpiricalFisher(Criterion):
     name = "empirical-fisher"
     follows_slopes = True
     needs_each_sample = True
+
+    def cost(self, network: GatedNetwork) -> Cost:
+        """Return what one ranking costs."""
+        return Cost(backward=1)
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return half the summed squares of each sample's slope."""

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from shrinknet.core.records import Group
-from shrinknet.criteria.base import Criterion, Statistics, over_candidates
+from shrinknet.criteria.base import Cost, Criterion, Statistics, over_candidates
 from shrinknet.engine.derivatives import in_chunks, slope_and_gauss_newton
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.replay import Replay
@@ -22,6 +22,10 @@ class GaussNewton(Criterion):
 
     name = "gauss-newton"
     splits_by_group = True
+
+    def cost(self, network: GatedNetwork) -> Cost:
+        """Return what one ranking costs."""
+        return Cost(replays=3)
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed estimates over the batch."""

@@ -4,7 +4,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from shrinknet.core.records import Group
-from shrinknet.criteria.base import Criterion, Statistics, over_candidates
+from shrinknet.criteria.base import Cost, Criterion, Statistics, over_candidates
 from shrinknet.engine.derivatives import curvatures_by_output, elements_of, in_chunks, slope_and_curvature
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.replay import Replay
@@ -32,6 +32,13 @@ class Taylor2(Criterion):
     """
 
     name = "taylor-2"
+
+    def cost(self, network: GatedNetwork) -> Cost:
+        """Return what one ranking costs: both kinds of neurons."""
+        bends = {group: bend_of(network, group) for group in network.groups}
+        behind = {bend: elements_of(bend) for bend in bends.values() if bend is not None}
+        replayed = tuple(group for group, bend in bends.items() if bend is None)
+        return Cost(1 + len(behind), replays=REPLAYS + 3, replayed=replayed, behind=behind)
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed estimates over the batch."""

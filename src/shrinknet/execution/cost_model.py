@@ -16,9 +16,8 @@ from torch.fx import Node
 
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Group
-from shrinknet.criteria.taylor_2 import REPLAYS, bend_of
+from shrinknet.criteria.base import Cost, find_criterion
 from shrinknet.engine.closed_form import closed_form
-from shrinknet.engine.derivatives import elements_of
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.program import Program
 from shrinknet.engine.replay import CHUNK_ELEMENTS, keep_freed_memory, samples_at_once
@@ -97,45 +96,63 @@ def replay_work(network: GatedNetwork, group: Group) -> Work:
     return readers + _work_of(network, path.replayed) + _loss_work(network)
 
 
-def ranking_work(network: GatedNetwork, criterion: str, num_samples: int) -> Work:
+def ranking_work(network: GatedNetwork, criterion: object, num_samples: int) -> Work:
     """Return the work of scoring every neuron that is still there.
 
     Raises:
-        BadInputError: the model does not know the criterion.
+        BadInputError: nobody has counted what the criterion costs.
     """
-    forward = forward_work(network)
-    back_and_forth = forward + _behind_gates(network).times(BACKWARD)
-    alive = {group: len(network.alive(group)) for group in network.groups}
-    replays = {group: replay_work(network, group).times(count) for group, count in alive.items()}
-    all_replays = sum(replays.values(), Work())
-    by_name: dict[str, Callable[[], Work]] = {
-        "ablation": lambda: forward + all_replays,
-        "gauss-newton": lambda: forward + all_replays.times(3),
-        "taylor-1": lambda: back_and_forth,
-        "empirical-fisher": lambda: back_and_forth,
-        "taylor-2": lambda: _taylor_2_work(network, replays),
-        "activation": lambda: forward,
-        "magnitude": Work,
-        "random": Work,
-    }
-    if criterion not in by_name:
-        allowed = f"one that the cost model knows ({', '.join(by_name)})"
-        raise BadInputError("criterion", allowed, repr(criterion), "Time it on a part of the data instead.")
-    return by_name[criterion]().times(num_samples)
+    cost = cost_of(network, criterion)
+    return (_passes_work(network, cost) + _replays_work(network, cost)).times(num_samples)
 
 
-def run_work(network: GatedNetwork, criterion: str, num_samples: int, num_removals: int) -> Work:
-    """Return the work of removing so many neurons one by one, ranked again after each (Algorithm 2).
+def cost_of(network: GatedNetwork, criterion: object) -> Cost:
+    """Return what a ranking costs, in passes.
 
-    What is there falls in a straight line from all to what is left. Passes are kept, so that only the first ranking by
-    ablation begins with a forward pass; what the removals between change is little beside what their candidates do.
+    Raises:
+        BadInputError: nobody has counted.
     """
-    ranking, pass_once = ranking_work(network, criterion, num_samples), Work()
-    if criterion == "ablation":
-        pass_once = forward_work(network).times(num_samples)
-        ranking += pass_once.times(-1)
+    rule = find_criterion(criterion)
+    cost = rule.cost(network)
+    if cost is None:
+        allowed = "one that says what it costs, such as ablation or taylor-1"
+        raise BadInputError("criterion", allowed, repr(rule.name), "Time it on a part of the data instead.")
+    return cost
+
+
+def run_work(network: GatedNetwork, criterion: object, num_samples: int, num_removals: int, step: int = 1) -> Work:
+    """Return the work of removing so many neurons, `step` at a time, ranked again after each step (Algorithm 2).
+
+    What is there falls in a straight line from all to what is left. Passes that are replayed are kept, so that only the
+    first ranking begins with a forward pass; what the removals between change is little beside what candidates do.
+    """
+    cost, num_steps = cost_of(network, criterion), -(-num_removals // step)
     mean_share = 1 - (num_removals - 1) / (2 * network.trace.num_neurons)
-    return pass_once + ranking.times(num_removals * mean_share)
+    num_passes = 1 if cost.replays else num_steps
+    replays = _replays_work(network, cost).times(num_steps * mean_share)
+    return (_passes_work(network, cost).times(num_passes) + replays).times(num_samples)
+
+
+def _passes_work(network: GatedNetwork, cost: Cost) -> Work:
+    """Passes through the whole network, forward and back."""
+    forward = forward_work(network)
+    work = forward.times(cost.forward)
+    if cost.backward:
+        work += _behind_gates(network).times(BACKWARD * cost.backward)
+    for value, count in cost.behind.items():
+        work += _behind_gates(network, value).times(BACKWARD * count)
+        work += Work(count**2 * network.trace.num_neurons, 0)
+    return work
+
+
+def _replays_work(network: GatedNetwork, cost: Cost) -> Work:
+    """What lies downstream of each neuron that is still there."""
+    if not cost.replays:
+        return Work()
+    groups = network.groups if cost.replayed is None else cost.replayed
+    return sum(
+        (replay_work(network, group).times(len(network.alive(group)) * cost.replays) for group in groups), Work()
+    )
 
 
 def measured_rates(network: GatedNetwork) -> Rates:
@@ -155,7 +172,7 @@ def measured_rates(network: GatedNetwork) -> Rates:
 
 
 def forecast(
-    network: GatedNetwork, criterion: str, num_samples: int, rates: Rates, *, workers: int = 1, removals: int = 0
+    network: GatedNetwork, criterion: object, num_samples: int, rates: Rates, *, workers: int = 1, removals: int = 0
 ) -> Forecast:
     """Say what scoring will cost: one ranking, or a run of so many removals.
 
@@ -220,16 +237,6 @@ def _loss_work(network: GatedNetwork) -> Work:
 def _judged(program: Program) -> tuple[Node, ...]:
     """What the loss is given."""
     return program.outputs_of if program.output is program.end else (program.output,)
-
-
-def _taylor_2_work(network: GatedNetwork, replays: dict[Group, Work]) -> Work:
-    """A backward pass for each element of what stands between neurons and loss; replays for the others."""
-    forward, bends = forward_work(network), {group: bend_of(network, group) for group in network.groups}
-    work = sum((replays[group].times(REPLAYS + 3) for group, bend in bends.items() if bend is None), forward)
-    for bend in {bend for bend in bends.values() if bend is not None}:
-        work += forward + _behind_gates(network, bend).times(BACKWARD * elements_of(bend))
-        work += Work(elements_of(bend) ** 2 * network.trace.num_neurons, 0)
-    return work
 
 
 def _bytes_of(node: Node) -> int:

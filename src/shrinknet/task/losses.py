@@ -12,6 +12,7 @@ from shrinknet.core.registry import Registry
 from shrinknet.task.accuracy import ASKED, Accuracy, argmax, import_path, threshold
 from shrinknet.task.fitting import transposition
 from shrinknet.task.per_sample import (
+    CLASSES_ALONG,
     COMPARED,
     OF_CANDIDATES,
     PerSample,
@@ -76,6 +77,17 @@ class Loss:
     def takes_one_output(self) -> bool:
         """Whether it is given one of several outputs, unless somebody says otherwise."""
         return self.of in OF_CANDIDATES or (isinstance(self.of, TorchLoss) and self.of.takes_one_output)
+
+    def classes_along(self, outputs: Tensor) -> int | None:
+        """The axis of the classes whose softmax is compared, so that the loss's Hessian is `w (diag(p) - p p^T)`."""
+        if not self.compares_classes:
+            return None
+        return 1 if isinstance(self.of, TorchLoss) else CLASSES_ALONG[self.of](outputs)
+
+    @property
+    def compares_classes(self) -> bool:
+        """Whether it is a cross-entropy: of a softmax over classes."""
+        return self.of.compares_classes if isinstance(self.of, TorchLoss) else self.of in CLASSES_ALONG
 
     def each(self, outputs: Any, targets: Any) -> Float[Tensor, " batch"]:
         """Return the loss of each sample, given what the network returns.

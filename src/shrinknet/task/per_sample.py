@@ -141,10 +141,16 @@ def divergence(outputs: Shaped[Tensor, "..."], answers: Shaped[Tensor, "batch ..
     >>> divergence(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]]))
     tensor([0.])
     """
-    classes = -1 if answers.dim() == 3 else 1 - answers.dim()
+    classes = classes_of_logits(answers)
+    classes = classes if classes < 0 else classes - answers.dim()
     lead = outputs.dim() - answers.dim()
     losses = _divergences(outputs, answers.expand_as(outputs), classes)
     return losses.flatten(lead + 1).mean(-1) if losses.dim() > lead + 1 else losses
+
+
+def classes_of_logits(outputs: Tensor) -> int:
+    """The axis of the classes in logits: 1, of [batch, T, classes] the last."""
+    return -1 if outputs.dim() == 3 else 1
 
 
 def _divergences(outputs: Tensor, answers: Tensor, classes: int) -> Tensor:
@@ -284,3 +290,9 @@ COMPARED: dict[PerSample, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     each_token: classes_first, next_token: of_the_next,
 }  # fmt: skip
 """What a loss compares, where that is not outputs and targets as they come: metrics and accuracy see the same."""
+
+CLASSES_ALONG: dict[PerSample, Callable[[Tensor], int]] = {
+    **dict.fromkeys((cross_entropy, cross_entropy_of_counted), lambda outputs: 1),
+    **dict.fromkeys((each_token, next_token), lambda outputs: -1), divergence: classes_of_logits,
+}  # fmt: skip
+"""Along which axis of the outputs the losses that compare a softmax take it."""

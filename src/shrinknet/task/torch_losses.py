@@ -108,6 +108,11 @@ class TorchLoss:
         return len(self._of_outputs) == 1
 
     @property
+    def compares_classes(self) -> bool:
+        """Whether it is a cross-entropy: of a softmax over classes, which lie along axis 1."""
+        return self.kind in ("cross_entropy", "CrossEntropyLoss")
+
+    @property
     def _of_outputs(self) -> list[str]:
         return [name for name in self.names if not name.startswith("target")]
 

@@ -1,0 +1,56 @@
+"""Second-order Taylor whose curvature is sampled: all neurons at once, whatever the number of outputs."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shrinknet.core.errors import BadInputError
+from shrinknet.criteria.base import Cost, Criterion, Statistics
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.engine.sampled import slopes_and_curvatures
+from shrinknet.task.data import Batch
+
+
+class Taylor2Sampled(Criterion):
+    """`-dE/dg + 1/2 E[(s . J)^2]` at g = 1: what `gauss-newton` says, estimated from random signs.
+
+    J = d outputs / dg is one sample's, and s = A z with z random signs and A A^T = H, the Hessian of the loss in the
+    outputs, so that E[(s . J)^2] = J^T H J (Hutchinson 1990). For cross-entropy with probabilities p,
+    A = (I - p 1^T) diag(sqrt(p)): its relative error for one sample and draw is at most sqrt(2) however sure the
+    network is, where labels drawn from p (Martens 2014) have ones without bound. Any other loss takes
+    `(z . J)(H z . J)`, which has the same mean, by one more backward pass.
+
+    Cost: one forward pass, and 1 + `draws` backward passes (1 + 2 `draws` for other losses than cross-entropy), for all
+    neurons together; memory for one number for each sample and neuron.
+
+    Args:
+        seed: of the signs, which depend on it, on the batch's number and on the draw alone.
+        draws: how many times signs are drawn for each sample.
+
+    >>> Taylor2Sampled(draws=0)
+    Traceback (most recent call last):
+    shrinknet.core.errors.BadInputError: draws must be a whole number of at least 1. Got 0. Leave it out for 1.
+    """
+
+    name = "taylor-2-sampled"
+    needs_each_sample = True
+
+    def __init__(self, seed: int = 0, draws: int = 1) -> None:
+        if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+            raise BadInputError("draws", "a whole number of at least 1", draws, "Leave it out for 1.")
+        self.seed, self.draws = seed, draws
+
+    def cost(self, network: GatedNetwork) -> Cost:
+        """Return what one ranking costs."""
+        return Cost(backward=1 + self.draws * (1 if network.loss.compares_classes else 2))
+
+    def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
+        """Return the summed estimates over the batch."""
+        random = np.random.Generator(np.random.Philox(key=self.seed, counter=[batch.number, 0, 0, 0]))
+
+        def signs(like: Tensor) -> Tensor:
+            drawn = torch.from_numpy(random.integers(0, 2, tuple(like.shape), np.int8) * 2 - 1)
+            return drawn.to(like.device, like.dtype)
+
+        slopes, curvatures = slopes_and_curvatures(network, batch, self.draws, signs)
+        return network.by_group(curvatures.mean(0).sum(0) / 2 - slopes.sum(0))

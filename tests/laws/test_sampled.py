@@ -1,0 +1,110 @@
+"""Laws of sampled curvature: over all signs there are, it is what `gauss-newton` says, whatever the loss."""
+
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import shrinknet as sn
+from shrinknet.criteria import find_criterion
+from shrinknet.criteria.taylor_2_sampled import Taylor2Sampled
+from shrinknet.engine.gates import GatedNetwork, gated
+from shrinknet.engine.sampled import slopes_and_curvatures
+
+CLASSES = torch.tensor([0, 2, 1, 2, 0, 1])
+SHARES = torch.linspace(0.1, 0.9, 18, dtype=torch.float64).view(6, 3)
+WEIGHTS = torch.tensor([0.2, 1.0, 2.5])
+
+LOSSES = {
+    "classes": ("cross-entropy", CLASSES),
+    "shares of classes": ("cross-entropy", SHARES / SHARES.sum(1, keepdim=True)),
+    "weights and smoothing": (nn.CrossEntropyLoss(weight=WEIGHTS, label_smoothing=0.2), CLASSES),
+    "ignored": (nn.CrossEntropyLoss(ignore_index=2), CLASSES),
+    "own answers": ("own-answers-kl", None),
+    "squares": ("squared-error", CLASSES),
+    "labels": ("binary-cross-entropy", SHARES),
+    "huber": ("huber", SHARES),
+    "one's own": (lambda outputs, targets: (outputs * outputs.roll(1, 1)).sum(1).exp() * targets.sum(1), SHARES),
+}
+
+
+def task_of(name: str, model: nn.Module | None = None) -> sn.Task:
+    torch.manual_seed(3)
+    model = model or nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    loss, targets = LOSSES[name]
+    inputs = torch.randn(6, 4, dtype=torch.float64)
+    return sn.Task(model.double(), loss, (inputs, targets) if targets is not None else inputs)
+
+
+def over_all_signs(network: GatedNetwork, task: sn.Task) -> tuple[Tensor, Tensor]:
+    """Mean, and mean square, of each sample's estimate over every choice of signs for three outputs."""
+    (batch,) = task.calibration.batches()
+    every = []
+    for choice in product((-1.0, 1.0), repeat=3):
+        signs = torch.tensor(choice, dtype=torch.float64)
+        _, curvatures = slopes_and_curvatures(network, batch, 1, lambda like, signs=signs: signs.expand_as(like))
+        every.append(curvatures[0])
+    return torch.stack(every).mean(0), torch.stack(every).square().mean(0)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_mean_over_all_signs_is_gauss_newtons_curvature(name: str) -> None:
+    task = task_of(name)
+    network = gated(task).without([sn.Neuron("0", 1)])
+    exact, slopes = (find_criterion(one).score(network, task.calibration) for one in ("gauss-newton", "taylor-1"))
+    mean = network.by_group(over_all_signs(network, task)[0].mean(0) / 2)
+    for group in network.groups:
+        alive = network.alive(group)
+        curvature = torch.from_numpy(exact.values[group.name] - slopes.values[group.name])
+        assert torch.allclose(mean[group.name][alive], curvature[alive], rtol=1e-9, atol=1e-13)
+    assert float(mean["0"][1]) == 0, "a neuron that is gone"
+
+
+@pytest.mark.parametrize("name", ["classes", "shares of classes", "weights and smoothing", "squares"])
+def test_one_draw_is_off_by_at_most_root_two_of_itself(name: str) -> None:
+    """For a factor A of the Hessian, (z . A^T J)^2 has at most three times its squared mean as mean square."""
+    task = task_of(name)
+    mean, square = over_all_signs(gated(task), task)
+    assert bool((square <= 3 * mean.square() * (1 + 1e-9) + 1e-20).all())
+
+
+def test_the_error_falls_with_the_root_of_the_draws() -> None:
+    task = task_of("classes")
+    network = gated(task)
+    exact = find_criterion("gauss-newton").score(network, task.calibration)
+
+    def error(draws: int) -> float:
+        found = (Taylor2Sampled(seed, draws).score(network, task.calibration) for seed in range(40))
+        return sum(float(abs(one.values["0"] - exact.values["0"]).mean()) for one in found) / 40
+
+    assert 2.5 < error(4) / error(64) < 6, "four times less for sixteen times the draws"
+
+
+def test_signs_follow_seed_and_batch_alone() -> None:
+    task = task_of("classes")
+    network = gated(task)
+    one, again, other = (Taylor2Sampled(seed).score(network, task.calibration) for seed in (1, 1, 2))
+    assert all((one.values[name] == again.values[name]).all() for name in one.values)
+    assert any((one.values[name] != other.values[name]).any() for name in one.values)
+
+
+class Mixing(nn.Module):
+    """Rows and places on one axis, as older language models read them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(2, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.tanh(self.first(x.reshape(-1, 2)))).reshape(x.shape[0], -1)[:, :3]
+
+
+def test_readers_that_mix_samples_are_looked_at_row_by_row() -> None:
+    task = task_of("classes", Mixing())
+    network = gated(task)
+    assert not network.program.has_samples_apart
+    exact, slopes = (find_criterion(one).score(network, task.calibration) for one in ("gauss-newton", "taylor-1"))
+    mean = over_all_signs(network, task)[0].mean(0) / 2
+    expected = torch.from_numpy(exact.values["first"] - slopes.values["first"])
+    assert torch.allclose(network.by_group(mean)["first"], expected, rtol=1e-9, atol=1e-13)
