@@ -17,7 +17,7 @@ from shrinknet.core.turns import alone
 from shrinknet.task.accuracy import ASKED, Accuracy, Judge, argmax, find_accuracy, judged
 from shrinknet.task.coupling import couples_samples
 from shrinknet.task.data import Batch, Data, Source, as_data
-from shrinknet.task.fitting import transposition
+from shrinknet.task.fitting import check_alike, of_rows, transposition
 from shrinknet.task.kinds import check_kind
 from shrinknet.task.losses import LOSSES, OWN_LOSS, Loss, find_loss
 from shrinknet.task.metrics import Computation, Given, Measured, find_metrics
@@ -447,6 +447,8 @@ def _check_targets(targets: Any, outputs: Any, loss: Loss, role: str) -> None:
         if targets is None:
             do = "Give one for each row, or say `loss='own-answers'`, which needs none."
         raise BadInputError(f"{role} targets", f"one tensor for {loss.name}", _sort(targets), do)
+    if loss.torchs and loss.name != "cross-entropy":
+        check_alike(loss.torchs, outputs, targets)
     rest = tuple(outputs.shape[1:])
     if loss.name == "binary-cross-entropy":
         _check_one_for_each(targets, outputs, "a number from 0 to 1 for each logit", role)
@@ -575,7 +577,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _shape(tensor: Tensor) -> str:
-    return f"[N{''.join(f', {size}' for size in tensor.shape[1:])}]"
+    return of_rows(tensor.shape[1:])
 
 
 def _check_weights(model: nn.Module) -> None:
