@@ -7,7 +7,6 @@ import typer
 
 from shrinknet.cli import console
 from shrinknet.core.folder import RunFolder
-from shrinknet.report.page import write_page
 
 
 def command(
@@ -25,6 +24,8 @@ def command(
             console.out.print(str(write_training_page(folder)))
         console.talk.print("A page for each training; open it in a browser.")
         return
+    from shrinknet.report.page import write_page
+
     target = out or folders[0].path / "report" / "index.html"
     page = write_page(folders, target if target.suffix == ".html" else target / "index.html")
     console.out.print(str(page))
