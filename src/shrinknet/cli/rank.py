@@ -11,6 +11,7 @@ from shrinknet.cli.options import DataPath, Json, Model, TaskFlags
 from shrinknet.core.config import RankOptions
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.tables import csv_text, race_rows
+from shrinknet.core.units import counted
 from shrinknet.report import summary
 from shrinknet.task.scoring import Scoring
 
@@ -57,8 +58,8 @@ def command(
     where = f", written to {out}" if out is not None else ""
     if line:
         console.talk.print(line)
-    cheapest = f"{order[0][0]} at {order[0][1]:.4g}"
-    console.talk.print(f"{len(order):,} neurons ranked by {criterion} (unit: {rule.unit}); cheapest {cheapest}{where}.")
+    cheapest, count = f"{order[0][0]} at {order[0][1]:.4g}", counted(len(order), "neuron")
+    console.talk.print(f"{count} ranked by {criterion} (unit: {rule.unit}); cheapest {cheapest}{where}.")
 
 
 def _csv(rows: list[tuple[int, str, int, float]]) -> str:

@@ -7,6 +7,7 @@ import typer
 
 from shrinknet.cli import console
 from shrinknet.core.folder import RunFolder
+from shrinknet.core.units import counted
 
 
 def command(
@@ -29,4 +30,4 @@ def command(
     target = out or folders[0].path / "report" / "index.html"
     page = write_page(folders, target if target.suffix == ".html" else target / "index.html")
     console.out.print(str(page))
-    console.talk.print(f"One page about {len(folders)} run{'s' if len(folders) > 1 else ''}; open it in a browser.")
+    console.talk.print(f"One page about {counted(len(folders), 'run')}; open it in a browser.")

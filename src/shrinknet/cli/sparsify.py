@@ -10,6 +10,7 @@ from shrinknet.cli import console
 from shrinknet.cli.flags import spread
 from shrinknet.cli.options import DataPath, Json, LossFlags, Model, Out, TaskFlags
 from shrinknet.cli.prune import source_of
+from shrinknet.cli.words import said
 from shrinknet.core.errors import BadInputError
 
 
@@ -59,7 +60,7 @@ def command(
                 for name, mask in found.sparsifier.masks.items()]  # fmt: skip
         console.table("", ("weight", "kept", "of", ""), rows)
     console.talk.print(f"Run: {out} (page: {Path(out) / 'report' / 'index.html'})")
-    console.talk.print(found.last_line)
+    console.talk.print(said(found.last_line + found.hint))
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:

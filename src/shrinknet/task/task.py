@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from shrinknet.core.config import DEFAULT_BATCH_SIZE
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.turns import alone
+from shrinknet.core.units import counted
 from shrinknet.task.accuracy import ASKED, Accuracy, Judge, argmax, find_accuracy, judged
 from shrinknet.task.coupling import couples_samples
 from shrinknet.task.data import Batch, Data, Source, as_data
@@ -148,7 +149,7 @@ class Task:
 
     def __repr__(self) -> str:
         roles = (self.calibration, self.validation, self.test)
-        rows = ", ".join(f"{len(data):,} {data.role} rows" for data in roles if data is not None)
+        rows = ", ".join(counted(len(data), f"{data.role} row") for data in roles if data is not None)
         return f"<Task: {type(self.model).__name__} by {self.loss.name}, {rows}>"
 
     @property
@@ -399,7 +400,7 @@ def _check_apart(model: nn.Module, rows: Batch, outputs: Any) -> None:
     inputs = rows.inputs
     parts = [_outputs(model, Batch(given, rows.targets), "calibration") for given in (inputs[:cut], inputs[cut:])]
     if not are_alike(outputs, _joined_answers(parts)):
-        raise _mixes_rows(f"other answers to {cut} rows alone than to the same rows among {len(rows)}")
+        raise _mixes_rows(f"other answers to {counted(cut, 'row')} alone than to the same rows among {len(rows)}")
 
 
 def _joined_answers(parts: Sequence[Any]) -> Any:

@@ -8,7 +8,7 @@ from torch import nn
 
 from shrinknet.cli import console
 from shrinknet.core.records import Group
-from shrinknet.core.units import bytes_text, percent
+from shrinknet.core.units import bytes_text, counted, percent
 from shrinknet.graph.trace import Trace
 from shrinknet.measure.costs import costs, operator_costs, reach
 
@@ -102,7 +102,8 @@ def show(traced: Trace, operators: bool) -> None:
         )
     total, reachable = costs(traced, traced.present()), reach(traced)
     console.out.print(
-        f"\n{len(traced.groups)} groups, {total.num_neurons:,} neurons, {total.num_parameters:,} parameters, "
+        f"\n{counted(len(traced.groups), 'group')}, {counted(total.num_neurons, 'neuron')}, "
+        f"{counted(total.num_parameters, 'parameter')}, "
         f"{bytes_text(total.flash_bytes)} of flash, {bytes_text(total.peak_ram_bytes)} of peak RAM, "
         f"{total.macs:,} MACs. In reach: {percent(reachable.num_parameters)} of the parameters, "
         f"{percent(reachable.macs)} of the MACs."

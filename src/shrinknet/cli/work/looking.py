@@ -21,6 +21,7 @@ from shrinknet.core.disk import writing
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.folder import RunFolder, whole
 from shrinknet.core.records import Neuron, Step, removed_by
+from shrinknet.core.units import counted
 from shrinknet.report.page import write_page
 from shrinknet.report.page_data import with_handed_back
 from shrinknet.task.task import Task
@@ -100,7 +101,7 @@ def surface(run: Path, given: RunFlags, every: int, alphas: str, *, as_json: boo
     files.write_surfaces(folder, found)
     write_page([folder], run / "report" / "index.html")
     rows = [(one.step, str(one.neuron), f"{one.rise:.4g}", one.verdict, one.ground) for one in found]
-    words = f"{len(found)} surfaces of {len(values.values):,} values each; they are on the run's page."
+    words = f"{counted(len(found), 'surface')} of {counted(len(values.values), 'value')} each, on the run's page."
     table = ("step", "neuron", "rise", "verdict", "because"), rows
     Finding(folder, "surfaces.json", words, [table]).show(as_json)
 
@@ -126,7 +127,7 @@ def for_pairs(source: str, given: StepFlags, scope: Scope, max_pairs: int, *, as
     if together:
         tables.append((("removed together", "rises added up", "rise together", "p"), rows))
     remarks = [f"{one.group}: {one.chosen}." for one in found]
-    words = f"{sum(one.num_pairs for one in found):,} pairs, {len(together)} cancelling groups."
+    words = f"{counted(sum(one.num_pairs for one in found), 'pair')}, {counted(len(together), 'cancelling group')}."
     Finding(subject.folder, "cancellation.json", words, tables, remarks).show(as_json)
 
 
@@ -168,7 +169,7 @@ def recall(runs: Sequence[Path], step: int | None, ratios: str, seed: int, *, as
     low, high = found.interval
     words = (
         f"Slope {found.slope:.3f} (99 % interval {low:.3f} to {high:.3f}): {found.verdict}. Worst class: "
-        f"{found.worst.number}, recall {found.worst.recall_after:.4f}. {len(found.lost)} rows became wrong."
+        f"{found.worst.number}, recall {found.worst.recall_after:.4f}. {counted(len(found.lost), 'row')} became wrong."
     )
     Finding(folder, "recall.json", words, [(columns, rows)]).show(as_json)
 

@@ -11,7 +11,7 @@ from shrinknet.cli.bench import BenchFlags
 from shrinknet.cli.work.opening import output_of, with_example
 from shrinknet.core.config import DEFAULT_BATCH_SIZE
 from shrinknet.core.errors import BadInputError
-from shrinknet.core.units import bytes_text
+from shrinknet.core.units import bytes_text, counted
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.memory import in_memory
@@ -40,7 +40,7 @@ def time_or_plan(model: str, given: BenchFlags, criterion: str, *, as_json: bool
     rates = measured_rates(network)
     cost = forecast(network, criterion, samples, rates, workers=workers, removals=remove)
     facts = _planned(network, rates, cost, samples, workers, remove)
-    last = f"About {_seconds(cost.seconds)} with {workers} worker{'s' * (workers > 1)} like this machine."
+    last = f"About {_seconds(cost.seconds)} with {counted(workers, 'worker')} like this machine."
     if not given.plan:
         facts |= _measured(task, network, criterion)
         last = (
