@@ -1,7 +1,7 @@
-"""What MkDocs runs while it builds the site: formulas become MathML, and recipes' results become pages.
+"""What MkDocs runs while it builds the site: formulas become MathML, recipes' results become tables.
 
-No script and no font is asked for from elsewhere: browsers draw MathML themselves. Every figure on the pages made here
-is read from the committed results.
+No script and no font is asked for from elsewhere: browsers draw MathML themselves. Every figure that is added here is
+read from the committed results.
 """
 
 import html
@@ -11,13 +11,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import griffe
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
 COMMANDS = "reference/commands.md"
+EXAMPLE = re.compile(r"^>>> .*(?:\n.+)*", re.M)
+TO_RECIPES = re.compile(r"\]\(\.\./((?:\.\./)*recipes/)")
 NETWORKS = {"isnn-mnist-1x100": "One hidden layer of 100", "isnn-mnist-2x50": "Two hidden layers of 50"}
+
+
+class Examples(griffe.Extension):
+    """Examples in docstrings are code, where Markdown would see quotations and links in them."""
+
+    def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
+        """Fence the examples of a docstring."""
+        if obj.docstring is not None:
+            obj.docstring.value = EXAMPLE.sub(r"```pycon\n\g<0>\n```", obj.docstring.value)
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Add what is made of results to a page; follow links to recipes, which lie beside the pages here."""
+    made = MADE[page.file.src_uri]() if page.file.src_uri in MADE else ""
+    return TO_RECIPES.sub(r"](\1", markdown + made)
 
 
 def on_page_content(content: str, **_: Any) -> str:
@@ -33,13 +51,12 @@ def on_page_content(content: str, **_: Any) -> str:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the recipes' pages and the pages that are written from results and from the command line."""
+    """Add the recipes' pages, and the page of the command line."""
     for path in sorted((ROOT / "recipes").rglob("*")):
         if path.suffix in {".html", ".png", ".json"}:
             name = f"recipes/{path.relative_to(ROOT / 'recipes').as_posix()}"
             files.append(File.generated(config, name, abs_src_path=str(path)))
-    for name, text in (("gallery.md", _gallery()), ("paper.md", _paper()), (COMMANDS, _commands())):
-        files.append(File.generated(config, name, content=text))
+    files.append(File.generated(config, COMMANDS, content=_commands()))
     return files
 
 
@@ -50,20 +67,16 @@ def _results(name: str) -> dict[str, Any]:
 def _gallery() -> str:
     from shrinknet.recipes.catalogue import recipes
 
-    parts = [
-        "# Gallery of recipes\n\nEach is one command, `shrinknet reproduce NAME`; its committed result is what that "
-        "command gave, with seeds, versions and wall time on its page.\n"
-    ]
+    parts = [""]
     for name, recipe in sorted(recipes().items()):
         results = _results(name)
         verdicts = recipe.verdicts(results)
         seen = sum(holds for _, holds, _ in verdicts)
         parts.append(f"## {recipe.title}\n\n{recipe.source}\n")
         for file, (what, _) in list(recipe.pictures.items())[:1]:
-            parts.append(f"[![{what}](recipes/{name}/{file})](recipes/{name}/index.html)\n")
-        parts.append(
-            f"[`{name}`](recipes/{name}/index.html): {seen} of {len(verdicts)} points seen; {results['seconds']} s.\n"
-        )
+            parts.append(f"[![{what}](../recipes/{name}/{file})](../recipes/{name}/index.html)\n")
+        words = f"{seen} of {len(verdicts)} points seen; {results['seconds']} s."
+        parts.append(f"[`{name}`](../recipes/{name}/index.html): {words}\n")
     return "\n".join(parts)
 
 
@@ -71,7 +84,7 @@ def _paper() -> str:
     from shrinknet.recipes.catalogue import find_recipe
     from shrinknet.recipes.isnn_figures import published
 
-    lines = [(ROOT / "docs" / "paper-words.txt").read_text()]
+    lines = [""]
     for name, title in NETWORKS.items():
         lines.append(f"\n## {title}: accuracy with so many of 100 neurons removed\n")
         lines += _accuracies(_results(name)["curves"], published()[name], published()["removed_percent"])
@@ -79,9 +92,9 @@ def _paper() -> str:
     for what, holds, seen in find_recipe("error-surfaces").verdicts(_results("error-surfaces")):
         lines.append(f"- {'Seen' if holds else 'NOT seen'}: {what} ({seen}).")
     lines.append(
-        "\n![The paper's figure 5, with our network](recipes/error-surfaces/figure-5.png)\n\n"
-        "[All six figures](recipes/error-surfaces/index.html), [the curves of the first network]"
-        "(recipes/isnn-mnist-1x100/index.html), [of the second](recipes/isnn-mnist-2x50/index.html).\n"
+        "\n![The paper's figure 5, with our network](../recipes/error-surfaces/figure-5.png)\n\n"
+        "[All six figures](../recipes/error-surfaces/index.html), [the curves of the first network]"
+        "(../recipes/isnn-mnist-1x100/index.html), [of the second](../recipes/isnn-mnist-2x50/index.html).\n"
     )
     return "\n".join(lines)
 
@@ -97,6 +110,10 @@ def _accuracies(ours: Any, theirs: Any, percent: list[int]) -> Iterator[str]:
             published = theirs[method]["accuracy"].get(criterion)
             if published is not None:
                 yield _row(["", "paper", *(f"{value:.3f}" for value in published)])
+
+
+MADE = {"gallery.md": _gallery, "paper.md": _paper}
+"""What is added to a page, which has the words alone where the repository is read."""
 
 
 def _row(cells: list[str]) -> str:

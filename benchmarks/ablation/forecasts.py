@@ -18,7 +18,7 @@ from rounds import RESULTS, SEED, in_turns, once, write
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.cli.bench import _seconds
+from shrinknet.cli.work.timing import _seconds
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import gated
 from shrinknet.engine.memory import in_memory

@@ -144,7 +144,7 @@ network that runs for {facts["torch_pruning_runs_smaller"]} of them; {facts["tor
 the outputs of the masked original, {facts["torch_pruning_other_outputs"]} others, and the remaining ones cannot be
 compared from outside. Its users can do better by hand for each network: tell it numbers of heads, unwrapped
 parameters, layers to ignore. Seconds are of a busy machine; a trace holds an export (the first one of a process is
-slower). [benchmarks/tracing.py](../benchmarks/tracing.py) times one network properly.
+slower). `python benchmarks/tracing.py` times one network properly.
 """
     columns = (
         "from", "architecture", "proven", "groups", "neurons", "in reach", "removed", "worst", "first export s",

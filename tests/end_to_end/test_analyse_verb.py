@@ -103,6 +103,7 @@ def test_limit_says_how_many_are_needed(type_command, tmp_path) -> None:
     assert neurons["num"] == 40
     assert len(neurons["found_removed"]) == 2
     assert f"{round(40 * (1 - neurons['mean_found']))} of 40 neurons are needed" in answer.err
+    assert answer.err.count("Memory for scoring") == 1
     assert weights["predicted_kept"] == pytest.approx(1 - weights["predicted_removed"])
 
 

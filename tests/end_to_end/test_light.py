@@ -130,10 +130,20 @@ main()
 @pytest.mark.parametrize(("words", "said"), [
     (["--help"], "Write the web page from run folders alone"), (["-h"], "--version"), ([], "--install-completion"),
     (["--version"], f"shrinknet {version('shrinknet')}\n"), (["report", "-h"], "One or more run folders"),
+    (["prune", "--help"], "--max-accuracy-drop"), (["sparsify", "--help"], "gradual-threshold"),
+    (["analyse", "--help"], "cancellation"), (["analyse", "cancellation", "--help"], "20000"),
 ])  # fmt: skip
 def test_help_and_version_need_no_torch(words: list[str], said: str) -> None:
     done = run_python(WITHOUT_TORCH, *words)
     assert said in done.stdout, done.stderr
+
+
+def test_the_help_of_every_verb_imports_nothing_heavy() -> None:
+    """One process for all: what a verb's file imports is what its help costs."""
+    code = "from typer.main import get_command\nfrom shrinknet.cli.main import app\nroot = get_command(app)\n"
+    found = imported_by(code + "for name in root.commands: root.commands[name].get_help")
+    assert {f"shrinknet.cli.{verb}" for verb in VERBS} <= found
+    assert not found & {"torch", "numpy", "scipy", "matplotlib", "jinja2"}
 
 
 def test_the_page_needs_no_torch(tmp_path: Path) -> None:

@@ -72,11 +72,6 @@ def test_the_table_is_made_from_the_results() -> None:
     assert done.returncode == 0, "run: python benchmarks/readme_table.py"
 
 
-def test_every_picture_and_link_is_there() -> None:
-    for path in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / path).exists(), path
-
-
 def test_the_readme_is_short() -> None:
     assert len(README.splitlines()) <= 90
     code, _ = blocks("python")

@@ -48,6 +48,15 @@ def test_every_file_of_a_run_says_the_same(type_command, folder, tmp_path) -> No
     assert type_command("verify", smaller, "--data", "data.npz").status == 0
 
 
+def test_the_last_line_says_what_would_keep_more_where_much_is_lost(type_command, tmp_path) -> None:
+    words = ("sparsify", *MODEL, "--method", "gradual-threshold")
+    hint = "steps did not win it back: more --epochs, a higher --rate or a lower sparsity keep more."
+    lossy = type_command(*words, "--epochs", "2", "--out", tmp_path / "lossy")
+    assert lossy.err.splitlines()[-1].endswith(hint)
+    mild = type_command(*words, "--epochs", "2", "--set", "sparsity=0.1", "--out", tmp_path / "mild")
+    assert "keep more" not in mild.err
+
+
 def test_json_is_for_machines(type_command, tmp_path) -> None:
     answer = type_command(
         "sparsify", *MODEL, "--method", "network-surgery", "--set", 'c_rate={"0": 0.5, "*": 0}', "--set",

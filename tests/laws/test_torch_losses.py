@@ -288,7 +288,7 @@ BAD = {
         r"Outputs fit as outputs\.movedim\(-1, 1\): say `loss='each-token'`"),
     "numbers that torch would stretch": (
         nn.Linear(C, 1), nn.SmoothL1Loss(beta=2.0), (VALUES, VALUES[:, 0]),
-        r"^targets must be of the outputs' shape \[6, 1\] for SmoothL1Loss\(beta=2\.0\)\. Got \[6\]\. Reshape them"),
+        r"^targets must be of the outputs' shape \[N, 1\] for SmoothL1Loss\(beta=2\.0\)\. Got \[N\]\. Give targets\.view_as\(outputs\)"),
     "no variance": (
         nn.Linear(C, 2), nn.GaussianNLLLoss(), (VALUES, VALUES[:, :2]),
         r"^loss must be given input, target, var for GaussianNLLLoss, first of the outputs, then of the targets\. Got outputs \[6, 2\] and targets \[6, 2\]\."),
@@ -303,6 +303,55 @@ def test_targets_of_the_wrong_kind_are_one_sentence(case: str) -> None:
     model, loss, rows, sentence = BAD[case]
     with pytest.raises(sn.BadInputError, match=sentence):
         sn.Task(model, loss, rows)
+
+
+LONG, FLAT = nn.Linear(C, 1), nn.Sequential(nn.Linear(C, 1), nn.Flatten(0))
+COLUMN, ROW = torch.rand(N, 1).round(), torch.rand(N).round()
+OF_NUMBERS = (
+    nn.MSELoss,
+    nn.L1Loss,
+    nn.HuberLoss,
+    nn.SmoothL1Loss,
+    nn.BCEWithLogitsLoss,
+    nn.PoissonNLLLoss,
+    nn.SoftMarginLoss,
+)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("kind", OF_NUMBERS)
+def test_whatever_the_reduction_targets_are_of_the_outputs_shape(kind: type[nn.Module], reduction: str) -> None:
+    """[N, 1] and [N] are stretched to [N, N] by torch: a silent fault of many trainings."""
+    for model, fitting, odd, shapes in (
+        (LONG, COLUMN, ROW, (r"\[N, 1\]", r"\[N\]")), (FLAT, ROW, COLUMN, (r"\[N\]", r"\[N, 1\]")),
+    ):  # fmt: skip
+        assert len(sn.Task(model, kind(reduction=reduction), (VALUES, fitting)).calibration) == N
+        sentence = (
+            rf"^targets must be of the outputs' shape {shapes[0]} for {kind.__name__}.*\. Got {shapes[1]}\. "
+            r"Give targets\.view_as\(outputs\): torch would compare each with all\."
+        )
+        with pytest.raises(sn.BadInputError, match=sentence):
+            sn.Task(model, kind(reduction=reduction), (VALUES, odd))
+    assert len(sn.Task(LONG, "mean-squared-error", (VALUES, ROW)).calibration) == N, "ours takes both for the same"
+
+
+OF_OLD = {
+    "cross_entropy(reduction='sum')": (functional.cross_entropy, {"size_average": False}, CLASSES),
+    "mse_loss(reduction='sum')": (functional.mse_loss, {"size_average": False, "reduce": True}, OTHERS),
+    "mean-squared-error": (functional.mse_loss, {"reduce": False}, OTHERS),
+    "cross-entropy": (functional.cross_entropy, {"size_average": True}, CLASSES),
+}
+
+
+@pytest.mark.parametrize("name", OF_OLD)
+def test_what_reductions_were_called_before_means_the_same(name: str) -> None:
+    function, said, targets = OF_OLD[name]
+    loss = find_loss(partial(function, **said))
+    assert loss.name == name
+    with pytest.warns(UserWarning, match="size_average and reduce args will be deprecated"):
+        whole = function(LOGITS, targets, **said)
+    found = loss.each(LOGITS, targets)
+    torch.testing.assert_close(found.sum() if "sum" in name else found.mean(), whole.mean())
 
 
 class Steps(nn.Module):

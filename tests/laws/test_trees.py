@@ -355,7 +355,40 @@ def test_the_command_takes_arrays_by_the_names_of_the_arguments(tmp_path, monkey
     assert sn.load("two").task.loss.reads == 1
     np.savez("odd.npz", input_ids=IDS.numpy(), targets=CLASSES.numpy(), mask=MASK.numpy())
     refused = CliRunner().invoke(app, ["rank", "factories_of_trees:masked", "--data", "odd.npz"])
-    assert "a key 'mask' that nothing takes" in str(refused.exception)
+    assert "forward needs (input_ids, attention_mask). Got no 'attention_mask' but 'mask'. Name" in str(
+        refused.exception
+    )
+
+
+class Sides(nn.Module):
+    """Two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = nn.Linear(4, 6), nn.Linear(3, 6), nn.Linear(6, 3)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.head(torch.relu(self.left(left) + self.right(right)))
+
+
+@pytest.mark.parametrize("by_place", [("left", "right"), ("left",), ()])
+def test_an_exported_network_is_called_in_the_form_of_its_export_however_data_are_named(by_place, tmp_path) -> None:
+    from shrinknet.loading.models import load_model
+
+    model, rows = Sides(), {"left": torch.randn(N, 4), "right": torch.randn(N, 3)}
+    args = tuple(rows[name][:2] for name in by_place)
+    kwargs = {name: rows[name][:2] for name in rows if name not in by_place}
+    free = {name: {0: torch.export.Dim("batch")} for name in rows}
+    torch.export.save(torch.export.export(model, args, kwargs, dynamic_shapes=free), tmp_path / "net.pt2")
+    opened = load_model(str(tmp_path / "net.pt2")).model
+    for given in ({**rows, "targets": CLASSES}, (rows["left"], rows["right"], CLASSES), (rows, CLASSES)):
+        task = sn.Task(opened, "cross-entropy", given)
+        with torch.no_grad():
+            torch.testing.assert_close(called(task, task.calibration.whole()), model(**rows))
+    odd = {"links": rows["left"], "right": rows["right"], "targets": CLASSES}
+    sentence = r"needs \(left, right\)\. Got no 'left' but 'links'\. Name the arrays so"
+    with pytest.raises(sn.BadInputError, match=sentence):
+        sn.Task(opened, "cross-entropy", odd)
 
 
 class AnyNames(nn.Module):

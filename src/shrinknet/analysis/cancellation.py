@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from shrinknet.core.config import MOST_PAIRS
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.progress import Tell, tell_nobody
 from shrinknet.core.records import Group, Neuron
@@ -33,9 +34,6 @@ from shrinknet.task.trees import of_each
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
-
-MOST_PAIRS = 20_000
-"""In a group with more pairs only so many are looked at."""
 
 COSINE_SAMPLES = 512
 """Contributions are compared on so many samples."""

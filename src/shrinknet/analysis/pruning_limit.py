@@ -24,6 +24,7 @@ from shrinknet.analysis.lanczos import Spectrum, Vector, lanczos
 from shrinknet.api import prune
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.progress import Tell, tell_nobody
+from shrinknet.core.units import counted
 from shrinknet.engine.gates import gated
 from shrinknet.engine.memory import in_memory
 from shrinknet.measure.evaluation import evaluate
@@ -233,7 +234,7 @@ def batch_noise(task: Task) -> float:
     means = [part.mean() for part in drawn.split(NOISE_BATCH) if len(part) == NOISE_BATCH]
     if len(means) < 2:
         least = f"at least {2 * NOISE_BATCH} rows, whose noise says what counts as no rise"
-        raise BadInputError("calibration", least, f"{len(task.calibration)} rows", "Give more, or say `eps`.")
+        raise BadInputError("calibration", least, counted(len(task.calibration), "row"), "Give more, or say `eps`.")
     return float(torch.stack(means).std(correction=0))
 
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from shrinknet.core.records import Step
+from shrinknet.core.units import counted
 
 out = Console(highlight=False, soft_wrap=True, markup=False)  # a name in brackets is a name, not a colour
 talk = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
@@ -53,7 +54,7 @@ class Bar:
         self._by_step = True
         measures = step.measures
         tail = "".join(f", {name} {value:.4f}" for name, value in measures.metrics.items() if value is not None)
-        self._show(fraction, f"{self._what}: {measures.costs.num_neurons:,} neurons left{tail}")
+        self._show(fraction, f"{self._what}: {counted(measures.costs.num_neurons, 'neuron')} left{tail}")
 
     def tell(self, text: str, fraction: float) -> None:
         """Draw what is under way, in words."""

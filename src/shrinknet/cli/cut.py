@@ -8,9 +8,7 @@ import typer
 from shrinknet.cli import console
 from shrinknet.cli.asked import GoalFlags
 from shrinknet.cli.flags import spread
-from shrinknet.cli.options import Json, Out
-from shrinknet.cli.prune import finish
-from shrinknet.cli.reopen import RunFlags, reopen
+from shrinknet.cli.options import Json, Out, RunFlags
 from shrinknet.core.errors import BadInputError
 
 
@@ -23,6 +21,9 @@ def command(
     json: Json = False,
 ) -> None:
     """Cut the network of another budget out of a finished run. Nothing is scored again."""
+    from shrinknet.cli.work.finishing import finish
+    from shrinknet.cli.work.opening import reopen
+
     goals = list(asked.made())
     if not goals:
         allowed = "given a budget: --flash, --ram, --parameters, --macs, --remove"

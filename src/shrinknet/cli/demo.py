@@ -6,12 +6,8 @@ from typing import Annotated
 
 import typer
 
-from shrinknet.api import prune
 from shrinknet.cli import console
-from shrinknet.cli.prune import finish
-from shrinknet.recipes import digits
 from shrinknet.search.goals import FlashBytes, Goal, PeakRamBytes
-from shrinknet.task.task import Task
 
 FLASH, RAM = "16 KiB", "4 KiB"
 
@@ -24,6 +20,11 @@ def command(
 
     The file is ExecuTorch's where the extra is installed; else the weights file, and flash alone.
     """
+    from shrinknet.api import prune
+    from shrinknet.cli.work.finishing import finish
+    from shrinknet.recipes import digits
+    from shrinknet.task.task import Task
+
     has_executorch = find_spec("executorch") is not None
     goals: list[Goal] = [FlashBytes(FLASH), PeakRamBytes(RAM)] if has_executorch else [FlashBytes(FLASH)]
     roles = digits.data(seed)

@@ -8,8 +8,7 @@ import typer
 
 from shrinknet.cli import console
 from shrinknet.cli.flags import spread
-from shrinknet.cli.options import AllowFloat, Json, Quantize
-from shrinknet.cli.reopen import RunFlags, reopen
+from shrinknet.cli.options import AllowFloat, Json, Quantize, RunFlags
 from shrinknet.report import summary
 
 
@@ -24,6 +23,8 @@ def command(
     json: Json = False,
 ) -> None:
     """Write the smaller network as a file that another program runs; run it there and compare it with torch."""
+    from shrinknet.cli.work.opening import reopen
+
     opened = reopen(run, given)
     assert opened.folder is not None
     manifest = opened.export(to, out, quantize, allow_float=allow_float)

@@ -45,10 +45,25 @@ class _InFlags(logging.Formatter):
         return said(super().format(record))
 
 
+class _Once(logging.Filter):
+    """A verb that searches several times says the same but once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines = set[str]()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        line = record.getMessage()
+        is_new = line not in self._lines
+        self._lines.add(line)
+        return is_new
+
+
 def main() -> None:
     """Run the command line: exit status 0 done, 1 not met or not proven, 2 bad input, 130 interrupted."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_InFlags())
+    handler.addFilter(_Once())
     logging.getLogger("shrinknet").handlers = [handler]
     logging.getLogger("shrinknet").setLevel(logging.INFO)
     logging.getLogger("torch").setLevel(logging.CRITICAL)  # torch logs tracebacks of errors that we put in a sentence

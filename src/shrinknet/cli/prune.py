@@ -1,21 +1,15 @@
 """`shrinknet prune`: the main job."""
 
 import hashlib
-import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shrinknet.api import prune
 from shrinknet.cli import console
 from shrinknet.cli.asked import GoalFlags, GuardFlags
 from shrinknet.cli.flags import spread
-from shrinknet.cli.options import DataPath, Json, Model, Out, TaskFlags, artefact_kind, make_task
-from shrinknet.cli.words import said
+from shrinknet.cli.options import DataPath, Json, Model, Out, TaskFlags, artefact_kind
 from shrinknet.core.config import SearchOptions
-from shrinknet.report import summary
-from shrinknet.run.run import Run
-from shrinknet.task.losses import LOSSES
 from shrinknet.task.scoring import Scoring
 
 
@@ -36,6 +30,11 @@ def command(
     Without a goal the run goes on until one neuron of each group is left. Exit status 1: a goal or guard could not
     be met; the nearest model is written.
     """
+    from shrinknet.api import prune
+    from shrinknet.cli.work.finishing import finish
+    from shrinknet.cli.work.opening import make_task
+    from shrinknet.task.losses import LOSSES
+
     wanted, kept = list(goals.made()), list(guards.made())
     task = make_task(model, data, options.seed, given)
     sources: dict[str, Any] = {
@@ -52,33 +51,6 @@ def command(
             task, goals=wanted, guards=kept, **vars(asked), scoring=scoring, out=out, config=sources, progress=bar,
         )  # fmt: skip
     finish(run, out, json)
-
-
-def finish(run: Run, out: Path, as_json: bool) -> None:
-    """Print a run's result, and leave with exit status 1 where a goal could not be met."""
-    if as_json:
-        console.print_json({
-            "out": str(out), "reason": said(run.reason), "is_met": run.is_met,
-            "rows": [dict(zip(("what", "before", "after"), row, strict=True))
-                     for row in run.rows()],
-            "proof": summary.proof_line(run.verification),
-            "artefact": None if run.artefact is None else asdict(run.artefact),
-        })  # fmt: skip
-    else:
-        console.table("", ("", "before", "after"), run.rows())
-        for line in summary.coupled_line(run.config):
-            console.out.print(line)
-        console.out.print(summary.proof_line(run.verification))
-        if run.artefact is not None:
-            console.out.print(summary.shipped_line(run.artefact, run.config.qualities))
-    if run.folder is not None and (line := summary.race_line(run.folder.races())):
-        console.talk.print(line)
-    console.talk.print(f"Run: {out} (page: {out / 'report' / 'index.html'})")
-    if run.is_met:
-        console.talk.print(said(run.last_line()))
-    else:
-        console.talk.print(said(f"Not met; the nearest model is {out / 'model.pt2'}. {run.last_line()}"))
-        sys.exit(1)
 
 
 def source_of(path: str | None) -> str | None:

@@ -5,14 +5,13 @@ from typing import Annotated
 
 import typer
 
-from shrinknet.api import race, rank
 from shrinknet.cli import console
 from shrinknet.cli.flags import spread
-from shrinknet.cli.options import DataPath, Json, Model, TaskFlags, make_task
+from shrinknet.cli.options import DataPath, Json, Model, TaskFlags
 from shrinknet.core.config import RankOptions
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.tables import csv_text, race_rows
-from shrinknet.criteria import Criterion, find_criterion
+from shrinknet.core.units import counted
 from shrinknet.report import summary
 from shrinknet.task.scoring import Scoring
 
@@ -29,6 +28,10 @@ def command(
     out: Annotated[Path | None, typer.Option("--out", help="Write the list to this CSV file.")] = None,
 ) -> None:
     """Score every neuron that can be removed, lowest first: rank,group,neuron,score."""
+    from shrinknet.api import race, rank
+    from shrinknet.cli.work.opening import make_task
+    from shrinknet.criteria import find_criterion
+
     criterion = str(options.criterion)
     rule = find_criterion(criterion)
     task = make_task(model, data, options.seed, given)
@@ -38,7 +41,10 @@ def command(
             shards = None if out is None else out.with_name(f"{out.name}.shards")
             order = rank(task, **vars(options), scoring=scoring, shards=shards, progress=bar)
         else:
-            _check_race(rule, options.clip)
+            if not rule.can_race or options.clip != "none":
+                typed = f"--criterion {rule.name} --clip {options.clip}"
+                do = "Leave --first out for an order of all."
+                raise BadInputError("--first", "used with ablation, unclipped", typed, do)
             result = race(task, first, keep=options.keep, only=options.only, seed=options.seed, scoring=scoring)
             order = [(one.neuron, one.score) for one in result.contenders[:first]]
             line = summary.race_line(race_rows(result))
@@ -52,14 +58,8 @@ def command(
     where = f", written to {out}" if out is not None else ""
     if line:
         console.talk.print(line)
-    cheapest = f"{order[0][0]} at {order[0][1]:.4g}"
-    console.talk.print(f"{len(order):,} neurons ranked by {criterion} (unit: {rule.unit}); cheapest {cheapest}{where}.")
-
-
-def _check_race(criterion: Criterion, clip: str) -> None:
-    if not criterion.can_race or clip != "none":
-        given = f"--criterion {criterion.name} --clip {clip}"
-        raise BadInputError("--first", "used with ablation, unclipped", given, "Leave --first out for an order of all.")
+    cheapest, count = f"{order[0][0]} at {order[0][1]:.4g}", counted(len(order), "neuron")
+    console.talk.print(f"{count} ranked by {criterion} (unit: {rule.unit}); cheapest {cheapest}{where}.")
 
 
 def _csv(rows: list[tuple[int, str, int, float]]) -> str:

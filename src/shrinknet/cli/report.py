@@ -7,7 +7,7 @@ import typer
 
 from shrinknet.cli import console
 from shrinknet.core.folder import RunFolder
-from shrinknet.report.page import write_page
+from shrinknet.core.units import counted
 
 
 def command(
@@ -25,7 +25,9 @@ def command(
             console.out.print(str(write_training_page(folder)))
         console.talk.print("A page for each training; open it in a browser.")
         return
+    from shrinknet.report.page import write_page
+
     target = out or folders[0].path / "report" / "index.html"
     page = write_page(folders, target if target.suffix == ".html" else target / "index.html")
     console.out.print(str(page))
-    console.talk.print(f"One page about {len(folders)} run{'s' if len(folders) > 1 else ''}; open it in a browser.")
+    console.talk.print(f"One page about {counted(len(folders), 'run')}; open it in a browser.")

@@ -7,8 +7,6 @@ from typing import Annotated
 import typer
 
 from shrinknet.cli import console
-from shrinknet.recipes.catalogue import find_recipe
-from shrinknet.recipes.files import Files
 
 
 def command(
@@ -23,6 +21,9 @@ def command(
     out: Annotated[Path | None, typer.Option("--out", help="Where to write (default: reproductions/NAME).")] = None,
 ) -> None:
     """Train a paper's network, repeat its experiment, and write results, figures and a page beside its numbers."""
+    from shrinknet.recipes.catalogue import find_recipe
+    from shrinknet.recipes.files import Files
+
     recipe = find_recipe(name)
     folder = out or Path("reproductions") / name
     with console.Bar(name) as bar:

@@ -8,11 +8,10 @@ import typer
 
 from shrinknet.cli import console
 from shrinknet.cli.flags import spread
-from shrinknet.cli.options import DataPath, Json, LossFlags, Model, Out, TaskFlags, make_task
+from shrinknet.cli.options import DataPath, Json, LossFlags, Model, Out, TaskFlags
 from shrinknet.cli.prune import source_of
+from shrinknet.cli.words import said
 from shrinknet.core.errors import BadInputError
-from shrinknet.sparsify.api import sparsify
-from shrinknet.sparsify.base import sparsifier_names
 
 
 @spread
@@ -21,7 +20,9 @@ def command(
     data: DataPath,
     out: Out,
     given: LossFlags,
-    method: Annotated[str, typer.Option("--method", help=f"One of: {', '.join(sparsifier_names())}.")],
+    method: Annotated[
+        str, typer.Option("--method", help="Such as gradual-threshold or acdc (an unknown name lists them all).")
+    ],
     set: Annotated[
         list[str] | None,
         typer.Option("--set", help="An option of the method, such as sparsity=0.95 (may be repeated)."),
@@ -38,6 +39,9 @@ def command(
     json: Json = False,
 ) -> None:
     """Train on the calibration rows under a training-time method; cut what whole-neuron zeros allow; write a page."""
+    from shrinknet.cli.work.opening import make_task
+    from shrinknet.sparsify.api import sparsify
+
     task = make_task(model, data, seed, TaskFlags(**vars(given)))
     sources = {"model": source_of(model), "weights": source_of(given.weights), "data": source_of(data)}
     with console.resumable(out), console.Bar(method) as bar:
@@ -56,7 +60,7 @@ def command(
                 for name, mask in found.sparsifier.masks.items()]  # fmt: skip
         console.table("", ("weight", "kept", "of", ""), rows)
     console.talk.print(f"Run: {out} (page: {Path(out) / 'report' / 'index.html'})")
-    console.talk.print(found.last_line)
+    console.talk.print(said(found.last_line + found.hint))
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:

@@ -8,11 +8,9 @@ import typer
 
 from shrinknet.cli import console
 from shrinknet.cli.flags import spread
-from shrinknet.cli.options import Json
-from shrinknet.cli.reopen import RunFlags, reopen
+from shrinknet.cli.options import Json, RunFlags
 from shrinknet.core.sealed import SEAL
 from shrinknet.report import summary
-from shrinknet.run.checking import check_files
 
 
 @spread
@@ -22,6 +20,9 @@ def command(
     json: Json = False,
 ) -> None:
     """Compare masked, cut and exported networks again, on real inputs. Exit status 1 where they differ."""
+    from shrinknet.cli.work.opening import reopen
+    from shrinknet.run.checking import check_files
+
     opened = reopen(run, given)
     checks = {f"cut, in {d.precision}": d for d in opened.verification.differences} | check_files(opened)
     assert opened.folder is not None

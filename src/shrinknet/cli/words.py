@@ -53,7 +53,7 @@ def in_flags(text: str, verbs: TyperGroup, typed: Sequence[str]) -> str:
         parts = re.split(r"( and | for |, )", head[0])
         text = "".join(_in_flags(part, own) for part in parts) + text[head.end() :]
     names = {named[1] for one in MARKED.findall(text) if (named := NAMED.fullmatch(one)) is not None}
-    flags = own if names <= own.keys() else _flags_of_all(verbs) | own  # the other verbs take seconds to import
+    flags = own if names <= own.keys() else _flags_of_all(verbs) | own
     return MARKED.sub(lambda marked: _in_flags(marked[1], flags, otherwise=marked[0]), text)
 
 

@@ -22,6 +22,9 @@ WEIGHTS = "weights"
 
 DEFAULT_BATCH_SIZE = 1024
 
+MOST_PAIRS = 20_000
+"""In a group with more pairs `cancellation` looks at only so many."""
+
 
 def _globs(argument: str, given: str | Sequence[str]) -> list[str]:
     return globs(given)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from shrinknet.core.errors import VerificationError
+from shrinknet.core.units import counted
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -190,7 +191,7 @@ class Plan:
     remaining: tuple[Neuron, ...] = ()
 
     def __repr__(self) -> str:
-        return f"<Plan: {len(self.removed):,} neurons go, {len(self.remaining):,} would follow>"
+        return f"<Plan: {counted(len(self.removed), 'neuron')} go, {len(self.remaining):,} would follow>"
 
     def first(self, num_neurons: int) -> "Plan":
         """Return the plan that removes only the first `num_neurons` of the order; plans of one order are nested."""

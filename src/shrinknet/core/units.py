@@ -91,6 +91,16 @@ def bytes_text(size: int) -> str:
     return f"{size / 1024:,.1f} KiB" if size < 10 * 1024**2 else f"{size / 1024**2:,.1f} MiB"
 
 
+def counted(count: int | float, one: str, several: str = "") -> str:
+    """Return a number and what is counted, in the singular for one.
+
+    >>> counted(1, "group"), counted(1200, "neuron"), counted(0.5, "point"), counted(2, "class", "classes")
+    ('1 group', '1,200 neurons', '0.5 points', '2 classes')
+    """
+    number = f"{count:,}" if isinstance(count, int) else f"{count:g}"
+    return f"{number} {one if count == 1 else several or f'{one}s'}"
+
+
 def percent(fraction: float) -> str:
     """Return a fraction as a percentage.
 

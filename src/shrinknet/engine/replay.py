@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from shrinknet.core.records import Group
+from shrinknet.core.units import counted
 from shrinknet.engine.closed_form import LastLayers, closed_form
 from shrinknet.engine.gates import GatedNetwork, shaped_along
 from shrinknet.engine.low_rank import CHANGES
@@ -61,9 +62,10 @@ def chunks_text(network: GatedNetwork, num_samples: int) -> str:
         path = route(network.passes.program, network.trace.ids_of(group))
         at_once = min(group.width, max(1, CHUNK_ELEMENTS // (path.elements_per_sample * num_samples)))
         parts.append(f"{at_once} of {group.width} in {group.name!r}")
-    shown = ", ".join(parts[:MOST_SHOWN]) + (f" and {len(parts) - MOST_SHOWN} groups more" * (len(parts) > MOST_SHOWN))
+    more, samples = len(parts) - MOST_SHOWN, counted(num_samples, "sample")
+    shown = ", ".join(parts[:MOST_SHOWN]) + (f" and {counted(more, 'group')} more" if more > 0 else "")
     allowed = int(network.program.scoring.memory) / 2**20
-    return f"Memory for scoring {allowed:,.0f} MiB: batches of {num_samples:,} samples; candidates at once: {shown}."
+    return f"Memory for scoring {allowed:,.0f} MiB: batches of {samples}; candidates at once: {shown}."
 
 
 class Replay:

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_structure
 from shrinknet.core.errors import BadInputError, first_line
 from shrinknet.core.records import Frozen, Group, Neuron
 from shrinknet.core.turns import alone, leaving_out
+from shrinknet.core.units import counted
 from shrinknet.graph.call import Call, Site, argument_at, find_rule, first_of, load_rules, makes_labels
 from shrinknet.graph.free import Axes, Free, bounds_of, free_sizes, other_sizes, values_at_example
 from shrinknet.graph.groups import Layout, Numbering, layout_of, solve
@@ -50,7 +51,8 @@ class Trace:
     free: Free = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"<Trace: {self.num_neurons:,} neurons in {len(self.groups):,} groups, {len(self.frozen):,} frozen>"
+        neurons, groups = counted(self.num_neurons, "neuron"), counted(len(self.groups), "group")
+        return f"<Trace: {neurons} in {groups}, {len(self.frozen):,} frozen>"
 
     @property
     def num_neurons(self) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from shrinknet.core.config import RunConfig
 from shrinknet.core.quantities import ACCURACY, COSTS, FLASH, RAM, Quality
 from shrinknet.core.records import Manifest, Measures, TestResult, Verification
-from shrinknet.core.units import bytes_text, percent
+from shrinknet.core.units import bytes_text, counted, percent
 
 KNOWN = {ACCURACY.name: ACCURACY}
 
@@ -78,7 +78,7 @@ def shipped_line(shipped: Manifest, qualities: Mapping[str, Quality] = KNOWN) ->
         text += f", arena {shipped.arena_bytes:,} bytes (forecast {shipped.forecast_arena_bytes:,})"
     text += (
         f"; differs from {shipped.compared_with} by at most {difference.worst:.1e} (tolerance "
-        f"{difference.tolerance:.1e}, {difference.num_samples:,} samples)"
+        f"{difference.tolerance:.1e}, {counted(difference.num_samples, 'sample')})"
     )
     if shipped.metrics:
         found = (f"{name} {qualities.get(name, Quality(name)).text(value)}" for name, value in shipped.metrics.items())
@@ -102,7 +102,7 @@ def last_line(
         found = _metric_rows("test", test.metrics_before, test.metrics_after, qualities) or found
     first = "".join(f", {what} {before} -> {after}" for what, before, after in found[:1])
     return (
-        f"{start.costs.num_neurons:,} -> {end.costs.num_neurons:,} neurons, "
+        f"{start.costs.num_neurons:,} -> {counted(end.costs.num_neurons, 'neuron')}, "
         f"{bytes_text(start.costs.flash_bytes)} -> {bytes_text(flash)} of flash{first}; "
         f"stopped: {reason}."
     )
@@ -116,7 +116,7 @@ def coupled_line(config: RunConfig) -> list[str]:
     """
     if not config.couples_samples:
         return []
-    batches = f"batches of at most {config.batch_size:,} rows"
+    batches = f"batches of at most {counted(config.batch_size, 'row')}"
     name = config.loss.rpartition(":")[2]  # of package.module:function
     return [f"The loss {name!r} looks at batches as a whole: losses are means over {batches}."]
 
@@ -158,7 +158,7 @@ def proof_line(verification: Verification) -> str:
         return f"NOT proven: masked and cut networks differ at {verification.broke_at}"
     parts = [
         f"{difference.worst:.1e} in {difference.precision} (tolerance {difference.tolerance:.1e}, "
-        f"{difference.num_samples:,} samples)"
+        f"{counted(difference.num_samples, 'sample')})"
         for difference in verification.differences
     ]
     return "proven: masked and cut outputs differ by at most " + " and ".join(parts)

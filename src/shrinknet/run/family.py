@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from shrinknet.compensation.compensate import compensation_of
 from shrinknet.core.records import Measures, Neuron, Step, removed_by
+from shrinknet.core.units import counted
 from shrinknet.engine.gates import GatedNetwork, gate
 from shrinknet.run.facts import AnyRun, Facts, finish
 from shrinknet.search.goals import Goal, RemovedNeurons
@@ -75,7 +76,7 @@ def _measured_text(run: Facts, goal: Goal) -> str:
     """Return what a goal's cost is now; for RAM which values are there when most bytes are."""
     cost = getattr(goal, "cost", "")
     if not cost:
-        return f"{len(run.plan.removed)} neurons removed"
+        return f"{counted(len(run.plan.removed), 'neuron')} removed"
     held = run.ships.held_by(goal, run.network.present) if run.artefact is not None else ""
     return f"it is {getattr(run.measured, cost):,}{', ' * bool(held)}{held}"
 
@@ -111,14 +112,21 @@ def _with_so_many_gone(run: AnyRun, count: int, wanted: Sequence[Goal], goals: S
     is_met = _reach(run, wanted, order[:count])
     reason = f"reached the goal: {words}" if is_met else f"{words} cannot be reached; this is the smallest there is"
     unscored = count - len(removed_by(run.history))
-    if unscored > 0:
-        reason += f" ({unscored} of its removals follow the last ranking; `whole_curve=True` ranks again for each)"
+    if unscored > 0 and run.config.content.get("method") != "single-ranking":
+        reason += f" ({counted(unscored, 'removal')} beyond the last ranking{_what_ranks_on(run)})"
     measures = measure(run.task, network, run.ships.costs)
     plan = run.plan.first(count)
     found = finish(
         type(run), run.task, network, run.history, plan, measures, reason, is_met, run.config, run.ships
     )  # fmt: skip
     return replace(found, unfit=run.unfit)
+
+
+def _what_ranks_on(run: Facts) -> str:
+    """What would have ranked again for each removal, if anything."""
+    if not run.config.search.whole_curve:
+        return "; `whole_curve=True` ranks again for each"
+    return ", where a guard ended the run" if run.config.guards else ""
 
 
 def _reach(run: Facts, goals: Sequence[Goal], removed: tuple[Neuron, ...]) -> bool:

@@ -9,7 +9,7 @@ from shrinknet.core.errors import BadInputError, did_you_mean
 from shrinknet.core.quantities import ACCURACY, Quality
 from shrinknet.core.records import Measures
 from shrinknet.core.registry import Registry
-from shrinknet.core.units import parse_fraction
+from shrinknet.core.units import counted, parse_fraction
 from shrinknet.search.goals import own_typed, typed_in
 
 ROUNDING = 1e-12
@@ -114,7 +114,7 @@ class AccuracyDrop(MetricDrop):
     """Validation accuracy falls by at most that many points, as a fraction: 0.01 is one point.
 
     >>> str(AccuracyDrop("1%"))
-    'accuracy at most 1 points below the start'
+    'accuracy at most 1 point below the start'
     """
 
     name, help = "max-accuracy-drop", "Guard: accuracy falls by at most so many points, such as 1%."
@@ -137,7 +137,7 @@ class AccuracyDrop(MetricDrop):
         return measures.metrics.get(self.metric)
 
     def __str__(self) -> str:
-        return f"{self.what} at most {100 * self.largest:g} points below the start"
+        return f"{self.what} at most {counted(100 * self.largest, 'point')} below the start"
 
 
 class WorstClassRecall(AccuracyDrop):

@@ -21,6 +21,7 @@ from shrinknet.core.quantities import ACCURACY
 from shrinknet.core.records import Plan, Step
 from shrinknet.core.sealed import SEAL
 from shrinknet.core.tables import csv_text
+from shrinknet.core.units import counted
 from shrinknet.engine.gates import gated
 from shrinknet.export.artefact import Artefact
 from shrinknet.graph.trace import named_tensors
@@ -53,6 +54,10 @@ COLUMNS = (
 )  # fmt: skip
 
 
+MUCH = 0.05
+"""So much accuracy lost asks for a word of what keeps more."""
+
+
 @dataclass(frozen=True)
 class Sparsified:
     """What `sparsify` gives back.
@@ -81,6 +86,17 @@ class Sparsified:
         return f"<Sparsified: {self.last_line}>"
 
     @property
+    def hint(self) -> str:
+        """What would keep more, where much accuracy is lost."""
+        before, after = self.accuracy_before, self.history[-1]["validation_accuracy"]
+        if before is None or before - after < MUCH:
+            return ""
+        return (
+            f" {counted(self.sparsifier.step, 'step')} did not win it back: more `epochs`, a higher `learning_rate` "
+            "or a lower sparsity keep more."
+        )
+
+    @property
     def last_line(self) -> str:
         """What the training did, in one line."""
         end = self.history[-1]
@@ -88,7 +104,7 @@ class Sparsified:
         right = "" if before is None else f", validation accuracy {100 * before:.2f} % -> {100 * after:.2f} %"
         back = f", {end['num_regrown']:,} came back on the way" if self.sparsifier.regrows else ""
         count = 0 if self.smaller is None else len(self.plan.removed)
-        gone = f"{count or 'no'} whole neuron{'' if count < 2 else 's'} went"
+        gone = f"{counted(count, 'whole neuron') if count else 'no whole neuron'} went"
         return (
             f"Done: {100 * self.sparsifier.density:.2f} % of the masked weights kept{back}; file "
             f"{self.dense_bytes:,} -> {self.sparse_bytes:,} bytes{right}; {gone}."

@@ -1,6 +1,6 @@
 """Losses of each sample. Every figure of shrinknet is a mean of these over samples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ class Loss:
         reads: which of a network's outputs it is given, counted over all tensors that are returned; None: what is
             returned, as it is.
         is_own: whether targets are the untouched network's own answers, so that its slope is 0 at the start.
+        torchs: the name of torch's own loss that it stands for, which takes targets of the outputs' very shape alone.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Loss:
     couples_samples: bool = False
     reads: int | None = None
     is_own: bool = False
+    torchs: str = ""
 
     @property
     def facts(self) -> dict[str, object]:
@@ -195,7 +197,7 @@ def _own(loss: object) -> Loss | None:
         return loss
     if (of := of_torch(loss)) is not None:
         named = None if of.accuracy is None else Accuracy(of.accuracy, ASKED[of.accuracy])
-        return LOSSES[of.built_in] if of.built_in else Loss(of.name, of, named)
+        return replace(LOSSES[of.built_in], torchs=of.kind) if of.built_in else Loss(of.name, of, named)
     return Loss(getattr(loss, "__qualname__", type(loss).__name__), loss) if callable(loss) else None
 
 

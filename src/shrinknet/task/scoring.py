@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from threading import Condition, get_ident
 from typing import Literal
 
-import torch
-
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.options import Options, option
 from shrinknet.core.units import parse_bytes
@@ -96,7 +94,7 @@ class _Products:
         with self._turn:
             self._turn.wait_for(lambda: all(who == mine[0] or other == tf32 for who, other in self._users))
             if not self._users:
-                self._before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+                self._before = _allowed()
             self._users.append(mine)
             self._set(tf32, tf32)
         try:
@@ -108,7 +106,15 @@ class _Products:
                 self._turn.notify_all()
 
     def _set(self, matmul: bool, cudnn: bool) -> None:
+        import torch
+
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = matmul, cudnn
+
+
+def _allowed() -> tuple[bool, bool]:
+    import torch  # not above: the command line's help names these options without it
+
+    return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
 
 
 _PRODUCTS = _Products()

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from shrinknet.core.config import DEFAULT_BATCH_SIZE
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.turns import alone
+from shrinknet.core.units import counted
 from shrinknet.task.accuracy import ASKED, Accuracy, Judge, argmax, find_accuracy, judged
 from shrinknet.task.coupling import couples_samples
 from shrinknet.task.data import Batch, Data, Source, as_data
-from shrinknet.task.fitting import transposition
+from shrinknet.task.fitting import check_alike, of_rows, transposition
 from shrinknet.task.kinds import check_kind
 from shrinknet.task.losses import LOSSES, OWN_LOSS, Loss, find_loss
 from shrinknet.task.metrics import Computation, Given, Measured, find_metrics
@@ -148,7 +149,7 @@ class Task:
 
     def __repr__(self) -> str:
         roles = (self.calibration, self.validation, self.test)
-        rows = ", ".join(f"{len(data):,} {data.role} rows" for data in roles if data is not None)
+        rows = ", ".join(counted(len(data), f"{data.role} row") for data in roles if data is not None)
         return f"<Task: {type(self.model).__name__} by {self.loss.name}, {rows}>"
 
     @property
@@ -399,7 +400,7 @@ def _check_apart(model: nn.Module, rows: Batch, outputs: Any) -> None:
     inputs = rows.inputs
     parts = [_outputs(model, Batch(given, rows.targets), "calibration") for given in (inputs[:cut], inputs[cut:])]
     if not are_alike(outputs, _joined_answers(parts)):
-        raise _mixes_rows(f"other answers to {cut} rows alone than to the same rows among {len(rows)}")
+        raise _mixes_rows(f"other answers to {counted(cut, 'row')} alone than to the same rows among {len(rows)}")
 
 
 def _joined_answers(parts: Sequence[Any]) -> Any:
@@ -447,6 +448,8 @@ def _check_targets(targets: Any, outputs: Any, loss: Loss, role: str) -> None:
         if targets is None:
             do = "Give one for each row, or say `loss='own-answers'`, which needs none."
         raise BadInputError(f"{role} targets", f"one tensor for {loss.name}", _sort(targets), do)
+    if loss.torchs and loss.name != "cross-entropy":
+        check_alike(loss.torchs, outputs, targets)
     rest = tuple(outputs.shape[1:])
     if loss.name == "binary-cross-entropy":
         _check_one_for_each(targets, outputs, "a number from 0 to 1 for each logit", role)
@@ -575,7 +578,7 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _shape(tensor: Tensor) -> str:
-    return f"[N{''.join(f', {size}' for size in tensor.shape[1:])}]"
+    return of_rows(tensor.shape[1:])
 
 
 def _check_weights(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from shrinknet.core.errors import BadInputError
+from shrinknet.task.fitting import check_alike
 from shrinknet.task.trees import of_each, shapes_text, tensors_of
 
 SUMS = ("sum", "batchmean")
@@ -72,6 +73,8 @@ class TorchLoss:
                 stretch to each other.
         """
         given = self._given(outputs, targets)
+        if self.names[1:2] == ("target",) and ACCURACIES.get(self.kind) != "argmax":  # no classes: numbers
+            check_alike(self.name, given[self.names[0]], given["target"])
         first = tensors_of(outputs)[0]
         elements = self._elements(first, [SAMPLES_FIRST.get(name, _as_it_is)(one) for name, one in given.items()])
         if elements.numel() > max(one.numel() for one in given.values()):
@@ -182,8 +185,18 @@ def _of_function(function: Any, given: Any, parameters: Mapping[str, Parameter])
     args = given.args if isinstance(given, partial) else ()
     options = {name: one.default for name, one in parameters.items() if one.default is not Parameter.empty}
     names = tuple(name for name in parameters if name not in options)
+    options = _in_todays_words(**options)
     changed = _changed(options, signature(function).parameters)
     return TorchLoss(partial(function, *args) if args else function, function.__name__, names, options, changed)
+
+
+def _in_todays_words(
+    reduction: str, size_average: bool | None = None, reduce: bool | None = None, **others: Any
+) -> dict[str, Any]:
+    """The options of a function, `reduction` in the place of what said the same before it."""
+    if size_average is not None or reduce is not None:
+        reduction = "none" if reduce is False else "sum" if size_average is False else "mean"
+    return {"reduction": reduction, **others}
 
 
 def _changed(options: Mapping[str, Any], defaults: Mapping[str, Parameter]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec
 
 from shrinknet.core.errors import BadInputError
 
@@ -62,10 +63,26 @@ class ByForward:
         self.names = [name for name, kind in kinds.items() if kind not in (
             inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)]  # fmt: skip
         self.first = next((one.name for one in parameters if one.kind in PLACES), None)
+        self.needed = [one.name for one in parameters if one.default is one.empty and one.name in self.names]
+        self.exported: TreeSpec | None = getattr(model, "_in_spec", None)
         self.num_needed = sum(one.default is one.empty and one.kind in PLACES for one in parameters)
 
     def __call__(self, role: str, batch: Any) -> Call:
         """Return the call and the targets."""
+        args, kwargs, targets = self._taken_apart(role, batch)
+        return (args, kwargs, targets) if self.exported is None else (*self._as_exported(args, kwargs), targets)
+
+    def _as_exported(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """The same call in the form of the export, which takes no other: by place what came by place there."""
+        assert self.exported is not None
+        by_place, by_name = self.exported.children()
+        given = dict(zip(self.names, args, strict=False)) | dict(kwargs)
+        if len(given) < len(args) + len(kwargs) or given.keys() != {*self.names}:
+            return args, kwargs  # the network will say what is wrong
+        placed = self.names[: by_place.num_children]
+        return [given[name] for name in placed], {name: given[name] for name in by_name.context}
+
+    def _taken_apart(self, role: str, batch: Any) -> Call:
         if is_dataclass(batch) and not isinstance(batch, type | Mapping):
             batch = {one.name: getattr(batch, one.name) for one in fields(batch)}
         elif isinstance(batch, tuple) and hasattr(batch, "_asdict") and {*batch._asdict()} & {*self.names}:
@@ -103,6 +120,11 @@ class ByForward:
             allowed = f"a mapping with what the network's forward takes ({', '.join(self.names)})"
             do = "Name the arrays so, or say unpack=batch -> (args, kwargs, targets)."
             raise BadInputError(role, allowed, f"keys {', '.join(map(repr, batch))}", do)
+        if missing := [name for name in self.needed if name not in given]:
+            allowed = f"a mapping with all that the network's forward needs ({', '.join(self.needed)})"
+            do = "Name the arrays so, or say unpack=batch -> (args, kwargs, targets)."
+            others = [name for name in rest if name not in TARGETS]
+            raise BadInputError(role, allowed, f"no {missing[0]!r}{f' but {others[0]!r}' if others else ''}", do)
         known = {name: value for name, value in rest.items() if name in TARGETS}
         if known and len(known) < len(rest):
             odd = next(name for name in rest if name not in known)
