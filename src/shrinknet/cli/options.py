@@ -154,7 +154,7 @@ def output_of(typed: str | None) -> str | int | None:
     return int(typed) if typed is not None and typed.isdecimal() else typed
 
 
-def artefact_kind(options: SearchOptions, goals: Sequence[Goal]) -> str:
+def artefact_kind(options: SearchOptions, goals: Sequence[Goal]) -> object:
     """Return what ships: what was named; else ExecuTorch's file where RAM or int8 is asked for, else the weights."""
     wants_ram = any(isinstance(goal, PeakRamBytes) for goal in goals)
     is_implied = not options.artefact and (wants_ram or options.quantize != "none")

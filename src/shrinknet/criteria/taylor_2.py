@@ -31,7 +31,7 @@ class Taylor2(Criterion):
     what lies downstream for each neuron of the second. Memory for one chunk of candidates.
     """
 
-    name = "taylor-2"
+    name, unit = "taylor-2", "loss"
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed estimates over the batch."""
