@@ -187,7 +187,7 @@ TYPED_BADLY = {
     "Share": r"^goal must be a class that can be called without arguments\. .*'share'\. Write --goal package\.module:Class=VALUE\.$",
     "Fussy=7": r"^goal must be a class and a value that it can read\. Got '.*:Fussy=7', which said: KeyError: '7'\.",
     "Nothing=7": r"^goal must be a goal with all that it needs\. Got Nothing, which lacks reached\.",
-    "measures=7": r"^goal must be the name of a goal\. Got '.*:measures', which is none\.",
+    "measures=7": r"^goal must be the name of a goal\. Got '.*:measures', which is none without the base shrinknet\.Goal\.",
 }
 
 

@@ -45,6 +45,7 @@ class Registry(Generic[T]):
         found_in: what a module holds of them.
         own: makes one of what the user's import path names; None where it is none.
         what: one of them in words, such as "criterion".
+        base: the class that theirs inherit from, such as "shrinknet.Criterion", if it is so.
     """
 
     argument: str
@@ -53,6 +54,7 @@ class Registry(Generic[T]):
     found_in: Callable[[ModuleType], Iterable[T]]
     own: Callable[[object], T | None]
     what: str
+    base: str = ""
 
     def ours(self) -> dict[str, T]:
         """Return those that we bring, by name.
@@ -121,8 +123,11 @@ class Registry(Generic[T]):
     def _own(self, name: str, found: object) -> T:
         own = self.own(found)
         if own is None:
-            do = f"CONTRIBUTING.md says how to add {_a(self.what)}."
-            raise BadInputError(self.argument, f"the name of {_a(self.what)}", f"{name!r}, which is none", do)
+            do, lacking = (
+                f"CONTRIBUTING.md says how to add {_a(self.what)}.",
+                self.base and f" without the base {self.base}",
+            )
+            raise BadInputError(self.argument, f"the name of {_a(self.what)}", f"{name!r}, which is none{lacking}", do)
         return own
 
     def _loaded(self, point: EntryPoint) -> T:
@@ -158,7 +163,7 @@ def registry_of_classes(base: type[T], argument: str, package: str, group: str, 
             raise BadInputError(argument, allowed, got, f"CONTRIBUTING.md says how to add {_a(what)}.")
         return found if is_one(found) or isinstance(found, base) else None
 
-    return Registry(argument, package, group, found_in, own, what)
+    return Registry(argument, package, group, found_in, own, what, f"shrinknet.{base.__name__}")
 
 
 def _name(one: Any) -> str:
