@@ -73,6 +73,10 @@ from shrinknet.core.scores import Scores as Scores
 from shrinknet.core.version import __version__ as __version__
 from shrinknet.criteria import Criterion as Criterion
 from shrinknet.criteria import criterion_names as criterion_names
+from shrinknet.export.base import Built as Built
+from shrinknet.export.base import Exporter as Exporter
+from shrinknet.export.inference import InferenceGraph as InferenceGraph
+from shrinknet.export.inference import by_tensors as by_tensors
 from shrinknet.graph.trace import Trace as Trace
 from shrinknet.graph.trace import trace as trace
 from shrinknet.run.opening import load as load

@@ -120,5 +120,5 @@ def test_an_own_criterion_and_exporter_are_named_by_their_import_path(type_comma
     assert (tmp_path / "run" / "artefacts" / "model.PT2").exists()
     refused = type_command("verify", tmp_path / "run")
     assert refused.status == 2
-    assert "If that exporter is your own, say --trust." in " ".join(refused.err.split())
+    assert "If that exporter is your own, give it here once more, or say --trust." in " ".join(refused.err.split())
     assert type_command("verify", tmp_path / "run", "--trust").status == 0

@@ -1,5 +1,7 @@
 """Budgets are judged by the file as it is measured, however wrong its forecast was."""
 
+import io
+import warnings
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -8,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import shrinknet as sn
+from shrinknet.core.folder import RunFolder
 from shrinknet.export.base import Built, Exporter
-from shrinknet.export.inference import Answer, InferenceGraph, by_torch
+from shrinknet.export.inference import Answer, InferenceGraph, by_torch, in_rows
+from shrinknet.run.checking import check_files
 
 WIDTH = 40
 
@@ -138,3 +142,170 @@ def test_many_neurons_go_several_at_a_step_unless_asked_otherwise(tmp_path, capl
         task, "random", "single-ranking", goals=[sn.RemovedNeurons(10)], out=tmp_path / "run", resume=True
     )
     assert resumed.plan == run.plan
+
+
+class Pages(sn.Goal):
+    """A goal of one's own about what is measured."""
+
+    def __init__(self, most):
+        self.most = most
+
+    def reached(self, start, now):
+        return now.costs.flash_bytes <= self.most
+
+
+@pytest.mark.parametrize("name", ["as forecast", "longer the smaller"])
+def test_an_own_goal_missed_by_measurement_goes_on_until_it_is_met(task, monkeypatch, name) -> None:
+    monkeypatch.setattr(Packed, "length", staticmethod(LENGTHS[name]))
+    own = sn.prune(task, "magnitude", goals=[Pages(1700)], artefact=Packed)
+    ours = sn.prune(task, "magnitude", goals=[sn.FlashBytes(1700)], artefact=Packed)
+    assert own.plan == ours.plan
+    assert own.is_met
+    assert own.artefact.num_bytes <= 1700 < own.artefact.forecast_bytes + 1000
+
+
+def script(network: InferenceGraph, inputs: Tensor) -> bytes:
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(network.flat, in_rows(inputs)), file)
+    return file.getvalue()
+
+
+class Script(sn.Exporter):
+    """As short as one may be: bytes, and what opens them."""
+
+    def build(self, network, inputs, calibration, quantize):
+        return script(network, inputs)
+
+    def answer(self, content):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return sn.by_tensors(torch.jit.load(io.BytesIO(content)))
+
+
+class Raises(Script):
+    def build(self, network, inputs, calibration, quantize):
+        return {}["missing"]
+
+
+class GivesText(Script):
+    def build(self, network, inputs, calibration, quantize):
+        return "text"
+
+
+class GivesNoBytes(Script):
+    def build(self, network, inputs, calibration, quantize):
+        return bytearray(b"text")
+
+
+class NoFunction(Script):
+    def answer(self, content):
+        return None
+
+
+class Breaks(Script):
+    def answer(self, content):
+        return lambda rows: rows @ rows
+
+
+class OneRow(Script):
+    def answer(self, content):
+        return lambda rows: super(OneRow, self).answer(content)(rows)[:1]
+
+
+class Off(Script):
+    def answer(self, content):
+        return lambda rows: super(Off, self).answer(content)(rows) + 1
+
+
+FAULTS = {
+    Raises: r"must be given a network whose operators it knows\. Got this network: KeyError: 'missing'\. The network as",
+    GivesText: r"must build the bytes of a file, or Built\(bytes, \.\.\.\)\. Got str\.",
+    GivesNoBytes: r"must build the bytes of a file, or Built\(bytes, \.\.\.\)\. Got bytearray\.",
+    NoFunction: r"must open its own file and run it on rows\. Got TypeError: 'NoneType' object is not callable\.",
+    Breaks: r"must open its own file and run it on rows\. Got RuntimeError: .*\. Mend what its answer returns\.",
+    OneRow: r"must answer with outputs \[64, 3\] here\. Got \[1, 3\]\.",
+    Off: r"must give a file that computes what torch computes\. Got a worst difference of",
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS, ids=lambda kind: kind.__name__)
+def test_what_an_exporter_of_ones_own_does_wrong_is_one_sentence_that_names_it(task, kind) -> None:
+    with pytest.raises(sn.ExportError, match=rf"^artefact='(\w+:)?{kind.__name__}' {FAULTS[kind]}"):
+        sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(3)], artefact=kind)
+
+
+def test_packages_that_are_not_there_are_named(task, monkeypatch) -> None:
+    monkeypatch.setattr(Script, "packages", ("no_such_package",))
+    with pytest.raises(
+        sn.BadInputError,
+        match=r"^artefact='Script' must be used where 'no_such_package' is installed\..*Run: pip install no_such_package$",
+    ):
+        sn.prune(task, artefact=Script())
+
+
+@pytest.mark.parametrize("kind", [f"{__name__}:Script", Script, Script()], ids=["path", "class", "object"])
+def test_an_own_exporter_is_given_by_path_class_or_object(task, tmp_path, kind) -> None:
+    run = sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(3)], artefact=kind, out=tmp_path / "run")
+    assert run.artefact.kind == RunFolder(tmp_path / "run").config["artefact"] == f"{__name__}:Script"
+    assert (tmp_path / "run/artefacts/model.script").read_bytes() == run.shipped.content
+
+
+def rows() -> list[tuple[Tensor, Tensor]]:
+    return [(torch.randn(64, 4), torch.arange(64) % 3)]
+
+
+def test_a_file_of_an_own_exporter_asks_for_it_when_it_is_used(task, tmp_path, caplog) -> None:
+    """Opening, cutting and other files want nothing."""
+    run = sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(3)], out=tmp_path / "run")
+    with caplog.at_level("WARNING", "shrinknet"):
+        run.export(Script)
+    assert (
+        "artefacts/model.script is of an exporter of your own: whoever verifies the run says `trust=True`."
+        in caplog.text
+    )
+    opened = sn.load(tmp_path / "run", data=rows())
+    assert opened.at(sn.RemovedNeurons(5)).verification.holds
+    opened.export("pt2")
+    asked = rf"^artefact must be named again where it is code.* Got '{__name__}:Script' in the folder\. If .*or say `trust=True`\."
+    with pytest.raises(sn.BadInputError, match=asked):
+        check_files(opened)
+    for named in ({"trust": True}, {"artefact": Script()}):
+        checks = check_files(sn.load(tmp_path / "run", data=rows(), **named))
+        assert checks["artefacts/model.script"].holds
+
+
+def test_an_exporter_that_cannot_be_imported_is_given_again(task, tmp_path) -> None:
+    class Mine(Script):
+        """As one in a notebook."""
+
+    sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(3)], artefact=Mine(), out=tmp_path / "run")
+    assert RunFolder(tmp_path / "run").config["artefact"] == "Mine"
+    opened = sn.load(tmp_path / "run", data=rows(), trust=True)
+    assert opened.artefact.kind == "Mine"
+    with pytest.raises(
+        sn.BadInputError, match=r"Got 'Mine' in the folder\. If that exporter is your own, give it here once more\.$"
+    ):
+        opened.at(sn.RemovedNeurons(5))
+    again = sn.load(tmp_path / "run", data=rows(), artefact=Mine)
+    assert again.at(sn.RemovedNeurons(5)).artefact.kind == "Mine"
+    assert all(one.holds for one in check_files(again).values())
+
+
+def test_sizes_that_a_file_fixes_are_refused_before_anything_is_scored(monkeypatch) -> None:
+    class Pooled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.two(self.one(x).relu().mean(1))
+
+    free = sn.Task(Pooled(), "cross-entropy", (torch.randn(20, 5, 4), torch.arange(20) % 3), free={"x": [1]})
+    monkeypatch.setattr("shrinknet.run.driver.first_step", lambda *given: pytest.fail("too late"))
+    with pytest.raises(
+        sn.BadInputError,
+        match=r"^artefact must be `artefact='onnx'` or `artefact='pt2'` for a task with free sizes, which other files fix\. Got `artefact='.*:Script'`\.",
+    ):
+        sn.prune(free, goals=[sn.RemovedNeurons(1)], artefact=Script)

@@ -3,9 +3,13 @@
 from dataclasses import FrozenInstanceError, fields
 
 import pytest
+import torch
+from torch import nn
 
 import shrinknet as sn
+from shrinknet.cli.asked import GoalFlags
 from shrinknet.search import goals, guards
+from shrinknet.search.typed import all_of, check_asked
 
 
 def measures(neurons: int = 9, parameters: int = 1, *recalls: float) -> sn.Measures:
@@ -66,13 +70,138 @@ def test_every_goal_and_guard_can_be_typed() -> None:
     assert sn.RemovedNeurons.typed("60%") == sn.RemovedFraction(0.6)
 
 
-def test_a_goal_that_inherits_goes_on_wanting_what_it_wanted() -> None:
-    """Beside a budget on an artefact every goal is asked what the forecast must reach next."""
+class Share(sn.Goal):
+    def __init__(self, share: float) -> None:
+        self.share = share
 
-    class Half(sn.Goal):
-        def reached(self, start, now):
-            return now.costs.num_parameters <= start.costs.num_parameters / 2
+    def reached(self, start, now):
+        return now.costs.num_parameters <= self.share * start.costs.num_parameters
 
-    wanted, costs = Half(), measures().costs
-    assert wanted.tightened(wanted, costs, costs) is wanted
-    assert wanted.neurons_left(measures(), measures()) is None
+
+class Pages(sn.Goal):
+    """Flash in whole pages, rounded up."""
+
+    def __init__(self, count: int = 2) -> None:
+        self.count = count
+
+    def reached(self, start, now):
+        return -(-now.costs.flash_bytes // 10) <= self.count
+
+
+def test_a_goal_says_when_it_is_reached_and_the_rest_follows() -> None:
+    start = measures(10, 100)
+    assert Share.typed("64%").share == Share.typed("0.64").share == 0.64
+    assert str(Share(0.5)) == "Share", "no address in memory"
+    assert Share(0.5).neurons_left(start, start) is None
+    assert [Share(0.5).progress(start, measures(left, 10 * left)) for left in (10, 7, 5, 2)] == [
+        0,
+        pytest.approx(0.3),
+        1,
+        1,
+    ]
+
+
+@pytest.mark.parametrize(("goal", "needed"), [(sn.FlashBytes(20), 14), (Pages(2), 14), (sn.RemovedNeurons(5), None)])
+def test_a_goal_missed_by_measurement_is_corrected_by_the_error_of_the_forecast(goal, needed) -> None:
+    """Forecasts were 6 bytes too low: 14 are wanted where 20 may be."""
+    corrected = goals.Corrected(goal, sn.Costs(4, 1, 26, 1, 1) - sn.Costs(4, 1, 20, 1, 1))
+    start = sn.Measures(0.0, None, sn.Costs(9, 1, 100, 1, 1))
+    at = {flash: sn.Measures(0.0, None, sn.Costs(4, 1, flash, 1, 1)) for flash in (14, 15)}
+    assert [corrected.reached(start, now) for now in at.values()] == ([True] * 2 if needed is None else [True, False])
+    assert corrected.neurons_left(start, at[14]) == goal.neurons_left(start, at[14])
+    assert corrected.progress(start, at[14]) == 1
+
+
+class TwoValues(sn.Goal):
+    def __init__(self, share: float, of: str) -> None: ...
+    def reached(self, start, now): ...
+
+
+class Nothing(sn.Goal):
+    def __init__(self, share: float) -> None: ...
+
+
+def test_what_a_goal_lacks_is_one_sentence() -> None:
+    with pytest.raises(
+        sn.BadInputError, match=r"^TwoValues must be a class of one value where it is typed\. Got share and of\."
+    ):
+        TwoValues.typed("7")
+    with pytest.raises(sn.BadInputError, match=r"^Share must be a number\. Got 'few'\. Write it as 0\.1"):
+        Share.typed("few")
+    with pytest.raises(
+        sn.BadInputError, match=r"^goal must be a goal with all that it needs\. Got Nothing, which lacks reached\."
+    ):
+        goals.BY_NAME.find(Nothing)
+
+
+BAD = [
+    ([sn.FlashBytes], r"^goals must be a class that can be called without arguments\. Got 'FlashBytes', which said: TypeError"),
+    ([object], r"^goals must be a list of goals, each of a class with the base shrinknet\.Goal\. Got <class 'object'>\."),
+    (["flash"], r"^goals must be a list of goals, each of a class with the base shrinknet\.Goal\. Got 'flash'\."),
+    (sn.FlashBytes(4), r"^goals must be a list of goals\. Got FlashBytes\(budget=4\)\. Write it as goals=\["),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "sentence"), BAD)
+def test_what_is_no_goal_is_one_sentence(given, sentence) -> None:
+    with pytest.raises(sn.BadInputError, match=sentence):
+        all_of("goals", given, sn.Goal)
+
+
+def test_a_class_that_wants_no_value_is_a_goal() -> None:
+    (found,) = all_of("goals", [Pages], sn.Goal)
+    assert (type(found), found.count) == (Pages, 2)
+
+
+class Misspelt(sn.Goal):
+    def reached(self, start, now):
+        return now.costs.num_params < 3
+
+
+class Never(sn.Guard):
+    def broken(self, start, now):
+        return now.metrics["f1"] < 1
+
+
+class Fussy(Share):
+    @classmethod
+    def typed(cls, text):
+        raise KeyError(text)
+
+
+def test_what_reads_something_that_is_not_there_is_told_before_anything_is_scored() -> None:
+    said = r"Misspelt, which said: AttributeError: .*num_params.*\. It reads calibration_loss, .* of costs num_neurons, num_param"
+    with pytest.raises(sn.BadInputError, match=rf"^goals must be ones that the untouched network answers\. Got {said}"):
+        check_asked("goals", [Misspelt()], lambda goal: goal.progress(measures(), measures()))
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    rows = torch.randn(20, 4), torch.arange(20) % 2
+    task = sn.Task(model, "cross-entropy", rows, rows)
+    for given in ({"goals": [Misspelt]}, {"guards": [Never]}):
+        with pytest.raises(sn.BadInputError, match=rf"^{next(iter(given))} must be ones that the untouched network"):
+            sn.prune(task, "magnitude", **given)
+    with pytest.raises(sn.BadInputError, match=r"^goals must be ones that the untouched network"):
+        sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(1)]).at(Misspelt())
+
+
+TYPED_BADLY = {
+    "Share": r"^goal must be a class that can be called without arguments\. .*'share'\. Write --goal package\.module:Class=VALUE\.$",
+    "Fussy=7": r"^goal must be a class and a value that it can read\. Got '.*:Fussy=7', which said: KeyError: '7'\.",
+    "Nothing=7": r"^goal must be a goal with all that it needs\. Got Nothing, which lacks reached\.",
+    "measures=7": r"^goal must be the name of a goal\. Got '.*:measures', which is none without the base shrinknet\.Goal\.",
+}
+
+
+def typed(text: str) -> list[sn.Goal]:
+    return list(GoalFlags(**dict.fromkeys(goals.BY_NAME.ours()), goal=(f"{__name__}:{text}",)).made())
+
+
+@pytest.mark.parametrize("text", TYPED_BADLY)
+def test_a_goal_that_is_typed_badly_is_one_sentence(text: str) -> None:
+    with pytest.raises(sn.BadInputError, match=TYPED_BADLY[text]):
+        typed(text)
+
+
+def test_a_goal_of_ones_own_is_typed_with_its_value_or_without() -> None:
+    assert [one.share for one in typed("Share=64%")] == [0.64]
+    assert [one.count for one in typed("Pages")] == [2]
+    assert [one.count for one in typed("Pages=3")] == [3]

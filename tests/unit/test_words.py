@@ -85,8 +85,8 @@ FAULTS: dict[str, tuple[str, Callable[[Path], object], str, str]] = {
     ),
     "a latency of what does not run": (
         "prune", lambda folder: sn.prune(task(), max_latency=3.0),
-        "runs on this machine: `artefact='executorch'` or `artefact='onnx'`. Got `artefact='weights'`.",
-        "runs on this machine: --to executorch or --to onnx. Got --to weights.",
+        "runs on this machine: `artefact='executorch'`, `artefact='onnx'` or `artefact='pt2'`. Got `artefact='weights'`.",
+        "runs on this machine: --to executorch, --to onnx or --to pt2. Got --to weights.",
     ),
     "RAM that nobody plans": (
         "prune", lambda folder: sn.prune(task(), goals=[sn.PeakRamBytes(100)]),

@@ -1,9 +1,11 @@
 """Goals and guards as flags: one for each that has a name, and `--goal`, `--guard` for the user's own."""
 
 from collections.abc import Iterator, Mapping
+from inspect import cleandoc, isclass
 from typing import Any, ClassVar
 
-from shrinknet.core.errors import BadInputError
+from shrinknet.core.errors import BadInputError, ShrinknetError
+from shrinknet.core.named import made_by
 from shrinknet.core.options import About, Options, Said
 from shrinknet.core.registry import Registry
 from shrinknet.search import goals, guards
@@ -22,9 +24,8 @@ class Asked(Options):
         """Yield the flags."""
         what = cls.registry.what
         for name, kind in cls.registry.ours().items():
-            several = getattr(kind, "is_repeated", False)
-            hint, default = (tuple[str, ...], ()) if several else (str | None, None)
-            yield Said(name.replace("-", "_"), hint, default, About(kind.help))
+            hint, default = (tuple[str, ...], ()) if kind.is_repeated else (str | None, None)
+            yield Said(name.replace("-", "_"), hint, default, About(cleandoc(kind.__doc__).partition("\n")[0]))
         own = f"A {what} of your own or of an installed package: package.module:Class=VALUE (may be repeated)."
         yield Said(what, tuple[str, ...], (), About(own))
 
@@ -41,10 +42,21 @@ class Asked(Options):
         what = self.registry.what
         for pair in given[what]:
             name, equals, text = pair.partition("=")
-            if not equals:
-                do = f"Write --{what} package.module:Class=VALUE."
-                raise BadInputError(f"--{what}", "NAME=VALUE", repr(pair), do)
-            yield self.registry.find(name).typed(text)
+            yield _read(what, self.registry.find(name), pair, text if equals else None)
+
+
+def _read(what: str, kind: Any, pair: str, text: str | None) -> Any:
+    """A goal or guard of the user's own: the class with the value that was typed, or as it is where none was."""
+    if text is None:
+        do = f"Write --{what} package.module:Class=VALUE."
+        return made_by(what, pair, kind, "a class", do) if isclass(kind) else kind
+    try:
+        return kind.typed(text)
+    except ShrinknetError:
+        raise
+    except Exception as error:  # the user's own code
+        got = f"{pair!r}, which said: {type(error).__name__}: {error}"
+        raise BadInputError(what, "a class and a value that it can read", got, "Try it in Python.") from error
 
 
 class GoalFlags(Asked):

@@ -16,7 +16,7 @@ from shrinknet.report import summary
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     given: RunFlags,
-    to: Annotated[str, typer.Option("--to", help="executorch, onnx, pt2, or cortex-m.")],
+    to: Annotated[str, typer.Option("--to", help="executorch, onnx, pt2, cortex-m, or package.module:Class.")],
     quantize: Quantize = "none",
     allow_float: AllowFloat = False,
     out: Annotated[Path | None, typer.Option("--out", help="The file; in the run's folder where left out.")] = None,

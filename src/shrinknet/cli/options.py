@@ -74,7 +74,7 @@ class RunFlags(Options):
     trust: bool = option(False, "Import the data and the loss that the run folder names.")
 
 
-def artefact_kind(options: SearchOptions, goals: Sequence[Goal]) -> str:
+def artefact_kind(options: SearchOptions, goals: Sequence[Goal]) -> object:
     """Return what ships: what was named; else ExecuTorch's file where RAM or int8 is asked for, else the weights."""
     wants_ram = any(isinstance(goal, PeakRamBytes) for goal in goals)
     is_implied = not options.artefact and (wants_ram or options.quantize != "none")

@@ -68,7 +68,7 @@ class SearchOptions(RankOptions):
         is_later=True,
     )
     whole_curve: bool = option(False, "Go on to the end for the whole trade-off curve.")
-    artefact: str | None = option(
+    artefact: object | None = option(
         None, "What ships: weights, executorch, onnx, pt2, cortex-m, or package.module:Class.", flag="to"
     )
     quantize: Quantize = option("none", "Quantize what ships, after pruning.")
@@ -83,8 +83,8 @@ class SearchOptions(RankOptions):
     )
 
     @property
-    def kind(self) -> str:
-        """What ships."""
+    def kind(self) -> object:
+        """What ships: an exporter, its class or its name."""
         return self.artefact or WEIGHTS
 
     @property
@@ -137,7 +137,5 @@ class RunConfig:
     @property
     def qualities(self) -> Mapping[str, Quality]:
         """What is known of each metric, by its name."""
-        known = (
-            Quality(str(one["name"]), bool(one["is_share"]), bool(one["higher_is_better"])) for one in self.metrics
-        )
+        known = (Quality(str(one["name"]), bool(one["is_share"]), one["higher_is_better"]) for one in self.metrics)
         return {ACCURACY.name: ACCURACY, **{one.name: one for one in known}}

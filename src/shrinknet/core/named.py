@@ -3,10 +3,11 @@
 import importlib
 import sys
 from collections.abc import Callable
+from inspect import isclass, signature
 from pathlib import Path
 from typing import Any
 
-from shrinknet.core.errors import BadInputError, did_you_mean
+from shrinknet.core.errors import BadInputError, ShrinknetError, did_you_mean
 
 
 def is_import_path(text: str) -> bool:
@@ -44,7 +45,25 @@ def find_named(argument: str, text: str) -> Any:
     return getattr(module, name)
 
 
-def made_by(argument: str, spec: str, factory: Callable[[], Any]) -> Any:
+def import_path(one: object) -> str | None:
+    """Return the `package.module:name` by which a function, class or object is found again; None where none is.
+
+    An object is found by its class where it is as any other of it: it has no state and no constructor of its own.
+
+    >>> import_path(find_named), import_path(lambda outputs, targets: outputs)
+    ('shrinknet.core.named:find_named', None)
+    """
+    kind = type(one)
+    if getattr(one, "__dict__", None) == {} and (kind.__init__, kind.__new__) == (object.__init__, object.__new__):
+        one = kind
+    module, name = getattr(one, "__module__", None), getattr(one, "__qualname__", "")
+    is_found = module not in (None, "__main__") and getattr(sys.modules.get(str(module)), name, None) is one
+    return f"{module}:{name}" if is_found else None
+
+
+def made_by(
+    argument: str, spec: str, factory: Callable[[], Any], what: str = "a factory", do: str = "Try it in Python."
+) -> Any:
     """Call a factory of the user's own.
 
     Raises:
@@ -52,10 +71,23 @@ def made_by(argument: str, spec: str, factory: Callable[[], Any]) -> Any:
     """
     try:
         return factory()
+    except ShrinknetError:
+        raise
     except Exception as error:  # any error of the user's own code
-        raise BadInputError(
-            argument,
-            "a factory that can be called without arguments",
-            f"{spec!r}, which said: {type(error).__name__}: {error}",
-            "Try it in Python.",
-        ) from error
+        said = f"{spec!r}, which said: {type(error).__name__}: {error}"
+        raise BadInputError(argument, f"{what} that can be called without arguments", said, do) from error
+
+
+def as_object(argument: str, one: Any, **options: object) -> Any:
+    """Return an object as it is, and of a class one that is made: with those of the options that it takes, no others.
+
+    Raises:
+        BadInputError: the class wants arguments.
+
+    >>> as_object("shape", 3), as_object("shape", dict)
+    (3, {})
+    """
+    if not isclass(one):
+        return one
+    taken = {name: options[name] for name in signature(one).parameters.keys() & options.keys()} if options else {}
+    return made_by(argument, one.__qualname__, lambda: one(**taken), "a class", "Give an object of it.")

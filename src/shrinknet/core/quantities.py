@@ -18,7 +18,6 @@ class Cost:
         unit: what stands behind a number of it.
         parse: given the argument's name and text or a number, how much it is.
         text: how it is shown.
-        help: what a budget of it says.
     """
 
     name: str
@@ -27,7 +26,6 @@ class Cost:
     unit: str
     parse: Callable[[str, int | str], int]
     text: Callable[[int], str]
-    help: str
 
     def of(self, costs: Costs) -> int:
         """Return how much it is for a network."""
@@ -38,22 +36,11 @@ def _count(value: int) -> str:
     return f"{value:,}"
 
 
-NEURONS = Cost("neurons", "num_neurons", "neurons", "neurons", parse_count, _count, "At most that many neurons.")
-PARAMETERS = Cost(
-    "parameters", "num_parameters", "parameters", "parameters", parse_count, _count,
-    "At most that many parameters, such as 20k.",
-)  # fmt: skip
-FLASH = Cost(
-    "flash", "flash_bytes", "flash", "bytes of flash", parse_bytes, bytes_text,
-    "At most that many bytes of the file that ships, such as 64KiB.",
-)  # fmt: skip
-RAM = Cost(
-    "ram", "peak_ram_bytes", "peak RAM", "bytes of RAM", parse_bytes, bytes_text,
-    "At most that many bytes of the planner's arena, such as 20KiB.",
-)  # fmt: skip
-MACS = Cost(
-    "macs", "macs", "MACs", "MACs", parse_count, _count, "At most that many MACs a sample, such as 1.5M."
-)  # fmt: skip
+NEURONS = Cost("neurons", "num_neurons", "neurons", "neurons", parse_count, _count)
+PARAMETERS = Cost("parameters", "num_parameters", "parameters", "parameters", parse_count, _count)
+FLASH = Cost("flash", "flash_bytes", "flash", "bytes of flash", parse_bytes, bytes_text)
+RAM = Cost("ram", "peak_ram_bytes", "peak RAM", "bytes of RAM", parse_bytes, bytes_text)
+MACS = Cost("macs", "macs", "MACs", "MACs", parse_count, _count)
 
 COSTS = (NEURONS, PARAMETERS, FLASH, RAM, MACS)
 """In the order of tables and columns."""
@@ -68,12 +55,12 @@ class Quality:
     Attributes:
         name: what it is called: in `Measures.metrics`, `--metric`, `--max-drop`.
         is_share: whether it is a part of a whole, from 0 to 1, and shown in percent.
-        higher_is_better: whether it falls when a network gets worse.
+        higher_is_better: whether it falls when a network gets worse; None where nobody says.
     """
 
     name: str
     is_share: bool = False
-    higher_is_better: bool = True
+    higher_is_better: bool | None = None
 
     def text(self, value: float | None) -> str:
         """Return a figure as it is shown.
@@ -86,4 +73,4 @@ class Quality:
         return percent(value) if self.is_share else f"{value:.4g}"
 
 
-ACCURACY = Quality("accuracy", is_share=True)
+ACCURACY = Quality("accuracy", is_share=True, higher_is_better=True)

@@ -1,7 +1,8 @@
 """Frozen facts about a run. No torch here: the report reads them on a machine that has none."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
+from operator import add, sub
 
 from shrinknet.core.errors import VerificationError
 from shrinknet.core.units import counted
@@ -113,6 +114,12 @@ class Costs:
     flash_bytes: int
     peak_ram_bytes: int
     macs: int
+
+    def __add__(self, other: "Costs") -> "Costs":
+        return Costs(*map(add, astuple(self), astuple(other)))
+
+    def __sub__(self, other: "Costs") -> "Costs":
+        return Costs(*map(sub, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True, slots=True)

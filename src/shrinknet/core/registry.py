@@ -8,15 +8,26 @@ from importlib.metadata import EntryPoint, entry_points
 from inspect import isabstract, isclass
 from pkgutil import iter_modules
 from types import ModuleType
-from typing import Any, Generic, TypeGuard, TypeVar
+from typing import Any, ClassVar, Generic, TypeGuard, TypeVar
 
 from shrinknet.core.errors import BadInputError, did_you_mean
-from shrinknet.core.named import find_named, is_import_path
+from shrinknet.core.named import as_object, find_named, import_path, is_import_path
 
 log = logging.getLogger(__name__)
 
 
 T = TypeVar("T")
+
+
+class Named:
+    """What has a name: that of its class, where the class says no other."""
+
+    name: ClassVar[str]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "name" not in vars(cls):
+            cls.name = cls.__name__
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,7 @@ class Registry(Generic[T]):
         found_in: what a module holds of them.
         own: makes one of what the user's import path names; None where it is none.
         what: one of them in words, such as "criterion".
+        base: the class that theirs inherit from, such as "shrinknet.Criterion", if it is so.
     """
 
     argument: str
@@ -42,6 +54,7 @@ class Registry(Generic[T]):
     found_in: Callable[[ModuleType], Iterable[T]]
     own: Callable[[object], T | None]
     what: str
+    base: str = ""
 
     def ours(self) -> dict[str, T]:
         """Return those that we bring, by name.
@@ -73,6 +86,21 @@ class Registry(Generic[T]):
             return self._own(name, find_named(self.argument, name))
         raise self.unknown(name, [*ours, *added])
 
+    def made(self, name: object, **options: object) -> Any:
+        """Return the one of that name; where that is a class, an object of it, made with the options that it takes.
+
+        Raises:
+            BadInputError: there is none, or the class wants other arguments.
+        """
+        return as_object(self.argument, self.find(name), **options)
+
+    def text_of(self, one: Any) -> str:
+        """Return the text by which one is found again: its name here, or its import path; its name if there is none."""
+        if isinstance(one, str):
+            return one
+        kind = one if isclass(one) else type(one)
+        return _name(one) if self.ours().get(_name(one)) is kind else import_path(one) or _name(one)
+
     def unknown(self, name: object, known: Iterable[str]) -> BadInputError:
         """Return the error of a name that is none of those known."""
         do = f"{did_you_mean(str(name), known)} One of your own is package.module:Name; in Python the object itself."
@@ -95,8 +123,11 @@ class Registry(Generic[T]):
     def _own(self, name: str, found: object) -> T:
         own = self.own(found)
         if own is None:
-            do = f"CONTRIBUTING.md says how to add {_a(self.what)}."
-            raise BadInputError(self.argument, f"the name of {_a(self.what)}", f"{name!r}, which is none", do)
+            do, lacking = (
+                f"CONTRIBUTING.md says how to add {_a(self.what)}.",
+                self.base and f" without the base {self.base}",
+            )
+            raise BadInputError(self.argument, f"the name of {_a(self.what)}", f"{name!r}, which is none{lacking}", do)
         return own
 
     def _loaded(self, point: EntryPoint) -> T:
@@ -111,7 +142,7 @@ class Registry(Generic[T]):
 
 
 def registry_of_classes(base: type[T], argument: str, package: str, group: str, what: str) -> Registry[type[T]]:
-    """Return a registry of the subclasses of a class, which are named by their attribute `name`.
+    """Return a registry of the subclasses of a class, named by their attribute `name`; an object of one will do, too.
 
     Args:
         base: the class, which is none of them itself; nor is what is abstract.
@@ -119,12 +150,20 @@ def registry_of_classes(base: type[T], argument: str, package: str, group: str, 
     """
 
     def is_one(found: object) -> TypeGuard[type[T]]:
-        return isclass(found) and issubclass(found, base) and found is not base and not isabstract(found)
+        return isclass(found) and issubclass(found, base) and found is not base
 
     def found_in(module: ModuleType) -> Iterator[type[T]]:
-        return (one for one in vars(module).values() if is_one(one) and one.__module__ == module.__name__)
+        here = (one for one in vars(module).values() if is_one(one) and one.__module__ == module.__name__)
+        return (one for one in here if hasattr(one, "name") and not isabstract(one))
 
-    return Registry(argument, package, group, found_in, lambda found: found if is_one(found) else None, what)
+    def own(found: object) -> Any:
+        if is_one(found) and isabstract(found):
+            lacking = " and ".join(sorted(found.__abstractmethods__))  # type: ignore[attr-defined]
+            allowed, got = f"{_a(what)} with all that it needs", f"{found.__qualname__}, which lacks {lacking}"
+            raise BadInputError(argument, allowed, got, f"CONTRIBUTING.md says how to add {_a(what)}.")
+        return found if is_one(found) or isinstance(found, base) else None
+
+    return Registry(argument, package, group, found_in, own, what, f"shrinknet.{base.__name__}")
 
 
 def _name(one: Any) -> str:

@@ -45,6 +45,22 @@ def parse_fraction(argument: str, value: int | float | str) -> float:
     return fraction
 
 
+def parse_number(argument: str, value: int | float | str) -> float:
+    """Return a number, written as one or as a percentage.
+
+    >>> parse_number("largest", "0.1"), parse_number("largest", "5%")
+    (0.1, 0.05)
+    """
+    text = str(value).strip()
+    try:
+        number = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        number = float("nan")
+    if isinstance(value, bool) or not abs(number) < float("inf"):
+        raise BadInputError(argument, "a number", repr(value), "Write it as 0.1, or as 1% of a share.")
+    return number
+
+
 def parse_milliseconds(argument: str, value: float | str) -> float:
     """Return a time in milliseconds: a number of them, or text with us, ms or s.
 

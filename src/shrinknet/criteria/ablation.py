@@ -19,7 +19,7 @@ class Ablation(Criterion):
     candidates. Exact: the loss equals that of a network rebuilt without the neuron, up to rounding.
     """
 
-    name = "ablation"
+    name, unit = "ablation", "loss"
     splits_by_group = True
     can_race = True
     foresees_refits = True

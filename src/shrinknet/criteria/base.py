@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from inspect import signature
 from typing import Any, ClassVar, final
 
 import torch
@@ -12,7 +11,7 @@ from torch.fx import Node
 
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Group
-from shrinknet.core.registry import registry_of_classes
+from shrinknet.core.registry import Named, registry_of_classes
 from shrinknet.core.scores import Scores
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.replay import Replay
@@ -64,10 +63,10 @@ class Cost:
     behind: Mapping[Node, int] = field(default_factory=dict)
 
 
-class Criterion:
+class Criterion(Named):
     """A rule that scores every neuron of a network.
 
-    A subclass gives a `name`, a `unit` ("loss" when the score estimates the rise of the mean loss), and up to three
+    A subclass gives a `name`, a `unit` ("loss" if the score estimates the rise of the mean loss), and up to three
     methods: `begin(network)` returns a state (the network, where left out), `observe(state, batch)` what one batch
     says, `conclude(state, sums)` the scores (the means over samples, where left out). Most rules are an `observe`; one
     that needs no data is a `conclude`. Batches, workers and resuming are then one loop that it knows nothing about.
@@ -83,8 +82,7 @@ class Criterion:
     - `foresees_refits`: it scores through `Replay`, and so the rise once readers are refit where a run refits them.
     """
 
-    name: ClassVar[str]
-    unit: ClassVar[str] = "loss"
+    unit: ClassVar[str] = "score"
     splits_by_group: ClassVar[bool] = False
     needs_each_sample: ClassVar[bool] = False
     follows_slopes: ClassVar[bool] = False
@@ -239,7 +237,5 @@ def find_criterion(criterion: object, seed: int = 0) -> Criterion:
     >>> find_criterion("taylor-1").name
     'taylor-1'
     """
-    if isinstance(criterion, Criterion):
-        return criterion
-    kind = BY_NAME.find(criterion)
-    return kind(**({"seed": seed} if "seed" in signature(kind).parameters else {}))
+    found: Criterion = BY_NAME.made(criterion, seed=seed)
+    return found

@@ -14,7 +14,7 @@ class EmpiricalFisher(Criterion):
     Cost: one forward and one backward pass over the data; memory for one number for each sample and neuron.
     """
 
-    name = "empirical-fisher"
+    name, unit = "empirical-fisher", "loss"
     follows_slopes = True
     needs_each_sample = True
 

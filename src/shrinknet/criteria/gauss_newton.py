@@ -20,7 +20,7 @@ class GaussNewton(Criterion):
     memory for one chunk of candidates.
     """
 
-    name = "gauss-newton"
+    name, unit = "gauss-newton", "loss"
     splits_by_group = True
 
     def cost(self, network: GatedNetwork) -> Cost:

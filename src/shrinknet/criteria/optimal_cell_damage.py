@@ -23,7 +23,7 @@ class OptimalCellDamage(Criterion):
         UnfollowedOperatorError: the network holds another operator.
     """
 
-    name = "optimal-cell-damage"
+    name, unit = "optimal-cell-damage", "loss"
     needs_each_sample = True
 
     def __init__(self, levenberg_marquardt: bool = False) -> None:

@@ -15,7 +15,7 @@ class Taylor1(Criterion):
     Cost: one forward and one backward pass over the data; memory for one number for each sample and neuron.
     """
 
-    name = "taylor-1"
+    name, unit = "taylor-1", "loss"
     follows_slopes = True
 
     def cost(self, network: GatedNetwork) -> Cost:

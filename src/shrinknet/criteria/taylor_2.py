@@ -31,7 +31,7 @@ class Taylor2(Criterion):
     what lies downstream for each neuron of the second. Memory for one chunk of candidates.
     """
 
-    name = "taylor-2"
+    name, unit = "taylor-2", "loss"
 
     def cost(self, network: GatedNetwork) -> Cost:
         """Return what one ranking costs: both kinds of neurons."""

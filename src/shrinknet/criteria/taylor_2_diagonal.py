@@ -24,7 +24,7 @@ class Taylor2Diagonal(Criterion):
         UnfollowedOperatorError: the network holds another operator.
     """
 
-    name = "taylor-2-diagonal"
+    name, unit = "taylor-2-diagonal", "loss"
     needs_each_sample = True
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:

@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from shrinknet.core.config import WEIGHTS
-from shrinknet.core.errors import BadInputError, ExportError
+from shrinknet.core.errors import BadInputError, ExportError, ShrinknetError, first_line
 from shrinknet.core.quantities import BY_NAME
 from shrinknet.core.records import Costs, Difference, Latency, Manifest, TensorFacts
 from shrinknet.export.arena import Axis, length, one_like
-from shrinknet.export.base import Built, Exporter, find_exporter
+from shrinknet.export.base import BY_NAME as EXPORTERS
+from shrinknet.export.base import Built, Exporter, Find, find_exporter
 from shrinknet.export.inference import Answer, InferenceGraph, by_torch, digest
 from shrinknet.graph.free import Free
 from shrinknet.graph.trace import Trace, named_tensors
@@ -30,7 +31,7 @@ from shrinknet.surgery.proof import gap, largest_of
 from shrinknet.surgery.remove import cut_graph
 from shrinknet.task.data import Data
 from shrinknet.task.task import Task
-from shrinknet.task.trees import AnyInputs, Inputs, of_each, tensors_of, tolerance, with_tensors
+from shrinknet.task.trees import AnyInputs, Inputs, of_each, shapes_text, tensors_of, tolerance, with_tensors
 
 log = logging.getLogger(__name__)
 
@@ -53,21 +54,28 @@ class Artefact:
 
     Attributes:
         task, trace: the network.
-        kind: the name of an exporter.
+        kind: an exporter, its class or its name.
         quantize: "none" or "int8".
         allow_float: whether an int8 file may hold operators that compute in float.
+        find: what finds the exporter, when it is first used.
     """
 
     task: Task
     trace: Trace
-    kind: str = WEIGHTS
+    kind: object = WEIGHTS
     quantize: str = "none"
     allow_float: bool = False
+    find: Find = find_exporter
+
+    @property
+    def name(self) -> str:
+        """The name or import path of that kind, as files of the run say it."""
+        return EXPORTERS.text_of(self.kind)
 
     @cached_property
     def exporter(self) -> Exporter:
         """The exporter of that kind."""
-        return find_exporter(self.kind, self.quantize)
+        return self.find(self.kind, self.quantize)
 
     @property
     def file(self) -> str:
@@ -116,12 +124,13 @@ class Artefact:
         return replace(found, flash_bytes=len(built.content), peak_ram_bytes=ram)
 
     def check(self, goals: Sequence[object], max_latency: float | None) -> None:
-        """Raise BadInputError where a goal counts what this artefact does not say."""
+        """Raise BadInputError where a goal counts what this artefact does not say, or it cannot be made of the task."""
+        self._check_free()
         if max_latency is not None and not self.exporter.runs_here:
-            allowed = "used with an artefact that runs on this machine: `artefact='executorch'` or `artefact='onnx'`"
-            raise BadInputError("max_latency", allowed, f"`artefact={self.kind!r}`", "Name one of these.")
+            allowed = f"used with an artefact that runs on this machine: {_named(lambda one: one.runs_here)}"
+            raise BadInputError("max_latency", allowed, f"`artefact={self.name!r}`", "Name one of these.")
         if any(getattr(goal, "cost", "") == "peak_ram_bytes" for goal in goals) and not self.plans_ram:
-            raise no_planner("PeakRamBytes", self.kind)
+            raise no_planner("PeakRamBytes", self.name)
 
     @cached_property
     def _beside_tensors(self) -> int:
@@ -167,7 +176,7 @@ class Artefact:
         up the shares of what each unmet goal still lacks.
         """
         if price == "ram" and not self.plans_ram:
-            raise no_planner("price='ram'", self.kind)
+            raise no_planner("price='ram'", self.name)
         if price == "budget":
             return lambda before, after: self._freed_of_budgets(goals, before, after)
         return lambda before, after: self._freed(BY_NAME[price].column, before, after)
@@ -218,17 +227,17 @@ class Artefact:
         log.info("Making the smaller network's %s file, and running it.", self.exporter.suffix)
         network = InferenceGraph.of(self.trace, cut)
         built = self._built(network)
-        answer = built.stand_in or self.exporter.answer(built.content)
+        answer = built.stand_in or self.answer(built.content)
         difference, quality = self._compare(network, built, answer)
         if not difference.holds:
             raise ExportError(
-                f"artefact={self.kind!r} must give a file that computes what torch computes. Got a worst difference of "
+                f"artefact={self.name!r} must give a file that computes what torch computes. Got a worst difference of "
                 f"{difference.worst:.3g}, the tolerance is {difference.tolerance:.3g}. Use another exporter."
             )
         row = self._example[:1]
         outputs = answer(row)
         manifest = Manifest(
-            kind=self.kind, quantize=self.quantize, file=self.file, num_bytes=len(built.content),
+            kind=self.name, quantize=self.quantize, file=self.file, num_bytes=len(built.content),
             sha256=hashlib.sha256(built.content).hexdigest(),
             arena_bytes=built.arena.num_bytes if built.arena else None,
             forecast_bytes=forecast.flash_bytes,
@@ -253,7 +262,7 @@ class Artefact:
         built = self._built(network)
         if built.stand_in is not None and content != built.content:
             return Difference(self.quantize, float("inf"), 0.0, 0)
-        answer = built.stand_in or self.exporter.answer(content)
+        answer = built.stand_in or self.answer(content)
         return replace(self._compare(network, built, answer)[0], precision=self.quantize)
 
     def rows_to_check(self) -> Data:
@@ -267,19 +276,55 @@ class Artefact:
         return role if len(role) <= most else role.permuted(0).rows(0, most)
 
     def _built(self, network: InferenceGraph) -> Built:
-        if self.trace.free and not self.exporter.leaves_free:
-            raise BadInputError(
-                "artefact", "'pt2' or 'onnx' for a task with free sizes, which other files fix",
-                f"`artefact={self.kind!r}`", "Name one of these, or say nothing of `free`.",
-            )  # fmt: skip
-        built = self.exporter.build(network, self._example, self._calibration, self.quantize)
+        self._check_free()
+        try:
+            built = self.exporter.build(network, self._example, self._calibration, self.quantize)
+        except ShrinknetError:
+            raise
+        except Exception as error:  # an exporter of the user's own
+            raise self.exporter.refused("this network", error) from error
+        if isinstance(built, bytes):
+            built = Built(built)
+        if not (isinstance(built, Built) and isinstance(built.content, bytes)):
+            content = getattr(built, "content", built)
+            raise ExportError(
+                f"artefact={self.name!r} must build the bytes of a file, or Built(bytes, ...). "
+                f"Got {type(content).__name__}. Let its build return bytes(...)."
+            )
         if built.float_operators and not self.allow_float:
             raise ExportError(
-                f"quantize={self.quantize!r} for artefact={self.kind!r} must be used with a network whose operators "
+                f"quantize={self.quantize!r} for artefact={self.name!r} must be used with a network whose operators "
                 f"all have an int8 form there. Got {len(built.float_operators)} that would stay in float: "
                 f"{', '.join(built.float_operators)}. Allow it by `allow_float=True`, or write them otherwise."
             )
         return built
+
+    def answer(self, content: bytes) -> Answer:
+        """Open a file by its own runtime, ready to run on rows."""
+        return self._told(self._told(self.exporter.answer)(content))
+
+    def _told(self, run: Any) -> Callable[[Any], Any]:
+        """Say in one sentence what an exporter's own runtime could not do."""
+
+        def told(given: Any) -> Any:
+            try:
+                return run(given)
+            except ShrinknetError:
+                raise
+            except Exception as error:  # an exporter of the user's own
+                raise ExportError(
+                    f"artefact={self.name!r} must open its own file and run it on rows. "
+                    f"Got {type(error).__name__}: {first_line(error).rstrip('.')}. Mend what its answer returns."
+                ) from error
+
+        return told
+
+    def _check_free(self) -> None:
+        if self.trace.free and self.exporter.is_made_apart and not self.exporter.leaves_free:
+            raise BadInputError(
+                "artefact", f"{_named(lambda one: one.leaves_free)} for a task with free sizes, which other files fix",
+                f"`artefact={self.name!r}`", "Name one of these, or say nothing of `free`.",
+            )  # fmt: skip
 
     @cached_property
     def _calibration(self) -> Sequence[Inputs]:
@@ -301,10 +346,16 @@ class Artefact:
         """The difference of the output that breaks its tolerance or comes nearest to it, and the file's quality."""
         data, names = self.rows_to_check(), network.outputs
         worst, largest = torch.zeros(2, len(names), dtype=torch.float64)
+        reference = built.reference or by_torch(network.module)
 
         def outputs_of(inputs: AnyInputs) -> Any:
             rows = of_each(inputs, Tensor.cpu)
-            found, expected = tensors_of(answer(rows)), tensors_of(built.reference(rows))
+            found, expected = tensors_of(answer(rows)), tensors_of(reference(rows))
+            if [one.shape for one in found] != [one.shape for one in expected]:
+                raise ExportError(
+                    f"artefact={self.name!r} must answer with outputs {shapes_text(expected)} here. "
+                    f"Got {shapes_text(found)}. Let its answer return one row for each row it is given."
+                )
             for place, (one, other) in enumerate(zip(expected, found, strict=True)):
                 worst[place] = torch.maximum(worst[place], gap(one, other))
                 largest[place] = max(float(largest[place]), largest_of(one))
@@ -375,6 +426,14 @@ def timed(answer: Answer, row: Inputs, rounds: int) -> Latency:
         taken.append(1000 * (perf_counter() - started))
     taken.sort()
     return Latency(median(taken), taken[rounds // 4], taken[-1 - rounds // 4], rounds)
+
+
+def _named(holds: Callable[[type[Exporter]], bool]) -> str:
+    """Those of our exporters that make a file of their own and of which something holds, in words."""
+    *others, last = (
+        f"`artefact={name!r}`" for name, one in EXPORTERS.ours().items() if one.is_made_apart and holds(one)
+    )
+    return f"{', '.join(others)} or {last}"
 
 
 def no_planner(argument: str, kind: str) -> BadInputError:

@@ -1,17 +1,17 @@
 """What an exporter is: it makes a file of a network, and runs that file by its own runtime."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from shrinknet.core.errors import BadInputError, ExportError
-from shrinknet.core.registry import registry_of_classes
+from shrinknet.core.errors import BadInputError, ExportError, first_line
+from shrinknet.core.registry import Named, registry_of_classes
 from shrinknet.export.arena import Arena, Value
 from shrinknet.export.inference import Answer, InferenceGraph
 from shrinknet.task.trees import Inputs
@@ -23,7 +23,7 @@ class Built:
 
     Attributes:
         content: the bytes of the file.
-        reference: what the file must compute, in torch: the network itself, or its quantized form.
+        reference: what the file must compute, in torch: its quantized form; None: the network itself.
         arena: where the runtime's planner puts the activations, if it says so.
         stored: the constants of the file, where it holds the network's own.
         constants: the constants of the file with their axes, where it holds others (such as int8 ones).
@@ -37,7 +37,7 @@ class Built:
     """
 
     content: bytes
-    reference: Answer
+    reference: Answer | None = None
     arena: Arena | None = None
     stored: tuple[Tensor, ...] = ()
     constants: tuple[Value, ...] = ()
@@ -53,30 +53,38 @@ FAST, SLOW = 1e12, 4e9
 """How many MACs a runtime does within some seconds: vectorised kernels, and plain ones."""
 
 
-class Exporter(ABC):
+class Exporter(Named, ABC):
     """A way to write a network into a file that another program runs.
 
-    A subclass gives a `name`, a `suffix`, the `packages` it needs and the `extra` that installs them, which
-    quantizations it knows, and the two methods. It knows nothing of the other exporters.
+    A subclass gives the two methods; a `name`, and what else is not as below. It knows nothing of the other exporters.
 
     Attributes:
+        suffix: of its files; the name behind a dot, where it says none.
+        packages: what it imports, where nothing else needs it.
+        extra: the extra of ours that installs them, if one does.
+        quantizations: what it can make, of "none" and "int8".
         runs_here: whether this machine runs the file as the one that it is made for does.
         leaves_free: whether sizes other than the number of samples can stay free (`network.trace.free`).
         is_made_apart: whether a run makes the file, with a manifest, beside the models that its folder holds anyway.
     """
 
-    name: ClassVar[str]
-    suffix: ClassVar[str]
-    extra: ClassVar[str]
-    packages: ClassVar[tuple[str, ...]]
+    suffix: ClassVar[str] = ""
+    packages: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
     quantizations: ClassVar[tuple[str, ...]] = ("none",)
     runs_here: ClassVar[bool] = True
     is_made_apart: ClassVar[bool] = True
     leaves_free: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls.suffix = cls.suffix or f".{cls.name.lower()}"
+
     @abstractmethod
-    def build(self, network: InferenceGraph, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
-        """Make the file of a network whose norms are folded.
+    def build(
+        self, network: InferenceGraph, inputs: Inputs, calibration: Sequence[Inputs], quantize: str
+    ) -> Built | bytes:
+        """Make the file of a network whose norms are folded: its bytes, or with them what else is known of it.
 
         Args:
             network: the graph, its norms folded; its nodes are named as in the trace. `network.flat` takes the
@@ -118,18 +126,18 @@ class Exporter(ABC):
             try:
                 import_module(package)
             except ImportError as error:
+                what = f"the extra {self.extra!r}" if self.extra else f"{package!r}"
+                install = f"'shrinknet[{self.extra}]'" if self.extra else package
                 raise BadInputError(
-                    f"artefact={self.name!r}",
-                    f"used where the extra {self.extra!r} is installed",
-                    f"a Python that cannot import it ({error})",
-                    f"Run: pip install 'shrinknet[{self.extra}]'",
-                ) from error
+                    f"artefact={self.name!r}", f"used where {what} is installed",
+                    f"a Python that cannot import it ({error})", f"Run: pip install {install}",
+                ) from error  # fmt: skip
 
     def refused(self, where: str, error: Exception) -> ExportError:
         """Return the error that says which operator the exporter cannot take."""
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        said = f"{type(error).__name__}: {first_line(error)[:300].rstrip('.')}"
         return ExportError(
-            f"artefact={self.name!r} must be given a network whose operators it knows. Got {where}: {said[:300]} "
+            f"artefact={self.name!r} must be given a network whose operators it knows. Got {where}: {said}. "
             f"The network as a .pt2 file is there all the same: use `artefact='pt2'`."
         )
 
@@ -137,17 +145,21 @@ class Exporter(ABC):
 BY_NAME = registry_of_classes(Exporter, "artefact", "shrinknet.export", "shrinknet.exporters", "exporter")  # type: ignore[type-abstract]
 
 
+Find = Callable[[Any, str], Exporter]
+"""Given an exporter, its class or its name, and a quantization: the exporter, ready to use."""
+
+
 def exporter_names() -> tuple[str, ...]:
     """Return the names of every exporter there is."""
     return BY_NAME.names()
 
 
-def find_exporter(name: str, quantize: str = "none") -> Exporter:
-    """Return the exporter of that name, or that `package.module:Class`, ready to be used.
+def find_exporter(name: object, quantize: str = "none") -> Exporter:
+    """Return the exporter of that name or `package.module:Class` (or of a class, or an object as it is), ready to use.
 
     Raises:
         BadInputError: there is none, its packages are not installed, or it does not quantize so.
     """
-    exporter = BY_NAME.find(name)()
+    exporter: Exporter = BY_NAME.made(name)
     exporter.check(quantize)
     return exporter

@@ -19,8 +19,6 @@ class Pt2(Exporter):
 
     name = "pt2"
     suffix = ".pt2"
-    extra = "dev"
-    packages = ()
     leaves_free = True
 
     def build(self, network: InferenceGraph, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:

@@ -18,8 +18,6 @@ class Weights(Exporter):
 
     name = WEIGHTS
     suffix = ".safetensors"
-    extra = ""
-    packages = ()
     runs_here = False
     is_made_apart = False
 

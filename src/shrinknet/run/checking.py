@@ -51,10 +51,10 @@ def _check_artefact(run: Run, manifest: Manifest) -> Difference:
     if digest != manifest.sha256:
         came = f"another (SHA-256 {digest[:12]}...)" if content else "nothing"
         raise BadInputError(name, "the file that its manifest describes", came, "Export it again.")
-    ships = Artefact(run.task, run.network.trace, manifest.kind, manifest.quantize, allow_float=True)
+    ships = Artefact(run.task, run.network.trace, manifest.kind, manifest.quantize, True, run.ships.find)
     if manifest.quantize != "none":
         return ships.checked_again(content, run.cut)
     rows = ships.rows_to_check()
     is_pt2 = manifest.kind == "pt2"  # opened as every .pt2 file is: looked through first
-    answer = by_torch(load_model(str(path)).model) if is_pt2 else ships.exporter.answer(content)
+    answer = by_torch(load_model(str(path)).model) if is_pt2 else ships.answer(content)
     return compare(run.network, answer, (batch.inputs for batch in rows.batches()))[0]

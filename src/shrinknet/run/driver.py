@@ -32,6 +32,7 @@ from shrinknet.search.methods import Choose
 from shrinknet.search.price import Price, by_neuron, by_units
 from shrinknet.search.rank import Limits, takeable
 from shrinknet.search.steps import Until, check_reachable, first_step, measure, room_left, steps
+from shrinknet.search.typed import check_asked
 from shrinknet.task.task import Task
 
 log = logging.getLogger(__name__)
@@ -56,8 +57,9 @@ def search(task: Task, options: Pruning) -> Run:
         check_slopes(criterion, network, task.calibration)
         start = first_step(task, network, ships.costs)
     check_ways(options.guards, {one.name: one.quality for one in task.metrics} | {ACCURACY.name: ACCURACY})
-    for guard in options.guards:
-        guard.check(start.measures)
+    check_asked("goals", goals, lambda goal: goal.progress(start.measures, start.measures))
+    check_asked("guards", options.guards, lambda guard: guard.check(start.measures))
+    check_asked("guards", options.guards, lambda guard: guard.broken(start.measures, start.measures))
     if not options.whole_curve:
         check_reachable(goals, start.measures, network, limits, ships.costs, ships.least, ships.held_by)
     config = options.written(task, limits.ties)

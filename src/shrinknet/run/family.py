@@ -14,9 +14,10 @@ from shrinknet.core.records import Measures, Neuron, Step, removed_by
 from shrinknet.core.units import counted
 from shrinknet.engine.gates import GatedNetwork, gate
 from shrinknet.run.facts import AnyRun, Facts, finish
-from shrinknet.search.goals import Goal, RemovedNeurons
+from shrinknet.search.goals import Corrected, Goal, RemovedNeurons
 from shrinknet.search.rank import Limits
 from shrinknet.search.steps import measure
+from shrinknet.search.typed import all_of, check_asked
 
 PARTS_WHEN_SLOW = 20
 """Where a sample takes too long, this part of the neurons that are left goes before it is measured again."""
@@ -27,8 +28,11 @@ ROOM = 0.95
 
 def next_wanted(run: Facts, goals: Sequence[Goal], wanted: Sequence[Goal], max_latency: float | None) -> list[Goal]:
     """Return what the forecast must reach next, `wanted` until now: a goal missed by measurement gets harder."""
-    pairs = zip(goals, wanted, strict=False)
-    wanted = [goal.tightened(until_now, run.measures.costs, run.measured) for goal, until_now in pairs]
+    by_measure, error = replace(run.measures, costs=run.measured), run.measured - run.measures.costs
+    wanted = [
+        until_now if goal.reached(run.history[0].measures, by_measure) else Corrected(goal, error)
+        for goal, until_now in zip(goals, wanted, strict=False)
+    ]
     if _is_slow(run, max_latency):
         kept = len(run.network.trace.present()) - 1 - len(run.plan.removed)
         return [*wanted, RemovedNeurons(len(run.plan.removed) + max(1, kept // PARTS_WHEN_SLOW))]
@@ -83,7 +87,9 @@ def _measured_text(run: Facts, goal: Goal) -> str:
 
 def at(run: AnyRun, goals: Sequence[Goal]) -> AnyRun:
     """Return the first member of a run's family that reaches every goal: see `Run.at`."""
-    wanted = goals
+    goals = all_of("goals", goals, Goal)  # type: ignore[type-abstract]
+    wanted: Sequence[Goal] = goals
+    check_asked("goals", goals, lambda goal: goal.progress(run.history[0].measures, run.history[0].measures))
     order = run.plan.removed + run.plan.remaining
     counts = _allowed_counts(run, order)
     while True:

@@ -16,6 +16,8 @@ from shrinknet.core.named import is_import_path
 from shrinknet.core.records import removed_by
 from shrinknet.engine.gates import gated
 from shrinknet.export.artefact import Artefact
+from shrinknet.export.base import BY_NAME as EXPORTERS
+from shrinknet.export.base import Exporter, Find, exporter_names, find_exporter
 from shrinknet.graph.trace import named_tensors
 from shrinknet.loading.data import ROLES, load_data
 from shrinknet.loading.models import load_model
@@ -44,6 +46,7 @@ def load(
     loss: str | Callable[[Tensor, Tensor], Tensor] | None = None,
     accuracy: str | Judge | None = None,
     metrics: Given | None = None,
+    artefact: object = None,
     trust: bool = False,
 ) -> Run:
     """Return the finished run in a folder: its model, its plan, its history, its whole family. Nothing is scored.
@@ -61,6 +64,8 @@ def load(
         loss: where the run was made with a loss of your own.
         accuracy: where the run was made with an accuracy of your own.
         metrics: where the run was made with metrics of your own; those that are not named are not measured again.
+        artefact: where files were made by an exporter of your own: it, its class or its import path. It is wanted when
+            it is used, to verify its file or to make another.
         trust: import the model's class or factory, data, loss, accuracy, metrics and exporter that the folder names.
 
     Raises:
@@ -89,7 +94,6 @@ def load(
         judged_by = _loss(loss, config, trust)
         accuracy = _accuracy(accuracy, config, trust)
         measured = _metrics(config, trust) if metrics is None else metrics
-        _check_exporters(opened, config, trust)
         stored = load_model(str(opened.path / "original.pt2")).model
         own = remade(model, stored) if isinstance(model, str) else model
         if own is None and trust:
@@ -104,11 +108,13 @@ def load(
             free=config.get("free"),
         )  # fmt: skip
         with whole(opened):
-            return reopened(opened, task)
+            return reopened(opened, task, finding(artefact, trust=trust))
 
 
-def reopened(folder: RunFolder, task: Task) -> Run:
+def reopened(folder: RunFolder, task: Task, find: Find = find_exporter) -> Run:
     """Return the run in a folder, given its original network and data again. Nothing is scored.
+
+    `find` finds its exporters.
 
     Raises:
         RunFolderError: the network is not the one that the run began with, or the run is not finished.
@@ -126,14 +132,14 @@ def reopened(folder: RunFolder, task: Task) -> Run:
         raise RunFolderError(
             f"folder must have a history. Got {str(folder.path)!r}, which has none. Make the run again."
         )
-    ships = Artefact(task, network.trace, asked.kind, asked.quantize, asked.allow_float)
+    ships = Artefact(task, network.trace, asked.kind, asked.quantize, asked.allow_float, find)
     compensation = compensation_of(asked.compensate, task, network)
     masked = compensation.after(portions_of(history, plan.removed))
     measures = measure(task, masked, lambda trace, present: end.after.costs)
     run = finish(Run, task, masked, history, plan, measures, end.reason, end.is_met, config, ships, ship=False)
     _check_belongs(folder, run)
     unfit = folder.read_json("plan.json").get("fixed_width")
-    return replace(run, folder=folder, unfit=unfit, shipped=_shipped(folder, asked.kind))
+    return replace(run, folder=folder, unfit=unfit, shipped=_shipped(folder, ships.name))
 
 
 def _shipped(folder: RunFolder, kind: str) -> Shipped | None:
@@ -211,12 +217,23 @@ def _named(what: str, given: str | None, config: Mapping[str, Any], trust: bool)
     return str(said)
 
 
-def _check_exporters(folder: RunFolder, config: Mapping[str, Any], trust: bool) -> None:
-    """No exporter of somebody's own is imported because a folder says so, in its config or in a manifest."""
-    for kind in (str(config.get("artefact", "")), *(manifest.kind for manifest in folder.manifests())):
-        if is_import_path(kind) and not trust:
-            allowed = "a run whose files an exporter of ours or of an installed package makes"
-            raise BadInputError("folder", allowed, f"{kind!r}", "If that exporter is your own, say `trust=True`.")
+def finding(own: object, *, trust: bool) -> Find:
+    """Return what finds a run's exporters: none of somebody's own is imported because a folder says so."""
+
+    def find(kind: Any, quantize: str) -> Exporter:
+        if own is not None and kind in (EXPORTERS.text_of(own), find_exporter(own).name):
+            return find_exporter(own, quantize)
+        if kind not in exporter_names() and not (trust and is_import_path(kind)):
+            or_trust = ", or say `trust=True`" if is_import_path(kind) else ""
+            raise BadInputError(
+                "artefact",
+                "named again where it is code: nothing that a run folder names is imported",
+                f"{kind!r} in the folder",
+                f"If that exporter is your own, give it here once more{or_trust}.",
+            )
+        return find_exporter(kind, quantize)
+
+    return find
 
 
 def _loss(loss: Any, config: Mapping[str, Any], trust: bool) -> Any:

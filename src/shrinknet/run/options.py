@@ -13,10 +13,13 @@ from shrinknet.core.progress import Progress, Silence
 from shrinknet.core.reading import as_json
 from shrinknet.core.records import Tie
 from shrinknet.criteria import Criterion, find_criterion
+from shrinknet.criteria.base import BY_NAME as CRITERIA
+from shrinknet.export.base import BY_NAME as EXPORTERS
 from shrinknet.export.base import find_exporter
 from shrinknet.search.goals import Goal
 from shrinknet.search.guards import Guard
 from shrinknet.search.rank import Limits
+from shrinknet.search.typed import all_of
 from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task
 
@@ -65,8 +68,8 @@ class Pruning(SearchOptions, Scored):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_all("goals", self.goals, Goal)
-        _check_all("guards", self.guards, Guard)
+        object.__setattr__(self, "goals", all_of("goals", self.goals, Goal))
+        object.__setattr__(self, "guards", all_of("guards", self.guards, Guard))
         find_exporter(self.kind, self.quantize)
         if self.refits and self.how.executor != "serial":
             given = repr(self.compensate)
@@ -86,15 +89,8 @@ class Pruning(SearchOptions, Scored):
         """Return what `config.json` says of the run."""
         sized = task.calibration if task.loss.couples_samples else task  # a loader's batches are part of such a loss
         return RunConfig.of({
-            **recorded(self), "criterion": self.rule.name, "method": self.method, "goals": list(map(str, self.goals)),
-            "guards": list(map(str, self.guards)), "artefact": self.kind, **task.facts,
-            "batch_size": sized.batch_size,
+            **recorded(self), "criterion": CRITERIA.text_of(self.criterion), "method": self.method,
+            "goals": list(map(str, self.goals)), "guards": list(map(str, self.guards)),
+            "artefact": EXPORTERS.text_of(self.kind), **task.facts, "batch_size": sized.batch_size,
             **({"ties": as_json(ties)} if ties else {}), **recorded(self.how), **(self.config or {}),
         })  # fmt: skip
-
-
-def _check_all(argument: str, given: object, kind: type) -> None:
-    if not isinstance(given, list | tuple) or not all(isinstance(one, kind) for one in given):
-        raise BadInputError(
-            argument, f"a list of {argument}", repr(given), "Write it as goals=[FlashBytes('64 KiB')], in brackets."
-        )

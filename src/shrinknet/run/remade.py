@@ -9,10 +9,9 @@ import torch
 from torch import nn
 
 from shrinknet.core.errors import BadInputError
-from shrinknet.core.named import find_named, is_import_path, made_by
+from shrinknet.core.named import find_named, import_path, is_import_path, made_by
 from shrinknet.graph.configs import has_config
 from shrinknet.graph.trace import named_tensors
-from shrinknet.task.accuracy import import_path
 
 log = logging.getLogger(__name__)
 

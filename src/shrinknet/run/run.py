@@ -50,12 +50,12 @@ class Run(Facts):
         return written.corners(self)
 
     def export(
-        self, kind: str, out: str | Path | None = None, quantize: str = "none", *, allow_float: bool = False
+        self, kind: object, out: str | Path | None = None, quantize: str = "none", *, allow_float: bool = False
     ) -> Manifest:
         """Write the smaller network as another program's file, run it there, and write its manifest beside it.
 
         Args:
-            kind: "executorch", "onnx", "pt2", "cortex-m".
+            kind: "executorch", "onnx", "pt2", "cortex-m", `package.module:Class`, or an exporter of your own.
             out: the file; where left out, in the run's own folder.
             quantize: "none" or "int8".
             allow_float: whether an int8 file may hold operators that compute in float; the manifest names them.

@@ -1,5 +1,6 @@
 """What is written of a run: its folder, its exported files, its page."""
 
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from shrinknet.core.machine import environment
 from shrinknet.core.records import Corner, Ending, Manifest
 from shrinknet.core.sealed import SEAL
 from shrinknet.export.artefact import Artefact
-from shrinknet.export.base import find_exporter
+from shrinknet.export.base import exporter_names, find_exporter
 from shrinknet.export.exported_program import pt2_bytes
 from shrinknet.export.weights import safetensors_bytes
 from shrinknet.graph.trace import Trace, export_program, named_tensors
@@ -28,6 +29,8 @@ from shrinknet.run.remade import architecture
 from shrinknet.surgery.remove import cut_graph, kept_indices
 from shrinknet.task.task import Task
 from shrinknet.task.trees import Inputs, call_of
+
+log = logging.getLogger(__name__)
 
 MOST_THREADS = 256
 
@@ -133,7 +136,7 @@ def corners(run: Facts) -> list[Corner]:
     return found
 
 
-def export(run: Facts, kind: str, out: str | Path | None, quantize: str, *, allow_float: bool) -> Manifest:
+def export(run: Facts, kind: object, out: str | Path | None, quantize: str, *, allow_float: bool) -> Manifest:
     """Write the smaller network as another program's file, with its manifest: see `Run.export`."""
     find_exporter(kind, quantize)
     ships = Artefact(run.task, run.network.trace, kind, quantize, allow_float)
@@ -147,7 +150,9 @@ def export(run: Facts, kind: str, out: str | Path | None, quantize: str, *, allo
         folder.write_json(f"{path.name}.json", manifest)
     elif run.folder is not None:
         with run.folder.held(), run.folder.changing():
-            write_artefact(run.folder, Shipped(content, manifest))
+            where = write_artefact(run.folder, Shipped(content, manifest))
+        if manifest.kind not in exporter_names():
+            log.warning("%s is of an exporter of your own: whoever verifies the run says `trust=True`.", where)
     else:
         raise BadInputError("out", "a file for a run that has no folder", "nothing", "Name it as 'net.pte'.")
     return manifest

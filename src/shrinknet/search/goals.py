@@ -1,66 +1,66 @@
 """Goals: a run ends once all of them are reached."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from inspect import isclass
-from types import ModuleType
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.quantities import FLASH, MACS, PARAMETERS, RAM, Cost
 from shrinknet.core.records import Costs, Measures
-from shrinknet.core.registry import Registry
+from shrinknet.core.registry import registry_of_classes
 from shrinknet.core.units import parse_fraction
+from shrinknet.search.typed import Typed
 
 
-@runtime_checkable
-class Goal(Protocol):
-    """What a run wants to reach."""
+class Goal(Typed, ABC):
+    """What a run wants to reach. A subclass says when it is `reached`; what else is not as here, it says, too.
 
+    `start` and `now` are the untouched network and the one that is left. Goals look at their `costs` alone, which are
+    known before anything is cut and measured again on the file that ships; losses and metrics are for guards.
+    """
+
+    @abstractmethod
     def reached(self, start: Measures, now: Measures) -> bool:
         """Whether the network as it is now is small enough."""
 
     def progress(self, start: Measures, now: Measures) -> float:
-        """How much of the way is done, from 0 to 1."""
+        """How much of the way is done, from 0 to 1: the share of the neurons that are gone, where nobody says."""
+        return 1.0 if self.reached(start, now) else 1 - now.costs.num_neurons / start.costs.num_neurons
 
     def neurons_left(self, start: Measures, now: Measures) -> int | None:
         """How many more neurons may go at most, where the goal counts neurons: exactly k go."""
-
-    def tightened(self, wanted: "Goal", forecast: Costs, measured: Costs) -> "Goal":
-        """What the forecast must reach next, `wanted` until now, for the measurement to reach this goal."""
-        return wanted
-
-    def __str__(self) -> str:
-        """The goal in words."""
+        return None
 
 
-@runtime_checkable
-class Typed(Protocol):
-    """A goal or guard that can be typed: `--flash 64KiB`, or `--goal package.module:Class=64KiB`.
+@dataclass(frozen=True)
+class Corrected(Goal):
+    """What a forecast must reach for a goal, where measurement found costs to be higher by an `error`."""
 
-    Attributes:
-        name: the flag.
-        help: what it says.
-    """
+    goal: Goal
+    error: Costs
 
-    name: str
-    help: str
+    def reached(self, start: Measures, now: Measures) -> bool:
+        """Whether the goal is reached if the forecast errs as it did."""
+        return self.goal.reached(start, replace(now, costs=now.costs + self.error))
 
-    @classmethod
-    def typed(cls, text: str) -> Any:
-        """Return what a text stands for."""
+    def progress(self, start: Measures, now: Measures) -> float:
+        """The goal's own."""
+        return self.goal.progress(start, replace(now, costs=now.costs + self.error))
+
+    def neurons_left(self, start: Measures, now: Measures) -> int | None:
+        """The goal's own."""
+        return self.goal.neurons_left(start, now)
 
 
 @dataclass(frozen=True, slots=True)
-class RemovedNeurons:
-    """Exactly `count` neurons are removed.
+class RemovedNeurons(Goal):
+    """Remove that many neurons (40), or a share (60%).
 
     >>> str(RemovedNeurons(40))
     '40 neurons removed'
     """
 
-    name: ClassVar[str] = "remove"
-    help: ClassVar[str] = "Remove that many neurons (40), or a share (60%)."
+    name = "remove"
     count: int
 
     @classmethod
@@ -94,16 +94,12 @@ class RemovedNeurons:
         """The share of them that is gone."""
         return 1 - (self.neurons_left(start, now) or 0) / max(1, self.count)
 
-    def tightened(self, wanted: Goal, forecast: Costs, measured: Costs) -> Goal:
-        """Neurons are counted, not forecast."""
-        return wanted
-
     def __str__(self) -> str:
         return f"{self.count} neurons removed"
 
 
 @dataclass(frozen=True, slots=True, init=False)
-class RemovedFraction:
+class RemovedFraction(Goal):
     """That fraction of all neurons is removed (rounded to a whole neuron).
 
     >>> str(RemovedFraction("60%"))
@@ -130,33 +126,22 @@ class RemovedFraction:
         """The share of them that is gone."""
         return self._count(start).progress(start, now)
 
-    def tightened(self, wanted: Goal, forecast: Costs, measured: Costs) -> Goal:
-        """Neurons are counted, not forecast."""
-        return wanted
-
     def __str__(self) -> str:
         return f"{100 * self.fraction:g} % of the neurons removed"
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(Goal):
     """A cost is at most `budget`, a number or text. A subclass says which cost `of` is."""
 
     of: ClassVar[Cost]
-    name: ClassVar[str]
-    help: ClassVar[str]
     budget: int
 
     def __init_subclass__(cls) -> None:
-        cls.name, cls.help = cls.of.name, cls.of.help
+        cls.name = cls.of.name
 
     def __init__(self, budget: int | str) -> None:
         object.__setattr__(self, "budget", self.of.parse(type(self).__name__, budget))
-
-    @classmethod
-    def typed(cls, text: str) -> Goal:
-        """Return a budget as it is typed."""
-        return cls(text)
 
     @property
     def cost(self) -> str:
@@ -168,10 +153,6 @@ class Budget:
         """What stands behind a number of it."""
         return self.of.unit
 
-    def neurons_left(self, start: Measures, now: Measures) -> int | None:
-        """Not counted in neurons."""
-        return None
-
     def reached(self, start: Measures, now: Measures) -> bool:
         """Whether the cost is within its budget."""
         return self.of.of(now.costs) <= self.budget
@@ -181,17 +162,12 @@ class Budget:
         first, here = self.of.of(start.costs), self.of.of(now.costs)
         return 1.0 if first <= self.budget else min(1.0, (first - here) / (first - self.budget))
 
-    def tightened(self, wanted: Goal, forecast: Costs, measured: Costs) -> Goal:
-        """Lower by what the measurement misses the budget by; `wanted` where it misses nothing."""
-        missed = self.of.of(measured) - self.budget
-        return wanted if missed <= 0 else type(self)(max(0, self.of.of(forecast) - missed))
-
     def __str__(self) -> str:
         return f"at most {self.budget:,} {self.unit}"
 
 
 class FlashBytes(Budget):
-    """The file that ships is at most that many bytes long: the weights file, or the artefact that the run is for.
+    """At most that many bytes of the file that ships (the weights file, or the run's artefact), such as 64KiB.
 
     >>> str(FlashBytes("32 KiB"))
     'at most 32,768 bytes of flash'
@@ -201,7 +177,7 @@ class FlashBytes(Budget):
 
 
 class PeakRamBytes(Budget):
-    """The arena that the runtime's memory planner asks for is at most that many bytes long, at batch 1.
+    """At most that many bytes of the planner's arena at batch 1, such as 20KiB.
 
     >>> str(PeakRamBytes("4 KiB"))
     'at most 4,096 bytes of RAM'
@@ -211,27 +187,15 @@ class PeakRamBytes(Budget):
 
 
 class NumParameters(Budget):
-    """At most that many parameters are left."""
+    """At most that many parameters, such as 20k."""
 
     of = PARAMETERS
 
 
 class Macs(Budget):
-    """One sample takes at most that many multiply-accumulate operations."""
+    """At most that many MACs (multiply-accumulate operations) a sample, such as 1.5M."""
 
     of = MACS
 
 
-def typed_in(module: ModuleType) -> Iterator[Any]:
-    """Yield what a module has of goals or guards that can be typed."""
-    for one in vars(module).values():
-        if isclass(one) and one.__module__ == module.__name__ and hasattr(one, "typed") and hasattr(one, "name"):
-            yield one
-
-
-def own_typed(found: object) -> Any:
-    """A class of the user's own that can be typed."""
-    return found if isclass(found) and hasattr(found, "typed") else None
-
-
-BY_NAME = Registry[Any]("goal", "shrinknet.search.goals", "shrinknet.goals", typed_in, own_typed, "goal")
+BY_NAME = registry_of_classes(Goal, "goal", "shrinknet.search.goals", "shrinknet.goals", "goal")  # type: ignore[type-abstract]

@@ -1,33 +1,31 @@
 """Guards: a step that breaks one is undone, and the run ends. All compare with the start, on validation data."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar
 
 from shrinknet.core.errors import BadInputError, did_you_mean
 from shrinknet.core.quantities import ACCURACY, Quality
 from shrinknet.core.records import Measures
-from shrinknet.core.registry import Registry
-from shrinknet.core.units import counted, parse_fraction
-from shrinknet.search.goals import own_typed, typed_in
+from shrinknet.core.registry import registry_of_classes
+from shrinknet.core.units import counted, parse_fraction, parse_number
+from shrinknet.search.typed import Typed
 
 ROUNDING = 1e-12
 """Shares of samples: their difference is rounded."""
 
 
-@runtime_checkable
-class Guard(Protocol):
-    """What a run must not break."""
+class Guard(Typed, ABC):
+    """What a run must not break. A subclass says when it is `broken`, by losses and metrics on validation data."""
 
     def check(self, start: Measures) -> None:
         """Raise BadInputError where the task cannot measure what is guarded."""
 
+    @abstractmethod
     def broken(self, start: Measures, now: Measures) -> bool:
         """Whether the network as it is now breaks the guard."""
-
-    def __str__(self) -> str:
-        """The guard in words."""
 
 
 def _needs(measured: object, guard: str, what: str) -> None:
@@ -41,10 +39,10 @@ def _needs(measured: object, guard: str, what: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class MetricDrop:
-    """A metric on validation data, of which more is better, falls by at most `largest` below the start.
+class MetricDrop(Guard):
+    """Guard: a metric of which more is better falls by at most so much, such as mean-iou=1%.
 
-    One that is no number any more breaks the guard, too.
+    It compares with the start, on validation data. One that is no number any more breaks the guard, too.
 
     Args:
         metric: its name, as in `Measures.metrics`.
@@ -54,9 +52,7 @@ class MetricDrop:
     ('mean-iou at most 0.01 below the start', 'r2 at most 0.05 below the start')
     """
 
-    name: ClassVar[str] = "max-drop"
-    help: ClassVar[str] = "Guard: a metric of which more is better falls by at most so much, such as mean-iou=1%."
-    is_repeated: ClassVar[bool] = True
+    name, is_repeated = "max-drop", True
     way: ClassVar[str] = "below"
     metric: str
     largest: float
@@ -99,26 +95,24 @@ class MetricDrop:
 
 
 class MetricRise(MetricDrop):
-    """A metric on validation data, of which less is better, rises by at most `largest` above the start.
+    """Guard: a metric of which less is better rises by at most so much, such as perplexity=0.5.
 
     >>> str(MetricRise("perplexity", 0.5))
     'perplexity at most 0.5 above the start'
     """
 
     name = "max-rise"
-    help = "Guard: a metric of which less is better rises by at most so much, such as perplexity=0.5."
     way = "above"
 
 
 class AccuracyDrop(MetricDrop):
-    """Validation accuracy falls by at most that many points, as a fraction: 0.01 is one point.
+    """Guard: accuracy falls by at most so many points, such as 1%.
 
     >>> str(AccuracyDrop("1%"))
     'accuracy at most 1 point below the start'
     """
 
-    name, help = "max-accuracy-drop", "Guard: accuracy falls by at most so many points, such as 1%."
-    is_repeated = False
+    name, is_repeated = "max-accuracy-drop", False
     what = "accuracy"
 
     def __init__(self, largest: int | float | str) -> None:
@@ -141,13 +135,13 @@ class AccuracyDrop(MetricDrop):
 
 
 class WorstClassRecall(AccuracyDrop):
-    """The recall of the worst class falls by at most that many points: 0.05 is five points.
+    """Guard on the worst class's recall, such as 5%: it falls by at most so many points.
 
     >>> str(WorstClassRecall("5%"))
     "worst class's recall at most 5 points below the start"
     """
 
-    name, help = "max-recall-drop", "Guard on the worst class's recall, such as 5%."
+    name = "max-recall-drop"
     what = "worst class's recall"
 
     def _of(self, measures: Measures) -> float | None:
@@ -159,7 +153,7 @@ def check_ways(guards: Sequence[object], qualities: Mapping[str, Quality]) -> No
     for guard in guards:
         if not isinstance(guard, MetricDrop) or guard.metric not in qualities:
             continue
-        if qualities[guard.metric].higher_is_better != (guard.way == "below"):
+        if qualities[guard.metric].higher_is_better is (guard.way != "below"):
             other, least = (MetricRise, "less") if guard.way == "below" else (MetricDrop, "more")
             kind = type(guard).__name__
             raise BadInputError(
@@ -169,35 +163,28 @@ def check_ways(guards: Sequence[object], qualities: Mapping[str, Quality]) -> No
 
 
 def _amount(argument: str, given: int | float | str) -> float:
-    text = str(given).strip()
     try:
-        amount = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        amount = float("nan")
-    if isinstance(given, bool) or not 0 <= amount < math.inf:
-        do = "Write it as 0.1, or 1% of a share."
-        raise BadInputError(argument, "a number of at least 0", repr(given), do)
+        amount = parse_number(argument, given)
+    except BadInputError:
+        amount = -1.0
+    if amount < 0:
+        raise BadInputError(argument, "a number of at least 0", repr(given), "Write it as 0.1, or 1% of a share.")
     return amount
 
 
 @dataclass(frozen=True, slots=True)
-class ClassRecall:
-    """The recall of every class stays at least so high: the run stops before a class is lost.
+class ClassRecall(Guard):
+    """Guard: every class's recall stays above, as 70%.
 
-    This one is a floor and does not compare with the start; a network that lies below it at the start is refused.
+    The run stops before a class is lost. This one is a floor and does not compare with the start; a network that lies
+    below it at the start is refused.
 
     >>> str(ClassRecall("70%"))
     "every class's recall at least 70 %"
     """
 
-    name: ClassVar[str] = "min-class-recall"
-    help: ClassVar[str] = "Guard: every class's recall stays above, as 70%."
+    name = "min-class-recall"
     least: float | str
-
-    @classmethod
-    def typed(cls, text: str) -> "ClassRecall":
-        """Return the guard as it is typed."""
-        return cls(text)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "least", parse_fraction("ClassRecall", self.least))
@@ -223,24 +210,15 @@ class ClassRecall:
 
 
 @dataclass(frozen=True, slots=True)
-class LossRise:
-    """The mean validation loss rises by at most that much, in the loss's own unit.
+class LossRise(Guard):
+    """Guard, in the loss's unit: the mean validation loss rises by at most so much.
 
     >>> str(LossRise(0.1))
     'loss at most 0.1 above the start'
     """
 
-    name: ClassVar[str] = "max-loss-rise"
-    help: ClassVar[str] = "Guard, in the loss's unit."
+    name = "max-loss-rise"
     largest: float
-
-    @classmethod
-    def typed(cls, text: str) -> "LossRise":
-        """Return the guard as it is typed."""
-        try:
-            return cls(float(text))
-        except ValueError:
-            raise BadInputError("LossRise", "a number of at least 0", repr(text), "Write it as 0.1.") from None
 
     def __post_init__(self) -> None:
         if not (isinstance(self.largest, int | float) and math.isfinite(self.largest) and self.largest >= 0):
@@ -260,4 +238,4 @@ class LossRise:
         return f"loss at most {self.largest:g} above the start"
 
 
-BY_NAME = Registry[Any]("guard", "shrinknet.search.guards", "shrinknet.guards", typed_in, own_typed, "guard")
+BY_NAME = registry_of_classes(Guard, "guard", "shrinknet.search.guards", "shrinknet.guards", "guard")  # type: ignore[type-abstract]

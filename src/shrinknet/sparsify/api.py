@@ -284,7 +284,7 @@ def remove(
     answers = other_answers(on_validation(task, network), on_validation(task, masked))
     written = RunConfig.of({
         "criterion": "zeros", "method": "to-plan", "goals": [], "guards": [], **task.facts, "keep": [],
-        "only": [], "artefact": ships.kind, "quantize": ships.quantize, "compensate": "none", "seed": 0,
+        "only": [], "artefact": ships.name, "quantize": ships.quantize, "compensate": "none", "seed": 0,
         "batch_size": task.batch_size, **(config or {}),
     })  # fmt: skip
     step = Step(1, plan.removed, (0.0,) * len(plan.removed), after, 0.0, answers=answers)

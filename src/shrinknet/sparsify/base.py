@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from inspect import signature
+from inspect import isclass, signature
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from shrinknet.core.errors import BadInputError, ShrinknetError, did_you_mean
-from shrinknet.core.registry import registry_of_classes
+from shrinknet.core.registry import Named, registry_of_classes
 from shrinknet.sparsify.blocks import Blocks
 from shrinknet.sparsify.states import load_optimizer, optimizer_state
 from shrinknet.sparsify.targets import check_optimizer, chosen_weights, flushes_denormals, owners_of, put
@@ -32,7 +32,7 @@ Masks = dict[str, Tensor]
 """For each weight by its name, a boolean tensor of its shape: True where it is kept."""
 
 
-class Sparsifier(ABC):
+class Sparsifier(Named, ABC):
     """A method that masks weights while a network trains.
 
     The forward pass must be the model's own call: activation checkpointing, which calls parts of it again in the
@@ -64,7 +64,6 @@ class Sparsifier(ABC):
     (4, 0.5)
     """
 
-    name: ClassVar[str]
     regrows: ClassVar[bool] = False
     """Whether a masked weight may come back; how often one did is counted."""
 
@@ -121,7 +120,7 @@ class Sparsifier(ABC):
         """Return what the forward pass sees in place of a weight, differentiable; None where it sees the weight."""
         return None
 
-    def after_backward(self) -> None:  # noqa: B027 - most methods need not look
+    def after_backward(self) -> None:
         """Look at gradients, or change them, before the optimizer's step."""
 
     @abstractmethod
@@ -353,13 +352,19 @@ def sparsifier_names() -> tuple[str, ...]:
     return BY_NAME.names()
 
 
-def find_sparsifier(name: str) -> type[Sparsifier]:
-    """Return the method of that name.
+def find_sparsifier(name: object) -> type[Sparsifier]:
+    """Return the method of that name or `package.module:Class`; a class as it is.
 
     Raises:
         BadInputError: there is none.
     """
-    return BY_NAME.find(name)
+    found = BY_NAME.find(name)
+    if not isclass(found):
+        do = "Name its class, and say its options by `options`."
+        raise BadInputError(
+            "method", "a class: its object is made with the network", f"an object of {type(found).__name__}", do
+        )
+    return found
 
 
 def options_of(kind: Callable[..., object]) -> dict[str, Any]:

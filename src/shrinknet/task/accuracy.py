@@ -1,6 +1,5 @@
 """Accuracy: which rows are answered right. A loss defines it, or the user who asks for it; otherwise there is none."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import starmap
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from shrinknet.core.errors import BadInputError
+from shrinknet.core.named import as_object
 from shrinknet.core.registry import Registry
 from shrinknet.task.trees import num_rows, shapes_text
 
@@ -71,17 +71,6 @@ def nobody_says(outputs: Tensor, targets: Tensor) -> None:
     """Return None: the accuracy that a run was made with is a function that is not at hand."""
 
 
-def import_path(function: object) -> str | None:
-    """Return the `package.module:name` by which a function is found again; None where it cannot be imported.
-
-    >>> import_path(argmax), import_path(lambda outputs, targets: outputs)
-    ('shrinknet.task.accuracy:argmax', None)
-    """
-    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
-    is_found = module not in (None, "__main__") and getattr(sys.modules.get(str(module)), name, None) is function
-    return f"{module}:{name}" if is_found else None
-
-
 ASKED: dict[str, Judge] = {"argmax": argmax, "threshold": threshold, "agreement": agreement}
 """The accuracies that can be asked for by name."""
 
@@ -99,6 +88,7 @@ def _own(accuracy: object) -> Accuracy | None:
     """An accuracy as it is; a function as an accuracy of its own name."""
     if isinstance(accuracy, Accuracy):
         return accuracy
+    accuracy = as_object("accuracy", accuracy)
     name = getattr(accuracy, "__qualname__", type(accuracy).__name__)
     return Accuracy(name, accuracy) if callable(accuracy) else None
 

@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shrinknet.core.errors import BadInputError
+from shrinknet.core.named import as_object, import_path
 from shrinknet.core.registry import Registry
-from shrinknet.task.accuracy import ASKED, Accuracy, argmax, import_path, threshold
+from shrinknet.task.accuracy import ASKED, Accuracy, argmax, threshold
 from shrinknet.task.fitting import transposition
 from shrinknet.task.per_sample import (
     CLASSES_ALONG,
@@ -195,6 +196,7 @@ def _own(loss: object) -> Loss | None:
     """A loss as it is; one of torch's own; a function as a loss of its own name."""
     if isinstance(loss, Loss):
         return loss
+    loss = as_object("loss", loss)
     if (of := of_torch(loss)) is not None:
         named = None if of.accuracy is None else Accuracy(of.accuracy, ASKED[of.accuracy])
         return replace(LOSSES[of.built_in], torchs=of.kind) if of.built_in else Loss(of.name, of, named)

@@ -1,10 +1,11 @@
 """Metrics: how well a network does, beside its loss. The interface is torchmetrics': update, compute, reset."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from inspect import isclass
+from inspect import isabstract, isclass
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -13,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from shrinknet.core.errors import BadInputError
+from shrinknet.core.named import as_object, import_path
 from shrinknet.core.quantities import ACCURACY, Quality
-from shrinknet.core.registry import Registry
+from shrinknet.core.registry import Named, Registry
 from shrinknet.task.trees import num_rows, shapes_text
 
 LOSS = "loss"
@@ -24,29 +26,34 @@ ROUNDING = 1e-12
 """Targets whose squares spread by less than this part of them are all the same."""
 
 
-class Metric:
+class Metric(Named):
     """A figure of how well a network does on rows.
 
-    A subclass gives a `name`, and `each(outputs, targets)`: one number for each row, of which the metric is the mean.
-    One that is no mean over rows writes `reset`, `update` and `compute` instead, as a `torchmetrics.Metric` does.
+    A subclass gives `each(outputs, targets)`: one number for each row, of which the metric is the mean; or several
+    for each row, and `conclude(means)`, which makes the figure of their means over all rows. One that is neither writes
+    `reset`, `update` and `compute` instead, as a `torchmetrics.Metric` does.
 
     Attributes:
-        name: what it is called.
+        name: what it is called; its class's name, where it says none.
         is_share: whether it is a part of a whole, from 0 to 1: shown in percent.
-        higher_is_better: whether it falls when a network gets worse.
+        higher_is_better: whether it falls when a network gets worse; where it does not say, a guard may hold it from
+            rising or from falling.
     """
 
-    name: ClassVar[str]
     is_share: ClassVar[bool] = False
-    higher_is_better: ClassVar[bool] = True
+    higher_is_better: ClassVar[bool | None] = None
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Return one number for each row."""
-        raise NotImplementedError
+        """Return one number for each row, or several: [rows, ...]."""
+        raise NotImplementedError("a metric has each(outputs, targets), or reset, update and compute")
+
+    def conclude(self, means: Tensor) -> Any:
+        """Return the figure, given the means of what `each` gives, over all rows."""
+        return means
 
     def reset(self) -> None:
         """Forget all rows."""
-        self.total, self.count = 0.0, 0
+        self.total, self.count = torch.zeros((), dtype=torch.float64), 0
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Take the rows of a batch in.
@@ -54,29 +61,24 @@ class Metric:
         Raises:
             BadInputError: there is not one number for each row: the figure would follow the size of batches.
         """
-        values = self.each(outputs, targets)
-        if values.shape != (num_rows(outputs),):
-            do = "Average over all but the rows; what is no mean over rows has update, compute and reset."
+        values, rows = self.each(outputs, targets), num_rows(outputs)
+        is_one = type(self).conclude is Metric.conclude
+        if values.shape[:1] != (rows,) or (is_one and values.dim() > 1):
+            do = "Average over all but the rows, or make one number of their means by conclude(means)."
             came = f"shape {list(values.shape)} from {self.name!r}"
-            raise BadInputError(
-                "metrics", f"functions that give one number for each row, shape [{num_rows(outputs)}]", came, do
-            )
-        self.add(values)
-
-    def add(self, values: Tensor) -> None:
-        """Take in what the mean is of."""
-        self.total += float(values.sum(dtype=torch.float64))
-        self.count += values.numel()
+            raise BadInputError("metrics", f"functions that give one number for each row, shape [{rows}]", came, do)
+        self.total = self.total + values.detach().sum(0, dtype=torch.float64).cpu()
+        self.count += rows
 
     def compute(self) -> float:
         """Return the figure for all rows taken in."""
-        return self.total / self.count if self.count else float("nan")
+        return float(self.conclude(self.total / self.count)) if self.count else float("nan")
 
 
 class TopFive(Metric):
     """The share of rows whose class is among the five largest outputs."""
 
-    name, is_share = "top-5", True
+    name, is_share, higher_is_better = "top-5", True, True
 
     def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return whether each row's class is among them.
@@ -87,14 +89,14 @@ class TopFive(Metric):
         return (outputs.topk(min(5, outputs.shape[1]), 1).indices == _classes(self, outputs, targets)[:, None]).any(1)
 
 
-class Confusion(Metric):
+class Confusion(Metric, ABC):
     """A metric of the counts [C, C] of rows, or positions, of each class that are answered each class.
 
     Targets are classes [N, ...], outputs [N, C, ...]; negative targets, such as -100, and 255 where there are fewer
     classes, are left out. A class that is neither a target nor an answer takes no part.
     """
 
-    is_share = True
+    is_share = higher_is_better = True
 
     def reset(self) -> None:
         """Forget all counts."""
@@ -108,9 +110,9 @@ class Confusion(Metric):
         found = torch.bincount(pairs, minlength=size * size).view(size, size).cpu()
         self.counts = found + (self.counts if len(self.counts) else 0)
 
+    @abstractmethod
     def of(self, hits: Tensor, rows: Tensor, answers: Tensor) -> Tensor:
         """Return the figure of each class [C], NaN for one that takes no part."""
-        raise NotImplementedError
 
     def compute(self) -> float:
         """Return the mean of the classes' figures."""
@@ -165,13 +167,14 @@ class Perplexity(Metric):
 
     name, higher_is_better = "perplexity", False
 
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Take the positions of a batch in."""
+    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the sum of each row's losses, and how many positions they are of."""
         targets = _classes(self, outputs, targets)
-        losses = functional.cross_entropy(outputs, targets.clamp(min=0), reduction="none")
-        self.add(losses[targets >= 0])
+        losses, is_counted = functional.cross_entropy(outputs, targets.clamp(min=0), reduction="none"), targets >= 0
+        pairs = losses.double().where(is_counted, 0.0), is_counted.double()
+        return torch.stack([one.reshape(len(one), -1).sum(1) for one in pairs], 1)
 
-    def compute(self) -> float:
+    def conclude(self, means: Tensor) -> Tensor:
         """Return the perplexity.
 
         >>> found = Perplexity()
@@ -180,7 +183,7 @@ class Perplexity(Metric):
         >>> round(found.compute(), 4)
         4.0
         """
-        return float(torch.tensor(super().compute()).exp())
+        return torch.exp(means[0] / means[1])
 
 
 class MeanAbsoluteError(Metric):
@@ -203,20 +206,14 @@ class R2(Metric):
     The mean over the outputs whose targets are not all the same.
     """
 
-    name = "r2"
+    name, higher_is_better = "r2", True
 
-    def reset(self) -> None:
-        """Forget all rows."""
-        self.sums: Tensor | None = None
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        """Add the rows of a batch up, in float64."""
+    def each(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return squared errors, targets and their squares of each row, in float64."""
         wanted = _values(self, outputs, targets).double().flatten(1)
-        errors = (outputs.double().flatten(1) - wanted).square()
-        sums = torch.stack([errors.sum(0), wanted.sum(0), wanted.square().sum(0), torch.ones_like(wanted).sum(0)])
-        self.sums = sums if self.sums is None else self.sums + sums
+        return torch.stack([(outputs.double().flatten(1) - wanted).square(), wanted, wanted.square()], 1)
 
-    def compute(self) -> float:
+    def conclude(self, means: Tensor) -> Tensor:
         """Return the figure.
 
         >>> found = R2()
@@ -225,10 +222,10 @@ class R2(Metric):
         >>> found.compute()
         0.5
         """
-        assert self.sums is not None
-        errors, totals, squares, count = self.sums
-        spread = squares - totals.square() / count
-        return float((1 - errors / spread)[spread > ROUNDING * squares].mean())
+        errors, targets, squares = means
+        spread = squares - targets.square()
+        figures: Tensor = (1 - errors / spread)[spread > ROUNDING * squares]
+        return figures.mean()
 
 
 def _classes(metric: Metric, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -266,7 +263,7 @@ class Measured:
     Attributes:
         quality: its name, how it is shown, which way is better.
         of: what has `update`, `compute` and `reset`; never updated itself, copies are.
-        spec: the name or `package.module:Class` by which it was asked for; empty where it came as an object.
+        spec: the name or `package.module:Class` by which it is found again; empty where there is none.
     """
 
     quality: Quality
@@ -384,14 +381,14 @@ def _own(found: object) -> Measured | None:
     """A metric as it is; a class, an object or a function as one."""
     if isinstance(found, Measured):
         return found
-    made = found() if isclass(found) and hasattr(found, "compute") else found
+    made = as_object("metrics", found) if hasattr(found, "compute") else found
     if all(callable(getattr(made, method, None)) for method in ("update", "compute", "reset")):
         name = str(getattr(made, "name", None) or type(made).__name__)
         better = getattr(made, "higher_is_better", None)
-        return Measured(Quality(name, bool(getattr(made, "is_share", False)), better is not False), made)
-    if callable(made) and not isclass(made):
-        return _own(_Function(made))
-    return None
+        quality = Quality(name, bool(getattr(made, "is_share", False)), better)
+        is_ours = type(made).__module__ == __name__ and not isinstance(made, _Function)
+        return Measured(quality, made, name if is_ours else import_path(getattr(made, "function", made)) or "")
+    return _own(_Function(made)) if callable(made) and not isclass(made) else None
 
 
 class _Function(Metric):
@@ -406,10 +403,8 @@ class _Function(Metric):
 
 
 def _ours(module: ModuleType) -> Iterator[Any]:
-    classes = (
-        one for one in vars(module).values() if isclass(one) and issubclass(one, Metric) and hasattr(one, "name")
-    )
-    return (measured for one in classes if (measured := _own(one)) is not None)
+    classes = (one for one in vars(module).values() if isclass(one) and issubclass(one, Metric))
+    return (_own(one) for one in classes if one not in (Metric, _Function) and not isabstract(one))
 
 
 BY_NAME = Registry[Measured]("metrics", "shrinknet.task.metrics", "shrinknet.metrics", _ours, _own, "metric")
