@@ -236,7 +236,9 @@ def test_what_cannot_be_free_is_one_sentence(case: str) -> None:
 
 
 def test_a_file_that_fixes_sizes_is_refused() -> None:
-    with pytest.raises(sn.BadInputError, match=r"^artefact must be 'pt2' or 'onnx' for a task with free sizes"):
+    with pytest.raises(
+        sn.BadInputError, match=r"^artefact must be `artefact='onnx'` or `artefact='pt2'` for a task with free sizes"
+    ):
         sn.prune(read_task(), "magnitude", goals=[sn.RemovedNeurons(2)], artefact="executorch")
 
 
