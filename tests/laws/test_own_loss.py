@@ -104,6 +104,27 @@ def test_a_model_of_hugging_face_is_taken_at_its_word(name: str) -> None:
     torch.testing.assert_close(found, torch.stack(said), rtol=1e-5, atol=1e-6)
 
 
+def test_a_network_that_answers_questions_is_taken_at_its_word(tmp_path) -> None:
+    """Where an answer starts and where it ends: two outputs, each with its targets; some lie beyond the text."""
+    torch.manual_seed(0)
+    model = bert(of_transformers(), "QuestionAnswering", 2).eval()
+    ends = {"start_positions": torch.arange(N) % T, "end_positions": torch.arange(N) % (T + 1)}
+    rows = {"input_ids": IDS, "attention_mask": torch.ones(N, T).long(), **ends}
+    task = sn.Task(model, "own-loss", rows)
+    assert task.loss.name == "paired-cross-entropy"
+    with torch.no_grad():
+        found = task.loss.each(model(input_ids=IDS, attention_mask=rows["attention_mask"]), ends)
+        said = torch.stack([
+            model(input_ids=IDS[n : n + 1], **{name: one[n : n + 1] for name, one in ends.items()}).loss for n in range(N)
+        ])  # fmt: skip
+    inside = said.isfinite()
+    assert 0 < int(inside.sum()) < N
+    torch.testing.assert_close(found[inside], said[inside], rtol=1e-5, atol=1e-6)
+    run = sn.prune(task, "taylor-2-sampled", goals=[sn.RemovedNeurons(4)], step=2, out=tmp_path / "run")
+    assert run.verification.holds
+    assert sn.load(tmp_path / "run", data=[rows]).plan == run.plan
+
+
 def test_a_run_of_a_language_model_is_proven_and_opens_again(tmp_path) -> None:
     torch.manual_seed(0)
     model = gpt(of_transformers()).eval()

@@ -25,6 +25,7 @@ from shrinknet.task.per_sample import (
     huber,
     mean_squared_error,
     next_token,
+    paired_cross_entropy,
     squared_error,
     squares_of_all,
 )
@@ -173,6 +174,7 @@ LOSSES: dict[str, Loss] = {
         Loss("huber", huber),
         Loss("next-token", next_token),
         Loss("each-token", each_token),
+        Loss("paired-cross-entropy", paired_cross_entropy),
         Loss(OWN_ANSWERS, squares_of_all, is_own=True),
         Loss(OWN_LOSS, not_known_yet),
         Loss("own-answers-kl", divergence, is_own=True),

@@ -13,7 +13,7 @@ from shrinknet.core.errors import BadInputError
 from shrinknet.task.data import Batch
 from shrinknet.task.losses import LOSSES, OWN_ANSWERS, OWN_LOSS, Loss
 from shrinknet.task.per_sample import IGNORED, cross_entropy, cross_entropy_of_counted
-from shrinknet.task.trees import Inputs, call_of, floats_of, of_each, tolerance
+from shrinknet.task.trees import Inputs, call_of, floats_of, of_each, tensors_of, tolerance
 from shrinknet.task.unpacking import TARGETS
 
 LOGITS = "logits"
@@ -24,7 +24,10 @@ ROWS_COMPARED = 16
 
 COMPUTED = ("cross-entropy", "binary-cross-entropy", "mean-squared-error", "next-token", "each-token",
             "absolute-error", "huber")  # fmt: skip
-"""The losses that a network's own is compared with."""
+"""The losses of one output that a network's own is compared with."""
+
+PAIRED = ("paired-cross-entropy",)
+"""Those of several outputs with targets each."""
 
 
 def of_own_answers(loss: Loss, outputs: Any, key: str, inputs: Inputs) -> Loss:
@@ -68,7 +71,7 @@ def own_loss(model: nn.Module, batch: Batch, outputs: Any, reads: int | None) ->
     count = min(ROWS_COMPARED, len(batch))
     said = torch.stack([_loss_of(model, batch, row) for row in range(count)])
     is_said = said.isfinite()  # a mean over no token at all is none
-    for name in COMPUTED:
+    for name in PAIRED if len(tensors_of(targets)) > 1 else COMPUTED:
         found = replace(counting(LOSSES[name]), reads=reads)
         try:
             losses = found.each(*of_each((outputs, targets), lambda one: one[:count][is_said]))
@@ -77,7 +80,7 @@ def own_loss(model: nn.Module, batch: Batch, outputs: Any, reads: int | None) ->
         if len(losses) and bool((losses - said[is_said]).abs().max() <= tolerance(said.dtype, float(losses.max()))):
             return LOSSES[name]
     raise BadInputError(
-        "loss", f"the name of a loss or a function where a network's own is none of {', '.join(COMPUTED)}",
+        "loss", f"the name of a loss or a function where a network's own is none of {', '.join(COMPUTED + PAIRED)}",
         f"{OWN_LOSS!r}, with {float(said[0]):.4g} for the first row", "Give a function of outputs and targets.",
     )  # fmt: skip
 

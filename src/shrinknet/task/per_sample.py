@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional
 
-from shrinknet.task.trees import floats_of
+from shrinknet.task.trees import floats_of, tensors_of
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
 
@@ -130,6 +130,22 @@ class MeanOfElements:
 absolute_error = MeanOfElements(functional.l1_loss)
 huber = MeanOfElements(functional.huber_loss)
 mean_squared_error = MeanOfElements(functional.mse_loss)
+
+
+def paired_cross_entropy(outputs: Any, targets: Any) -> Tensor:
+    """Return the mean of the cross-entropies of several outputs [batch, classes], each with its targets.
+
+    Both come in one order, such as where an answer starts in a text and where it ends. Targets beyond the classes do
+    not count.
+
+    >>> paired_cross_entropy((torch.zeros(1, 4), torch.zeros(1, 4)), (torch.tensor([2]), torch.tensor([4])))
+    tensor([0.6931])
+    """
+    pairs = [
+        cross_entropy_of_counted(said, wanted.where(wanted < said.shape[1], IGNORED))
+        for said, wanted in zip(floats_of(outputs), tensors_of(targets), strict=False)
+    ]
+    return torch.stack(pairs).mean(0)
 
 
 def divergence(outputs: Shaped[Tensor, "..."], answers: Shaped[Tensor, "batch ..."]) -> Tensor:

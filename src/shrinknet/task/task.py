@@ -252,7 +252,9 @@ def _of_the_network(model: nn.Module, data: Data, loss: Loss, output: str | int 
     with evaluating(model), torch.no_grad():
         batch = data.spread(ROWS_LOOKED_AT)
         outputs = _outputs(model, batch, data.role)
-        found = own_loss(model, batch, outputs, which_output(find_loss("cross-entropy"), outputs, output))
+        are_several = len(tensors_of(batch.targets)) > 1  # each is compared with an output of its own
+        reads = None if are_several else which_output(find_loss("cross-entropy"), outputs, output)
+        found = own_loss(model, batch, outputs, reads)
     return found if loss.accuracy is None else replace(found, accuracy=loss.accuracy)
 
 

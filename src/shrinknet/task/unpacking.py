@@ -20,7 +20,7 @@ PLACES = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEY
 Unpack = Callable[[str, Any], Call]
 """Given the role and a batch, the call of the network and the targets."""
 
-TARGETS = ("labels", "label", "targets", "target")
+TARGETS = ("labels", "label", "targets", "target", "start_positions", "end_positions")
 """Keys of a batch that are targets, also where the network's `forward` would take them."""
 
 
