@@ -97,19 +97,37 @@ def folder(tmp_path_factory) -> Path:
     return path
 
 
+def _status_of(words: tuple[object, ...]) -> int:
+    """The status with which a command ends that is typed here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["shrinknet", *map(str, words)])
+        try:
+            main()
+        except SystemExit as leaving:
+            return int(leaving.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="session")
+def type_once(folder) -> Callable[..., None]:
+    """Type a command in the stranger's folder for what many tests read; it must succeed."""
+
+    def run(*words: object) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            assert _status_of(words) == 0
+
+    return run
+
+
 @pytest.fixture
 def type_command(folder, monkeypatch, capfd) -> Callable[..., Answer]:
     """Type a command of the command line in the stranger's folder."""
     monkeypatch.chdir(folder)
 
-    def run(*words: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["shrinknet", *map(str, words)])
+    def run(*words: object) -> Answer:
         capfd.readouterr()
-        status = 0
-        try:
-            main()
-        except SystemExit as leaving:
-            status = int(leaving.code or 0)
+        status = _status_of(words)
         out, err = capfd.readouterr()
         return Answer(status, out, err)
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,12 +11,17 @@ FACTORY = ("nets_of_a_stranger:build", "--weights", "weights.safetensors")
 DATA = ("--data", "data.npz")
 
 
-@pytest.fixture
-def run(type_command, tmp_path):
-    out = tmp_path / "run"
-    answer = type_command("prune", *FACTORY, *DATA, "--criterion", "taylor-2", "--remove", "30", "--out", out)
-    assert answer.status == 0
+@pytest.fixture(scope="module")
+def finished(type_once, tmp_path_factory):
+    out = tmp_path_factory.mktemp("finished") / "run"
+    type_once("prune", *FACTORY, *DATA, "--criterion", "taylor-2", "--remove", "30", "--out", out)
     return out
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy of a finished run."""
+    return shutil.copytree(finished, tmp_path / "run")
 
 
 def history_of(run):

@@ -12,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from typed import READY, Typed
 
 import shrinknet as sn
 from shrinknet.criteria.sequential_attention import SequentialAttention
 from shrinknet.criteria.skeletonization import Skeletonization
+from shrinknet.execution import processes
+from shrinknet.execution.cluster import connect
 
 NUM_SHARDS = 2 * 34  # groups x batches
 
@@ -30,21 +33,22 @@ def build():
 """
 
 
-@pytest.fixture
-def place(tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with a network and data, where each test writes files of its own names."""
     torch.manual_seed(0)
-    (tmp_path / "nets_of_workers.py").write_text(FACTORY)
-    np.savez(tmp_path / "data.npz", inputs=torch.randn(1700, 64).numpy(), targets=(torch.arange(1700) % 10).numpy())
-    return tmp_path
+    place = tmp_path_factory.mktemp("place")
+    (place / "nets_of_workers.py").write_text(FACTORY)
+    np.savez(place / "data.npz", inputs=torch.randn(1700, 64).numpy(), targets=(torch.arange(1700) % 10).numpy())
+    weights(place)
+    return place
 
 
-def ranking(place: Path, out: str, *more: str) -> subprocess.Popen:
-    """Type the command; everything computes with one thread."""
-    words = [sys.executable, "-m", "shrinknet", "rank", "nets_of_workers:build", "--data", "data.npz", "--out", out,
+def ranking(place: Path, out: str, *more: str) -> Typed:
+    """Type the command."""
+    words = ["rank", "nets_of_workers:build", "--weights", "weights.safetensors", "--data", "data.npz", "--out", out,
              "--batch-size", "30", *more]  # fmt: skip
-    torch.manual_seed(0)
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-    return subprocess.Popen(words, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
+    return Typed(words, place, place / f"{out}.said")
 
 
 def weights(place: Path) -> None:
@@ -62,11 +66,10 @@ def weights(place: Path) -> None:
         sys.modules.pop("nets_of_workers", None)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def serial(place) -> str:
-    weights(place)
-    process = ranking(place, "serial.csv", "--weights", "weights.safetensors")
-    assert process.wait(120) == 0, process.communicate()[1]
+    typed = ranking(place, "serial.csv")
+    assert typed.ended() == 0, typed.said.read_text()
     return (place / "serial.csv").read_text()
 
 
@@ -93,14 +96,14 @@ def _ancestors(pid: int) -> list[int]:
     return found
 
 
-def wait_for_shards(place: Path, out: str, count: int, process: subprocess.Popen) -> None:
+def wait_for_shards(place: Path, out: str, count: int, typed: Typed) -> None:
     """Wait until so many shards are finished, and not yet all."""
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
+    while typed.status is None and time.monotonic() < deadline:
         if len(list((place / f"{out}.shards").rglob("*.npz"))) >= count:
             return
         time.sleep(0.002)
-    raise AssertionError(f"never that far: {process.communicate()[1]}")
+    raise AssertionError(f"never that far: {typed.said.read_text()}")
 
 
 WORDS = {"processes": "spawn_main", "ray": "ray::_Worker"}
@@ -110,34 +113,33 @@ WORDS = {"processes": "spawn_main", "ray": "ray::_Worker"}
 @pytest.mark.parametrize("executor", ["processes", "ray"])
 def test_a_worker_killed_half_way_changes_no_bit(place, serial: str, executor: str) -> None:
     pytest.importorskip("ray") if executor == "ray" else None
-    options = ("--weights", "weights.safetensors", "--executor", executor, "--workers", "2")
-    process = ranking(place, "killed.csv", *options)
-    wait_for_shards(place, "killed.csv", NUM_SHARDS // 4, process)
-    victims = workers_of(process.pid, WORDS[executor])
+    out = f"killed-{executor}.csv"
+    typed = ranking(place, out, "--executor", executor, "--workers", "2")
+    wait_for_shards(place, out, NUM_SHARDS // 4, typed)
+    victims = workers_of(typed.pid, WORDS[executor])
     assert victims, "there are workers"
     os.kill(victims[0], signal.SIGKILL)
-    assert process.wait(240) == 0, process.communicate()[1]
-    assert (place / "killed.csv").read_text() == serial
-    assert not list(place.glob("*.shards")), "finished results are gone once the ranking is written"
+    assert typed.ended(240) == 0, typed.said.read_text()
+    assert (place / out).read_text() == serial
+    assert not list(place.glob(f"{out}.shards")), "finished results are gone once the ranking is written"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("executor", ["processes", "ray"])
 def test_a_driver_killed_and_started_again_goes_on_from_finished_shards(place, serial: str, executor: str) -> None:
     pytest.importorskip("ray") if executor == "ray" else None
-    options = ("--weights", "weights.safetensors", "--executor", executor, "--workers", "2")
-    process = ranking(place, "broken.csv", *options)
-    wait_for_shards(place, "broken.csv", NUM_SHARDS // 4, process)
-    workers = workers_of(process.pid, WORDS[executor])
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    kept = len(list((place / "broken.csv.shards").rglob("*.npz")))
+    out = f"broken-{executor}.csv"
+    options = ("--executor", executor, "--workers", "2")
+    typed = ranking(place, out, *options)
+    wait_for_shards(place, out, NUM_SHARDS // 4, typed)
+    workers = workers_of(typed.pid, WORDS[executor])
+    typed.killed()
+    kept = len(list((place / f"{out}.shards").rglob("*.npz")))
     assert NUM_SHARDS // 4 <= kept < NUM_SHARDS
-    again = ranking(place, "broken.csv", *options)
-    _, talk = again.communicate(timeout=240)
-    assert again.returncode == 0, talk
-    assert f"Going on: {kept} of {NUM_SHARDS} shards were finished before." in talk
-    assert (place / "broken.csv").read_text() == serial
+    again = ranking(place, out, *options)
+    assert again.ended(240) == 0, again.said.read_text()
+    assert f"Going on: {kept} of {NUM_SHARDS} shards were finished before." in again.said.read_text()
+    assert (place / out).read_text() == serial
     deadline = time.monotonic() + 30
     while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -145,19 +147,18 @@ def test_a_driver_killed_and_started_again_goes_on_from_finished_shards(place, s
 
 
 @pytest.mark.slow
-def test_the_number_of_workers_changes_no_bit_and_no_criterion_minds() -> None:
+def test_the_number_of_workers_changes_no_bit_and_no_criterion_minds(monkeypatch) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 7), nn.Tanh(), nn.Linear(7, 3))
     task = sn.Task(model, "cross-entropy", (torch.randn(40, 6), torch.arange(40) % 3), batch_size=7)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for criterion in ("ablation", "taylor-2"):
-            alone = sn.rank(task, criterion)
-            counts = (1, 2, 4) if criterion == "ablation" else (3,)
-            for workers in counts:
+        with monkeypatch.context() as patch:  # a process that imports everything first takes far longer than its work
+            patch.setattr(processes, "multiprocessing", types.SimpleNamespace(get_context=lambda kind: READY))
+            for criterion, workers in (("ablation", 1), ("ablation", 2), ("ablation", 4), ("taylor-2", 3)):
                 scoring = sn.Scoring(executor="processes", workers=workers)
-                assert sn.rank(task, criterion, scoring=scoring) == alone, (criterion, workers)
+                assert sn.rank(task, criterion, scoring=scoring) == sn.rank(task, criterion), (criterion, workers)
         run, by_two = (
             sn.prune(task, goals=[sn.RemovedNeurons(6)], scoring=scoring)
             for scoring in (None, sn.Scoring(executor="processes", workers=2))
@@ -167,10 +168,18 @@ def test_the_number_of_workers_changes_no_bit_and_no_criterion_minds() -> None:
         torch.set_num_threads(before)
 
 
-@pytest.mark.slow
-def test_a_cluster_gives_the_bits_of_one_process_for_criteria_of_every_kind() -> None:
-    """In one look or several; rows in half precision, which numpy does not know."""
+@pytest.fixture(scope="module")
+def cluster():
+    """A cluster of this machine with one worker, started once: as a ranking that finds none starts it."""
     pytest.importorskip("ray")
+    ray = connect(None, 1)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_bits_of_one_process_for_criteria_of_every_kind(cluster) -> None:
+    """In one look or several; rows in half precision, which numpy does not know."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 3)).bfloat16()
     task = sn.Task(model, "squared-error", (torch.randn(20, 6), torch.randn(20, 3)), batch_size=7)
@@ -183,7 +192,6 @@ def test_a_cluster_gives_the_bits_of_one_process_for_criteria_of_every_kind() ->
             assert sn.rank(task, criterion, scoring=scoring) == sn.rank(task, criterion), criterion
     finally:
         torch.set_num_threads(before)
-        sys.modules["ray"].shutdown()
 
 
 def task_of(loss="cross-entropy") -> sn.Task:
@@ -193,18 +201,14 @@ def task_of(loss="cross-entropy") -> sn.Task:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("executor", ["processes", "ray"])
-def test_a_worker_without_the_users_code_is_one_sentence(monkeypatch, executor: str) -> None:
-    pytest.importorskip("ray") if executor == "ray" else None
+def test_a_worker_without_the_users_code_is_one_sentence(monkeypatch, request, executor: str) -> None:
+    request.getfixturevalue("cluster") if executor == "ray" else None
     ghost = types.ModuleType("ghost_of_a_module")
     exec("def loss(outputs, targets):\n    return outputs.square().sum(1)\n", ghost.__dict__)
     monkeypatch.setitem(sys.modules, "ghost_of_a_module", ghost)
     words = r"^executor must be one whose workers can import [^\n]*No module named 'ghost_of_a_module'[^\n]*$"
-    try:
-        with pytest.raises(sn.BadInputError, match=words):
-            sn.rank(task_of(ghost.loss), scoring=sn.Scoring(executor=executor, workers=1))
-    finally:
-        if executor == "ray":
-            sys.modules["ray"].shutdown()
+    with pytest.raises(sn.BadInputError, match=words):
+        sn.rank(task_of(ghost.loss), scoring=sn.Scoring(executor=executor, workers=1))
 
 
 @pytest.mark.slow

@@ -1,34 +1,35 @@
 """A run killed at any moment and resumed ends in the same bits as one that was never disturbed."""
 
 import csv
-import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from typed import Typed
 
 
-def command(folder: Path, out: Path, method: str, *more: str) -> subprocess.Popen:
-    words = [
-        sys.executable, "-m", "shrinknet", "prune", "nets_of_a_stranger:build", "--weights", "weights.safetensors",
-        "--data", "data.npz", "--criterion", "taylor-2", "--method", method, "--out", str(out), *more,
+def words_of(out: Path, method: str, *more: str) -> list[str]:
+    return [
+        "prune", "nets_of_a_stranger:build", "--weights", "weights.safetensors", "--data", "data.npz", "--criterion",
+        "taylor-2", "--method", method, "--out", str(out), *more,
     ]  # fmt: skip
-    return subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def kill_after(process: subprocess.Popen, history: Path, lines: int) -> None:
+def command(folder: Path, out: Path, method: str, *more: str) -> Typed:
+    return Typed(words_of(out, method, *more), folder, out.with_suffix(".said"))
+
+
+def kill_after(typed: Typed, history: Path, lines: int) -> None:
     """Kill without warning once the history is that long."""
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
+    while typed.status is None and time.monotonic() < deadline:
         if history.exists() and history.read_bytes().count(b"\n") >= lines:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+            typed.killed()
             return
         time.sleep(0.002)
-    raise AssertionError(f"the run ended before it could be killed: {process.communicate()[1]}")
+    raise AssertionError(f"the run ended before it could be killed: {typed.said.read_text()}")
 
 
 def facts(out: Path) -> list[dict[str, str]]:
@@ -44,7 +45,7 @@ def test_killed_and_resumed_is_never_killed(folder, tmp_path, method: str, step:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     options = (method, "--step", step, "--multiple-of", multiple)
     undisturbed = command(folder, whole, *options)
-    assert undisturbed.wait(120) == 0, undisturbed.communicate()[1]
+    assert undisturbed.ended() == 0, undisturbed.said.read_text()
     kill_after(command(folder, broken, *options), broken / "history.csv", 4)
     written = facts(broken)
     assert facts(whole)[: len(written)] == written, "what is written before the kill is what would have been written"
@@ -55,8 +56,13 @@ def test_killed_and_resumed_is_never_killed(folder, tmp_path, method: str, step:
         (broken / "history.csv").write_text("".join(lines[:-1]))
     with open(broken / "history.csv", "a") as file:
         file.write("99,0,1,0.1")  # a torn line, as a power cut leaves it
-    resumed = command(folder, broken, *options, "--resume")
-    assert resumed.wait(120) == 0, resumed.communicate()[1]
+    words = [
+        sys.executable,
+        "-m",
+        "shrinknet",
+        *words_of(broken, *options, "--resume"),
+    ]  # nothing is left of the others
+    subprocess.run(words, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=120)
     assert facts(broken) == facts(whole)
     for name in (
         "plan.json",
@@ -75,13 +81,13 @@ def test_killed_and_resumed_is_never_killed(folder, tmp_path, method: str, step:
 def test_a_finished_run_resumed_is_the_same_run(folder, tmp_path) -> None:
     out = tmp_path / "run"
     first = command(folder, out, "reranking", "--remove", "20")
-    assert first.wait(120) == 0, first.communicate()[1]
+    assert first.ended() == 0, first.said.read_text()
     before = {
         name: (out / name).read_bytes()
         for name in ("history.csv", "answers.csv", "plan.json", "model.safetensors", "model.pt2", "summary.json")
     }
     again = command(folder, out, "reranking", "--remove", "20", "--resume")
-    assert again.wait(120) == 0, again.communicate()[1]
+    assert again.ended() == 0, again.said.read_text()
     assert {name: (out / name).read_bytes() for name in before} == before
 
 
@@ -92,11 +98,11 @@ def test_resuming_with_other_data_is_refused(folder, tmp_path) -> None:
     arrays = dict(np.load(folder / "data.npz"))
     np.savez(data, **arrays)
     first = command(folder, out, "reranking", "--remove", "5", "--data", str(data))
-    assert first.wait(120) == 0, first.communicate()[1]
+    assert first.ended() == 0, first.said.read_text()
     np.savez(data, **{**arrays, "inputs": arrays["inputs"] * 0.5})
     again = command(folder, out, "reranking", "--remove", "5", "--data", str(data), "--resume")
-    _, said = again.communicate(timeout=120)
-    assert again.returncode == 2
+    assert again.ended() == 2
+    said = again.said.read_text()
     assert "--resume must come with the options that the run began with. Got data_sha256 = " in said
 
 

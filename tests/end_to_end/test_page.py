@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,24 +13,15 @@ FACTORY = ("nets_of_a_stranger:build", "--weights", "weights.safetensors", "--da
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, folder) -> dict[str, Path]:
-    """Two runs of one network, made by typed commands; the first with surfaces."""
-    import sys
-
-    from shrinknet.cli.main import main
-
+def runs(tmp_path_factory, type_once) -> dict[str, Path]:
+    """Two runs of one network, made by typed commands, with surfaces."""
     made = {}
     for criterion, compensate in (("taylor-1", "none"), ("ablation", "least-squares")):
         out = tmp_path_factory.mktemp("page") / criterion
         made[criterion] = out
-        words = ["prune", *FACTORY, "--criterion", criterion, "--flash", "6KiB", "--whole-curve", "--out", str(out)]
-        words += ["--compensate", compensate]
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(folder)
-            for command in (words, ["analyse", "surface", str(out), "--every", "9", "--alphas", "0:2:0.1"]):
-                patch.setattr(sys, "argv", ["shrinknet", *command])
-                with suppress(SystemExit):  # of status 0: the tests would miss the page otherwise
-                    main()
+        words = ("--criterion", criterion, "--flash", "6KiB", "--whole-curve", "--compensate", compensate)
+        type_once("prune", *FACTORY, *words, "--out", out)
+        type_once("analyse", "surface", out, "--every", "9", "--alphas", "0:2:0.1")
     return made
 
 

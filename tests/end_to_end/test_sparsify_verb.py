@@ -3,8 +3,6 @@
 import csv
 import html
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from typed import Typed
 
 from shrinknet.sparsify.stored import load_sparse
 
@@ -68,38 +67,50 @@ def test_json_is_for_machines(type_command, tmp_path) -> None:
     assert content["sparse_bytes"] < content["dense_bytes"]
 
 
-def killed_after(epochs: int, words: list[str], folder: Path, out: Path) -> None:
-    process = subprocess.Popen(words, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def killed_after(epochs: int, typed: Typed, out: Path) -> None:
     deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
+    while typed.status is None and time.monotonic() < deadline:
         table = out / "training.csv"
         if table.exists() and table.read_bytes().count(b"\n") > epochs:
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
+            typed.killed()
             return
         time.sleep(0.002)
-    raise AssertionError(f"the run ended before it could be killed: {process.communicate()[1]}")
+    raise AssertionError(f"the run ended before it could be killed: {typed.said.read_text()}")
 
 
 @pytest.mark.parametrize("method", ["sequential-attention", "skeletonization"])
 def test_killed_and_resumed_is_never_killed(folder, tmp_path, method: str) -> None:
     options = {"sequential-attention": ["--set", "block=4", "--set", "pad=true", "--set", "fewest_blocks=10"],
                "skeletonization": ["--set", "every=20"]}[method]  # fmt: skip
-    words = [sys.executable, "-m", "shrinknet", "sparsify", *MODEL, "--method", method, *options, "--epochs", "12",
-             "--optimizer", "sgd", "--rate", "0.05", "--decay", "1e-4"]  # fmt: skip
+    words = ["sparsify", *MODEL, "--method", method, *options, "--epochs", "12", "--optimizer", "sgd", "--rate", "0.05",
+             "--decay", "1e-4"]  # fmt: skip
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run([*words, "--out", str(whole)], cwd=folder, check=True, capture_output=True)
-    killed_after(3, [*words, "--out", str(broken)], folder, broken)
+
+    def command(out: Path, *more: str) -> Typed:
+        return Typed([*words, "--out", str(out), *more], folder, tmp_path / "said")
+
+    undisturbed = command(whole)
+    assert undisturbed.ended() == 0, undisturbed.said.read_text()
+    killed_after(3, command(broken), broken)
     assert not (broken / "summary.json").exists()
-    killed_after(6, [*words, "--out", str(broken), "--resume"], folder, broken)
-    subprocess.run([*words, "--out", str(broken), "--resume"], cwd=folder, check=True, capture_output=True)
+    killed_after(6, command(broken, "--resume"), broken)
+    resumed = [
+        sys.executable,
+        "-m",
+        "shrinknet",
+        *words,
+        "--out",
+        str(broken),
+        "--resume",
+    ]  # nothing is left of the others
+    subprocess.run(resumed, cwd=folder, check=True, capture_output=True)
     for name in ("model.safetensors", "masks.safetensors", "sparse.safetensors"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
     rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in table(out)] for out in (whole, broken)]
     assert rows[0] == rows[1]
-    other = subprocess.run([*words, "--out", str(broken), "--resume", "--seed", "1"], cwd=folder, capture_output=True)
-    assert other.returncode == 2
-    assert b"--resume must come with the options that the run began with" in other.stderr
+    other = command(broken, "--resume", "--seed", "1")
+    assert other.ended() == 2
+    assert "--resume must come with the options that the run began with" in other.said.read_text()
 
 
 def test_an_exported_program_trains_as_it_was_exported(type_command, tmp_path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,17 @@ FACTORY = ("nets_of_a_stranger:build", "--weights", "weights.safetensors")
 DATA = ("--data", "data.npz")
 
 
-@pytest.fixture
-def run(type_command, tmp_path) -> Path:
-    out = tmp_path / "run"
-    answer = type_command("prune", "net.pt2", *DATA, "--flash", "6KiB", "--whole-curve", "--out", out)
-    assert answer.status == 0, answer.err
+@pytest.fixture(scope="module")
+def finished(type_once, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "run"
+    type_once("prune", "net.pt2", *DATA, "--flash", "6KiB", "--whole-curve", "--out", out)
     return out
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    """A copy of a finished run."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 def test_inspect_shows_groups_and_reasons(type_command) -> None:

@@ -2,6 +2,8 @@
 
 import json
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -86,12 +88,23 @@ NAMES: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def run_of(tmp_path_factory) -> Callable[[str, str], sn.Run]:
+    """A run of each network with each kind of file, made once."""
+
+    @cache
+    def made(name: str, kind: str) -> sn.Run:
+        out = tmp_path_factory.mktemp("made") / "run"
+        return sn.prune(MAKE[name](), "magnitude", goals=[sn.RemovedNeurons(2)], artefact=kind, out=out)
+
+    return made
+
+
 @pytest.mark.parametrize("kind", ["onnx", "executorch", "pt2"])
 @pytest.mark.parametrize("name", MAKE)
-def test_a_file_of_several_tensors_is_proven_named_and_opens_again(name: str, kind: str, tmp_path) -> None:
-    task = MAKE[name]()
-    run = sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(2)], artefact=kind, out=tmp_path / "run")
-    manifest = run.artefact
+def test_a_file_of_several_tensors_is_proven_named_and_opens_again(name: str, kind: str, run_of, tmp_path) -> None:
+    run = run_of(name, kind)
+    task, manifest = run.task, run.artefact
     inputs, outputs = NAMES[name]
     assert [one.name for one in manifest.inputs] == inputs
     assert [one.name for one in manifest.outputs] == outputs
@@ -107,7 +120,7 @@ def test_a_file_of_several_tensors_is_proven_named_and_opens_again(name: str, ki
     found = tensors_of(find_exporter(kind).answer(run.shipped.content)(rows))
     for one, expected in zip(found, tensors_of(called(run.model, rows)), strict=True):
         assert torch.allclose(one, expected, atol=1e-5)
-    again = sn.load(tmp_path / "run", data=[ROWS[name]], loss=LOSSES[name])
+    again = sn.load(run.folder.path, data=[ROWS[name]], loss=LOSSES[name])
     assert (again.artefact, again.summary()) == (manifest, run.summary())
     assert again.shipped == run.shipped
     anew = again.export(kind, tmp_path / "again")
@@ -122,10 +135,10 @@ def called(model: nn.Module, inputs: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_onnx_runtime_is_fed_by_name(name: str) -> None:
+def test_onnx_runtime_is_fed_by_name(name: str, run_of) -> None:
     import onnxruntime
 
-    run = sn.prune(MAKE[name](), "magnitude", goals=[sn.RemovedNeurons(2)], artefact="onnx")
+    run = run_of(name, "onnx")
     session = onnxruntime.InferenceSession(run.shipped.content, providers=["CPUExecutionProvider"])
     rows = next(run.task.calibration.batches()).inputs
     fed = dict(zip(NAMES[name][0], (one.numpy() for one in tensors_of(rows)), strict=True))

@@ -11,7 +11,8 @@ def test_the_criteria_are_those_of_the_folder() -> None:
     assert AuthorsTaylor in Criterion.__subclasses__(), "the recipe's own is known to Python, and still not offered"
     assert criterion_names() == (
         "ablation", "activation", "empirical-fisher", "gauss-newton", "magnitude", "optimal-cell-damage", "random",
-        "sequential-attention", "skeletonization", "taylor-1", "taylor-2", "taylor-2-diagonal", "unit-obs",
+        "sequential-attention", "skeletonization", "taylor-1", "taylor-2", "taylor-2-diagonal",
+        "taylor-2-sampled", "unit-obs",
     )  # fmt: skip
     for name in criterion_names():
         criterion = find_criterion(name)

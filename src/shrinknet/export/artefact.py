@@ -213,20 +213,18 @@ class Artefact:
             return ""
         return "held by " + ", ".join(f"{name!r} ({size:,})" for name, size in self.at_peak(present)[:MOST_NAMED])
 
-    def ship(self, cut: GraphModule, forecast: Costs, *, rounds: int = 0) -> tuple[bytes, Manifest]:
+    def ship(self, cut: GraphModule | None, forecast: Costs, *, rounds: int = 0) -> tuple[bytes, Manifest]:
         """Make the file of a cut network, run it by its own runtime on real inputs, and compare it with torch.
 
         Args:
-            cut: the network.
+            cut: the network; None: the untouched one, whose file is there once something was forecast.
             forecast: what it was expected to cost.
             rounds: how often its latency is measured on this machine.
 
         Raises:
             ExportError: the exporter cannot take an operator, or the file does not compute what torch computes.
         """
-        log.info("Making the smaller network's %s file, and running it.", self.exporter.suffix)
-        network = InferenceGraph.of(self.trace, cut)
-        built = self._built(network)
+        network, built = self._whole if cut is None else self._made(cut)
         answer = built.stand_in or self.answer(built.content)
         difference, quality = self._compare(network, built, answer)
         if not difference.holds:
@@ -252,6 +250,11 @@ class Artefact:
             latency=timed(answer, row, rounds) if rounds and built.stand_in is None else None,
         )  # fmt: skip
         return built.content, manifest
+
+    def _made(self, cut: GraphModule) -> tuple[InferenceGraph, Built]:
+        log.info("Making the smaller network's %s file, and running it.", self.exporter.suffix)
+        network = InferenceGraph.of(self.trace, cut)
+        return network, self._built(network)
 
     def checked_again(self, content: bytes, cut: GraphModule) -> Difference:
         """Compare an int8 file with the cut network quantized anew.

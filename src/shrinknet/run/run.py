@@ -45,7 +45,7 @@ class Run(Facts):
     def corners(self) -> list[Corner]:
         """Return the manifests of four files: full and pruned, in float32 and in int8, each run by what runs it.
 
-        Cost: makes and runs three files more.
+        Cost: makes two files more, and runs three.
         """
         return written.corners(self)
 

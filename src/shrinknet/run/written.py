@@ -26,7 +26,7 @@ from shrinknet.graph.trace import Trace, export_program, named_tensors
 from shrinknet.report.page import write_page
 from shrinknet.run.facts import Facts, Shipped
 from shrinknet.run.remade import architecture
-from shrinknet.surgery.remove import cut_graph, kept_indices
+from shrinknet.surgery.remove import kept_indices
 from shrinknet.task.task import Task
 from shrinknet.task.trees import Inputs, call_of
 
@@ -121,15 +121,15 @@ def write_end(folder: RunFolder, run: Facts) -> None:
 def corners(run: Facts) -> list[Corner]:
     """Return the manifests of four files: full and pruned, in float32 and in int8, each run by what runs it.
 
-    Cost: makes and runs three files more.
+    Cost: makes two files more, and runs three.
     """
     trace, float_kind = run.network.trace, "executorch"
-    whole, all_there = cut_graph(trace, trace.present()), trace.present()
+    corners_of = {"full": (None, trace.present()), "pruned": (run.cut, run.network.present)}
     found = []
     for quantize in ("none", run.ships.quantize):
         kind = float_kind if quantize == "none" else run.ships.kind
         ships = run.ships if quantize != "none" else Artefact(run.task, trace, kind, quantize)
-        for name, cut, present in (("full", whole, all_there), ("pruned", run.cut, run.network.present)):
+        for name, (cut, present) in corners_of.items():
             made = run.artefact if ships is run.ships and cut is run.cut else None
             made = made or ships.ship(cut, ships.costs(trace, present))[1]
             found.append(Corner(f"{name}, {'float32' if quantize == 'none' else quantize}", made))
