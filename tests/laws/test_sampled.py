@@ -1,13 +1,13 @@
 """Laws of sampled curvature: over all signs there are, it is what `gauss-newton` says, whatever the loss."""
 
-from itertools import product
+from itertools import combinations, product
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import shrinknet as sn
-from shrinknet.criteria import find_criterion
+from shrinknet.criteria import find_criterion, taylor_2_sampled
 from shrinknet.criteria.taylor_2_sampled import Taylor2Sampled
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.sampled import slopes_and_curvatures
@@ -87,6 +87,31 @@ def test_signs_follow_seed_and_batch_alone() -> None:
     one, again, other = (Taylor2Sampled(seed).score(network, task.calibration) for seed in (1, 1, 2))
     assert all((one.values[name] == again.values[name]).all() for name in one.values)
     assert any((one.values[name] != other.values[name]).any() for name in one.values)
+
+
+def test_no_two_batches_and_no_two_draws_share_signs(monkeypatch) -> None:
+    """One batch's signs are not another's a few places on: what is sampled of them would be off together."""
+    drawn: list[str] = []
+
+    def remember(network, batch, draws, signs):
+        drawn.extend("".join("+-"[int(one < 0)] for one in signs(torch.zeros(256))) for _ in range(draws))
+        return torch.zeros(1, len(network.present)), torch.zeros(draws, 1, len(network.present))
+
+    monkeypatch.setattr(taylor_2_sampled, "slopes_and_curvatures", remember)
+    torch.manual_seed(3)
+    rows = torch.randn(12, 4), torch.arange(12) % 3
+    task = sn.Task(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), "cross-entropy", rows, batch_size=2)
+    Taylor2Sampled(seed=1, draws=2).score(gated(task), task.calibration)
+    assert len(drawn) == 12
+    pieces = {one: {one[place : place + 32] for place in range(len(one) - 32)} for one in drawn}
+    assert all(not pieces[one] & pieces[other] for one, other in combinations(drawn, 2))
+
+
+@pytest.mark.parametrize("arguments", [{"seed": -1}, {"draws": 0}, {"draws": True}])
+def test_what_signs_cannot_be_drawn_by_is_refused(arguments) -> None:
+    (name,) = arguments
+    with pytest.raises(sn.BadInputError, match=rf"^{name} must be a whole number of at least"):
+        Taylor2Sampled(**arguments)
 
 
 class Mixing(nn.Module):

@@ -36,8 +36,10 @@ class Taylor2Sampled(Criterion):
     needs_each_sample = True
 
     def __init__(self, seed: int = 0, draws: int = 1) -> None:
-        if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
-            raise BadInputError("draws", "a whole number of at least 1", draws, "Leave it out for 1.")
+        for name, value, least in (("seed", seed, 0), ("draws", draws, 1)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                allowed, do = f"a whole number of at least {least}", f"Leave it out for {least}."
+                raise BadInputError(name, allowed, value, do)
         self.seed, self.draws = seed, draws
 
     def cost(self, network: GatedNetwork) -> Cost:
@@ -46,7 +48,8 @@ class Taylor2Sampled(Criterion):
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed estimates over the batch."""
-        random = np.random.Generator(np.random.Philox(key=self.seed, counter=[batch.number, 0, 0, 0]))
+        # drawing counts up the first word: with the number in the last, no two batches' signs overlap
+        random = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, batch.number]))
 
         def signs(like: Tensor) -> Tensor:
             drawn = torch.from_numpy(random.integers(0, 2, tuple(like.shape), np.int8) * 2 - 1)
