@@ -183,6 +183,8 @@ class Workers:
     def score(self, network: GatedNetwork, told: Callable[[int, int], None]) -> Scores:
         """Score every neuron, by all workers."""
         seen = hashlib.sha256(network.present.tobytes())
+        if network.candidates is not None:
+            seen.update(network.candidates.tobytes())
 
         def look(state: Any) -> Iterator[tuple[int, Statistics]]:
             finished = None if self.shards is None else Finished(self.shards, self._key + seen.digest())

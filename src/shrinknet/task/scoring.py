@@ -62,6 +62,11 @@ class Scoring(Options):
                 "address", "left out unless the executor is ray", repr(self.address), "Say `executor='ray'`."
             )
 
+    @property
+    def races(self) -> bool:
+        """Whether the next neurons are found without ablating every neuron on every sample."""
+        return self.confidence is not None or self.screen is not None
+
     @contextmanager
     def arithmetic(self) -> Iterator[None]:
         """Let a GPU compute products in whole 32-bit precision (or TF32, if asked for), then put back what was set.

@@ -170,6 +170,10 @@ class Task:
         """Return the same task of another network that takes and gives the same."""
         return self._with(model=model)
 
+    def with_calibration(self, data: Data) -> "Task":
+        """Return the same task with other calibration rows, such as some of its own."""
+        return self._with(calibration=data)
+
     def in_batches_of(self, most: int) -> "Task":
         """Return the same task with at most that many rows for each pass.
 
