@@ -281,6 +281,9 @@ def _together(task: Task, network: GatedNetwork, group: Group, members: NDArray[
     less = (torch.cat(alone) - torch.cat(joint)).double().cpu().numpy()
     p = float(scipy.stats.ttest_1samp(less, 0.0, alternative="greater").pvalue) if less.std() > 0 else math.nan
     return Together(
-        tuple(int(index) for index in members), float(torch.cat(alone).double().mean()),
-        float(torch.cat(joint).double().mean()), p, data.role,
-    )  # fmt: skip
+        tuple(int(index) for index in members),
+        float(torch.cat(alone).double().mean()),
+        float(torch.cat(joint).double().mean()),
+        p,
+        data.role,
+    )

@@ -132,14 +132,12 @@ def recall_distortion(history: Sequence[Step], step: int | None = None, *, seed:
     place, present = int(places[0]), np.flatnonzero(answers.rows > 0)
     recalls, accuracies = answers.recalls[:, present], answers.accuracies
     before = normalised_balance(recalls[0], float(accuracies[0]))
-    slopes = np.array([
+    slopes = [
         intensification(before, normalised_balance(recall, float(right))) if right > 0 and before.any() else np.nan
         for recall, right in zip(recalls, accuracies, strict=True)
-    ])  # fmt: skip
-    return RecallDistortion(
-        answers, step, slopes, _interval(answers, place, present, seed), _classes(answers, place, present),
-        _lost(answers, place),
-    )  # fmt: skip
+    ]
+    interval, classes = _interval(answers, place, present, seed), _classes(answers, place, present)
+    return RecallDistortion(answers, step, np.array(slopes), interval, classes, _lost(answers, place))
 
 
 def _classes(answers: RecallHistory, place: int, present: NDArray[np.int64]) -> tuple[ClassChange, ...]:
@@ -154,12 +152,18 @@ def _classes(answers: RecallHistory, place: int, present: NDArray[np.int64]) -> 
     adjusted = holm(tests)
     return tuple(
         ClassChange(
-            int(c), int(answers.rows[c]), float(recalls[0, c]), float(recalls[place, c]), float(precisions[0, c]),
-            float(precisions[place, c]), _balance(recalls[0, c], accuracies[0]),
-            _balance(recalls[place, c], accuracies[place]), p,
+            int(c),
+            int(answers.rows[c]),
+            float(recalls[0, c]),
+            float(recalls[place, c]),
+            float(precisions[0, c]),
+            float(precisions[place, c]),
+            _balance(recalls[0, c], accuracies[0]),
+            _balance(recalls[place, c], accuracies[place]),
+            p,
         )
         for c, p in zip(present, adjusted, strict=True)
-    )  # fmt: skip
+    )
 
 
 def _balance(recall: float, accuracy: float) -> float:

@@ -33,10 +33,19 @@ def command(
     task = Task(model, "cross-entropy", roles["calibration"], roles["validation"], roles["test"])
     with console.Bar("pruning") as bar:
         run = prune(
-            task, "ablation", "reranking", goals, whole_curve=True, price="budget", compensate="least-squares",
-            artefact="executorch" if has_executorch else "weights", seed=seed, out=out,
-            config={"data": str((out / "data.npz").resolve())}, progress=bar,
-        )  # fmt: skip
+            task,
+            "ablation",
+            "reranking",
+            goals,
+            whole_curve=True,
+            price="budget",
+            compensate="least-squares",
+            artefact="executorch" if has_executorch else "weights",
+            seed=seed,
+            out=out,
+            config={"data": str((out / "data.npz").resolve())},
+            progress=bar,
+        )
     digits.write_npz(roles, out / "data.npz")
     if not has_executorch:
         console.talk.print(

@@ -46,18 +46,35 @@ def command(
     sources = {"model": source_of(model), "weights": source_of(given.weights), "data": source_of(data)}
     with console.resumable(out), console.Bar(method) as bar:
         found = sparsify(
-            task, method, options=_options(set or []), epochs=epochs, batch_size=batch, optimizer=optimizer,
-            learning_rate=rate, weight_decay=decay, seed=seed, out=out, resume=resume, config=sources, tell=bar.tell,
-        )  # fmt: skip
+            task,
+            method,
+            options=_options(set or []),
+            epochs=epochs,
+            batch_size=batch,
+            optimizer=optimizer,
+            learning_rate=rate,
+            weight_decay=decay,
+            seed=seed,
+            out=out,
+            resume=resume,
+            config=sources,
+            tell=bar.tell,
+        )
     if json:
-        console.print_json({
-            "out": str(out), "history": list(found.history), "density": found.sparsifier.density,
-            "dense_bytes": found.dense_bytes, "sparse_bytes": found.sparse_bytes,
+        facts = {
+            "out": str(out),
+            "history": list(found.history),
+            "density": found.sparsifier.density,
+            "dense_bytes": found.dense_bytes,
+            "sparse_bytes": found.sparse_bytes,
             "removed": [str(neuron) for neuron in found.plan.removed],
-        })  # fmt: skip
+        }
+        console.print_json(facts)
     else:
-        rows = [[name, f"{int(mask.sum()):,}", f"{mask.numel():,}", f"{100 * float(mask.double().mean()):.2f} %"]
-                for name, mask in found.sparsifier.masks.items()]  # fmt: skip
+        rows = [
+            [name, f"{int(mask.sum()):,}", f"{mask.numel():,}", f"{100 * float(mask.double().mean()):.2f} %"]
+            for name, mask in found.sparsifier.masks.items()
+        ]
         console.table("", ("weight", "kept", "of", ""), rows)
     console.talk.print(f"Run: {out} (page: {Path(out) / 'report' / 'index.html'})")
     console.talk.print(said(found.last_line + found.hint))

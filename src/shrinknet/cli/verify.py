@@ -28,8 +28,10 @@ def command(
     assert opened.folder is not None
     changed = opened.folder.changed() if opened.folder.has(SEAL) else []
     broken = [name for name, difference in checks.items() if not difference.holds or name in changed]
-    rows = [(name, f"{d.worst:.3e}", f"{d.tolerance:.3e}", d.num_samples, "NO" if name in broken else "yes")
-            for name, d in checks.items()]  # fmt: skip
+    rows = [
+        (name, f"{d.worst:.3e}", f"{d.tolerance:.3e}", d.num_samples, "NO" if name in broken else "yes")
+        for name, d in checks.items()
+    ]
     holds = opened.verification.holds and not broken
     if json:
         keys = ("what", "worst", "tolerance", "samples", "holds")

@@ -227,8 +227,15 @@ def digest_of_plan(content: Mapping[str, Any]) -> str:
 
 
 DAMAGED = (
-    LookupError, TypeError, AttributeError, ValueError, ArithmeticError, AssertionError, RecursionError, csv.Error
-)  # fmt: skip
+    LookupError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    ArithmeticError,
+    AssertionError,
+    RecursionError,
+    csv.Error,
+)
 """What a file that lacks an entry, or holds one of another kind, leads to."""
 
 

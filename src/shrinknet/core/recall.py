@@ -99,10 +99,9 @@ class RecallHistory:
             BadInputError: the history holds no answers: targets were no classes, or nothing was validated.
         """
         if not history or not history[0].answers:
-            raise BadInputError(
-                "history", "a run whose validation data have classes as targets", "one without answers.csv",
-                "Make it again with data that have classes and a split.",
-            )  # fmt: skip
+            got = "one without answers.csv"
+            do = "Make it again with data that have classes and a split."
+            raise BadInputError("history", "a run whose validation data have classes as targets", got, do)
         targets = np.array([one.target for one in history[0].answers])
         answers = np.empty((len(history), len(targets)), np.int32)
         for place, step in enumerate(history):

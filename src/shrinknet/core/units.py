@@ -9,6 +9,15 @@ BYTES = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "
 COUNTS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
 
 
+def names_in(text: str) -> tuple[str, ...]:
+    """Return the names that a text lists, with commas between them.
+
+    >>> names_in("relu, hardtanh, clamp")
+    ('relu', 'hardtanh', 'clamp')
+    """
+    return tuple(" ".join(text.split()).split(", "))
+
+
 def parse_bytes(argument: str, value: int | str) -> int:
     """Return a number of bytes.
 

@@ -229,10 +229,18 @@ class Workers:
     def _job(self, batches: Batches, workers: int) -> ScoringJob:
         share = replace(self.scoring, memory=int(self.scoring.memory) // workers, keeps_passes=True)
         return ScoringJob(
-            self._model, self.task.loss, self.keep, self.only, share, self.criterion, batches,
-            str(self.task.calibration.device), of_each(self.task.example_inputs, Tensor.cpu), self._outputs,
+            self._model,
+            self.task.loss,
+            self.keep,
+            self.only,
+            share,
+            self.criterion,
+            batches,
+            str(self.task.calibration.device),
+            of_each(self.task.example_inputs, Tensor.cpu),
+            self._outputs,
             self.task.free,
-        )  # fmt: skip
+        )
 
     @cached_property
     def _folder(self) -> "tempfile.TemporaryDirectory[str]":
@@ -287,12 +295,9 @@ def packed(state: Any, network: GatedNetwork) -> bytes:
     try:
         pickler.dump(state)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise BadInputError(
-            "criterion",
-            "one whose state can travel to workers: numbers, tensors and the network",
-            f"{type(error).__name__}: {error}",
-            "Say `executor='serial'`, or let begin return less.",
-        ) from error
+        allowed = "one whose state can travel to workers: numbers, tensors and the network"
+        do = "Say `executor='serial'`, or let begin return less."
+        raise BadInputError("criterion", allowed, f"{type(error).__name__}: {error}", do) from error
     return content.getvalue()
 
 

@@ -235,20 +235,27 @@ class Artefact:
         row = self._example[:1]
         outputs = answer(row)
         manifest = Manifest(
-            kind=self.name, quantize=self.quantize, file=self.file, num_bytes=len(built.content),
+            kind=self.name,
+            quantize=self.quantize,
+            file=self.file,
+            num_bytes=len(built.content),
             sha256=hashlib.sha256(built.content).hexdigest(),
             arena_bytes=built.arena.num_bytes if built.arena else None,
             forecast_bytes=forecast.flash_bytes,
             forecast_arena_bytes=forecast.peak_ram_bytes if built.arena else None,
             inputs=_facts(network.inputs, row, built.input_shapes),
             outputs=_facts(network.outputs, outputs, built.output_shapes),
-            difference=difference, compared_with="the quantized network in torch" if any(built.steps) else "torch",
-            loss=quality.loss, metrics=quality.metrics, num_samples=quality.num_samples,
-            ran_by_its_runtime=built.stand_in is None, versions=self.exporter.versions(),
+            difference=difference,
+            compared_with="the quantized network in torch" if any(built.steps) else "torch",
+            loss=quality.loss,
+            metrics=quality.metrics,
+            num_samples=quality.num_samples,
+            ran_by_its_runtime=built.stand_in is None,
+            versions=self.exporter.versions(),
             notes=(*built.notes, *float_note(built.float_operators), *free_note(self.trace.free)),
             float_operators=built.float_operators,
             latency=timed(answer, row, rounds) if rounds and built.stand_in is None else None,
-        )  # fmt: skip
+        )
         return built.content, manifest
 
     def _made(self, cut: GraphModule) -> tuple[InferenceGraph, Built]:
@@ -324,10 +331,9 @@ class Artefact:
 
     def _check_free(self) -> None:
         if self.trace.free and self.exporter.is_made_apart and not self.exporter.leaves_free:
-            raise BadInputError(
-                "artefact", f"{_named(lambda one: one.leaves_free)} for a task with free sizes, which other files fix",
-                f"`artefact={self.name!r}`", "Name one of these, or say nothing of `free`.",
-            )  # fmt: skip
+            allowed = f"{_named(lambda one: one.leaves_free)} for a task with free sizes, which other files fix"
+            do = "Name one of these, or say nothing of `free`."
+            raise BadInputError("artefact", allowed, f"`artefact={self.name!r}`", do)
 
     @cached_property
     def _calibration(self) -> Sequence[Inputs]:

@@ -70,8 +70,8 @@ def open_onnx(path: Path, example: Callable[[nn.Module], Any]) -> tuple[nn.Modul
         with quiet():
             import onnx  # noqa: F401
     except ImportError as error:
-        raise BadInputError("spec", "an .onnx file only where its extra is installed", repr(str(path)),
-                            "Run: pip install 'shrinknet[onnx-in]'.") from error  # fmt: skip
+        do = "Run: pip install 'shrinknet[onnx-in]'."
+        raise BadInputError("spec", "an .onnx file only where its extra is installed", repr(str(path)), do) from error
     try:
         with quiet():
             proto = _written_out(_looked_through(path))
@@ -132,8 +132,8 @@ def _looked_through(path: Path) -> Any:
     _take_in(path, proto)
     opset = max((one.version for one in proto.opset_import if one.domain in OWN_DOMAINS), default=0)
     if not OLDEST <= opset <= onnx.defs.onnx_opset_version():
-        raise _refused(path, f"which speaks version {opset} of ONNX's operators, and {OLDEST} to "
-                             f"{onnx.defs.onnx_opset_version()} are read")  # fmt: skip
+        read = f"{OLDEST} to {onnx.defs.onnx_opset_version()}"
+        raise _refused(path, f"which speaks version {opset} of ONNX's operators, and {read} are read")
     return proto
 
 
@@ -148,8 +148,8 @@ def _take_in(path: Path, proto: Any) -> None:
         said = {entry.key: entry.value for entry in tensor.external_data}
         place = folder / said.get("location", "")
         if place.is_symlink() or not place.resolve().is_relative_to(folder) or not place.is_file():
-            raise _refused(path, f"whose tensor {tensor.name!r} stands in {said.get('location')!r}, which is no plain "
-                                 f"file in its folder")  # fmt: skip
+            where = f"{said.get('location')!r}, which is no plain file in its folder"
+            raise _refused(path, f"whose tensor {tensor.name!r} stands in {where}")
         start, size = int(said.get("offset", 0)), place.stat().st_size
         length = int(said.get("length", size - start))
         left -= length
@@ -189,8 +189,8 @@ def _written_out(proto: Any) -> Any:
         said = ", ".join(
             f"{node.domain + '.' if node.domain else ''}{node.op_type} {_name(node)!r}" for node in unknown
         )
-        raise BadInputError("spec", "an .onnx file of operators that are read", said,
-                            "Export the network without these, or give it as a .pt2 file or a factory.")  # fmt: skip
+        do = "Export the network without these, or give it as a .pt2 file or a factory."
+        raise BadInputError("spec", "an .onnx file of operators that are read", said, do)
     return proto
 
 
@@ -288,8 +288,8 @@ class OnnxNetwork(nn.Module):
         for name, kind in self._shapes:
             axes = [one.dim_value or OPEN_SIZE for one in kind.shape.dim]
             if not kind.HasField("shape") or not axes:
-                raise BadInputError("spec", "an .onnx file whose inputs have an axis of samples",
-                                    f"one with an input {name!r} that has none", "Export it again.")  # fmt: skip
+                allowed = "an .onnx file whose inputs have an axis of samples"
+                raise BadInputError("spec", allowed, f"one with an input {name!r} that has none", "Export it again.")
             made.append(_sample(random, (count, *axes[1:]), kind.elem_type))
         return made
 
@@ -394,8 +394,10 @@ class OnnxNetwork(nn.Module):
         layer: Any = self._layers[node.name]
         x = inputs[0]
         assert isinstance(x, Tensor)
-        states = [None if name in self._zero else tensor_of(state).expand(-1, x.shape[1], -1)
-                  for name, state in zip(node.inputs[5:7], inputs[5:7], strict=True)]  # fmt: skip
+        states = [
+            None if name in self._zero else tensor_of(state).expand(-1, x.shape[1], -1)
+            for name, state in zip(node.inputs[5:7], inputs[5:7], strict=True)
+        ]
         given = [state for state in states if state is not None]
         x = x.flip(0) if node.get("direction") == "reverse" else x
         out, last = layer(x, None if not given else tuple(given) if node.kind == "LSTM" else given[0])
@@ -540,8 +542,8 @@ def _recurrent(node: Node, constants: list[Any]) -> nn.Module:
     weights = constants[1:4]
     if odd or any(one is None for one in weights[:2]):
         got = ", ".join(sorted(odd)) or "weights that the inputs decide"
-        raise BadInputError("spec", "an .onnx file of recurrent layers as torch has them",
-                            f"{node.kind} {node.name!r} with {got}", "Export it without.")  # fmt: skip
+        allowed = "an .onnx file of recurrent layers as torch has them"
+        raise BadInputError("spec", allowed, f"{node.kind} {node.name!r} with {got}", "Export it without.")
     biases = weights[2] if len(weights) > 2 else None
     width = weights[1].shape[-1]
     more = {"nonlinearity": "relu"} if usual == ["Relu"] else {}
@@ -582,18 +584,20 @@ def _check_answers(path: Path, proto: Any, network: OnnxNetwork, model: nn.Modul
         allowed = (100 if own.dtype == np.float16 else 1) * ROUNDING * max(1.0, float(np.abs(own).max(initial=0)))
         worst = float(np.abs(own.astype(np.float64) - other).max(initial=0)) if own.shape == other.shape else np.inf
         if not worst <= allowed:
-            raise BadInputError("spec", "an .onnx file whose rows are answered one by one, as its own runtime does",
-                                f"an output {name!r} of {str(path)!r} that differs by {worst:.2g} (shape "
-                                f"{list(own.shape)}, here {list(other.shape)})",
-                                "Export it again with a free axis of samples.")  # fmt: skip
+            must = "an .onnx file whose rows are answered one by one, as its own runtime does"
+            shapes = f"shape {list(own.shape)}, here {list(other.shape)}"
+            got = f"an output {name!r} of {str(path)!r} that differs by {worst:.2g} ({shapes})"
+            raise BadInputError("spec", must, got, "Export it again with a free axis of samples.")
 
 
 def _answers(proto: Any, network: OnnxNetwork, given: list[Known]) -> list[Known]:
     """What the file's own runtime answers: for as many rows at once as the file is written for."""
     answer = _runtime(proto)
     count, step = len(given[0]), network.rows or len(given[0])
-    parts = [answer({name: one[start : start + step] for name, one in zip(network.inputs, given, strict=True)})
-             for start in range(0, count, step)]  # fmt: skip
+    parts = [
+        answer({name: one[start : start + step] for name, one in zip(network.inputs, given, strict=True)})
+        for start in range(0, count, step)
+    ]
     return [np.concatenate(ones) for ones in zip(*parts, strict=True)]
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import SymInt, Tensor
 from torch.nn import functional
 
+from shrinknet.core.units import names_in
 from shrinknet.graph.widths import EXAMPLE_BATCH
 
 Known = np.ndarray[Any, np.dtype[Any]]
@@ -112,22 +113,26 @@ def sizes_of(sizes: Sequence[Any]) -> Known:
 
 # Element by element.
 
+NAMED_ALIKE = names_in("""
+    Abs, Acos, Acosh, Asin, Asinh, Atan, Atanh, Ceil, Cos, Cosh, Erf, Exp, Floor, IsInf, IsNaN, Log, Neg, Reciprocal,
+    Relu, Round, Sigmoid, Sign, Sin, Sinh, Sqrt, Tan, Tanh
+""")
+"""What torch calls the same but for capitals."""
+
 ONE: dict[str, Callable[[Tensor], Tensor]] = {
-    "Abs": torch.abs, "Acos": torch.acos, "Acosh": torch.acosh, "Asin": torch.asin, "Asinh": torch.asinh,
-    "Atan": torch.atan, "Atanh": torch.atanh, "BitwiseNot": torch.bitwise_not, "Ceil": torch.ceil, "Cos": torch.cos,
-    "Cosh": torch.cosh, "Erf": torch.erf, "Exp": torch.exp, "Floor": torch.floor, "HardSwish": functional.hardswish,
-    "Identity": lambda x: x, "IsNaN": torch.isnan, "Log": torch.log, "Mish": functional.mish, "Neg": torch.neg,
-    "Not": torch.logical_not, "Reciprocal": torch.reciprocal, "Relu": torch.relu, "Round": torch.round,
-    "Sigmoid": torch.sigmoid, "Sign": torch.sign, "Sin": torch.sin, "Sinh": torch.sinh,
-    "Softplus": functional.softplus, "Softsign": functional.softsign, "Sqrt": torch.sqrt, "Tan": torch.tan,
-    "Tanh": torch.tanh, "Dropout": lambda x: x, "IsInf": torch.isinf,
-}  # fmt: skip
+    **{name: getattr(torch, name.lower()) for name in NAMED_ALIKE},
+    **{name: getattr(functional, name.lower()) for name in ("HardSwish", "Mish", "Softplus", "Softsign")},
+    **dict.fromkeys(("Identity", "Dropout"), lambda x: x),
+    "BitwiseNot": torch.bitwise_not,
+    "Not": torch.logical_not,
+}
 
 TWO: dict[str, Callable[[Any, Any], Any]] = {
-    "Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Equal": operator.eq, "Less": operator.lt,
-    "Greater": operator.gt, "LessOrEqual": operator.le, "GreaterOrEqual": operator.ge, "Pow": operator.pow,
-    "And": operator.and_, "Or": operator.or_, "Xor": operator.xor, "BitwiseAnd": operator.and_,
-    "BitwiseOr": operator.or_, "BitwiseXor": operator.xor,
+    "Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Pow": operator.pow,
+    "Equal": operator.eq, "Less": operator.lt, "Greater": operator.gt,
+    "LessOrEqual": operator.le, "GreaterOrEqual": operator.ge,
+    "And": operator.and_, "Or": operator.or_, "Xor": operator.xor,
+    "BitwiseAnd": operator.and_, "BitwiseOr": operator.or_, "BitwiseXor": operator.xor,
 }  # fmt: skip
 
 MANY: dict[str, Callable[[Any, Any], Any]] = {"Sum": operator.add, "Max": torch.maximum, "Min": torch.minimum}
@@ -212,8 +217,10 @@ def _gelu(node: Node, x: Tensor) -> Any:
     return functional.gelu(x, approximate=node.get("approximate", "none"))
 
 
-TYPES = {1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64,
-         9: torch.bool, 10: torch.float16, 11: torch.float64, 16: torch.bfloat16}  # fmt: skip
+TYPES = {
+    1: torch.float32, 10: torch.float16, 11: torch.float64, 16: torch.bfloat16, 9: torch.bool,
+    2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64,
+}  # fmt: skip
 """Torch's types by the numbers that ONNX has for them."""
 
 
@@ -505,8 +512,10 @@ def _concat(node: Node, *inputs: Value) -> Any:
     given = [one for one in given if one.dim() > 1 or len(one) > 0]
     rows = next((one.shape[0] for one in given if isinstance(one.shape[0], SymInt)), None)
     if rows is not None and axis % given[0].dim() != 0:
-        given = [one if isinstance(one.shape[0], SymInt) or one.shape[0] != 1 else one.expand(rows, *one.shape[1:])
-                 for one in given]  # fmt: skip
+        given = [
+            one if isinstance(one.shape[0], SymInt) or one.shape[0] != 1 else one.expand(rows, *one.shape[1:])
+            for one in given
+        ]
     return torch.cat(given, axis)
 
 
@@ -518,8 +527,14 @@ def _split(node: Node, x: Tensor, sizes: Value = None) -> Any:
 
 
 @rule("Slice")
-def _slice(node: Node, x: Any, starts: Value = None, ends: Value = None, axes: Value = None, steps: Value = None,
-           ) -> Any:  # fmt: skip
+def _slice(
+    node: Node,
+    x: Any,
+    starts: Value = None,
+    ends: Value = None,
+    axes: Value = None,
+    steps: Value = None,
+) -> Any:
     x = tensor_of(x)
     for start, end, axis, step in _slices(node, x.dim(), starts, ends, axes, steps):
         if step < 0:

@@ -14,9 +14,12 @@ FILES = {"executorch": ".pte", "onnx": ".onnx", "pt2": ".pt2", "cortex-m": ".pte
 
 
 def rows(
-    start: Measures, end: Measures, test: TestResult | None, qualities: Mapping[str, Quality] = KNOWN,
+    start: Measures,
+    end: Measures,
+    test: TestResult | None,
+    qualities: Mapping[str, Quality] = KNOWN,
     shipped: Manifest | None = None,
-) -> list[tuple[str, str, str]]:  # fmt: skip
+) -> list[tuple[str, str, str]]:
     """Return (what, before, after) for every figure that was measured.
 
     `qualities` says how metrics are shown; `shipped` is the manifest of the artefact, where there is one: flash and
@@ -92,9 +95,13 @@ def shipped_line(shipped: Manifest, qualities: Mapping[str, Quality] = KNOWN) ->
 
 
 def last_line(
-    start: Measures, end: Measures, test: TestResult | None, reason: str, qualities: Mapping[str, Quality] = KNOWN,
+    start: Measures,
+    end: Measures,
+    test: TestResult | None,
+    reason: str,
+    qualities: Mapping[str, Quality] = KNOWN,
     shipped: Manifest | None = None,
-) -> str:  # fmt: skip
+) -> str:
     """Return the one line that a run ends with."""
     flash = end.costs.flash_bytes if shipped is None else shipped.num_bytes
     found = _metric_rows("validation", start.metrics, end.metrics, qualities)

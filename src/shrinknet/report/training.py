@@ -32,9 +32,12 @@ def write_training_page(folder: RunFolder) -> Path:
         loader = jinja2.PackageLoader("shrinknet.report")
         environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
         html = environment.get_template("training.html").render(
-            config=folder.config, end=folder.read_json("summary.json"), rows=rows,
-            environment=folder.read_json("environment.json"), picture=b64encode(_curves(rows)).decode(),
-        )  # fmt: skip
+            config=folder.config,
+            end=folder.read_json("summary.json"),
+            rows=rows,
+            environment=folder.read_json("environment.json"),
+            picture=b64encode(_curves(rows)).decode(),
+        )
     folder.write("report/index.html", html.encode())
     return folder.path / "report" / "index.html"
 

@@ -88,8 +88,8 @@ def load(
     with whole(opened):
         config = opened.config
         if config.get("verb") == "sparsify":
-            raise BadInputError("folder", "a run of 'shrinknet prune'", "one of 'shrinknet sparsify'",
-                                "Name its folder 'smaller', if whole neurons went.")  # fmt: skip
+            do = "Name its folder 'smaller', if whole neurons went."
+            raise BadInputError("folder", "a run of 'shrinknet prune'", "one of 'shrinknet sparsify'", do)
         roles = _roles(data, config, trust)
         judged_by = _loss(loss, config, trust)
         accuracy = _accuracy(accuracy, config, trust)
@@ -104,9 +104,15 @@ def load(
     with with_threads_of(opened.path):
         sources = (roles["calibration"], roles.get("validation"), roles.get("test"))
         task = Task(
-            network, judged_by, *sources, _batch_size(config), accuracy, measured, output=config.get("output"),
+            network,
+            judged_by,
+            *sources,
+            _batch_size(config),
+            accuracy,
+            measured,
+            output=config.get("output"),
             free=config.get("free"),
-        )  # fmt: skip
+        )
         with whole(opened):
             return reopened(opened, task, finding(artefact, trust=trust))
 
@@ -195,8 +201,8 @@ def _roles(data: str | Path | Roles | None, config: Mapping[str, Any], trust: bo
     else:
         return dict(load_data(_named("data", None if data is None else str(data), config, trust), int(config["seed"])))
     if roles.get("calibration") is None:
-        raise BadInputError("data", "a mapping or sequence of roles, the first one 'calibration'", repr(list(roles)),
-                            "Give {'calibration': (inputs, targets), ...}.")  # fmt: skip
+        allowed = "a mapping or sequence of roles, the first one 'calibration'"
+        raise BadInputError("data", allowed, repr(list(roles)), "Give {'calibration': (inputs, targets), ...}.")
     return roles
 
 
@@ -208,12 +214,9 @@ def _named(what: str, given: str | None, config: Mapping[str, Any], trust: bool)
     if said is None:
         raise BadInputError(what, "given for a run that was made in Python", "nothing", "Name it.")
     if is_import_path(str(said)) and not trust:
-        raise BadInputError(
-            what,
-            "named again where it is code: nothing that a run folder names is imported",
-            f"{said!r} in the folder",
-            "If that is your own, name it here once more, or say `trust=True`.",
-        )
+        got = f"{said!r} in the folder"
+        do = "If that is your own, name it here once more, or say `trust=True`."
+        raise BadInputError(what, "named again where it is code: nothing that a run folder names is imported", got, do)
     return str(said)
 
 
@@ -225,12 +228,9 @@ def finding(own: object, *, trust: bool) -> Find:
             return find_exporter(own, quantize)
         if kind not in exporter_names() and not (trust and is_import_path(kind)):
             or_trust = ", or say `trust=True`" if is_import_path(kind) else ""
-            raise BadInputError(
-                "artefact",
-                "named again where it is code: nothing that a run folder names is imported",
-                f"{kind!r} in the folder",
-                f"If that exporter is your own, give it here once more{or_trust}.",
-            )
+            allowed = "named again where it is code: nothing that a run folder names is imported"
+            do = f"If that exporter is your own, give it here once more{or_trust}."
+            raise BadInputError("artefact", allowed, f"{kind!r} in the folder", do)
         return find_exporter(kind, quantize)
 
     return find
@@ -241,12 +241,8 @@ def _loss(loss: Any, config: Mapping[str, Any], trust: bool) -> Any:
         return loss
     name = _named("loss", loss, config, trust)
     if loss is None and name not in BY_NAME.names() and not is_import_path(name):
-        raise BadInputError(
-            "loss",
-            "given for a run with a loss of its own",
-            f"{name!r} in the folder",
-            "Say `loss`, as package.module:function; in Python the function itself will do.",
-        )
+        do = "Say `loss`, as package.module:function; in Python the function itself will do."
+        raise BadInputError("loss", "given for a run with a loss of its own", f"{name!r} in the folder", do)
     return name
 
 

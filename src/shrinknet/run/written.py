@@ -73,10 +73,8 @@ def check_containers(inputs: Inputs) -> None:
         spec = waiting.pop()
         if spec.type not in (None, tuple, list, dict, OrderedDict):
             name = getattr(spec.context, "__name__", spec.type.__name__)
-            raise BadInputError(
-                "out", "left out where forward takes a container of one's own", repr(name),
-                "Let forward take a tuple, a list or a mapping.",
-            )  # fmt: skip
+            do = "Let forward take a tuple, a list or a mapping."
+            raise BadInputError("out", "left out where forward takes a container of one's own", repr(name), do)
         waiting += spec.children()
 
 

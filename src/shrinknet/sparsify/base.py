@@ -97,8 +97,9 @@ class Sparsifier(Named, ABC):
         known = options_of(cls)
         for name in options:
             if name not in known:
-                raise BadInputError(f"options[{name!r}]", f"an option of {cls.name}", repr(options[name]),
-                                    did_you_mean(name, known))  # fmt: skip
+                raise BadInputError(
+                    f"options[{name!r}]", f"an option of {cls.name}", repr(options[name]), did_you_mean(name, known)
+                )
         try:
             of_task: dict[str, Any] = {"model": task.model, "example_inputs": task.example_inputs, "task": task}
             given = {name: of_task[name] for name in signature(cls).parameters if name in of_task}
@@ -251,10 +252,8 @@ class Sparsifier(Named, ABC):
         """Where a step runs the passes itself (a closure, as Lightning gives one), the second hook follows them."""
         places = [place for place, given in enumerate(args) if callable(given) and given is not optimizer]
         if getattr(optimizer, "grad_scale", None) is not None:
-            raise BadInputError(
-                "optimizer", "one whose gradients are unscaled before its step", "a fused one under a GradScaler",
-                "Make it with fused=False.",
-            )  # fmt: skip
+            allowed = "one whose gradients are unscaled before its step"
+            raise BadInputError("optimizer", allowed, "a fused one under a GradScaler", "Make it with fused=False.")
         closure = kwargs.get("closure") or (args[places[0]] if places else None)
         if closure is None:
             self.before_step()
@@ -307,9 +306,12 @@ class Sparsifier(Named, ABC):
         tensors |= {f"own/{name}": tensor.detach() for name, tensor in self.tensors.items()}
         tensors["generator"] = self.generator.get_state()
         numbers: dict[str, Any] = {
-            "name": self.name, "step": self.step, "masked": self.num_masked, "regrown": self.num_regrown,
+            "name": self.name,
+            "step": self.step,
+            "masked": self.num_masked,
+            "regrown": self.num_regrown,
             "own": self.numbers,
-        }  # fmt: skip
+        }
         if self.optimizer is not None:
             values, settings = optimizer_state(self.optimizer)
             tensors |= {f"optimizer/{name}": value for name, value in values.items()}
@@ -325,10 +327,8 @@ class Sparsifier(Named, ABC):
         masks = {name.removeprefix("mask/"): mask for name, mask in tensors.items() if name.startswith("mask/")}
         fits = {name: mask.shape for name, mask in masks.items()} == {n: m.shape for n, m in self.masks.items()}
         if numbers.get("name") != self.name or not fits:
-            raise BadInputError(
-                "state", f"one of method {self.name!r} on this network", repr(numbers.get("name")),
-                "Build network and method as they were when the state was kept.",
-            )  # fmt: skip
+            do = "Build network and method as they were when the state was kept."
+            raise BadInputError("state", f"one of method {self.name!r} on this network", repr(numbers.get("name")), do)
         self.masks = {name: mask.to(self.weights[name].device).bool() for name, mask in masks.items()}
         with torch.no_grad():
             for name, tensor in tensors.items():

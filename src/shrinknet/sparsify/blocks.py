@@ -38,10 +38,9 @@ class Blocks:
         height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         rows, columns = weight.shape[0], weight[0].numel()
         if min(height, width) < 1 or ((rows % height or columns % width) and not pad):
-            raise BadInputError(
-                "block", f"a size that divides {name!r}, {rows} x {columns}, or pad=True", f"{height} x {width}",
-                "Say pad=True to let the last blocks stand over the edge.",
-            )  # fmt: skip
+            got = f"{height} x {width}"
+            do = "Say pad=True to let the last blocks stand over the edge."
+            raise BadInputError("block", f"a size that divides {name!r}, {rows} x {columns}, or pad=True", got, do)
         return cls(tuple(weight.shape), height, width)
 
     @property

@@ -143,10 +143,8 @@ def inner_groups(model: nn.Module, example_inputs: Tensor, globs: Sequence[str])
             raise BadInputError("only", "globs of groups of inner neurons", repr(glob), did_you_mean(glob, names))
     chosen = [group for group in groups if not globs or any(fnmatch(group.name, glob) for glob in globs)]
     if not chosen:
-        raise BadInputError(
-            "model", "a network with neurons that one layer writes", type(model).__name__,
-            "Use 'shrinknet prune', which follows widths that blocks add up.",
-        )  # fmt: skip
+        do = "Use 'shrinknet prune', which follows widths that blocks add up."
+        raise BadInputError("model", "a network with neurons that one layer writes", type(model).__name__, do)
     return chosen
 
 

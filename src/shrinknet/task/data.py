@@ -171,10 +171,9 @@ class Data:
             again = next(some._raw_batches())
             for name, one, other in zip(PARTS, first, again, strict=True):
                 if not same(one, other):
-                    raise BadInputError(
-                        self.role, "rows that are the same each time", f"other {name} the second time",
-                        "Turn off what is random in the data set, such as augmentation.",
-                    )  # fmt: skip
+                    got = f"other {name} the second time"
+                    do = "Turn off what is random in the data set, such as augmentation."
+                    raise BadInputError(self.role, "rows that are the same each time", got, do)
         for place, (name, leaf) in enumerate(self._named(*first)):
             if isinstance(leaf, Tensor) and _is_finer(leaf.dtype, self.dtype):
                 self._check_whole_numbers(place, name)
@@ -198,11 +197,10 @@ class Data:
             if columns:
                 value, dtype = rounded[shape][columns[0]], str(self.dtype).removeprefix("torch.")
                 got = f"{value.item():.17g} in column {columns[0]}"
-                raise BadInputError(
-                    argument, f"whole numbers that the network's {dtype} holds, where a column has no others",
-                    f"{got}, which {dtype} rounds to {value.to(self.dtype).item():.17g}",
-                    f"Use the network in a finer precision; where rounding is meant, give the data in {dtype}.",
-                )  # fmt: skip
+                allowed = f"whole numbers that the network's {dtype} holds, where a column has no others"
+                got = f"{got}, which {dtype} rounds to {value.to(self.dtype).item():.17g}"
+                do = f"Use the network in a finer precision; where rounding is meant, give the data in {dtype}."
+                raise BadInputError(argument, allowed, got, do)
 
     def permuted(self, seed: int) -> "Data":
         """Return the same rows in an order drawn from a seed."""
@@ -249,12 +247,9 @@ class Data:
         except (ValueError, TypeError, AttributeError, RuntimeError, KeyError, IndexError) as error:
             if isinstance(error, BadInputError):
                 raise
-            raise BadInputError(
-                self.role,
-                "rows that a DataLoader puts together",
-                f"rows that cannot be read so ({type(error).__name__}: {error})",
-                "Return (inputs, targets) from the dataset, or give a DataLoader with a collate_fn of its own.",
-            ) from error
+            got = f"rows that cannot be read so ({type(error).__name__}: {error})"
+            do = "Return (inputs, targets) from the dataset, or give a DataLoader with a collate_fn of its own."
+            raise BadInputError(self.role, "rows that a DataLoader puts together", got, do) from error
 
     def _moved(self, tensor: Tensor) -> Tensor:
         tensor = tensor.detach().to(self.device)
@@ -268,12 +263,7 @@ class Data:
                 row = start + int(
                     torch.nonzero(~tensor.isfinite().flatten(1).all(1) if tensor.dim() > 1 else ~tensor.isfinite())[0]
                 )
-                raise BadInputError(
-                    name,
-                    "finite numbers",
-                    f"NaN or infinity in row {row}",
-                    "Clean or drop that row.",
-                )
+                raise BadInputError(name, "finite numbers", f"NaN or infinity in row {row}", "Clean or drop that row.")
 
 
 def joined_batches(batches: Sequence[Batch]) -> Batch:
@@ -363,19 +353,18 @@ def _as_part(role: str, item: Any, unpack: Unpack) -> Part:
         raise BadInputError(f"{role} inputs", "tensors with a row for each sample", _named(item), do)
     count = num_rows(inputs)
     if isinstance(inputs, Tensor) and isinstance(targets, Tensor) and len(targets) != count:
-        raise BadInputError(
-            role,
-            "as many targets as inputs",
-            f"{count} inputs and {len(targets)} targets",
-            "Give one target for each row of inputs.",
-        )
+        do = "Give one target for each row of inputs."
+        raise BadInputError(role, "as many targets as inputs", f"{count} inputs and {len(targets)} targets", do)
     if not is_tree_of_rows(tensors_of((inputs, targets)), count):
-        sizes = ((name, list(leaf.shape)) for part, name in ((inputs, "inputs"), (targets, "targets"))
-                 for name, leaf in named_leaves(part, name) if isinstance(leaf, Tensor))  # fmt: skip
-        raise BadInputError(
-            role, "tensors with as many rows each", ", ".join(f"{name} {shape}" for name, shape in sizes),
-            "Give each a row for each sample; what is the same for all samples belongs into the network.",
-        )  # fmt: skip
+        sizes = (
+            (name, list(leaf.shape))
+            for part, name in ((inputs, "inputs"), (targets, "targets"))
+            for name, leaf in named_leaves(part, name)
+            if isinstance(leaf, Tensor)
+        )
+        got = ", ".join(f"{name} {shape}" for name, shape in sizes)
+        do = "Give each a row for each sample; what is the same for all samples belongs into the network."
+        raise BadInputError(role, "tensors with as many rows each", got, do)
     return inputs, targets
 
 
@@ -392,8 +381,9 @@ def _tensors(argument: str, tree: Any) -> Any:
     if isinstance(tree, Mapping):
         return {key: _tensors(f"{argument}[{key!r}]", value) for key, value in tree.items()}
     if isinstance(tree, tuple | list) and not _is_numbers(tree):
-        return type(tree)(_tensors(argument if len(tree) == 1 else f"{argument}[{place}]", value)
-                          for place, value in enumerate(tree))  # fmt: skip
+        return type(tree)(
+            _tensors(argument if len(tree) == 1 else f"{argument}[{place}]", value) for place, value in enumerate(tree)
+        )
     if tree is None or isinstance(tree, bool | int | float | str) or is_dataclass(tree):
         return tree
     return _as_tensor(argument, tree)

@@ -280,9 +280,11 @@ class Measured:
         """What a run's config says of it."""
         quality = self.quality
         return {
-            "name": quality.name, "is_share": quality.is_share, "higher_is_better": quality.higher_is_better,
+            "name": quality.name,
+            "is_share": quality.is_share,
+            "higher_is_better": quality.higher_is_better,
             "spec": self.spec,
-        }  # fmt: skip
+        }
 
     def begun(self, device: torch.device) -> Any:
         """Return a copy without rows; what holds tensors (a `torchmetrics.Metric`) on that device."""
@@ -326,11 +328,10 @@ def _told(metric: Measured, *given: Any) -> Iterator[None]:
         raise
     except Exception as error:  # a metric of the user's own
         shapes = " and ".join(map(shapes_text, given))
-        raise BadInputError(
-            "metrics", "ones that take outputs and targets of a role and give one number",
-            f"{metric.name!r}, which said: {type(error).__name__}: {error}",
-            f"It was given outputs and targets {shapes}." if given else "Leave it out.",
-        ) from error  # fmt: skip
+        allowed = "ones that take outputs and targets of a role and give one number"
+        got = f"{metric.name!r}, which said: {type(error).__name__}: {error}"
+        do = f"It was given outputs and targets {shapes}." if given else "Leave it out."
+        raise BadInputError("metrics", allowed, got, do) from error
 
 
 Given = str | object | Iterable[object] | Mapping[str, object]

@@ -141,8 +141,15 @@ class Task:
         if judge.is_own:
             judge, roles = _answered(model, roles, judge, output)
         judge, examples = _looked_through(model, judge, output, measured, list(roles.values()), is_asked=is_asked)
-        said = {"model": model, "loss": judge, "batch_size": batch_size, "metrics": measured, "output": output,
-                "free": _axes_of(free or {}), "examples": examples}  # fmt: skip
+        said = {
+            "model": model,
+            "loss": judge,
+            "batch_size": batch_size,
+            "metrics": measured,
+            "output": output,
+            "free": _axes_of(free or {}),
+            "examples": examples,
+        }
         fields = {**said, **dict.fromkeys(sources), **roles}
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -182,10 +189,9 @@ class Task:
             if data is None or min(len(data), data.batch_size) <= most:
                 continue
             if self.loss.couples_samples:
-                raise BadInputError(
-                    "batch_size", f"at most {most:,}, as memory holds no more and the loss looks at batches as a whole",
-                    f"{data.batch_size:,}", "Take smaller batches, which changes the loss, or allow more memory.",
-                )  # fmt: skip
+                allowed = f"at most {most:,}, as memory holds no more and the loss looks at batches as a whole"
+                do = "Take smaller batches, which changes the loss, or allow more memory."
+                raise BadInputError("batch_size", allowed, f"{data.batch_size:,}", do)
             smaller[role] = replace(data, batch_size=most)
         return self._with(**smaller)
 
@@ -209,9 +215,14 @@ def _axes_of(free: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _looked_through(
-    model: nn.Module, loss: Loss, output: str | int | None, metrics: Sequence[Measured], roles: Sequence[Data], *,
+    model: nn.Module,
+    loss: Loss,
+    output: str | int | None,
+    metrics: Sequence[Measured],
+    roles: Sequence[Data],
+    *,
     is_asked: bool,
-) -> tuple[Loss, tuple[Inputs, ...]]:  # fmt: skip
+) -> tuple[Loss, tuple[Inputs, ...]]:
     """The loss, which says what it reads and whether it couples samples, once all of the task has been looked at.
 
     Beside it, two rows of each size that batches have.
@@ -270,10 +281,14 @@ def _answered(
         loss = replace(loss, reads=reads)
         said = of_own_answers(loss, loss.read(outputs), key, first.inputs)
         answered = {
-            role: replace(data, answers=_joined_answers([
-                answers_of(loss.read(_outputs(model, batch, role))) for batch in data.batches()]))
+            role: replace(
+                data,
+                answers=_joined_answers(
+                    [answers_of(loss.read(_outputs(model, batch, role))) for batch in data.batches()]
+                ),
+            )
             for role, data in roles.items()
-        }  # fmt: skip
+        }
     if said.name != loss.name:
         taken, other = ("logits", "squares") if said.name.endswith("kl") else ("values that are no logits", "kl")
         log.info("The network's answers are taken for %s (`loss='own-answers-%s'` says otherwise).", taken, other)
@@ -309,10 +324,8 @@ def which_output(loss: Loss, outputs: Any, asked: str | int | None) -> int | Non
     if asked is None and not loss.takes_one_output:
         return None
     got = f"{len(leaves)} outputs ({', '.join(keys)})" if asked is None else repr(asked)
-    raise BadInputError(
-        "output", f"the name or number of an output, for {loss.name}: {', '.join(keys)}", got,
-        "Say which by `output`, or give a loss of your own, which is given all that the network returns.",
-    )  # fmt: skip
+    do = "Say which by `output`, or give a loss of your own, which is given all that the network returns."
+    raise BadInputError("output", f"the name or number of an output, for {loss.name}: {', '.join(keys)}", got, do)
 
 
 def _keyed(outputs: Any) -> list[tuple[str, Tensor]]:
@@ -325,10 +338,8 @@ def check_default_device() -> None:
     """Raise BadInputError where torch makes tensors elsewhere than in memory: a default for everybody, ours too."""
     device = torch.get_default_device()
     if device.type != "cpu":
-        raise BadInputError(
-            "torch's default device", "the CPU while neurons are removed", repr(str(device)),
-            "Call torch.set_default_device(None) first; network and data may lie on any device.",
-        )  # fmt: skip
+        do = "Call torch.set_default_device(None) first; network and data may lie on any device."
+        raise BadInputError("torch's default device", "the CPU while neurons are removed", repr(str(device)), do)
 
 
 @contextmanager
@@ -353,18 +364,15 @@ def _outputs(model: nn.Module, batch: Batch, role: str) -> Any:
         outputs = called(model, batch.inputs)
     except Exception as error:  # whatever the user's own forward raises
         shapes = (f"{list(one.shape)} {str(one.dtype).removeprefix('torch.')}" for one in tensors_of(batch.inputs))
-        raise BadInputError(
-            f"{role} inputs",
-            "of a shape and dtype that the model takes",
-            " and ".join(shapes),
-            f"The model said: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-        ) from error
+        got = " and ".join(shapes)
+        do = f"The model said: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        raise BadInputError(f"{role} inputs", "of a shape and dtype that the model takes", got, do) from error
     if not tensors_of(outputs):
-        raise BadInputError(
-            "model", "a network that returns tensors", type(outputs).__name__,
+        do = (
             "Wrap it in a module whose forward returns them, in whatever tuples and mappings; "
-            "register a class of your own with torch.utils._pytree.register_dataclass.",
-        )  # fmt: skip
+            "register a class of your own with torch.utils._pytree.register_dataclass."
+        )
+        raise BadInputError("model", "a network that returns tensors", type(outputs).__name__, do)
     return outputs
 
 
@@ -372,26 +380,16 @@ def _check_outputs(outputs: Any, again: Any, batch: Batch) -> None:
     for name, leaf in named_leaves(outputs, "outputs"):
         if isinstance(leaf, Tensor) and (leaf.dim() == 0 or len(leaf) != len(batch)):
             got = f"shape {list(leaf.shape)} for {len(batch)} samples"
-            raise BadInputError(
-                "model",
-                "a network that returns one row of outputs for each sample",
-                got if isinstance(outputs, Tensor) else f"{name} of {got}",
-                "Keep samples along the first axis.",
-            )
+            got = got if isinstance(outputs, Tensor) else f"{name} of {got}"
+            do = "Keep samples along the first axis."
+            raise BadInputError("model", "a network that returns one row of outputs for each sample", got, do)
     if not all(bool(leaf.isfinite().all()) for leaf in tensors_of(outputs) if leaf.is_floating_point()):
-        raise BadInputError(
-            "model",
-            "a network with finite outputs",
-            "NaN or infinity on the first calibration rows",
-            "Look at its weights and its input scaling.",
-        )
+        got = "NaN or infinity on the first calibration rows"
+        raise BadInputError("model", "a network with finite outputs", got, "Look at its weights and its input scaling.")
     if not same(outputs, again):
-        raise BadInputError(
-            "model",
-            "a network that answers the same twice",
-            "two different answers to the same rows",
-            "Turn off dropout (a functional one needs training=self.training), sampling, and what forward remembers.",
-        )
+        got = "two different answers to the same rows"
+        do = "Turn off dropout (a functional one needs training=self.training), sampling, and what forward remembers."
+        raise BadInputError("model", "a network that answers the same twice", got, do)
 
 
 def _check_apart(model: nn.Module, rows: Batch, outputs: Any) -> None:
@@ -418,10 +416,8 @@ def _joined_answers(parts: Sequence[Any]) -> Any:
 
 
 def _mixes_rows(got: str) -> BadInputError:
-    return BadInputError(
-        "model", "a network that answers each row by itself", got,
-        "Look for a sum, a mean, a sort, a softmax or a product over the first axis.",
-    )  # fmt: skip
+    do = "Look for a sum, a mean, a sort, a softmax or a product over the first axis."
+    return BadInputError("model", "a network that answers each row by itself", got, do)
 
 
 def _check_loss(loss: Loss, outputs: Any, targets: Any) -> None:
@@ -430,15 +426,13 @@ def _check_loss(loss: Loss, outputs: Any, targets: Any) -> None:
     versions = [tensor._version for tensor in given]
     first, again = loss.each(outputs, targets), loss.each(outputs, targets)
     if [tensor._version for tensor in given] != versions:
-        raise BadInputError(
-            "loss", "a function that leaves outputs and targets as they are",
-            f"{loss.name!r}, which changes them in place", "Write it without operators that end in an underscore.",
-        )  # fmt: skip
+        got = f"{loss.name!r}, which changes them in place"
+        do = "Write it without operators that end in an underscore."
+        raise BadInputError("loss", "a function that leaves outputs and targets as they are", got, do)
     if not torch.equal(first, again):
-        raise BadInputError(
-            "loss", "a function that says the same of the same outputs", f"{loss.name!r}, which said two things",
-            "Take what is random, and what it remembers, out of it.",
-        )  # fmt: skip
+        got = f"{loss.name!r}, which said two things"
+        do = "Take what is random, and what it remembers, out of it."
+        raise BadInputError("loss", "a function that says the same of the same outputs", got, do)
 
 
 def _check_targets(targets: Any, outputs: Any, loss: Loss, role: str) -> None:
@@ -465,15 +459,19 @@ def _check_targets(targets: Any, outputs: Any, loss: Loss, role: str) -> None:
         return
     if loss.name == "cross-entropy" and (not rest or rest[0] < 2):
         raise BadInputError(
-            "loss", "squared-error or your own where the network has one output", "cross-entropy",
+            "loss",
+            "squared-error or your own where the network has one output",
+            "cross-entropy",
             "Say `loss='binary-cross-entropy'` for one logit, `loss='squared-error'` for a value, or give the network "
             "one output for each class.",
-        )  # fmt: skip
+        )
     if not targets.is_floating_point() and rest in ((), (1,)):
         raise BadInputError(
-            f"{role} targets", "floating values where the network has one output", _kind(targets),
+            f"{role} targets",
+            "floating values where the network has one output",
+            _kind(targets),
             "Say `loss='binary-cross-entropy'` for 0 and 1, or make them floating numbers.",
-        )  # fmt: skip
+        )
     if targets.is_floating_point():
         wanted, values = rest, f"of the outputs' shape [N, {', '.join(map(str, rest))}]" if rest else "of shape [N]"
     else:
@@ -505,10 +503,9 @@ def _counted(targets: Tensor) -> Tensor:
 def _check_classes_within(targets: Tensor, num_classes: int, role: str) -> None:
     if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < num_classes:
         wrong = targets[(targets < 0) | (targets >= num_classes)]
-        raise BadInputError(
-            f"{role} targets", f"classes from 0 to {num_classes - 1}", f"class {int(wrong.flatten()[0])}",
-            "Number the classes from 0, or give the network one output for each.",
-        )  # fmt: skip
+        got = f"class {int(wrong.flatten()[0])}"
+        do = "Number the classes from 0, or give the network one output for each."
+        raise BadInputError(f"{role} targets", f"classes from 0 to {num_classes - 1}", got, do)
 
 
 def _check_probabilities(targets: Tensor, role: str) -> None:
@@ -520,10 +517,10 @@ def _check_probabilities(targets: Tensor, role: str) -> None:
         got = f"rows that add up to {float(sums.flatten()[(sums - 1).abs().flatten().argmax()]):.4g}"
     else:
         return
+    do = "Say `loss='binary-cross-entropy'` where a row may have several classes or none, else divide by the sum."
     raise BadInputError(
-        f"{role} targets", "probabilities over the classes, at least 0 and adding up to 1, for cross-entropy", got,
-        "Say `loss='binary-cross-entropy'` where a row may have several classes or none, else divide by the sum.",
-    )  # fmt: skip
+        f"{role} targets", "probabilities over the classes, at least 0 and adding up to 1, for cross-entropy", got, do
+    )
 
 
 def _check_one_for_each(targets: Tensor, outputs: Tensor, wanted: str, role: str) -> None:
@@ -556,17 +553,16 @@ def _check_classes(targets: Any, outputs: Any, accuracy: Accuracy | None, role: 
         accuracy.of is argmax or judged(accuracy, outputs[:1].expand(len(targets), *outputs.shape[1:]), targets) is None
     ):
         wanted = COMPARED_BY[accuracy.name]
-        raise BadInputError(
-            f"{role} targets", f"{wanted} where accuracy is {accuracy.name!r}",
-            f"{_kind(targets)} for outputs of shape {_shape(outputs)}",
-            "Give a function of outputs and targets that says how right each row is.",
-        )  # fmt: skip
+        got = f"{_kind(targets)} for outputs of shape {_shape(outputs)}"
+        do = "Give a function of outputs and targets that says how right each row is."
+        raise BadInputError(f"{role} targets", f"{wanted} where accuracy is {accuracy.name!r}", got, do)
 
 
 COMPARED_BY = {
-    "argmax": "one class for each row of outputs [N, C]", "threshold": "a 0 or 1 for each logit [N, L]",
+    "argmax": "one class for each row of outputs [N, C]",
+    "threshold": "a 0 or 1 for each logit [N, L]",
     "agreement": "numbers of the outputs' shape [N, C]",
-}  # fmt: skip
+}
 """What the accuracies that can be asked for by name compare outputs with."""
 
 
@@ -587,9 +583,5 @@ def _check_weights(model: nn.Module) -> None:
     check_kind(model)
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise BadInputError(
-                "model",
-                "a network with finite weights",
-                f"NaN or infinity in {name!r}",
-                "Load a checkpoint from before training diverged.",
-            )
+            do = "Load a checkpoint from before training diverged."
+            raise BadInputError("model", "a network with finite weights", f"NaN or infinity in {name!r}", do)

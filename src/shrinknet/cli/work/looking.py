@@ -213,9 +213,15 @@ def _numbers(text: str) -> list[float]:
 
 
 def limit(
-    source: str, given: SubjectFlags, what: str, eps: float | None, max_accuracy_drop: str | None, draws: int, *,
+    source: str,
+    given: SubjectFlags,
+    what: str,
+    eps: float | None,
+    max_accuracy_drop: str | None,
+    draws: int,
+    *,
     as_json: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Say how small a network can get."""
     if what not in {"weights", "neurons", "both"}:
         raise BadInputError("--what", "weights, neurons or both", repr(what), "Leave it out for both.")

@@ -30,10 +30,9 @@ def with_example(model: str, given: ModelFlags) -> tuple[nn.Module, Inputs]:
     if is_import_path(model):
         do = "Write the shape of one sample, such as 1x28x28 (or 128:int64); of several tensors, a .pt2 file."
         raise BadInputError("--example-input", "given with a factory", "nothing", do)
-    raise BadInputError(
-        "spec", "a .pt2 file with an example of its inputs, each a tensor with a row for each sample", "one without",
-        "Export it again by torch.export.export(model, args, kwargs), samples along the first axis of each.",
-    )  # fmt: skip
+    allowed = "a .pt2 file with an example of its inputs, each a tensor with a row for each sample"
+    do = "Export it again by torch.export.export(model, args, kwargs), samples along the first axis of each."
+    raise BadInputError("spec", allowed, "one without", do)
 
 
 def make_task(model: str, data: str, seed: int, given: TaskFlags) -> Task:
@@ -62,9 +61,15 @@ def make_task(model: str, data: str, seed: int, given: TaskFlags) -> Task:
 
 
 def task_of(
-    model: nn.Module, roles: dict[str, Source], loss: str, batch_size: int, accuracy: str | Judge | None = None,
-    metrics: Sequence[str] = (), output: str | None = None, free: Mapping[str, Sequence[int]] | None = None,
-) -> Task:  # fmt: skip
+    model: nn.Module,
+    roles: dict[str, Source],
+    loss: str,
+    batch_size: int,
+    accuracy: str | Judge | None = None,
+    metrics: Sequence[str] = (),
+    output: str | None = None,
+    free: Mapping[str, Sequence[int]] | None = None,
+) -> Task:
     """Make a task of a loaded network and data."""
     return Task(
         model,
