@@ -11,7 +11,7 @@ import shrinknet as sn
 from shrinknet.measure.evaluation import evaluate
 from shrinknet.task.data import as_data
 from shrinknet.task.losses import Loss
-from shrinknet.task.metrics import BY_NAME, find_metric, find_metrics
+from shrinknet.task.measured import BY_NAME, find_metric, find_metrics
 
 pytest.importorskip("cpu_torchvision", reason="torchmetrics looks for torchvision", exc_type=ImportError)
 torchmetrics = pytest.importorskip("torchmetrics")

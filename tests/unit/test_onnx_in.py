@@ -16,7 +16,7 @@ import shrinknet as sn
 from shrinknet.cli.main import app
 from shrinknet.core.quiet import quiet
 from shrinknet.graph.trace import trace
-from shrinknet.loading import onnx_in
+from shrinknet.loading import onnx_operators
 from shrinknet.loading.models import load_model
 from shrinknet.task.trees import called, inputs_of, joined, tensors_of
 
@@ -304,7 +304,7 @@ def test_tensors_beside_the_file_are_read(tmp_path) -> None:
 
 def test_a_wrong_conversion_is_refused(tmp_path, monkeypatch) -> None:
     path = dense(tmp_path / "net.onnx")
-    monkeypatch.setitem(onnx_in.TENSORS, "Relu", lambda node, x: x.abs())
+    monkeypatch.setitem(onnx_operators.TENSORS, "Relu", lambda node, x: x.abs())
     with pytest.raises(sn.BadInputError, match=r"output 'y' .* that differs by"):
         load_model(path)
 

@@ -31,8 +31,9 @@ from shrinknet.export.exported_program import pt2_bytes
 from shrinknet.graph.restrict import restrict
 from shrinknet.graph.trace import Trace, export_program, trace
 from shrinknet.loading.models import load_model
-from shrinknet.task.data import Batch, Origin, Part, aligned
+from shrinknet.task.data import Batch, Origin, aligned
 from shrinknet.task.losses import Loss
+from shrinknet.task.parts import Part
 from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task, evaluating
 from shrinknet.task.trees import Inputs, called, of_each, tensors_of, with_tensors

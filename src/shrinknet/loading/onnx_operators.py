@@ -2,7 +2,7 @@
 
 A value is a tensor of torch, or, where it says sizes or is a constant that they are made of, an array of numpy: sizes
 are then arithmetic of Python while torch traces, and an axis that follows the rows that come stays free.
-`loading/onnx_in.py` runs them; what is a function in ONNX's own words needs no line here.
+`loading/onnx_network.py` runs them; what is a function in ONNX's own words needs no line here.
 """
 
 import math

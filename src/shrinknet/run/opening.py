@@ -31,8 +31,8 @@ from shrinknet.surgery.remove import kept_indices
 from shrinknet.task.accuracy import ASKED, Judge, nobody_says
 from shrinknet.task.data import Source
 from shrinknet.task.losses import BY_NAME
-from shrinknet.task.metrics import BY_NAME as METRICS
-from shrinknet.task.metrics import Given, find_metric
+from shrinknet.task.measured import BY_NAME as METRICS
+from shrinknet.task.measured import Given, find_metric
 from shrinknet.task.task import Task
 
 Roles = Mapping[str, Source] | Sequence[Source]
@@ -87,34 +87,36 @@ def load(
     opened = RunFolder.open(folder)
     with whole(opened):
         config = opened.config
-        if config.get("verb") == "sparsify":
-            do = "Name its folder 'smaller', if whole neurons went."
-            raise BadInputError("folder", "a run of 'shrinknet prune'", "one of 'shrinknet sparsify'", do)
+        _check_is_pruning(config)
         roles = _roles(data, config, trust)
         judged_by = _loss(loss, config, trust)
         accuracy = _accuracy(accuracy, config, trust)
         measured = _metrics(config, trust) if metrics is None else metrics
-        stored = load_model(str(opened.path / "original.pt2")).model
-        own = remade(model, stored) if isinstance(model, str) else model
-        if own is None and trust:
-            own = trusted(opened.architecture(), config.get("model"), stored)
-        if own is not None:
-            _check_same_weights(opened, stored, own)
-        network = stored if own is None else own
+        network = _original(opened, model, trust)
     with with_threads_of(opened.path):
         sources = (roles["calibration"], roles.get("validation"), roles.get("test"))
-        task = Task(
-            network,
-            judged_by,
-            *sources,
-            _batch_size(config),
-            accuracy,
-            measured,
-            output=config.get("output"),
-            free=config.get("free"),
-        )
+        more = {"output": config.get("output"), "free": config.get("free")}
+        task = Task(network, judged_by, *sources, _batch_size(config), accuracy, measured, **more)
         with whole(opened):
             return reopened(opened, task, finding(artefact, trust=trust))
+
+
+def _check_is_pruning(config: Mapping[str, Any]) -> None:
+    if config.get("verb") == "sparsify":
+        do = "Name its folder 'smaller', if whole neurons went."
+        raise BadInputError("folder", "a run of 'shrinknet prune'", "one of 'shrinknet sparsify'", do)
+
+
+def _original(opened: RunFolder, model: nn.Module | str | None, trust: bool) -> nn.Module:
+    """The network that the run began with: the user's own, where it is given or trusted, with the same weights."""
+    stored = load_model(str(opened.path / "original.pt2")).model
+    own = remade(model, stored) if isinstance(model, str) else model
+    if own is None and trust:
+        own = trusted(opened.architecture(), opened.config.get("model"), stored)
+    if own is None:
+        return stored
+    _check_same_weights(opened, stored, own)
+    return own
 
 
 def reopened(folder: RunFolder, task: Task, find: Find = find_exporter) -> Run:
