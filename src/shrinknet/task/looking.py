@@ -38,7 +38,7 @@ def looked_through(
     *,
     is_asked: bool,
 ) -> tuple[Loss, tuple[Inputs, ...]]:
-    """Return the loss, which says what it reads and whether it couples samples, once all of the task has been looked at.
+    """Return the loss, which says what it reads and whether it couples samples, once the task has been looked at.
 
     Beside it, two rows of each size that batches have.
     """
