@@ -20,7 +20,7 @@ from shrinknet.core.quiet import quiet
 from shrinknet.graph.trace import export_program
 from shrinknet.loading.onnx_file import looked_through, refused, written_out
 from shrinknet.loading.onnx_network import NodeError, OnnxNetwork
-from shrinknet.loading.onnx_operators import Known
+from shrinknet.loading.onnx_values import Known
 from shrinknet.task.trees import Inputs, inputs_of, tensors_of
 
 ROUNDING = 1e-4

@@ -16,8 +16,9 @@ from shrinknet.core.errors import BadInputError, first_line
 from shrinknet.graph.names import is_tensor_name
 from shrinknet.graph.widths import EXAMPLE_BATCH
 from shrinknet.loading.onnx_file import LARGEST_FILE, OWN_DOMAINS, name_of
-from shrinknet.loading.onnx_operators import Known, Node, Value, run, tensor_of
 from shrinknet.loading.onnx_recurrent import RECURRENT, recurrent
+from shrinknet.loading.onnx_sizes import run
+from shrinknet.loading.onnx_values import TYPES, Known, Node, Value, tensor_of
 
 OPEN_SIZE = 32
 """What an axis other than the samples' is given in the example where the file leaves it open."""
@@ -287,8 +288,6 @@ def _arguments(names: list[str]) -> list[str]:
 
 
 def _sample(random: np.random.Generator, shape: tuple[int, ...], kind: int) -> Tensor:
-    from shrinknet.loading.onnx_operators import TYPES
-
     if kind not in TYPES:
         raise ValueError(f"an input of type {kind}")
     if TYPES[kind].is_floating_point:

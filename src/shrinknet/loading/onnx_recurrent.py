@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from shrinknet.core.errors import BadInputError
-from shrinknet.loading.onnx_operators import Known, Node
+from shrinknet.loading.onnx_values import Known, Node
 
 RECURRENT = {"LSTM": ([0, 2, 3, 1], nn.LSTM), "GRU": ([1, 0, 2], nn.GRU), "RNN": ([0], nn.RNN)}
 """Torch's order of the gates by their places in ONNX's, and the layer."""
