@@ -1,20 +1,15 @@
 """`shrinknet cut`: another budget from the same history."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from shrinknet.cli import console
 from shrinknet.cli.asked import GoalFlags
 from shrinknet.cli.flags import spread
-from shrinknet.cli.options import Json, Out, RunFlags
+from shrinknet.cli.options import Json, Out, RunFlags, RunPath
 from shrinknet.core.errors import BadInputError
 
 
 @spread
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run: RunPath,
     given: RunFlags,
     out: Out,
     asked: GoalFlags,

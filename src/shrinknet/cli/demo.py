@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from shrinknet.cli import console
+from shrinknet.cli.options import Out
 from shrinknet.search.goals import FlashBytes, Goal, PeakRamBytes
 
 FLASH, RAM = "16 KiB", "4 KiB"
 
 
 def command(
-    out: Annotated[Path, typer.Option("--out", help="A new folder for the run.")] = Path("demo-run"),
+    out: Out = Path("demo-run"),
     seed: Annotated[int, typer.Option(help="Of the split and of the training.")] = 0,
 ) -> None:
     """Train a small network on handwritten digits, fit it into 16 KiB of flash and 4 KiB of RAM, write the page.

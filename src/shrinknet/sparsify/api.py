@@ -16,10 +16,8 @@ from torch.fx import GraphModule
 from shrinknet.core.config import RunConfig
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.folder import RunFolder, whole
-from shrinknet.core.machine import environment
 from shrinknet.core.quantities import ACCURACY
 from shrinknet.core.records import Plan, Step
-from shrinknet.core.sealed import SEAL
 from shrinknet.core.tables import csv_text
 from shrinknet.core.units import counted, names_in
 from shrinknet.engine.gates import gated
@@ -28,7 +26,7 @@ from shrinknet.graph.trace import named_tensors
 from shrinknet.measure.evaluation import evaluate, other_answers
 from shrinknet.run.facts import finish
 from shrinknet.run.run import Run
-from shrinknet.run.written import under_way
+from shrinknet.run.written import under_way, write_machine
 from shrinknet.search.steps import first_step, measure, on_validation
 from shrinknet.sparsify.base import Sparsifier, find_sparsifier
 from shrinknet.sparsify.family import Architecture
@@ -213,8 +211,7 @@ def sparsify(
 
 def _begin(folder: RunFolder, training: Training) -> None:
     """Write where the training runs; go on with one that is under way. The clock's seconds are no part of its state."""
-    folder.remove(SEAL)
-    folder.write_json("environment.json", {**environment(), "num_threads": torch.get_num_threads()})
+    write_machine(folder)
     if not folder.has("state.safetensors"):
         return
     training.load_state(folder.path / "state.safetensors")

@@ -77,6 +77,11 @@ def _bad(came: str) -> BadInputError:
     )
 
 
+def _of_another(got: str) -> BadInputError:
+    do = "Build the network as it was before the run: same class, same widths."
+    return BadInputError("plan", "one of this network", got, do)
+
+
 def _check_kept(model: nn.Module, kept: Kept) -> None:
     tensors = named_tensors(model)
     for name, axes in kept.items():
@@ -84,8 +89,7 @@ def _check_kept(model: nn.Module, kept: Kept) -> None:
         for axis, places in axes.items():
             if not places or not 0 <= axis < len(shape) or not 0 <= min(places) <= max(places) < shape[axis]:
                 got = f"places {places[:1]} to {places[-1:]} of axis {axis} of {name!r}, whose shape is {list(shape)}"
-                do = "Build the network as it was before the run: same class, same widths."
-                raise BadInputError("plan", "one of this network", got, do)
+                raise _of_another(got)
 
 
 def _checked_attributes(model: nn.Module, attributes: dict[str, dict[str, Any]]) -> Attributes:
@@ -100,7 +104,6 @@ def _checked_attributes(model: nn.Module, attributes: dict[str, dict[str, Any]])
             is_width = all(isinstance(size, int) and size > 0 for size in sizes) and type(new) is type(old)
             if not is_width:
                 got = f"attribute {attribute!r} of module {name!r} as {value!r}, where the network has {old!r}"
-                do = "Build the network as it was before the run: same class, same widths."
-                raise BadInputError("plan", "one of this network", got, do)
+                raise _of_another(got)
             checked[name][attribute] = new
     return checked

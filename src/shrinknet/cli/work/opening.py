@@ -1,6 +1,6 @@
 """Open what was typed: a network, a task of a network and data, a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -12,8 +12,6 @@ from shrinknet.loading.data import load_data
 from shrinknet.loading.models import in_twos, load_model
 from shrinknet.run.opening import load
 from shrinknet.run.run import Run
-from shrinknet.task.accuracy import Judge
-from shrinknet.task.data import Source
 from shrinknet.task.task import Task
 from shrinknet.task.trees import Inputs
 
@@ -42,15 +40,18 @@ def make_task(model: str, data: str, seed: int, given: TaskFlags) -> Task:
         BadInputError: something cannot be loaded, or the example input is not of the data's shape.
     """
     loaded = load_model(model, given.weights, given.example_input, trust_pickle=given.trust_pickle)
-    task = task_of(
+    roles = load_data(data, seed)
+    task = Task(
         loaded.model,
-        load_data(data, seed),
         given.loss,
+        roles["calibration"],
+        roles.get("validation"),
+        roles.get("test"),
         given.batch_size,
         given.accuracy,
         given.metrics,
-        given.output,
-        free_axes(given.free),
+        output=output_of(given.output),
+        free=free_axes(given.free),
     )
     example_input = given.example_input
     own, said = task.example_inputs, loaded.example_inputs
@@ -58,31 +59,6 @@ def make_task(model: str, data: str, seed: int, given: TaskFlags) -> Task:
     if example_input is not None and isinstance(said, Tensor) and list(said.shape[1:]) != shape:
         raise BadInputError("--example-input", f"the shape of the data's rows {shape}", example_input, "Leave it out.")
     return task
-
-
-def task_of(
-    model: nn.Module,
-    roles: dict[str, Source],
-    loss: str,
-    batch_size: int,
-    accuracy: str | Judge | None = None,
-    metrics: Sequence[str] = (),
-    output: str | None = None,
-    free: Mapping[str, Sequence[int]] | None = None,
-) -> Task:
-    """Make a task of a loaded network and data."""
-    return Task(
-        model,
-        loss,
-        roles["calibration"],
-        roles.get("validation"),
-        roles.get("test"),
-        batch_size,
-        accuracy,
-        metrics,
-        output=output_of(output),
-        free=free,
-    )
 
 
 def free_axes(typed: Sequence[str]) -> dict[str, list[int]]:
