@@ -253,9 +253,8 @@ def over_runs(histories: Sequence[Sequence[Step]], ratios: Sequence[int | float]
         BadInputError: fewer than two runs, or one that never gets so small.
     """
     if len(histories) < 2:
-        raise BadInputError(
-            "histories", "two runs or more, of networks trained apart", str(len(histories)), "Name more."
-        )
+        do = "Name more."
+        raise BadInputError("histories", "two runs or more, of networks trained apart", str(len(histories)), do)
     slopes, accuracies = (np.empty((len(ratios), len(histories))) for _ in range(2))
     for column, history in enumerate(histories):
         found = recall_distortion(history)

@@ -31,9 +31,8 @@ def recalls(
     counts = np.bincount(truth, minlength=num_classes)
     missing = np.flatnonzero(counts == 0)
     if len(missing):
-        raise BadInputError(
-            "data", "rows of every class", f"no row of class {missing[0]}", "Add some, or number the classes from 0."
-        )
+        do = "Add some, or number the classes from 0."
+        raise BadInputError("data", "rows of every class", f"no row of class {missing[0]}", do)
     found: Vector = np.bincount(truth, weights=hits, minlength=num_classes) / counts
     return found
 
@@ -69,9 +68,8 @@ def intensification(before: Vector, after: Vector) -> float:
     """
     size = float(before @ before)
     if size == 0:
-        raise BadInputError(
-            "before", "a balance that is not 0 for every class", "0 for all", "There is no gap to widen."
-        )
+        do = "There is no gap to widen."
+        raise BadInputError("before", "a balance that is not 0 for every class", "0 for all", do)
     return float(before @ after) / size
 
 

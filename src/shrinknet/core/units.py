@@ -91,9 +91,8 @@ def _parse(argument: str, value: int | str, units: dict[str, int], allowed: str,
     try:
         return int(float(match[1]) * units[match[2].lower()])
     except OverflowError as error:
-        raise BadInputError(
-            argument, allowed, "one beyond all bounds", f"Write digits and one of {choices}."
-        ) from error
+        do = f"Write digits and one of {choices}."
+        raise BadInputError(argument, allowed, "one beyond all bounds", do) from error
 
 
 def globs(given: str | Sequence[str]) -> list[str]:

@@ -71,9 +71,8 @@ def _from_factory(spec: str) -> nn.Module:
     factory = find_named("spec", spec)
     model = factory if isinstance(factory, nn.Module) else made_by("spec", spec, factory)
     if not isinstance(model, nn.Module):
-        raise BadInputError(
-            "spec", "a factory that returns an nn.Module", type(model).__name__, "Return the network itself."
-        )
+        do = "Return the network itself."
+        raise BadInputError("spec", "a factory that returns an nn.Module", type(model).__name__, do)
     return model
 
 

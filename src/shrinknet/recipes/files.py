@@ -68,9 +68,8 @@ class Files:
         found = self.find("mnist", tuple(MNIST_MD5), "the four original MNIST files (*-ubyte.gz)", _fetch_mnist)
         for name, digest in MNIST_MD5.items():
             if hashlib.md5((found / name).read_bytes(), usedforsecurity=False).hexdigest() != digest:
-                raise BadInputError(
-                    "data", "a folder with the original MNIST files", f"another {name!r}", "Fetch it again."
-                )
+                do = "Fetch it again."
+                raise BadInputError("data", "a folder with the original MNIST files", f"another {name!r}", do)
         return found
 
     def mnist_rows(self) -> tuple[Rows, Rows]:

@@ -346,9 +346,8 @@ def _optimizer(name: str, model: nn.Module, rate: float, decay: float) -> torch.
     if name not in OPTIMIZERS:
         raise BadInputError("optimizer", "adam or sgd", repr(name), "Leave it out for adam.")
     if not rate > 0 or not decay >= 0:
-        raise BadInputError(
-            "learning_rate and weight_decay", "above 0, at least 0", f"{rate}, {decay}", "Leave them out."
-        )
+        do = "Leave them out."
+        raise BadInputError("learning_rate and weight_decay", "above 0, at least 0", f"{rate}, {decay}", do)
     return OPTIMIZERS[name](model.parameters(), lr=rate, weight_decay=decay)
 
 

@@ -97,9 +97,8 @@ class Sparsifier(Named, ABC):
         known = options_of(cls)
         for name in options:
             if name not in known:
-                raise BadInputError(
-                    f"options[{name!r}]", f"an option of {cls.name}", repr(options[name]), did_you_mean(name, known)
-                )
+                do = did_you_mean(name, known)
+                raise BadInputError(f"options[{name!r}]", f"an option of {cls.name}", repr(options[name]), do)
         try:
             of_task: dict[str, Any] = {"model": task.model, "example_inputs": task.example_inputs, "task": task}
             given = {name: of_task[name] for name in signature(cls).parameters if name in of_task}
@@ -361,9 +360,8 @@ def find_sparsifier(name: object) -> type[Sparsifier]:
     found = BY_NAME.find(name)
     if not isclass(found):
         do = "Name its class, and say its options by `options`."
-        raise BadInputError(
-            "method", "a class: its object is made with the network", f"an object of {type(found).__name__}", do
-        )
+        allowed = "a class: its object is made with the network"
+        raise BadInputError("method", allowed, f"an object of {type(found).__name__}", do)
     return found
 
 

@@ -50,9 +50,8 @@ class Architecture:
             if full.keys() != kept.keys() or not all(1 <= kept[name] <= full[name] for name in full):
                 raise ValueError("widths outside 1 to those of the whole network")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadInputError(
-                "architecture", "a file that holds full and kept widths", f"{str(path)!r} ({error})", "Make it again."
-            ) from error
+            allowed = "a file that holds full and kept widths"
+            raise BadInputError("architecture", allowed, f"{str(path)!r} ({error})", "Make it again.") from error
         return cls(full, kept)
 
     def write(self, path: str | Path) -> None:
@@ -122,9 +121,8 @@ class Family:
                 if callable(reset):
                     reset()
                 elif next(module.parameters(recurse=False), None) is not None:
-                    raise BadInputError(
-                        "model", "a network whose modules have reset_parameters", f"{name!r} without it", "Write one."
-                    )
+                    allowed = "a network whose modules have reset_parameters"
+                    raise BadInputError("model", allowed, f"{name!r} without it", "Write one.")
         return member
 
 

@@ -72,9 +72,8 @@ def _read(path: Path) -> Any:
 
 
 def _bad(came: str) -> BadInputError:
-    return BadInputError(
-        "plan", "a run folder or a plan.json with kept indices and attributes", came, "Use the plan of a finished run."
-    )
+    do = "Use the plan of a finished run."
+    return BadInputError("plan", "a run folder or a plan.json with kept indices and attributes", came, do)
 
 
 def _of_another(got: str) -> BadInputError:

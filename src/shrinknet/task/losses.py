@@ -150,9 +150,8 @@ OWN_ANSWERS, OWN_LOSS = "own-answers", "own-loss"
 
 def not_known_yet(outputs: Any, targets: Any) -> Tensor:
     """Stand for the loss that a network computes itself, until a task has found out which one that is."""
-    raise BadInputError(
-        "loss", f"another than {OWN_LOSS!r} where there is no task", repr(OWN_LOSS), "Ask a task for its loss."
-    )
+    do = "Ask a task for its loss."
+    raise BadInputError("loss", f"another than {OWN_LOSS!r} where there is no task", repr(OWN_LOSS), do)
 
 
 LOSSES: dict[str, Loss] = {

@@ -61,9 +61,8 @@ class Scoring(Options):
             allowed = "serial where neurons race or are screened: one race has too little work for many workers"
             raise BadInputError("executor", allowed, repr(self.executor), "Leave it out.")
         if self.address is not None and self.executor != "ray":
-            raise BadInputError(
-                "address", "left out unless the executor is ray", repr(self.address), "Say `executor='ray'`."
-            )
+            do = "Say `executor='ray'`."
+            raise BadInputError("address", "left out unless the executor is ray", repr(self.address), do)
 
     @contextmanager
     def arithmetic(self) -> Iterator[None]:

@@ -49,9 +49,8 @@ def _subject(source: str, given: SubjectFlags, step: int = 0) -> Subject:
             raise BadInputError("--step", f"one of the run's steps, 0 to {last}", str(step), "Leave it out for 0.")
         is_bare = not run.config.search.refits
         if step and not is_bare:
-            raise BadInputError(
-                "--step", "0 for a run whose readers were refit", str(step), "'analyse surface' sees the refit readers."
-            )
+            do = "'analyse surface' sees the refit readers."
+            raise BadInputError("--step", "0 for a run whose readers were refit", str(step), do)
         gone = removed_by(taken for taken in run.history if taken.number <= step)
         return Subject(run.task, gone, _folder(given.out or Path(source)), run.history if is_bare else ())
     if Path(source).is_dir():

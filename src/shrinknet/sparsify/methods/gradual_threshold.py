@@ -203,7 +203,6 @@ def dense_thresholds(model: nn.Module, share: float = QUANTILE, layers: str | tu
 
 def _sizes(weights: list[Tensor]) -> Tensor:
     if not weights:
-        raise BadInputError(
-            "dense", "the weights of the same network, trained", "none of its names", "Give it trained.state_dict()."
-        )
+        do = "Give it trained.state_dict()."
+        raise BadInputError("dense", "the weights of the same network, trained", "none of its names", do)
     return torch.cat([weight.detach().abs().flatten() for weight in weights])
