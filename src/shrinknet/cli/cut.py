@@ -8,13 +8,7 @@ from shrinknet.core.errors import BadInputError
 
 
 @spread
-def command(
-    run: RunPath,
-    given: RunFlags,
-    out: Out,
-    asked: GoalFlags,
-    json: Json = False,
-) -> None:
+def command(run: RunPath, given: RunFlags, out: Out, asked: GoalFlags, json: Json = False) -> None:
     """Cut the network of another budget out of a finished run. Nothing is scored again."""
     from shrinknet.cli.work.finishing import finish
     from shrinknet.cli.work.opening import reopen

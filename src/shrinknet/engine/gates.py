@@ -248,10 +248,7 @@ def gate(traced: Trace, loss: Loss, scoring: Scoring | None = None) -> GatedNetw
 
 
 def gated(
-    task: Task,
-    keep: str | Sequence[str] = (),
-    only: str | Sequence[str] = (),
-    scoring: Scoring | None = None,
+    task: Task, keep: str | Sequence[str] = (), only: str | Sequence[str] = (), scoring: Scoring | None = None
 ) -> GatedNetwork:
     """Trace a task's network and put a gate on every neuron that can be removed.
 

@@ -31,10 +31,7 @@ def rows(
     ('neurons', '8', '8')
     """
     planned = "the planner's arena" if shipped is not None and shipped.arena_bytes is not None else "live activations"
-    of = {
-        FLASH: f" ({_file(shipped)})",
-        RAM: f" ({planned})",
-    }
+    of = {FLASH: f" ({_file(shipped)})", RAM: f" ({planned})"}
     after = end.costs if shipped is None else shipped.measured(end.costs)
     table = [
         (cost.title + of.get(cost, ""), cost.text(cost.of(start.costs)), cost.text(cost.of(after))) for cost in COSTS

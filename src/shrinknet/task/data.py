@@ -24,14 +24,7 @@ from torch.utils.data import (
 from shrinknet.core.errors import BadInputError
 from shrinknet.task.parts import PARTS, Part, as_part, is_at_once
 from shrinknet.task.samplers import batch_size_of, rows_of
-from shrinknet.task.trees import (
-    Inputs,
-    joined,
-    named_leaves,
-    of_each,
-    same,
-    split,
-)
+from shrinknet.task.trees import Inputs, joined, named_leaves, of_each, same, split
 from shrinknet.task.unpacking import Unpack, by_place
 
 ALIGNMENT = 64

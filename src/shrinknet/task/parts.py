@@ -8,20 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-)
+from torch.utils.data import DataLoader, Dataset
 
 from shrinknet.core.errors import BadInputError
-from shrinknet.task.trees import (
-    Inputs,
-    inputs_of,
-    is_tree_of_rows,
-    named_leaves,
-    num_rows,
-    tensors_of,
-)
+from shrinknet.task.trees import Inputs, inputs_of, is_tree_of_rows, named_leaves, num_rows, tensors_of
 from shrinknet.task.unpacking import Unpack
 
 Part = tuple[Inputs, Any]

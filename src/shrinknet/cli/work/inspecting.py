@@ -17,12 +17,7 @@ def as_json(traced: Trace) -> dict[str, object]:
     """Return what `inspect` shows, for machines."""
     return {
         "groups": [
-            {
-                "name": g.name,
-                "width": g.width,
-                "writes": _parameters(g, "writes"),
-                "reads": _parameters(g, "reads"),
-            }
+            {"name": g.name, "width": g.width, "writes": _parameters(g, "writes"), "reads": _parameters(g, "reads")}
             for g in traced.groups
         ],
         "frozen": [
@@ -67,12 +62,7 @@ def _parameters(group: Group, role: str) -> list[str]:
 def show(traced: Trace, operators: bool) -> None:
     """Print what can be removed, every parameter, and the sums."""
     rows = [
-        (
-            group.name,
-            group.width,
-            ", ".join(_parameters(group, "writes")),
-            ", ".join(_parameters(group, "reads")),
-        )
+        (group.name, group.width, ", ".join(_parameters(group, "writes")), ", ".join(_parameters(group, "reads")))
         for group in traced.groups
     ]
     console.table("Groups of neurons that can be removed", ("group", "neurons", "written by", "read by"), rows)
