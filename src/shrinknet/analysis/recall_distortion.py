@@ -188,9 +188,7 @@ def _interval(answers: RecallHistory, place: int, present: NDArray[np.int64], se
         kinds = 2 * right[0] + right[1]
         sides = np.bincount(kinds[answers.targets == number].astype(np.int64), minlength=4)
         counts.append(generator.multinomial(sides.sum(), sides / sides.sum(), DRAWS))
-    drawn = np.stack(counts, 1).astype(
-        np.float64
-    )  # [draws, classes, wrong-wrong, wrong-right, right-wrong, right-right]
+    drawn = np.stack(counts, 1).astype(np.float64)  # [draws, classes, wrong or right before and after: 4]
     rows = drawn.sum(2)
     balances = []
     for kinds_right in ([2, 3], [1, 3]):

@@ -81,9 +81,8 @@ def followed(
     kept, before = list[dict[str, str]](), ""
     for place, (number, group) in enumerate(steps["rows"].items(), start=1):
         said = [[value for name, value in row.items() if name not in (SECONDS, CHECK)] for row in group]
-        check = _check(
-            before, said, *([list(row.values()) for row in steps[name].get(number, [])] for name in ("bare", "answers"))
-        )
+        beside = ([list(row.values()) for row in steps[name].get(number, [])] for name in ("bare", "answers"))
+        check = _check(before, said, *beside)
         if any(row[CHECK] != check for row in group):
             if place == len(steps["rows"]):
                 break

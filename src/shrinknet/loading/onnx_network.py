@@ -197,11 +197,8 @@ class OnnxNetwork(nn.Module):
         layer: Any = self._layers[node.name]
         x = inputs[0]
         assert isinstance(x, Tensor)
-        states = [
-            None if name in self._zero else tensor_of(state).expand(-1, x.shape[1], -1)
-            for name, state in zip(node.inputs[5:7], inputs[5:7], strict=True)
-        ]
-        given = [state for state in states if state is not None]
+        states = zip(node.inputs[5:7], inputs[5:7], strict=True)
+        given = [tensor_of(state).expand(-1, x.shape[1], -1) for name, state in states if name not in self._zero]
         x = x.flip(0) if node.get("direction") == "reverse" else x
         out, last = layer(x, None if not given else tuple(given) if node.kind == "LSTM" else given[0])
         out = out.reshape(*out.shape[:2], 1 + int(layer.bidirectional), layer.hidden_size).transpose(1, 2)

@@ -246,9 +246,8 @@ class Data:
             if not isinstance(tensor, Tensor):
                 continue
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                row = start + int(
-                    torch.nonzero(~tensor.isfinite().flatten(1).all(1) if tensor.dim() > 1 else ~tensor.isfinite())[0]
-                )
+                is_finite = tensor.isfinite().reshape(len(tensor), -1).all(1)
+                row = start + int((~is_finite).nonzero()[0])
                 raise BadInputError(name, "finite numbers", f"NaN or infinity in row {row}", "Clean or drop that row.")
 
 

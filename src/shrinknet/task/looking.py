@@ -95,15 +95,10 @@ def answered_by(
         key = "" if reads is None else _keyed(outputs)[reads][0]
         loss = replace(loss, reads=reads)
         said = of_own_answers(loss, loss.read(outputs), key, first.inputs)
-        answered = {
-            role: replace(
-                data,
-                answers=_joined_answers(
-                    [answers_of(loss.read(_outputs(model, batch, role))) for batch in data.batches()]
-                ),
-            )
-            for role, data in roles.items()
-        }
+        answered = dict[str, Data]()
+        for role, data in roles.items():
+            parts = [answers_of(loss.read(_outputs(model, batch, role))) for batch in data.batches()]
+            answered[role] = replace(data, answers=_joined_answers(parts))
     if said.name != loss.name:
         taken, other = ("logits", "squares") if said.name.endswith("kl") else ("values that are no logits", "kl")
         log.info("The network's answers are taken for %s (`loss='own-answers-%s'` says otherwise).", taken, other)

@@ -44,13 +44,8 @@ def as_part(role: str, item: Any, unpack: Unpack) -> Part:
         do = "Give one target for each row of inputs."
         raise BadInputError(role, "as many targets as inputs", f"{count} inputs and {len(targets)} targets", do)
     if not is_tree_of_rows(tensors_of((inputs, targets)), count):
-        sizes = (
-            (name, list(leaf.shape))
-            for part, name in ((inputs, "inputs"), (targets, "targets"))
-            for name, leaf in named_leaves(part, name)
-            if isinstance(leaf, Tensor)
-        )
-        got = ", ".join(f"{name} {shape}" for name, shape in sizes)
+        leaves = [*named_leaves(inputs, "inputs"), *named_leaves(targets, "targets")]
+        got = ", ".join(f"{name} {list(leaf.shape)}" for name, leaf in leaves if isinstance(leaf, Tensor))
         do = "Give each a row for each sample; what is the same for all samples belongs into the network."
         raise BadInputError(role, "tensors with as many rows each", got, do)
     return inputs, targets
@@ -69,9 +64,8 @@ def _tensors(argument: str, tree: Any) -> Any:
     if isinstance(tree, Mapping):
         return {key: _tensors(f"{argument}[{key!r}]", value) for key, value in tree.items()}
     if isinstance(tree, tuple | list) and not _is_numbers(tree):
-        return type(tree)(
-            _tensors(argument if len(tree) == 1 else f"{argument}[{place}]", value) for place, value in enumerate(tree)
-        )
+        names = [argument if len(tree) == 1 else f"{argument}[{place}]" for place in range(len(tree))]
+        return type(tree)(map(_tensors, names, tree))
     if tree is None or isinstance(tree, bool | int | float | str) or is_dataclass(tree):
         return tree
     return _as_tensor(argument, tree)

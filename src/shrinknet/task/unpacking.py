@@ -60,11 +60,8 @@ class ByForward:
         parameters = list(inspect.signature(model.forward).parameters.values())
         kinds = {one.name: one.kind for one in parameters}
         self.takes_any_name = inspect.Parameter.VAR_KEYWORD in kinds.values()
-        self.names = [
-            name
-            for name, kind in kinds.items()
-            if kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-        ]
+        of_any_number = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        self.names = [name for name, kind in kinds.items() if kind not in of_any_number]
         self.first = next((one.name for one in parameters if one.kind in PLACES), None)
         self.needed = [one.name for one in parameters if one.default is one.empty and one.name in self.names]
         self.exported: TreeSpec | None = getattr(model, "_in_spec", None)
