@@ -163,21 +163,19 @@ def _under(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
 
 def accuracy(model: nn.Module, rows: Rows, at_once: int = 2048) -> float:
     """Return the share of rows whose largest output is their class."""
-    was = model.training
-    model.eval()
-    with torch.no_grad():
-        right = sum(
-            int((model(x).argmax(-1) == y).sum()) for x, y in zip(*(r.split(at_once) for r in rows), strict=True)
-        )
-    model.train(was)
-    return right / rows[1].numel()
+    return _added_up(model, rows, at_once, lambda found, y: int((found.argmax(-1) == y).sum())) / rows[1].numel()
 
 
 def mean_loss(model: nn.Module, loss: PerSample, rows: Rows, at_once: int = 2048) -> float:
     """Return the mean loss over rows."""
+    return _added_up(model, rows, at_once, lambda found, y: float(loss(found, y).sum())) / len(rows[0])
+
+
+def _added_up(model: nn.Module, rows: Rows, at_once: int, of: Callable[[Tensor, Tensor], int | float]) -> int | float:
+    """What outputs and targets say of each part of the rows, added up; the network is in eval mode meanwhile."""
     was = model.training
     model.eval()
     with torch.no_grad():
-        total = sum(float(loss(model(x), y).sum()) for x, y in zip(*(r.split(at_once) for r in rows), strict=True))
+        total = sum(of(model(x), y) for x, y in zip(*(r.split(at_once) for r in rows), strict=True))
     model.train(was)
-    return total / len(rows[0])
+    return total

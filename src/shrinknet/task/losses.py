@@ -196,9 +196,7 @@ def _own(loss: object) -> Loss | None:
     return Loss(getattr(loss, "__qualname__", type(loss).__name__), loss) if callable(loss) else None
 
 
-BY_NAME = Registry[Loss](
-    "loss", "shrinknet.task.losses", "shrinknet.losses", lambda module: LOSSES.values(), _own, "loss"
-)
+BY_NAME = Registry[Loss]("loss", "shrinknet.task.losses", "shrinknet.losses", lambda _: LOSSES.values(), _own, "loss")
 
 
 def with_slope(losses: Tensor, name: str) -> Tensor:
