@@ -15,8 +15,8 @@ from shrinknet.core.quantities import BY_NAME
 from shrinknet.core.records import Costs, Manifest
 from shrinknet.export.arena import Axis, length, one_like
 from shrinknet.export.base import Built
+from shrinknet.export.comparing import Comparer
 from shrinknet.export.inference import InferenceGraph, digest
-from shrinknet.export.judging import Judge
 from shrinknet.export.making import named
 from shrinknet.graph.trace import Trace, named_tensors
 from shrinknet.graph.widths import Present
@@ -30,8 +30,8 @@ MOST_NAMED = 4
 
 
 @dataclass(frozen=True)
-class Artefact(Judge):
-    """What ships: it makes and judges files, and forecasts their sizes from the untouched network's."""
+class Artefact(Comparer):
+    """What ships: it makes and compares files, and forecasts their sizes from the untouched network's."""
 
     @cached_property
     def _whole(self) -> tuple[InferenceGraph, Built]:
@@ -176,7 +176,7 @@ class Artefact(Judge):
             ExportError: the exporter cannot take an operator, or the file does not compute what torch computes.
         """
         network, built = self._whole if cut is None else self._made(cut)
-        return built.content, self.judged(network, built, forecast, rounds)
+        return built.content, self.compared(network, built, forecast, rounds)
 
     def _made(self, cut: GraphModule) -> tuple[InferenceGraph, Built]:
         log.info("Making the smaller network's %s file, and running it.", self.exporter.suffix)

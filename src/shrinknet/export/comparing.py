@@ -1,4 +1,4 @@
-"""A file judged: run by its own runtime, compared with torch, timed, and what its manifest says of it."""
+"""A file run by its own runtime: compared with torch, timed, and what its manifest says of it."""
 
 import hashlib
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ LEAST_CHECKED = 64
 
 
 @dataclass(frozen=True)
-class Judge(Maker):
+class Comparer(Maker):
     """What makes a file and compares it with torch."""
 
     @cached_property
@@ -74,7 +74,7 @@ class Judge(Maker):
         broken = (one for one in differences if not one.holds)
         return next(broken, max(differences, key=lambda one: one.worst / one.tolerance)), quality
 
-    def judged(self, network: InferenceGraph, built: Built, forecast: Costs, rounds: int) -> Manifest:
+    def compared(self, network: InferenceGraph, built: Built, forecast: Costs, rounds: int) -> Manifest:
         """Return what is known of a file that computes what torch computes; its latency over so many rounds.
 
         Raises:
