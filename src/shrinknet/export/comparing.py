@@ -40,7 +40,7 @@ class Comparer(Maker):
         """What the network returns: the form in which the loss is given a file's outputs."""
         return by_torch(self.trace.module)(self.task.example_inputs)
 
-    def compare(self, network: InferenceGraph, built: Built, answer: Answer) -> tuple[Difference, Evaluation]:
+    def _compare(self, network: InferenceGraph, built: Built, answer: Answer) -> tuple[Difference, Evaluation]:
         """The difference of the output that breaks its tolerance or comes nearest to it, and the file's quality."""
         data, names = self.rows_to_check(), network.outputs
         worst, largest = torch.zeros(2, len(names), dtype=torch.float64)
@@ -81,7 +81,7 @@ class Comparer(Maker):
             ExportError: it computes something else.
         """
         answer = built.stand_in or self.answer(built.content)
-        difference, quality = self.compare(network, built, answer)
+        difference, quality = self._compare(network, built, answer)
         if not difference.holds:
             raise ExportError(
                 f"artefact={self.name!r} must give a file that computes what torch computes. Got a worst difference of "
@@ -122,7 +122,7 @@ class Comparer(Maker):
         if built.stand_in is not None and content != built.content:
             return Difference(self.quantize, float("inf"), 0.0, 0)
         answer = built.stand_in or self.answer(content)
-        return replace(self.compare(network, built, answer)[0], precision=self.quantize)
+        return replace(self._compare(network, built, answer)[0], precision=self.quantize)
 
     def rows_to_check(self) -> Data:
         """Return the rows held furthest from the scores, as many as the runtime answers in reasonable time.
