@@ -231,21 +231,8 @@ def _surface(task: Task, network: GatedNetwork, neuron: Neuron, alphas: Alphas, 
     error = math.sqrt(max(0.0, squares / num_samples - rise**2) / num_samples)
     partner, given_back = _partner(task, network, neuron)
     verdict, ground = judged(rise, error, found[1.0], partner, given_back)
-    return Surface(
-        step,
-        neuron,
-        values,
-        losses,
-        found[1.0],
-        rise,
-        error,
-        slope / num_samples,
-        curvature / num_samples,
-        partner,
-        given_back,
-        verdict,
-        ground,
-    )
+    bend = (slope / num_samples, curvature / num_samples)
+    return Surface(step, neuron, values, losses, found[1.0], rise, error, *bend, partner, given_back, verdict, ground)
 
 
 def _partner(task: Task, network: GatedNetwork, neuron: Neuron) -> tuple[Neuron | None, float]:

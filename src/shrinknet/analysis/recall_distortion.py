@@ -149,21 +149,13 @@ def _classes(answers: RecallHistory, place: int, present: NDArray[np.int64]) -> 
         lost, won = int((right[0] & ~right[1] & own).sum()), int((~right[0] & right[1] & own).sum())
         test = scipy.stats.binomtest(lost, lost + won, alternative="greater") if lost + won else None
         tests.append(1.0 if test is None else float(test.pvalue))
-    adjusted = holm(tests)
-    return tuple(
-        ClassChange(
-            int(c),
-            int(answers.rows[c]),
-            float(recalls[0, c]),
-            float(recalls[place, c]),
-            float(precisions[0, c]),
-            float(precisions[place, c]),
-            _balance(recalls[0, c], accuracies[0]),
-            _balance(recalls[place, c], accuracies[place]),
-            p,
-        )
-        for c, p in zip(present, adjusted, strict=True)
-    )
+    found = []
+    for c, p in zip(present, holm(tests), strict=True):
+        recall = float(recalls[0, c]), float(recalls[place, c])
+        precision = float(precisions[0, c]), float(precisions[place, c])
+        balance = _balance(recalls[0, c], accuracies[0]), _balance(recalls[place, c], accuracies[place])
+        found.append(ClassChange(int(c), int(answers.rows[c]), *recall, *precision, *balance, p))
+    return tuple(found)
 
 
 def _balance(recall: float, accuracy: float) -> float:

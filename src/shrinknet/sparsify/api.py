@@ -181,19 +181,9 @@ def sparsify(
     sparsifier = training.sparsifier = kind.for_training(own, epochs * steps, steps, wanted)
     folder = None
     if out is not None:
-        said = {
-            "verb": "sparsify",
-            "method": method,
-            "options": dict(options or {}),
-            "epochs": epochs,
-            "seed": seed,
-            "batch_size": batch_size,
-            "optimizer": optimizer,
-            "learning_rate": learning_rate,
-            "weight_decay": weight_decay,
-            **task.facts,
-            **(config or {}),
-        }
+        said: dict[str, Any] = {"verb": "sparsify", "method": method, "options": dict(options or {})}
+        said |= {"epochs": epochs, "seed": seed, "batch_size": batch_size, "optimizer": optimizer}
+        said |= {"learning_rate": learning_rate, "weight_decay": weight_decay, **task.facts, **(config or {})}
         folder = RunFolder.create(out, said, resume=resume)
     with under_way(folder):
         if folder is not None:
@@ -307,21 +297,9 @@ def remove(
     start, masked = first_step(task, network, ships.costs), network.without(plan.removed)
     after = measure(task, masked, ships.costs)
     answers = other_answers(on_validation(task, network), on_validation(task, masked))
-    said = {
-        "criterion": "zeros",
-        "method": "to-plan",
-        "goals": [],
-        "guards": [],
-        **task.facts,
-        "keep": [],
-        "only": [],
-        "artefact": ships.name,
-        "quantize": ships.quantize,
-        "compensate": "none",
-        "seed": 0,
-        "batch_size": task.batch_size,
-        **(config or {}),
-    }
+    said = {"criterion": "zeros", "method": "to-plan", "goals": [], "guards": [], **task.facts, "keep": [], "only": []}
+    said |= {"artefact": ships.name, "quantize": ships.quantize, "compensate": "none", "seed": 0}
+    said |= {"batch_size": task.batch_size, **(config or {})}
     step = Step(1, plan.removed, (0.0,) * len(plan.removed), after, 0.0, answers=answers)
     history = (start, step) if plan.removed else (start,)
     run = finish(Run, task, masked, history, plan, after, "removed what the plan says", True, RunConfig.of(said), ships)

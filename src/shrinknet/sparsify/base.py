@@ -304,13 +304,8 @@ class Sparsifier(Named, ABC):
         tensors = {f"mask/{name}": mask for name, mask in self.masks.items()}
         tensors |= {f"own/{name}": tensor.detach() for name, tensor in self.tensors.items()}
         tensors["generator"] = self.generator.get_state()
-        numbers: dict[str, Any] = {
-            "name": self.name,
-            "step": self.step,
-            "masked": self.num_masked,
-            "regrown": self.num_regrown,
-            "own": self.numbers,
-        }
+        counts = {"masked": self.num_masked, "regrown": self.num_regrown}
+        numbers: dict[str, Any] = {"name": self.name, "step": self.step, **counts, "own": self.numbers}
         if self.optimizer is not None:
             values, settings = optimizer_state(self.optimizer)
             tensors |= {f"optimizer/{name}": value for name, value in values.items()}

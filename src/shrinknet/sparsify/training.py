@@ -119,13 +119,9 @@ class Training:
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in values.items()}
         tensors["rng"] = torch.get_rng_state()
-        numbers: dict[str, Any] = {
-            "epoch": self.epoch,
-            "losses": self.losses,
-            "rates": self._rates,
-            "history": [{name: value for name, value in row.items() if name != "seconds"} for row in self.history],
-            "optimizer": settings,
-        }
+        numbers: dict[str, Any] = {"epoch": self.epoch, "losses": self.losses, "rates": self._rates}
+        numbers["history"] = [{name: one for name, one in row.items() if name != "seconds"} for row in self.history]
+        numbers["optimizer"] = settings
         if self.sparsifier is not None:
             masks, numbers["sparsifier"] = self.sparsifier.state()
             tensors |= {f"sparsifier/{name}": tensor for name, tensor in masks.items()}

@@ -44,13 +44,8 @@ class Measured:
     @property
     def facts(self) -> dict[str, object]:
         """What a run's config says of it."""
-        quality = self.quality
-        return {
-            "name": quality.name,
-            "is_share": quality.is_share,
-            "higher_is_better": quality.higher_is_better,
-            "spec": self.spec,
-        }
+        known = {name: getattr(self.quality, name) for name in ("name", "is_share", "higher_is_better")}
+        return {**known, "spec": self.spec}
 
     def begun(self, device: torch.device) -> Any:
         """Return a copy without rows; what holds tensors (a `torchmetrics.Metric`) on that device."""

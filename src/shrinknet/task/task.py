@@ -132,16 +132,8 @@ class Task:
         if judge.is_own:
             judge, roles = answered_by(model, roles, judge, output)
         judge, examples = looked_through(model, judge, output, measured, list(roles.values()), is_asked=is_asked)
-        said = {
-            "model": model,
-            "loss": judge,
-            "batch_size": batch_size,
-            "metrics": measured,
-            "output": output,
-            "free": _axes_of(free or {}),
-            "examples": examples,
-        }
-        fields = {**said, **dict.fromkeys(sources), **roles}
+        fields = {"model": model, "loss": judge, "batch_size": batch_size, "metrics": measured, "output": output}
+        fields |= {"free": _axes_of(free or {}), "examples": examples, **dict.fromkeys(sources), **roles}
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 

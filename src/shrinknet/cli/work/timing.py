@@ -52,9 +52,8 @@ def time_or_plan(model: str, given: BenchFlags, criterion: str, *, as_json: bool
     if as_json:
         console.print_json(facts)
     else:
-        console.table(
-            "", ("", "value"), [(name.replace("_", " "), _text(name, value)) for name, value in facts.items()]
-        )
+        table = [(name.replace("_", " "), _text(name, value)) for name, value in facts.items()]
+        console.table("", ("", "value"), table)
     console.talk.print(last)
 
 
