@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import SymInt
 
-from shrinknet.loading.onnx_operators import TENSORS, constant_of_shape, expand, slices
+from shrinknet.loading.onnx_operators import TENSORS, TWO, constant_of_shape, expand, slices
 from shrinknet.loading.onnx_values import TYPES, Known, Node, Value, ints, plain, sizes_of
 
 
@@ -74,17 +74,14 @@ def _known_expand(node: Node, x: Known, shape: Known) -> Any:
 
 
 KNOWN: dict[str, Callable[..., Any]] = {
-    "Add": lambda node, one, other: one + other,
-    "Sub": lambda node, one, other: one - other,
-    "Mul": lambda node, one, other: one * other,
+    **dict.fromkeys(
+        ("Add", "Sub", "Mul", "Equal", "Less", "Greater"), lambda node, one, other: TWO[node.kind](one, other)
+    ),
     "Div": _known_div,
     "Mod": lambda node, one, other: one % other,
     "Neg": lambda node, x: -x,
     "Min": lambda node, *x: reduce(np.minimum, x),
     "Max": lambda node, *x: reduce(np.maximum, x),
-    "Equal": lambda node, one, other: one == other,
-    "Less": lambda node, one, other: one < other,
-    "Greater": lambda node, one, other: one > other,
     "Not": lambda node, x: np.logical_not(x),
     "And": lambda node, one, other: np.logical_and(one, other),
     "Or": lambda node, one, other: np.logical_or(one, other),
