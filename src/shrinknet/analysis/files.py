@@ -39,15 +39,15 @@ def write_surfaces(folder: RunFolder, found: Sequence[Surface]) -> None:
 
 
 def _surface(one: Surface) -> dict[str, Any]:
-    places = _few(one.alphas)
+    places = few(one.alphas, POINTS_ON_A_PAGE)
     curves = {name: getattr(one, name)[places].tolist() for name in ("alphas", "losses", "line", "parabola")}
     partner = None if one.partner is None else str(one.partner)
     return {"neuron": str(one.neuron), "partner": partner, **{n: getattr(one, n) for n in FACTS}, **curves}
 
 
-def _few(alphas: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Places of evenly spaced values, 0 and 1 among them."""
-    spread = np.rint(np.linspace(0, len(alphas) - 1, min(len(alphas), POINTS_ON_A_PAGE))).astype(int)
+def few(alphas: NDArray[np.float64], most: int) -> NDArray[np.int64]:
+    """Return the places of so many evenly spaced values at the most, and of 0 and 1."""
+    spread = np.rint(np.linspace(0, len(alphas) - 1, min(len(alphas), most))).astype(int)
     return np.unique(np.concatenate([spread, np.searchsorted(alphas, [0.0, 1.0])]))
 
 

@@ -167,17 +167,16 @@ def _padded(x: Tensor, pads: Sequence[int], value: float = 0.0) -> tuple[Tensor,
 
 @rule("Conv")
 def _conv(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> Any:
-    rank = weight.dim() - 2
-    strides, dilations = node.get("strides", [1] * rank), node.get("dilations", [1] * rank)
-    x, padding = _padded(x, _pads(node, x, weight.shape[2:], strides, dilations))
-    conv = (functional.conv1d, functional.conv2d, functional.conv3d)[rank - 1]
+    kernel, strides, dilations = _window(node, weight.shape[2:])
+    x, padding = _padded(x, _pads(node, x, kernel, strides, dilations))
+    conv = (functional.conv1d, functional.conv2d, functional.conv3d)[len(kernel) - 1]
     return conv(x, weight, tensor_of(bias), strides, padding, dilations, node.get("group", 1))
 
 
 @rule("ConvTranspose")
 def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> Any:
     rank = weight.dim() - 2
-    strides, dilations = node.get("strides", [1] * rank), node.get("dilations", [1] * rank)
+    _, strides, dilations = _window(node, weight.shape[2:])
     pads, more = node.get("pads", [0] * (2 * rank)), node.get("output_padding", [0] * rank)
     if node.get("output_shape") or node.get("auto_pad", "NOTSET") != "NOTSET" or pads[:rank] != pads[rank:]:
         raise NotImplementedError("padding that is not the same at both ends")
@@ -187,7 +186,7 @@ def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> 
 
 @rule("MaxPool")
 def _max_pool(node: Node, x: Tensor) -> Any:
-    kernel, strides, dilations = _window(node)
+    kernel, strides, dilations = _window(node, node.get("kernel_shape"))
     x, padding = _padded(x, _pads(node, x, kernel, strides, dilations), -math.inf)
     pool = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[len(kernel) - 1]
     pooled: Tensor = pool(x, kernel, strides, padding, dilations, bool(node.get("ceil_mode", 0)))
@@ -196,7 +195,7 @@ def _max_pool(node: Node, x: Tensor) -> Any:
 
 @rule("AveragePool")
 def _average_pool(node: Node, x: Tensor) -> Any:
-    kernel, strides, dilations = _window(node)
+    kernel, strides, dilations = _window(node, node.get("kernel_shape"))
     pads, counts_all = _pads(node, x, kernel, strides, dilations), bool(node.get("count_include_pad", 0))
     if set(dilations) != {1}:
         raise NotImplementedError("places that are skipped")
@@ -208,8 +207,7 @@ def _average_pool(node: Node, x: Tensor) -> Any:
     return pool(padded, kernel, strides, padding, bool(node.get("ceil_mode", 0)), counts_all)
 
 
-def _window(node: Node) -> tuple[list[int], list[int], list[int]]:
-    kernel = node.get("kernel_shape")
+def _window(node: Node, kernel: Any) -> tuple[Any, list[int], list[int]]:
     return kernel, node.get("strides", [1] * len(kernel)), node.get("dilations", [1] * len(kernel))
 
 
