@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -41,18 +42,9 @@ def make_task(model: str, data: str, seed: int, given: TaskFlags) -> Task:
     """
     loaded = load_model(model, given.weights, given.example_input, trust_pickle=given.trust_pickle)
     roles = load_data(data, seed)
-    task = Task(
-        loaded.model,
-        given.loss,
-        roles["calibration"],
-        roles.get("validation"),
-        roles.get("test"),
-        given.batch_size,
-        given.accuracy,
-        given.metrics,
-        output=output_of(given.output),
-        free=free_axes(given.free),
-    )
+    sources = (roles["calibration"], roles.get("validation"), roles.get("test"))
+    more: dict[str, Any] = {"output": output_of(given.output), "free": free_axes(given.free)}
+    task = Task(loaded.model, given.loss, *sources, given.batch_size, given.accuracy, given.metrics, **more)
     example_input = given.example_input
     own, said = task.example_inputs, loaded.example_inputs
     shape = list(own.shape[1:]) if isinstance(own, Tensor) else []
