@@ -1,5 +1,6 @@
 """Blocks: the tiles of a matrix that live or die together."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,10 +52,7 @@ class Blocks:
 
     @property
     def _matrix(self) -> tuple[int, int]:
-        columns = 1
-        for size in self.shape[1:]:
-            columns *= size
-        return self.shape[0], columns
+        return self.shape[0], math.prod(self.shape[1:])
 
     def up(self, values: Tensor) -> Tensor:
         """Return a tensor of the weight's shape that holds each tile's value at all its places."""

@@ -68,12 +68,7 @@ def load_sparse(path: str | Path) -> dict[str, Tensor]:
     return tensors
 
 
-EXACT = {
-    torch.float16: torch.float32,
-    torch.bfloat16: torch.float32,
-    torch.float32: torch.float32,
-    torch.float64: torch.float64,
-}
+EXACT = {**dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float32), torch.float64: torch.float64}
 """Kinds of numbers that are stored without zeros, and the kind that numpy knows and that holds each exactly."""
 
 
