@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from shrinknet.core.errors import BadInputError, ShrinknetError, did_you_mean
 from shrinknet.core.registry import Named, registry_of_classes
 from shrinknet.sparsify.blocks import Blocks
-from shrinknet.sparsify.states import load_optimizer, optimizer_state
+from shrinknet.sparsify.states import load_optimizer, optimizer_state, under
 from shrinknet.sparsify.targets import check_optimizer, chosen_weights, flushes_denormals, owners_of, put
 from shrinknet.task.task import Task
 
@@ -318,24 +318,21 @@ class Sparsifier(Named, ABC):
         Raises:
             BadInputError: it is another method's, or another network's.
         """
-        masks = {name.removeprefix("mask/"): mask for name, mask in tensors.items() if name.startswith("mask/")}
+        masks = under(tensors, "mask")
         fits = {name: mask.shape for name, mask in masks.items()} == {n: m.shape for n, m in self.masks.items()}
         if numbers.get("name") != self.name or not fits:
             do = "Build network and method as they were when the state was kept."
             raise BadInputError("state", f"one of method {self.name!r} on this network", repr(numbers.get("name")), do)
         self.masks = {name: mask.to(self.weights[name].device).bool() for name, mask in masks.items()}
         with torch.no_grad():
-            for name, tensor in tensors.items():
-                if name.startswith("own/"):
-                    own = self.tensors.setdefault(name.removeprefix("own/"), tensor.clone())
-                    own.copy_(tensor)
+            for name, tensor in under(tensors, "own").items():
+                self.tensors.setdefault(name, tensor.clone()).copy_(tensor)
         self.generator.set_state(tensors["generator"].cpu())
         self.step = int(numbers["step"])
         numbers = deepcopy(dict(numbers))
         self.num_masked, self.num_regrown, self.numbers = numbers["masked"], numbers["regrown"], numbers["own"]
         if self.optimizer is not None:
-            values = {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
-            load_optimizer(self.optimizer, values, numbers["optimizer"])
+            load_optimizer(self.optimizer, under(tensors, "optimizer"), numbers["optimizer"])
 
 
 BY_NAME = registry_of_classes(Sparsifier, "method", "shrinknet.sparsify.methods", "shrinknet.sparsifiers", "method")  # type: ignore[type-abstract]

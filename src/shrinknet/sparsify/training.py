@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from shrinknet.core.errors import RunFolderError
 from shrinknet.sparsify.base import Sparsifier
-from shrinknet.sparsify.states import load_optimizer, optimizer_state
+from shrinknet.sparsify.states import load_optimizer, optimizer_state, under
 from shrinknet.task.per_sample import PerSample
 
 Rows = tuple[Tensor, Tensor]
@@ -138,7 +138,7 @@ class Training:
             with safe_open(path, "pt") as file:
                 numbers = json.loads(file.metadata()["numbers"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            parts = {part: _under(tensors, part) for part in ("model", "optimizer", "sparsifier")}
+            parts = {part: under(tensors, part) for part in ("model", "optimizer", "sparsifier")}
             self.model.load_state_dict(parts["model"])
             load_optimizer(self.optimizer, parts["optimizer"], numbers["optimizer"])
             if self.sparsifier is not None:
@@ -151,10 +151,6 @@ class Training:
                 f"resume must come with the network and method that the run began with. Got {str(path)!r}, which "
                 f"cannot be loaded ({type(error).__name__}: {error}). Use the same command, or another folder."
             ) from error
-
-
-def _under(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{part}/"): t for name, t in tensors.items() if name.startswith(f"{part}/")}
 
 
 def accuracy(model: nn.Module, rows: Rows, at_once: int = 2048) -> float:
