@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from shrinknet.core.errors import BadInputError, ShrinknetError, did_you_mean
 from shrinknet.core.registry import Named, registry_of_classes
+from shrinknet.core.units import globs
 from shrinknet.sparsify.blocks import Blocks
 from shrinknet.sparsify.states import load_optimizer, optimizer_state, under
 from shrinknet.sparsify.targets import check_optimizer, chosen_weights, flushes_denormals, owners_of, put
@@ -69,7 +70,7 @@ class Sparsifier(Named, ABC):
 
     def __init__(self, model: nn.Module, layers: str | Sequence[str] = (), seed: int = 0) -> None:
         self.model = model
-        self.weights = chosen_weights(model, (layers,) if isinstance(layers, str) else tuple(layers))
+        self.weights = chosen_weights(model, globs(layers))
         self.masks: Masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in self.weights.items()}
         self.step = 0
         self.num_masked = dict.fromkeys(self.weights, 0)
