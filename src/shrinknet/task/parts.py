@@ -63,7 +63,7 @@ def _tensors(argument: str, tree: Any) -> Any:
         return type(tree)(*(_tensors(f"{argument}.{name}", value) for name, value in named))
     if isinstance(tree, Mapping):
         return {key: _tensors(f"{argument}[{key!r}]", value) for key, value in tree.items()}
-    if isinstance(tree, tuple | list) and not _is_numbers(tree):
+    if isinstance(tree, tuple | list) and not is_numbers(tree):
         names = [argument if len(tree) == 1 else f"{argument}[{place}]" for place in range(len(tree))]
         return type(tree)(map(_tensors, names, tree))
     if tree is None or isinstance(tree, bool | int | float | str) or is_dataclass(tree):
@@ -71,10 +71,10 @@ def _tensors(argument: str, tree: Any) -> Any:
     return _as_tensor(argument, tree)
 
 
-def _is_numbers(values: Any) -> bool:
-    """Whether a list holds plain numbers alone, however deep."""
+def is_numbers(values: Any) -> bool:
+    """Return whether a list holds plain numbers alone, however deep."""
     if isinstance(values, tuple | list):
-        return len(values) > 0 and all(map(_is_numbers, values))
+        return len(values) > 0 and all(map(is_numbers, values))
     return isinstance(values, bool | int | float)
 
 
