@@ -51,10 +51,9 @@ def rank(task: Task, options: Ranking) -> list[tuple[Neuron, float]]:
     """
     scoring = options.how
     if scoring.races:
-        raise BadInputError(
-            "confidence and screen", "left out for an order of all neurons",
-            f"{scoring.confidence} and {scoring.screen}", "Ask for the `first` few alone, by a race.",
-        )  # fmt: skip
+        got = f"{scoring.confidence} and {scoring.screen}"
+        do = "Ask for the `first` few alone, by a race."
+        raise BadInputError("confidence and screen", "left out for an order of all neurons", got, do)
     check_loss(task, options.rule, scoring)
     network = gated(task, options.keep, options.only, scoring)
     task = in_memory(task, network)

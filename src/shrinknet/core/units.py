@@ -9,6 +9,15 @@ BYTES = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "
 COUNTS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
 
 
+def names_in(text: str) -> tuple[str, ...]:
+    """Return the names that a text lists, with commas between them.
+
+    >>> names_in("relu, hardtanh, clamp")
+    ('relu', 'hardtanh', 'clamp')
+    """
+    return tuple(" ".join(text.split()).split(", "))
+
+
 def parse_bytes(argument: str, value: int | str) -> int:
     """Return a number of bytes.
 
@@ -113,9 +122,8 @@ def _parse(argument: str, value: int | str, units: dict[str, int], allowed: str,
     try:
         return int(float(match[1]) * units[match[2].lower()])
     except OverflowError as error:
-        raise BadInputError(
-            argument, allowed, "one beyond all bounds", f"Write digits and one of {choices}."
-        ) from error
+        do = f"Write digits and one of {choices}."
+        raise BadInputError(argument, allowed, "one beyond all bounds", do) from error
 
 
 def globs(given: str | Sequence[str]) -> list[str]:

@@ -260,10 +260,7 @@ def gate(traced: Trace, loss: Loss, scoring: Scoring | None = None) -> GatedNetw
 
 
 def gated(
-    task: Task,
-    keep: str | Sequence[str] = (),
-    only: str | Sequence[str] = (),
-    scoring: Scoring | None = None,
+    task: Task, keep: str | Sequence[str] = (), only: str | Sequence[str] = (), scoring: Scoring | None = None
 ) -> GatedNetwork:
     """Trace a task's network and put a gate on every neuron that can be removed.
 
@@ -305,11 +302,9 @@ def _check_traced_at(network: GatedNetwork, inputs: AnyInputs, own: Any) -> None
         said = "other outputs than the network's"
     except (RuntimeError, IndexError, ValueError) as error:
         said = first_line(error)
-    raise BadInputError(
-        "free", "inputs with the axes along which batches differ, such as {'input_ids': [1]}",
-        f"inputs of shapes {shapes_text(inputs)}, of which the graph with the first batch's sizes said: {said}",
-        "Say these axes, or pad all batches to one size.",
-    )  # fmt: skip
+    got = f"inputs of shapes {shapes_text(inputs)}, of which the graph with the first batch's sizes said: {said}"
+    do = "Say these axes, or pad all batches to one size."
+    raise BadInputError("free", "inputs with the axes along which batches differ, such as {'input_ids': [1]}", got, do)
 
 
 def called_at(model: nn.Module, inputs: AnyInputs) -> Any:
@@ -321,8 +316,6 @@ def called_at(model: nn.Module, inputs: AnyInputs) -> Any:
     try:
         return called(model, inputs)
     except Exception as error:  # whatever the user's own forward raises
-        raise BadInputError(
-            "free", "axes along which the network takes twice and half the length",
-            f"inputs of shapes {shapes_text(inputs)}, of which it said: {first_line(error)}",
-            "Name every input of that length, or leave it fixed.",
-        ) from error  # fmt: skip
+        got = f"inputs of shapes {shapes_text(inputs)}, of which it said: {first_line(error)}"
+        do = "Name every input of that length, or leave it fixed."
+        raise BadInputError("free", "axes along which the network takes twice and half the length", got, do) from error

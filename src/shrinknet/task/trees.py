@@ -97,9 +97,8 @@ def lone(inputs: AnyInputs, argument: str, used: str) -> Tensor:
     if isinstance(inputs, Tensor):
         return inputs
     got = f"one that takes {len(tensors_of(inputs))}, of shapes {shapes_text(inputs)}"
-    raise BadInputError(
-        argument, f"{used} a network that takes one tensor", got, "Prune such a network, which needs no training."
-    )
+    do = "Prune such a network, which needs no training."
+    raise BadInputError(argument, f"{used} a network that takes one tensor", got, do)
 
 
 def call_of(inputs: AnyInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
