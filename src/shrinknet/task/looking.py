@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 ROWS_LOOKED_AT = 128
 """So many rows, spread over the data, say whether samples depend on each other."""
 
+ROWS_ANSWERED_TWICE = 64
+"""So many rows say whether a network answers the same twice: a batch may be long, and a network slow."""
+
 
 def looked_through(
     model: nn.Module,
@@ -49,7 +52,9 @@ def looked_through(
             batch = next(batches)
             outputs = _outputs(model, batch, data.role)
             if data is roles[0]:
-                _check_outputs(outputs, _outputs(model, batch, data.role), batch)
+                _check_outputs(outputs, batch)
+                few = Batch(batch.inputs[:ROWS_ANSWERED_TWICE], None)
+                _check_same_twice(*(_outputs(model, few, data.role) for _ in range(2)))
                 loss = replace(loss, reads=which_output(loss, outputs, output))
             read = loss.read(outputs)
             for rows in chain([batch], batches):
@@ -178,7 +183,7 @@ def _outputs(model: nn.Module, batch: Batch, role: str) -> Any:
     return outputs
 
 
-def _check_outputs(outputs: Any, again: Any, batch: Batch) -> None:
+def _check_outputs(outputs: Any, batch: Batch) -> None:
     for name, leaf in named_leaves(outputs, "outputs"):
         if isinstance(leaf, Tensor) and (leaf.dim() == 0 or len(leaf) != len(batch)):
             got = f"shape {list(leaf.shape)} for {len(batch)} samples"
@@ -188,6 +193,9 @@ def _check_outputs(outputs: Any, again: Any, batch: Batch) -> None:
     if not all(bool(leaf.isfinite().all()) for leaf in tensors_of(outputs) if leaf.is_floating_point()):
         got = "NaN or infinity on the first calibration rows"
         raise BadInputError("model", "a network with finite outputs", got, "Look at its weights and its input scaling.")
+
+
+def _check_same_twice(outputs: Any, again: Any) -> None:
     if not same(outputs, again):
         got = "two different answers to the same rows"
         do = "Turn off dropout (a functional one needs training=self.training), sampling, and what forward remembers."
