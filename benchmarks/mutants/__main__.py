@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from covering import Covering
+from covering import FILES, Covering
 from mutants import ROOMS, drawn, named, places
 from scoring import page, scores
 from trying import all_tried, environment
@@ -32,7 +32,7 @@ def main() -> None:
     asked.work = asked.work.resolve()
     asked.work.mkdir(parents=True, exist_ok=True)
     trees = [_copy(asked.work / f"tree-{number}") for number in range(asked.workers)]
-    covering = Covering(asked.work / "covering", trees[0])
+    covering = Covering(asked.work / "covering", trees[0], asked.tests)
     covering.measure(environment(trees[0]))
     chosen = [one for room in ROOMS for one in drawn(ROOT, room, asked.each, asked.seed)]
     if asked.seed == 0:
@@ -53,6 +53,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--each", type=int, default=24, help="mutants of each room")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--seconds", type=float, default=60, help="of tests for each mutant, at most")
+    parser.add_argument("--tests", nargs="+", default=FILES, help="patterns of the files of tests that may see them")
     parser.add_argument("--workers", type=int, default=1, help="mutants tried at the same time")
     parser.add_argument("--work", type=Path, default=Path("build/mutants"), help="where copies and results are kept")
     parser.add_argument("--again", action="store_true", help="try those that survived once more")

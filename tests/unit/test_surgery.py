@@ -253,6 +253,29 @@ def test_a_class_that_slices_by_a_free_size_comes_back_and_runs_at_every_length(
         torch.testing.assert_close(run.model(inputs), run.exported.module()(inputs), rtol=0, atol=1e-5)
 
 
+class Square(nn.Module):
+    """As many heads as each has values: one number is a width in one place and none in the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads = self.size = 4
+        self.values, self.weights, self.out = nn.Linear(5, 16), nn.Linear(5, 4), nn.Linear(16, 3)
+
+    def forward(self, x):
+        values = self.values(x).view(*x.shape[:2], self.num_heads, self.size)
+        weights = self.weights(x).softmax(1).view(*x.shape[:2], self.num_heads, 1)
+        return self.out((values * weights).sum(1).reshape(-1, self.num_heads * self.size))
+
+
+def test_heads_stay_and_their_width_goes_where_both_are_the_same_number() -> None:
+    torch.manual_seed(0)
+    run = run_of(Square(), 6, 5, remove=1)
+    assert run.verification.holds
+    inputs = torch.randn(5, 6, 5)
+    torch.testing.assert_close(run.model(inputs), run.exported.module()(inputs), rtol=0, atol=1e-5)
+    assert (run.model.num_heads, run.model.size) == (4, 3)
+
+
 class Words(nn.Module):
     """Widths of an embedding and of a recurrent layer."""
 
