@@ -90,19 +90,22 @@ def halves(task: sn.Task, step: int) -> dict[str, object]:
     trace = gated(task).trace
     whole = Artefact(task, trace, "executorch").costs(trace, trace.present())
     flash, ram = sn.FlashBytes(whole.flash_bytes // 2), sn.PeakRamBytes(whole.peak_ram_bytes // 2)
-    found = {"both": fit(task, [flash, ram], "none", step)}
+    try:
+        found = {"both": fit(task, [flash, ram], "none", step)}
+    except sn.BadInputError:  # no network is that small: how near does the smallest come?
+        found = {"both": fit(task, [flash, ram], "none", step, whole_curve=True)}
     if not found["both"]["is_met"]:
         found["flash alone"] = fit(task, [flash], "none", step)
     return found
 
 
-def fit(task: sn.Task, budgets: list, quantize: str, step: int) -> dict[str, object]:
+def fit(task: sn.Task, budgets: list, quantize: str, step: int, whole_curve: bool = False) -> dict[str, object]:
     """Fit, and say what was measured."""
     kind = "least-squares" if len(task.calibration) >= NUM_CALIBRATION else "mean"
     runs: list[sn.Run] = []
     seconds = once(lambda: runs.append(sn.prune(
         task, goals=budgets, artefact="executorch", quantize=quantize, price="budget", compensate=kind, step=step,
-        scoring=sn.Scoring("6GiB"),
+        scoring=sn.Scoring("6GiB"), whole_curve=whole_curve,
     )))  # fmt: skip
     (run,) = runs
     start = run.history[0].measures.costs
@@ -111,8 +114,8 @@ def fit(task: sn.Task, budgets: list, quantize: str, step: int) -> dict[str, obj
         "whole": {"flash_bytes": start.flash_bytes, "arena_bytes": start.peak_ram_bytes},
         "file": measured(run.artefact), "test": {
             "loss_before": run.test.loss_before, "loss_after": run.test.loss_after,
-            "accuracy_before": run.test.metrics_before["accuracy"],
-            "accuracy_after": run.test.metrics_after["accuracy"],
+            "accuracy_before": run.test.metrics_before.get("accuracy"),
+            "accuracy_after": run.test.metrics_after.get("accuracy"),
             "num_samples": run.test.num_samples,
         }, "seconds": seconds,
     }  # fmt: skip
@@ -127,7 +130,7 @@ def measured(manifest: Manifest) -> dict[str, object]:
         "num_bytes": manifest.num_bytes, "forecast_bytes": manifest.forecast_bytes,
         "arena_bytes": manifest.arena_bytes, "forecast_arena_bytes": manifest.forecast_arena_bytes,
         "worst_difference": manifest.difference.worst, "tolerance": manifest.difference.tolerance,
-        "accuracy": manifest.metrics["accuracy"], "loss": manifest.loss, "num_samples": manifest.num_samples,
+        "accuracy": manifest.metrics.get("accuracy"), "loss": manifest.loss, "num_samples": manifest.num_samples,
     }  # fmt: skip
 
 

@@ -4,7 +4,8 @@
     python benchmarks/mutants --each 24 --work /tmp/mutants     # an hour or two; killed, it goes on where it was
 
 Each fault is tried in a copy of the tree, by the tests that run its line, the most particular first, until one fails.
-Writes `results/mutants.json` and `mutants/RESULTS.md`. What is known of survivors stands in `mutants/survivors.toml`.
+Writes `results/mutants.json` and `mutants/RESULTS.md`; of another seed than 0, `mutants_seed_N.json` and
+`RESULTS_SEED_N.md` beside them. What is known of survivors stands in `mutants/survivors.toml`.
 """
 
 import argparse
@@ -16,13 +17,13 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from covering import Covering
+from covering import FILES, Covering
 from mutants import ROOMS, drawn, named, places
 from scoring import page, scores
 from trying import all_tried, environment
 
 HERE = Path(__file__).resolve().parent
-ROOT, RESULTS = HERE.parents[1], HERE.parent / "results" / "mutants.json"
+ROOT, RESULTS = HERE.parents[1], HERE.parent / "results"
 
 
 def main() -> None:
@@ -31,9 +32,11 @@ def main() -> None:
     asked.work = asked.work.resolve()
     asked.work.mkdir(parents=True, exist_ok=True)
     trees = [_copy(asked.work / f"tree-{number}") for number in range(asked.workers)]
-    covering = Covering(asked.work / "covering", trees[0])
+    covering = Covering(asked.work / "covering", trees[0], asked.tests)
     covering.measure(environment(trees[0]))
-    chosen = [*named(ROOT), *(one for room in ROOMS for one in drawn(ROOT, room, asked.each, asked.seed))]
+    chosen = [one for room in ROOMS for one in drawn(ROOT, room, asked.each, asked.seed)]
+    if asked.seed == 0:
+        chosen = [*named(ROOT), *chosen]
     tried = asked.work / "tried.jsonl"
     known = {name: one for name, one in _known(tried).items() if one["outcome"] != "survived" or not asked.again}
     todo = [mutant for mutant in chosen if mutant.id not in known]
@@ -50,6 +53,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--each", type=int, default=24, help="mutants of each room")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--seconds", type=float, default=60, help="of tests for each mutant, at most")
+    parser.add_argument("--tests", nargs="+", default=FILES, help="patterns of the files of tests that may see them")
     parser.add_argument("--workers", type=int, default=1, help="mutants tried at the same time")
     parser.add_argument("--work", type=Path, default=Path("build/mutants"), help="where copies and results are kept")
     parser.add_argument("--again", action="store_true", help="try those that survived once more")
@@ -86,9 +90,10 @@ def _write(results: list[dict], asked: argparse.Namespace) -> None:
     num_places = {room: len(places(ROOT, room)) for room in ROOMS}
     found = scores(results, num_places, reasons)
     content = {"seed": asked.seed, "each": asked.each, "seconds": asked.seconds, "scores": found, "mutants": results}
-    RESULTS.write_text(json.dumps(content, indent=1) + "\n")
-    (HERE / "RESULTS.md").write_text(page(results, found, reasons, asked.seed))
-    print((HERE / "RESULTS.md").read_text())
+    ending, words = (f"_seed_{asked.seed}" if asked.seed else ""), page(results, found, reasons, asked.seed)
+    (RESULTS / f"mutants{ending}.json").write_text(json.dumps(content, indent=1) + "\n")
+    (HERE / f"RESULTS{ending.upper()}.md").write_text(words)
+    print(words)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -31,15 +31,16 @@ class Covering:
     Args:
         folder: where what was measured is kept, for each file of tests.
         tree: a copy of the tree.
+        files: patterns of the files of tests that are looked at.
     """
 
-    def __init__(self, folder: Path, tree: Path) -> None:
-        self.folder, self.tree = folder, tree
+    def __init__(self, folder: Path, tree: Path, files: Sequence[str] = FILES) -> None:
+        self.folder, self.tree, self.patterns = folder, tree, files
         folder.mkdir(parents=True, exist_ok=True)
 
     def measure(self, environment: dict[str, str]) -> None:
         """Run all tests once under coverage, those files that were not run before; who fails now can tell nothing."""
-        files = [path for pattern in FILES for path in sorted(self.tree.glob(pattern))]
+        files = [path for pattern in self.patterns for path in sorted(self.tree.glob(pattern))]
         for path in files:
             times = self.folder / f"{path.stem}.xml"
             if path.stem in LEFT_OUT or times.is_file():

@@ -50,12 +50,13 @@ def page(results: list[dict], found: dict[str, dict], reasons: dict[str, dict[st
         for room, one in found.items()
     )
     survivors = [one for one in results if one["outcome"] == "survived"]
+    unseen = "".join(map(_named, results))
     return (
         f"# Mutants\n\nWritten by `python benchmarks/mutants` (seed {seed}).\n\n"
         "| room | places | drawn | killed | equivalent | score | 95 % interval |\n"
         f"| --- | ---: | ---: | ---: | ---: | ---: | --- |\n{rows}\n\n"
         "`all` weighs rooms by their places. Equivalent ones, which no test can tell from the code, do not count.\n\n"
-        f"## Faults that once went unseen\n\n{''.join(map(_named, results))}\n"
+        f"{unseen and f'## Faults that once went unseen{chr(10) * 2}{unseen}{chr(10)}'}"
         f"## Survivors\n\n{''.join(_survivor(one, reasons) for one in survivors) or 'None.'}"
     )
 

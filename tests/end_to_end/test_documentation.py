@@ -156,7 +156,14 @@ def test_contributing_holds_a_whole_metric_goal_and_exporter(type_command, folde
     size = (folder / "own/artefacts/model.npz").stat().st_size
     assert manifest["num_bytes"] == manifest["forecast_bytes"] == size <= 4096
     assert type_command("verify", "own", "--trust").status == 0
+    again = type_command("export", "own", "--trust", "--to", own["Exporter"], "--out", "again.npz")
+    for printed, shown in ((said.out, "flash (.npz)"), (again.out, f"calibration-error {_share_of(manifest)} there")):
+        assert shown in " ".join(printed.split())
     assert after.metrics["calibration-error"] == pytest.approx(_calibration_error(folder), abs=1e-6)
+
+
+def _share_of(manifest: dict) -> str:
+    return f"{100 * manifest['metrics']['calibration-error']:.2f} %"
 
 
 def _calibration_error(folder: Path) -> float:

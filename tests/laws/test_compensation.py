@@ -121,7 +121,27 @@ def test_after_least_squares_each_readers_error_is_the_closed_forms(drawn: Drawn
         weights = as_matrix(refit.program.constants[reader.weight], bias)
         weights[:, :-1] *= present[reader.owners]
         measured = (reader.given(after[node]) - reader.given(before[node])).square().mean(0)
-        assert torch.allclose(moments.error(weights), measured, rtol=0, atol=ROUNDING * float(moments.power.max() + 1))
+        rounding = ROUNDING * float(moments.power.max() + 1)
+        assert torch.allclose(moments.error(weights), measured, rtol=0, atol=rounding)
+        first = network.program.constants
+        left = as_matrix(first[reader.weight], None if reader.bias is None else first[reader.bias])
+        left[:, :-1] *= present[reader.owners]
+        assert bool((measured <= moments.error(left) + rounding).all()), "no reader is worse off than left as it was"
+
+
+@pytest.mark.parametrize("kind", ["mean", "least-squares"])
+@pytest.mark.parametrize("samples", [1, 6])
+def test_a_position_of_a_sequence_is_a_row_as_any_other(kind: str, samples: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 7), nn.Tanh(), nn.Linear(7, 3)).double()
+    inputs = torch.randn(samples, 60, 5, dtype=torch.float64)
+    gone, found = [sn.Neuron("0", 2), sn.Neuron("0", 5)], []
+    for rows in (inputs, inputs.flatten(0, 1)):
+        network = gated(task := sn.Task(model, "squared-error", (rows, torch.zeros(*rows.shape[:-1], 3).double())))
+        found.append(Compensation(kind, task, network).refit(network.without(gone), gone).program.tensors)
+    assert found[0].keys() == found[1].keys() >= {"2.bias"}
+    for name, tensor in found[0].items():
+        assert torch.allclose(tensor, found[1][name], rtol=0, atol=ROUNDING)
 
 
 @given(st.integers(0, 2**16), st.integers(2, 7), st.integers(1, 4))

@@ -119,16 +119,18 @@ def test_without_the_tie_the_config_is_mended_where_it_can_say_the_network_and_l
     assert "The network's config cannot say its widths" in caplog.text
 
 
-def test_the_config_says_heads_where_heads_went_and_not_their_width() -> None:
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [({"num_attention_heads": 4, "num_key_value_heads": 2}, (4, 2, 4)), ({"head_dim": 2}, (8, 4, 2))],
+    ids=["heads", "their width"],
+)
+def test_the_config_says_heads_where_heads_went_and_their_width_where_that_went(what, says) -> None:
     """Half the heads, or heads of half the width: both make weights of these shapes, one of them these outputs."""
     model, batch = llama()
-    half = transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(**{**model.config.to_dict(), "num_attention_heads": 4, "num_key_value_heads": 2})
-    ).eval()
-    assert half.config.head_dim == model.config.head_dim == 4
+    half = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**model.config.to_dict(), **what})).eval()
     half.config = type(half.config)(**model.config.to_dict())  # as a cut copy has it
     assert mend_config(model.eval(), half, batch["input_ids"])
-    assert (half.config.num_attention_heads, half.config.num_key_value_heads, half.config.head_dim) == (4, 2, 4)
+    assert (half.config.num_attention_heads, half.config.num_key_value_heads, half.config.head_dim) == says
 
 
 def test_a_tie_by_config_needs_a_config() -> None:

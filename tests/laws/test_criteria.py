@@ -251,9 +251,16 @@ def test_the_papers_recursion_goes_past_weights_that_are_computed(name: str) -> 
         np.testing.assert_allclose(values, others, rtol=1e-9, atol=1e-13)
 
 
-def test_the_papers_recursion_refuses_what_it_is_not_for() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 2), nn.Flatten(), nn.Linear(2, 2))
-    task = sn.Task(model, "cross-entropy", (torch.randn(4, 1, 4, 4), torch.arange(4) % 2))
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 2), nn.Flatten(), nn.Linear(2, 2)), (1, 4, 4)),
+        (nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 6), nn.LayerNorm(6), nn.Linear(6, 2)), (4,)),
+    ],
+    ids=["convolutions", "a norm"],
+)
+def test_the_papers_recursion_refuses_what_it_is_not_for(model: nn.Module, shape: tuple[int, ...]) -> None:
+    task = sn.Task(model, "cross-entropy", (torch.randn(4, *shape), torch.arange(4) % 2))
     with pytest.raises(
         sn.UnfollowedOperatorError, match=r"'optimal-cell-damage' are for networks of dense layers\. Use 'tay"
     ):

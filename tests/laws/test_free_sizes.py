@@ -222,6 +222,40 @@ def test_batches_of_other_lengths_whose_number_the_graph_wrote_down_are_refused(
     assert sn.rank(sn.Task(Fixing(), "cross-entropy", loader, free={"x": [1]}), "taylor-1")
 
 
+class Flattening(Fixing):
+    """Takes its places apart and puts them together again, so that a graph of one size takes no other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = torch.relu(self.one(x)).flatten(1)
+        return self.two(flat.unflatten(1, (x.shape[1], flat.shape[1] // x.shape[1])).mean(1))
+
+
+def test_batches_of_other_lengths_that_the_graph_does_not_take_are_refused() -> None:
+    rows = [(torch.randn(5 - k // 8, 4), k % 3) for k in range(N)]
+    loader = DataLoader(Rows(rows.__getitem__), 8, collate_fn=beside)
+    what = r"^free must be inputs with the axes along which batches differ.*of which the graph with the first batch's"
+    with pytest.raises(sn.BadInputError, match=what):
+        sn.rank(sn.Task(Flattening(), "cross-entropy", loader), "magnitude")
+
+
+class Placed(Fixing):
+    """Looks its places up in a table of 12."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Embedding(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + self.places(torch.arange(x.shape[1])))
+
+
+def test_a_length_that_the_network_itself_does_not_take_twice_is_refused() -> None:
+    task = sn.Task(Placed(), "cross-entropy", (torch.randn(N, 9, 4), torch.arange(N) % 3), free={"x": [1]})
+    what = r"^free must be axes along which the network takes twice and half the length\. Got .*index out of range"
+    with pytest.raises(sn.BadInputError, match=what):
+        sn.rank(task, "magnitude")
+
+
 BAD = {
     "no such input": ({"ids": [1]}, r"^free must be of inputs of the network \(input_ids, attention_mask\)\. Got 'ids'\."),
     "no such axis": ({"input_ids": [2]}, r"^free must be axes of 'input_ids' from 1 to 1\. Got 2\. Axis 0 counts the samples"),

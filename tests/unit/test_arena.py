@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.export.arena import Value, are_those, axes_of, length, one_like, tensors_of
+from shrinknet.export.arena import Arena, Value, are_those, axes_of, length, one_like, tensors_of
 
 
 def traced(model: nn.Module, *shape: int) -> tuple[sn.Trace, dict[str, torch.fx.Node]]:
@@ -42,8 +42,9 @@ def test_other_values_are_read_axis_by_axis() -> None:
 def test_an_axis_without_neurons_is_not_taken_for_one_with_them() -> None:
     """Four places, then four neurons; the value has one axis of that length."""
     trace, nodes = traced(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)), 4, 3)
-    axes = axes_of((4, 2), nodes["linear"], trace)
-    assert lengths(axes, trace, sn.Neuron("0", 0))[0] == 3
+    for shape in ((4, 2), (4, 2, 5, 7)):
+        axes = axes_of(shape, nodes["linear"], trace)
+        assert lengths(axes, trace, sn.Neuron("0", 0))[0] == 3
 
 
 def test_of_two_that_would_do_the_one_in_that_order_is_taken() -> None:
@@ -89,3 +90,11 @@ def test_a_values_bytes_are_rounded_up_to_the_planners_step() -> None:
     value = Value("one", axes_of((1, 6), nodes["linear"], trace), 4, 0, 1)
     sizes = [value.num_bytes(trace.present(tuple(sn.Neuron("0", k) for k in range(gone)))) for gone in (0, 2, 3, 5)]
     assert sizes == [32, 16, 16, 16]
+
+
+def test_a_value_is_there_from_its_first_step_to_its_last_and_the_peak_is_where_most_bytes_are() -> None:
+    """Steps 0 to 3 hold 32, 32 + 64, 64 + 48 and 48 + 16 bytes."""
+    steps = {"a": (8, 0, 1), "b": (16, 1, 2), "c": (12, 2, 3), "d": (4, 3, 3)}
+    values = tuple(Value(name, ((None, size),), 4, first, last) for name, (size, first, last) in steps.items())
+    everything = np.ones(1, dtype=bool)
+    assert [(value.name, size) for value, size in Arena(112, values).at_peak(everything)] == [("b", 64), ("c", 48)]

@@ -202,6 +202,80 @@ def test_the_innermost_module_that_fixes_a_width_is_named() -> None:
         _ = run.model
 
 
+class EverySecond(nn.Module):
+    """Reads all its neurons and, once more, those at even places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.all, self.even = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        hidden = torch.relu(self.one(x))
+        return self.all(hidden) + self.even(hidden[:, ::2])
+
+
+@pytest.mark.parametrize("gone", [7, 2])
+def test_steps_over_neurons_come_back_where_the_others_keep_their_turn(gone: int) -> None:
+    torch.manual_seed(0)
+    model, rows = EverySecond(), (torch.randn(6, 4), torch.arange(6) % 3)
+    with torch.no_grad():
+        model.one.weight[gone] /= 1000
+    run = sn.prune(sn.Task(model, "cross-entropy", rows), "magnitude", goals=[sn.RemovedNeurons(1)])
+    assert run.verification.holds
+    if gone == 7:
+        inputs = torch.randn(5, 4)
+        torch.testing.assert_close(run.model(inputs), run.exported.module()(inputs), rtol=0, atol=1e-5)
+    else:
+        with pytest.raises(sn.FixedWidthError, match=r"fixes a width \(in 'even'"):
+            _ = run.model
+
+
+class Shifted(nn.Module):
+    """Looks at each place and the one before; how many there are is read off the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        hidden = torch.relu(self.one(x))
+        return self.two(hidden[:, 1:] + hidden[:, : x.shape[1] - 1]).sum(1)
+
+
+def test_a_class_that_slices_by_a_free_size_comes_back_and_runs_at_every_length() -> None:
+    torch.manual_seed(0)
+    rows = (torch.randn(6, 5, 4), torch.arange(6) % 3)
+    task = sn.Task(Shifted(), "cross-entropy", rows, free={"x": [1]})
+    run = sn.prune(task, "taylor-1", goals=[sn.RemovedNeurons(3)])
+    assert run.model.one.out_features == run.model.two.in_features == 5
+    for length in (3, 5, 11):
+        inputs = torch.randn(2, length, 4)
+        torch.testing.assert_close(run.model(inputs), run.exported.module()(inputs), rtol=0, atol=1e-5)
+
+
+class Square(nn.Module):
+    """As many heads as each has values: one number is a width in one place and none in the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_heads = self.size = 4
+        self.values, self.weights, self.out = nn.Linear(5, 16), nn.Linear(5, 4), nn.Linear(16, 3)
+
+    def forward(self, x):
+        values = self.values(x).view(*x.shape[:2], self.num_heads, self.size)
+        weights = self.weights(x).softmax(1).view(*x.shape[:2], self.num_heads, 1)
+        return self.out((values * weights).sum(1).reshape(-1, self.num_heads * self.size))
+
+
+def test_heads_stay_and_their_width_goes_where_both_are_the_same_number() -> None:
+    torch.manual_seed(0)
+    run = run_of(Square(), 6, 5, remove=1)
+    assert run.verification.holds
+    inputs = torch.randn(5, 6, 5)
+    torch.testing.assert_close(run.model(inputs), run.exported.module()(inputs), rtol=0, atol=1e-5)
+    assert (run.model.num_heads, run.model.size) == (4, 3)
+
+
 class Words(nn.Module):
     """Widths of an embedding and of a recurrent layer."""
 

@@ -32,5 +32,5 @@ def command(
     if json:
         console.print_json(asdict(manifest))
     else:
-        console.out.print(summary.shipped_line(manifest))
+        console.out.print(summary.shipped_line(manifest, opened.config.qualities))
     console.talk.print(f"Exported: {where} ({manifest.num_bytes:,} bytes; manifest: {where}.json).")

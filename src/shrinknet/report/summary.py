@@ -1,6 +1,7 @@
 """A run in a few lines of text: before, after, and why it stopped."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 
 from shrinknet.core.config import RunConfig
 from shrinknet.core.quantities import ACCURACY, COSTS, FLASH, RAM, Quality
@@ -9,8 +10,8 @@ from shrinknet.core.units import bytes_text, counted, percent
 
 KNOWN = {ACCURACY.name: ACCURACY}
 
-FILES = {"executorch": ".pte", "onnx": ".onnx", "pt2": ".pt2", "cortex-m": ".pte, Cortex-M"}
-"""What flash is the length of, by the kind of artefact; of others the exporter's name."""
+FILES = {"cortex-m": ".pte, Cortex-M"}
+"""What flash is the length of, by the kind of artefact, where the ending of the file's name does not say it."""
 
 
 def rows(
@@ -60,7 +61,7 @@ def _file(shipped: Manifest | None) -> str:
     """What flash is the length of."""
     if shipped is None:
         return "weights file"
-    kind = FILES.get(shipped.kind, shipped.kind.rpartition(":")[2])
+    kind = FILES.get(shipped.kind, PurePath(shipped.file).suffix)
     return f"{kind}, int8" if shipped.quantize == "int8" else kind
 
 
