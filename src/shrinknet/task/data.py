@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_structure
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -168,6 +169,7 @@ class Data:
         some = replace(self, batch_size=min(ROWS_READ_TWICE, self.batch_size))
         first = next(some._raw_batches())
         if type(self.dataset) is not Table:
+            self._check_rows()
             again = next(some._raw_batches())
             for name, one, other in zip(PARTS, first, again, strict=True):
                 if not same(one, other):
@@ -178,6 +180,20 @@ class Data:
         for place, (name, leaf) in enumerate(self._named(*first)):
             if isinstance(leaf, Tensor) and _is_finer(leaf.dtype, self.dtype):
                 self._check_whole_numbers(place, name)
+
+    def _check_rows(self) -> None:
+        """Rows are no lists of numbers: torch's own way of putting rows together makes a list of columns of these."""
+        row = self.dataset[0]
+        if _own_collate(self.loader) is not None or not isinstance(row, Mapping):
+            return
+        for key, value in row.items():
+            if isinstance(value, list) and _is_numbers(value):
+                raise BadInputError(
+                    self.role, "rows of tensors, arrays and numbers, which a DataLoader puts together",
+                    f"rows whose {key!r} is a list of numbers, of which it makes a list of columns",
+                    "Make it a tensor (a Hugging Face data set does with_format('torch')), or give a DataLoader with a "
+                    "collate_fn of its own.",
+                )  # fmt: skip
 
     def _named(self, inputs: Inputs, targets: Any) -> Iterator[tuple[str, Any]]:
         """Each leaf of inputs and targets, with what a message calls it."""
@@ -316,11 +332,14 @@ def as_data(
     is_read_by_row = hasattr(source, "__len__") and hasattr(source, "__getitem__")
     is_odd = isinstance(source, IterableDataset | str) or (loader is None and isinstance(source, list))
     if is_odd or not is_read_by_row:
+        do = "Wrap your arrays as torch.from_numpy(...); read what only comes once into tensors."
+        if isinstance(source, list):
+            do = "Give a list of rows as DataLoader(rows, 64), all inputs and all targets as a tuple."
         raise BadInputError(
             role,
             "all rows at once, such as a pair of tensors (inputs, targets), a Dataset with a length, or a DataLoader",
             type(source).__name__,
-            "Wrap your arrays as torch.from_numpy(...); read what only comes once into tensors.",
+            do,
         )
     dataset = cast("Dataset[Any]", source)
     rows = None if loader is None else rows_of(role, loader)
@@ -394,6 +413,14 @@ def _tensors(argument: str, tree: Any) -> Any:
     if isinstance(tree, tuple | list) and not _is_numbers(tree):
         return type(tree)(_tensors(argument if len(tree) == 1 else f"{argument}[{place}]", value)
                           for place, value in enumerate(tree))  # fmt: skip
+    if is_dataclass(tree) and tree_structure(tree).is_leaf():
+        do = (
+            "Register its class with torch.utils._pytree.register_dataclass, or take it apart: "
+            "unpack=batch -> (args, kwargs, targets)."
+        )
+        raise BadInputError(
+            argument, "tensors, and containers that torch knows", f"{_named(tree)}, which it does not", do
+        )
     if tree is None or isinstance(tree, bool | int | float | str) or is_dataclass(tree):
         return tree
     return _as_tensor(argument, tree)
