@@ -215,6 +215,52 @@ def test_ablation_and_second_order_are_those_of_the_loss_by_hand(name: str) -> N
         assert parabola[neuron] == pytest.approx(float(-slope + curvature / 2), abs=1e-12)
 
 
+class TwoVectors(nn.Module):
+    """Two vectors of each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.one, self.two = nn.Linear(C, 7), nn.Linear(7, C), nn.Linear(7, C)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = torch.tanh(self.body(x))
+        return self.one(hidden), self.two(hidden)
+
+
+class Sure(nn.Sequential):
+    """Probabilities, of which some are 1 to the last bit."""
+
+    def __init__(self) -> None:
+        super().__init__(*dense(), nn.Sigmoid())
+        with torch.no_grad():
+            self[2].bias += torch.tensor([0.0, 0, 0, 60])
+
+
+TOLD_BY_TARGETS = {
+    "like or unlike": (TwoVectors, nn.CosineEmbeddingLoss(margin=0.4), SIGNS.double()),
+    "near or far": (dense, nn.HingeEmbeddingLoss(), (2 * ZERO_ONE - 1).double()),
+    "0 or 1": (Sure, nn.BCELoss(), torch.tensor([1.0, 0, 0, 1]).expand(N, C).double()),
+}
+
+
+@pytest.mark.parametrize("name", TOLD_BY_TARGETS)
+def test_slopes_are_found_where_targets_say_which_case_it_is(name: str) -> None:
+    """Whether they stand out of rounding is asked without moving such targets, nor probabilities beyond 1."""
+    make, loss, targets = TOLD_BY_TARGETS[name]
+    torch.manual_seed(0)
+    model = make().double()
+    task = sn.Task(model, loss, (VALUES.double(), targets))
+    body = model.body if isinstance(model, TwoVectors) else model[0]
+    gates = torch.ones(7, dtype=torch.float64, requires_grad=True)
+    hook = (model[1] if isinstance(model, nn.Sequential) else body).register_forward_hook(
+        lambda _, __, out: out * gates if isinstance(model, nn.Sequential) else torch.atanh(torch.tanh(out) * gates)
+    )
+    task.loss.each(model(VALUES.double()), targets).mean().backward()
+    hook.remove()
+    for neuron, score in sn.rank(task, "taylor-1"):
+        assert score == pytest.approx(-float(gates.grad[neuron.index]), rel=1e-9)
+
+
 def test_workers_and_accuracy_know_a_loss_of_torch() -> None:
     task = sn.Task(dense(), nn.CrossEntropyLoss(WEIGHT), (VALUES, CLASSES))
     assert task.loss.accuracy is not None
