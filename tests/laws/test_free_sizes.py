@@ -205,6 +205,19 @@ def test_batches_of_other_lengths_are_scored_as_by_hand(criterion: str) -> None:
     assert run.verification.holds
 
 
+def test_a_role_whose_first_batch_has_another_length_is_proven(tmp_path) -> None:
+    """What is known of values speaks of the first batch of calibration data."""
+    torch.manual_seed(0)
+    rows = [(torch.randint(11, (3 + k % 10,)), k % 3) for k in range(N)]
+    roles = [DataLoader(Rows(rows.__getitem__), size, collate_fn=padded) for size in (4, 5)]
+    task = sn.Task(Reading(), "cross-entropy", *roles, free={"input_ids": [1], "attention_mask": [1]})
+    lengths = [next(role.batches()).inputs.tensors[0].shape[1] for role in (task.calibration, task.validation)]
+    assert len({*lengths}) == 2
+    run = sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(4)], out=tmp_path / "run")
+    assert run.verification.holds
+    assert run.verification.shapes_checked > 10
+
+
 def beside(rows: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
     places, kinds = zip(*rows, strict=True)
     return nn.utils.rnn.pad_sequence(places, batch_first=True), torch.tensor(kinds)

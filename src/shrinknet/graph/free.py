@@ -47,7 +47,7 @@ def free_sizes(model: nn.Module, inputs: AnyInputs, free: Axes) -> Any:
 
 def _name(path: Sequence[Any]) -> str:
     """What an input is called: by `forward`, and the way to it in there."""
-    return "_".join(str(getattr(part, "key", getattr(part, "idx", ""))) for part in path)
+    return "_".join(str(getattr(part, "key", getattr(part, "idx", getattr(part, "name", "")))) for part in path)
 
 
 def _check_names(free: Axes, inputs: Mapping[str, Tensor]) -> None:
@@ -133,9 +133,27 @@ def other_sizes(module: nn.Module, free: Free, inputs: AnyInputs) -> Iterator[An
 
 
 def _resized(tensor: Tensor, bounds: Mapping[int, tuple[int, int | None]], times: float) -> Tensor:
-    """A tensor with other lengths along some axes: what is there stands there again, or is left out."""
+    """A tensor with other lengths along some axes."""
     for axis, (least, most) in bounds.items():
-        size = max(least, min(int(tensor.shape[axis] * times), most or int(tensor.shape[axis] * times)))
-        places = torch.arange(size, device=tensor.device) % tensor.shape[axis]
-        tensor = tensor.index_select(axis, places)
+        size = int(tensor.shape[axis] * times)
+        tensor = _as_long(tensor, axis, max(least, min(size, most or size)))
     return tensor
+
+
+def at_example_sizes(module: GraphModule, inputs: AnyInputs) -> AnyInputs:
+    """Return the same rows with the example's sizes, of which all that is known of the values of a graph speaks."""
+    known = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
+    values = [value for value in known if isinstance(value, Tensor)]
+    resized = []
+    for tensor, value in zip(tensors_of(inputs), values, strict=True):
+        for axis, size in enumerate(value.shape[1:], 1):
+            if isinstance(size, int) and size != tensor.shape[axis]:
+                tensor = _as_long(tensor, axis, size)
+        resized.append(tensor)
+    found: AnyInputs = with_tensors(inputs, resized)
+    return found
+
+
+def _as_long(tensor: Tensor, axis: int, size: int) -> Tensor:
+    """A tensor of another length along an axis: what is there stands there again, or is left out."""
+    return tensor.index_select(axis, torch.arange(size, device=tensor.device) % tensor.shape[axis])

@@ -20,7 +20,7 @@ from shrinknet.core.records import Frozen, Group, Neuron
 from shrinknet.core.turns import alone, leaving_out
 from shrinknet.core.units import counted
 from shrinknet.graph.call import Call, Site, argument_at, find_rule, first_of, load_rules, makes_labels
-from shrinknet.graph.free import Axes, Free, bounds_of, free_sizes, other_sizes, values_at_example
+from shrinknet.graph.free import Axes, Free, at_example_sizes, bounds_of, free_sizes, other_sizes, values_at_example
 from shrinknet.graph.groups import Layout, Numbering, layout_of, solve
 from shrinknet.graph.labels import LabelStore, Slots, along
 from shrinknet.graph.lines import line_of, line_of_node, remedy_for
@@ -101,6 +101,10 @@ class Trace:
     def other_sizes(self, inputs: AnyInputs) -> Iterator[AnyInputs]:
         """Yield the same rows with other sizes along the axes that are free."""
         yield from other_sizes(self.module, self.free, inputs)
+
+    def at_example_sizes(self, inputs: AnyInputs) -> AnyInputs:
+        """Return the same rows with the sizes that what is known of values speaks of."""
+        return at_example_sizes(self.module, inputs) if self.free else inputs
 
     def widths(self, present: Present) -> Widths:
         """Return the width of every axis once only `present` neurons are there."""

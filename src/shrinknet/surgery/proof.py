@@ -43,7 +43,8 @@ def verify_on(network: GatedNetwork, cut: GraphModule, batches: Callable[[], Ite
     rows = of_each(next(iter(batches())), lambda tensor: tensor[:NUM_FLOAT64_SAMPLES])
     double, notes = _in_double(network, rows)
     finest, given = (network, rows) if double is None else (double, _doubled(rows))
-    num_shapes, broke_at = check_nodes(finest, cut, of_each(given, lambda tensor: tensor[:EXAMPLE_BATCH]))
+    few = network.trace.at_example_sizes(of_each(given, lambda tensor: tensor[:EXAMPLE_BATCH]))
+    num_shapes, broke_at = check_nodes(finest, cut, few)
     if broke_at is not None:
         return Verification((), num_shapes, broke_at, notes)
     differences = compare(network, cut_program(network.trace, cut, None).outputs, batches())
