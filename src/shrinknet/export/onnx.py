@@ -1,5 +1,6 @@
 """ONNX: `.onnx` files, made by torch's exporter and run by ONNX Runtime."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ class Onnx(Exporter):
                     _name(made.model.graph, network.inputs, network.outputs)
                 content = made.model_proto.SerializeToString()
         except Exception as error:  # the exporter raises dozens of types, its internal ones among them
-            raise self.refused("this network", error) from error
+            raise self.refused(*_cause(error)) from error
         return Built(content, by_torch(network.module))
 
     def answer(self, content: bytes) -> Answer:
@@ -52,6 +53,21 @@ class Onnx(Exporter):
             return given_back(map(torch.from_numpy, session.run(None, given)))
 
         return answer
+
+
+TRANSLATED = re.compile(r"target=torch\.ops\.([\w.]+)")
+"""How torch's exporter names an operator that it could not translate."""
+
+
+def _cause(error: Exception) -> tuple[str, Exception]:
+    """Where an export failed, and the error that began it: the exporter's own says what to do for its authors."""
+    where = "this network"
+    while True:
+        if found := TRANSLATED.search(str(error)):
+            where = f"the operator {found[1]}"
+        if not isinstance(error.__cause__, Exception):
+            return where, error
+        error = error.__cause__
 
 
 def _name(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:
