@@ -187,9 +187,7 @@ def neuron_limit(
     Cost: a forward and K backward passes for the prediction; `draws` runs of `prune`.
     """
     started = time.perf_counter()
-    if isinstance(draws, bool) or draws < 1:
-        raise BadInputError("draws", "a whole number of at least 1", repr(draws), "Leave it out for 3.")
-    _check(max_loss_rise, 1, 1)
+    check_asked(max_loss_rise, max_accuracy_drop, draws)
     task.loss.needs_each_sample("a limit of neurons")
     network = gated(task)
     fitting = in_memory(task, network)
@@ -211,6 +209,15 @@ def neuron_limit(
     seconds = time.perf_counter() - started
     predicted = crossing(spectrum, radii, allowed)
     return Limit("neurons", num, allowed, predicted, spectrum, shares, free, tuple(found), None, seconds)
+
+
+def check_asked(eps: int | float | None, max_accuracy_drop: int | float | str | None, draws: int) -> None:
+    """Raise BadInputError where a number is out of range, before anything is read or computed."""
+    _check(eps, 1, 1)
+    if max_accuracy_drop is not None:
+        AccuracyDrop(max_accuracy_drop)
+    if isinstance(draws, bool) or draws < 1:
+        raise BadInputError("draws", "a whole number of at least 1", repr(draws), "Leave it out for 3.")
 
 
 def _check(eps: int | float | None, iterations: int, probes: int) -> None:

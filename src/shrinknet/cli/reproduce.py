@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from shrinknet.cli import console
+from shrinknet.core.units import counted
 
 
 def command(
@@ -37,6 +38,6 @@ def command(
     console.table("", ("seen", "what must be seen", "figures"),
                   [("yes" if holds else "NO", what, seen) for what, holds, seen in verdicts])  # fmt: skip
     console.talk.print(
-        f"{sum(holds for _, holds, _ in verdicts)} of {len(verdicts)} points seen, in {results['seconds']} s; "
+        f"{sum(holds for _, holds, _ in verdicts)} of {counted(len(verdicts), 'point')} seen, in {results['seconds']} s; "
         f"page: {folder / 'index.html'}"
     )

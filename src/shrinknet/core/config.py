@@ -1,7 +1,7 @@
 """What a run was asked for, as `config.json` says it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Literal
 
 from shrinknet.core.options import Options, option, read
@@ -132,7 +132,15 @@ class RunConfig:
         facts: dict[str, Any] = {name: said[name] for name in names if name in said}
         goals, guards = (tuple(map(str, said.get(name, ()))) for name in ("goals", "guards"))
         ties = all_restored(Tie, said.get("ties", []))
-        return cls(search=read(SearchOptions, said), goals=goals, guards=guards, ties=ties, content=said, **facts)
+        how = {name: said[name] for name in ("criterion", "method") if name in said}  # written as the run was asked
+        return cls(
+            search=replace(read(SearchOptions, said), **how),
+            goals=goals,
+            guards=guards,
+            ties=ties,
+            content=said,
+            **facts,
+        )
 
     @property
     def qualities(self) -> Mapping[str, Quality]:
