@@ -37,7 +37,7 @@ def command(
     verdicts = recipe.verdicts(results)
     console.table("", ("seen", "what must be seen", "figures"),
                   [("yes" if holds else "NO", what, seen) for what, holds, seen in verdicts])  # fmt: skip
+    held = sum(holds for _, holds, _ in verdicts)
     console.talk.print(
-        f"{sum(holds for _, holds, _ in verdicts)} of {counted(len(verdicts), 'point')} seen, in {results['seconds']} s; "
-        f"page: {folder / 'index.html'}"
+        f"{held} of {counted(len(verdicts), 'point')} seen, in {results['seconds']} s; page: {folder / 'index.html'}"
     )
