@@ -274,3 +274,21 @@ def test_a_plan_sets_widths_and_nothing_else(value: object) -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     with pytest.raises(sn.BadInputError, match=r"^plan must be one of this network\. Got attribute 'out_features'"):
         sn.apply_plan(model, PLAN | {"attributes": {"0": {"out_features": value}}})
+
+
+class Stepping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.head = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.head(self.cells(x)[0].mean(1))
+
+
+def test_a_width_that_no_line_fixes_is_told_without_one() -> None:
+    """An exported network has no code of its own: the width stands in its graph."""
+    rows = torch.randn(12, 5, 4), torch.arange(12) % 2
+    exported = torch.export.export(Stepping(), (rows[0],), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+    run = sn.prune(sn.Task(exported, "cross-entropy", rows), "magnitude", goals=[sn.RemovedNeurons(2)])
+    with pytest.raises(sn.FixedWidthError, match=r"fixes a width( \(in 'cells'\))?: "):
+        _ = run.model

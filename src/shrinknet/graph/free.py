@@ -2,15 +2,19 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import DispatchKey
+from torch._decomp import decomposition_table
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
 from shrinknet.core.errors import BadInputError
+from shrinknet.core.turns import alone
 from shrinknet.graph.rewrite import fake_mode_of
 from shrinknet.graph.widths import size_of
 from shrinknet.task.trees import AnyInputs, Arguments, bound, tensors_of, with_tensors
@@ -62,6 +66,49 @@ def _check_names(free: Axes, inputs: Mapping[str, Tensor]) -> None:
                 raise BadInputError("free", allowed, axis, "Axis 0 counts the samples, and is always free.")
 
 
+aten: Any = torch.ops.aten
+
+IMPLICIT = (DispatchKey.CompositeImplicitAutograd, DispatchKey.Autograd)
+
+RECURRENT = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
+
+
+@contextmanager
+def steps_left_open(free: Axes) -> Iterator[None]:
+    """Let torch.export leave open how many steps a recurrent layer takes, where some size is free.
+
+    Torch knows the sizes of what such a layer gives from running it step by step, which writes their number down. Here
+    they are read off what it is given; no layer is computed otherwise than before.
+    """
+    if not free:
+        yield
+        return
+    with alone():
+        before = [(one, decomposition_table[one], dict(one.py_kernels)) for one in RECURRENT]
+        try:
+            for one in RECURRENT:
+                decomposition_table[one] = _sizes_of_recurrent
+                one.py_kernels.update(dict.fromkeys(IMPLICIT, _sizes_of_recurrent))
+                one._dispatch_cache.clear()
+            yield
+        finally:
+            for one, decomposition, kernels in before:
+                decomposition_table[one] = decomposition
+                one.py_kernels.clear()
+                one.py_kernels.update(kernels)
+                one._dispatch_cache.clear()
+
+
+def _sizes_of_recurrent(
+    x: Tensor, states: Tensor | Sequence[Tensor], weights: Sequence[Tensor], has_biases: bool, num_layers: int,
+    dropout: float, train: bool, bidirectional: bool, batch_first: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Tensors of the sizes that a recurrent layer gives: its outputs and last states."""
+    last = [states] if isinstance(states, Tensor) else states
+    width = last[0].shape[-1] * (2 if bidirectional else 1)
+    return x.new_empty([*x.shape[:-1], width]), *(torch.empty_like(state) for state in last)
+
+
 def bounds_of(program: ExportedProgram, model: nn.Module, inputs: AnyInputs, free: Axes) -> Free:
     """Return the least and largest sizes that an exported network takes along its free axes.
 
@@ -108,6 +155,9 @@ def values_at_example(module: GraphModule) -> None:
             if n.op != "output":
                 n.meta["val"] = value
             return value
+
+        def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+            return super().call_function(_sizes_of_recurrent if target in RECURRENT else target, args, kwargs)
 
     def at_example(value: Any) -> Any:
         if not isinstance(value, Tensor):

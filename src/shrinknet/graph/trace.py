@@ -20,7 +20,16 @@ from shrinknet.core.records import Frozen, Group, Neuron
 from shrinknet.core.turns import alone, leaving_out
 from shrinknet.core.units import counted
 from shrinknet.graph.call import Call, Site, argument_at, find_rule, first_of, load_rules, makes_labels
-from shrinknet.graph.free import Axes, Free, at_example_sizes, bounds_of, free_sizes, other_sizes, values_at_example
+from shrinknet.graph.free import (
+    Axes,
+    Free,
+    at_example_sizes,
+    bounds_of,
+    free_sizes,
+    other_sizes,
+    steps_left_open,
+    values_at_example,
+)
 from shrinknet.graph.groups import Layout, Numbering, layout_of, solve
 from shrinknet.graph.labels import LabelStore, Slots, along
 from shrinknet.graph.lines import line_of, line_of_node, remedy_for
@@ -171,7 +180,7 @@ def export_program(
     few = of_each(example_inputs, lambda tensor: tensor[:EXAMPLE_BATCH])
     args, kwargs = call_of(few)
     try:
-        with evaluating(model), torch.no_grad(), _quiet(with_lines):
+        with evaluating(model), torch.no_grad(), _quiet(with_lines), steps_left_open(free or {}):
             program = torch.export.export(model, args, kwargs, dynamic_shapes=free_sizes(model, few, free or {}))
     except BadInputError:
         raise
