@@ -225,6 +225,10 @@ class Data:
         order = torch.from_numpy(np.random.default_rng(seed).permutation(len(self)))
         return self._with(self.dataset, order)
 
+    def chosen(self, rows: Tensor) -> "Data":
+        """Return rows by their numbers, some of them several times."""
+        return self._with(self.dataset, rows)
+
     def rows(self, start: int, stop: int) -> "Data":
         """Return some rows that follow one another."""
         return self._with(self.dataset, torch.arange(start, stop))

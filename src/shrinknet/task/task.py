@@ -170,6 +170,10 @@ class Task:
         """Return the same task of another network that takes and gives the same."""
         return self._with(model=model)
 
+    def with_roles(self, calibration: Data, validation: Data) -> "Task":
+        """Return the same task of other rows of the same kind."""
+        return self._with(calibration=calibration, validation=validation, test=None)
+
     def in_batches_of(self, most: int) -> "Task":
         """Return the same task with at most that many rows for each pass.
 

@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from shrinknet.core.errors import BadInputError, did_you_mean
 from shrinknet.core.records import Group
 from shrinknet.sparsify.removal import NeuronRemoval
+from shrinknet.task.trees import AnyInputs
 
 RULES = ("fisher", "l1", "random")
 
@@ -40,7 +41,7 @@ class FisherPruning(NeuronRemoval):
     def __init__(
         self,
         model: nn.Module,
-        example_inputs: Tensor,
+        example_inputs: AnyInputs,
         *,
         rule: str = "fisher",
         every: int = 100,
