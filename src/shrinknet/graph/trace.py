@@ -192,7 +192,7 @@ def export_program(
         raise BadInputError(
             "model",
             "a network that torch.export can follow with a free number of samples",
-            f"{type(error).__name__}: {first_line(error)}{_where(line)}",
+            f"{type(error).__name__}: {first_line(error).rstrip('.')}{_where(line)}",
             remedy_for(line, do, error),
         ) from error
     for node in program.graph.nodes:

@@ -110,7 +110,9 @@ def _drawn(network: GatedNetwork) -> Tensor:
     """Two samples of random numbers, or of zeros where a network takes whole ones."""
     if len(network.program.inputs) > 1:
         got = f"nothing for a network that takes {len(network.program.inputs)}"
-        raise BadInputError("example_inputs", "two rows of what the network takes", got, "Give `task.example_inputs`.")
+        raise BadInputError(
+            "example_inputs", "two rows of what the network takes", got, "Give those of the task, task.example_inputs."
+        )
     shape = network.program.input.meta["val"].shape
     generator = torch.Generator().manual_seed(0)
     example = torch.randn((2, *(int(size) for size in shape[1:])), generator=generator)
