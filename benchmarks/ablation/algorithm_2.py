@@ -68,7 +68,7 @@ def compare(name: str, model: nn.Sequential) -> dict[str, object]:
             "forward pass": forward_pass,
             "rankings": lambda: rankings("eager"),
             "rankings, compiled": lambda: rankings("compiled"),
-            "prune": lambda: sn.prune(task),
+            "prune": lambda: sn.prune(task, effort="exact"),
             "masked passes": masked_passes,
         },
         ROUNDS,

@@ -83,7 +83,7 @@ def curve(model: nn.Module, loss: str, scored: tuple, shown: tuple, kind: str) -
     """Remove all but one neuron; accuracy on `shown` (as validation data, which nothing decides by) at every size."""
     task = sn.Task(model, loss, scored, shown, batch_size=10_000)
     runs: list[sn.Run] = []
-    seconds = once(lambda: runs.append(sn.prune(task, compensate=kind)))
+    seconds = once(lambda: runs.append(sn.prune(task, compensate=kind, effort="exact")))
     found = [step.measures.metrics["accuracy"] for step in runs[0].history]
     lost = next((count for count, value in enumerate(found) if value < found[0] - 0.01), len(found))
     return {

@@ -58,7 +58,7 @@ def surface(task: sn.Task) -> dict[str, object]:
 
     slow = torch.tensor(by_hand(FEW), dtype=torch.float64)
     torch.testing.assert_close(torch.from_numpy(found.losses[:FEW].copy()), slow, rtol=1e-5, atol=1e-7)
-    run = sn.prune(task, goals=[sn.RemovedNeurons(20)])
+    run = sn.prune(task, goals=[sn.RemovedNeurons(20)], effort="exact")
     seconds = in_turns(
         {
             "one alone, traced first": lambda: sn.error_surface(task, sn.Neuron("0", 3)),

@@ -11,7 +11,8 @@ from shrinknet.core.records import Neuron, RaceResult
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import gated
 from shrinknet.engine.memory import in_memory
-from shrinknet.run.choosing import check_loss, is_race, race_of, scored_by
+from shrinknet.run.allowed import check_loss
+from shrinknet.run.choosing import race_of, scored_by
 from shrinknet.run.driver import search
 from shrinknet.run.noise import check_slopes
 from shrinknet.run.options import Pruning, Ranking
@@ -49,11 +50,10 @@ def rank(task: Task, options: Ranking) -> list[tuple[Neuron, float]]:
     ['0', '0', '0']
     """
     scoring = options.how
-    if is_race(scoring):
-        raise BadInputError(
-            "confidence and screen", "left out for an order of all neurons",
-            f"{scoring.confidence} and {scoring.screen}", "Ask for the `first` few alone, by a race.",
-        )  # fmt: skip
+    if scoring.races:
+        got = f"{scoring.confidence} and {scoring.screen}"
+        do = "Ask for the `first` few alone, by a race."
+        raise BadInputError("confidence and screen", "left out for an order of all neurons", got, do)
     check_loss(task, options.rule, scoring)
     network = gated(task, options.keep, options.only, scoring)
     task = in_memory(task, network)
@@ -98,7 +98,7 @@ def race(
     """
     scoring = scoring or Scoring()
     scope = Scope(keep=keep, only=only)
-    if not is_race(scoring):
+    if not scoring.races:
         scoring = replace(scoring, confidence=DEFAULT_CONFIDENCE)
     ablation = find_criterion("ablation")
     check_loss(task, ablation, scoring)

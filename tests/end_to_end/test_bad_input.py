@@ -40,8 +40,11 @@ def bad(folder):
     holed = arrays["inputs"].copy()
     holed[700, 5] = np.nan
     np.savez(folder / "nan.npz", **{**arrays, "inputs": holed})
-    state = dict(torch.nn.Sequential(torch.nn.Linear(64, 24), torch.nn.ReLU(), torch.nn.Linear(24, 16), torch.nn.ReLU(),
-                                     torch.nn.Linear(16, 10)).state_dict())  # fmt: skip
+    state = dict(
+        torch.nn.Sequential(
+            torch.nn.Linear(64, 24), torch.nn.ReLU(), torch.nn.Linear(24, 16), torch.nn.ReLU(), torch.nn.Linear(16, 10)
+        ).state_dict()
+    )
     state["2.weight"][3, 4] = float("inf")
     from safetensors.torch import save_file
 

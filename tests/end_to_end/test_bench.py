@@ -26,11 +26,14 @@ def test_a_plan_says_what_it_would_cost_and_does_nothing(type_command) -> None:
     assert answer.err.strip().endswith("with 1 worker like this machine.")
 
 
-@pytest.mark.parametrize(("words", "sentence"), [
-    (("--samples", "1"), "--samples must be a whole number of at least 2. Got 1."),
-    (("--plan", "--remove", "40"), "--remove must be below 40, the number of neurons. Got 40."),
-    (("--plan", "--criterion", "taylor-2-diagonal"), "--criterion must be one that says what it costs"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--samples", "1"), "--samples must be a whole number of at least 2. Got 1."),
+        (("--plan", "--remove", "40"), "--remove must be below 40, the number of neurons. Got 40."),
+        (("--plan", "--criterion", "taylor-2-diagonal"), "--criterion must be one that says what it costs"),
+    ],
+)
 def test_what_bench_cannot_do_is_one_sentence(type_command, words, sentence: str) -> None:
     answer = type_command("bench", "net.pt2", *words)
     assert answer.status == 2

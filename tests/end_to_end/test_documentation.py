@@ -89,9 +89,11 @@ OF_CONTRIBUTING = {"Criterion": 10, "Metric": 10, "Goal": 10, "Exporter": 60}
 def num_lines_of_code(code: str) -> int:
     """How many lines there are but for imports, docstrings, comments and blank ones."""
     said = [
-        node for node in ast.walk(ast.parse(code))
-        if isinstance(node, ast.Import | ast.ImportFrom) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
-    ]  # fmt: skip
+        node
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+    ]
     skipped = {line for node in said for line in range(node.lineno, (node.end_lineno or 0) + 1)}
     lines = enumerate(code.splitlines(), start=1)
     return len([line for number, line in lines if line.strip() and line.strip()[0] != "#" and number not in skipped])

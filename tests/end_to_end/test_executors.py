@@ -195,8 +195,9 @@ def test_a_cluster_gives_the_bits_of_one_process_for_criteria_of_every_kind(clus
 
 
 def task_of(loss="cross-entropy") -> sn.Task:
-    return sn.Task(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), loss,
-                   (torch.randn(20, 4), torch.arange(20) % 2))  # fmt: skip
+    return sn.Task(
+        nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), loss, (torch.randn(20, 4), torch.arange(20) % 2)
+    )
 
 
 @pytest.mark.slow
@@ -228,15 +229,18 @@ def test_a_ray_address_that_does_not_answer_is_one_sentence() -> None:
     assert done.stdout.startswith("address must be that of a Ray cluster that answers. Got '127.0.0.1:9'"), done
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"executor": "threads"}, r"^executor must be one of serial, processes, ray\. Got 'threads'"),
-    ({"workers": 0}, r"^workers must be a whole number of at least 1\. Got 0"),
-    ({"confidence": 1.0}, r"^confidence must be a number of at least 0.5 and below 1\. Got 1.0"),
-    ({"screen": True}, r"^screen must be a whole number of at least 1\. Got True"),
-    ({"address": "auto"}, r"^address must be left out unless the executor is ray\. Got 'auto'"),
-    ({"memory": "much"}, r"^memory must be a number of bytes such as 64KiB\. Got 'much'"),
-    ({"executor": "ray", "confidence": 0.9}, r"^executor must be serial where neurons race"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"executor": "threads"}, r"^executor must be one of serial, processes, ray\. Got 'threads'"),
+        ({"workers": 0}, r"^workers must be a whole number of at least 1\. Got 0"),
+        ({"confidence": 1.0}, r"^confidence must be a number of at least 0.5 and below 1\. Got 1.0"),
+        ({"screen": True}, r"^screen must be a whole number of at least 1\. Got True"),
+        ({"address": "auto"}, r"^address must be left out unless the executor is ray\. Got 'auto'"),
+        ({"memory": "much"}, r"^memory must be a number of bytes such as 64KiB\. Got 'much'"),
+        ({"executor": "ray", "confidence": 0.9}, r"^executor must be serial where neurons race"),
+    ],
+)
 def test_what_cannot_be_used_is_one_sentence(options: dict, words: str) -> None:
     with pytest.raises(sn.BadInputError, match=words):
         sn.Scoring(**options)

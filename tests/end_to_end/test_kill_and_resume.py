@@ -9,11 +9,18 @@ from pathlib import Path
 import pytest
 from typed import Typed
 
+HOW = {
+    "reranking": ("--criterion", "taylor-2"),
+    "single-ranking": ("--criterion", "taylor-2", "--method", "single-ranking"),
+    "effort": ("--effort", "30", "--clip", "none"),
+}
+"""What is typed for each way to search."""
+
 
 def words_of(out: Path, method: str, *more: str) -> list[str]:
     return [
-        "prune", "nets_of_a_stranger:build", "--weights", "weights.safetensors", "--data", "data.npz", "--criterion",
-        "taylor-2", "--method", method, "--out", str(out), *more,
+        "prune", "nets_of_a_stranger:build", "--weights", "weights.safetensors", "--data", "data.npz",
+        *HOW[method], "--out", str(out), *more,
     ]  # fmt: skip
 
 
@@ -40,10 +47,11 @@ def facts(out: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(("method", "step", "multiple"), [
     ("reranking", "1", "1"), ("reranking", "3", "1"), ("single-ranking", "2", "1"), ("reranking", "1", "4"),
+    ("effort", "", "1"),
 ])  # fmt: skip
 def test_killed_and_resumed_is_never_killed(folder, tmp_path, method: str, step: str, multiple: str) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    options = (method, "--step", step, "--multiple-of", multiple)
+    options = (method, *(("--step", step) if step else ()), "--multiple-of", multiple)
     undisturbed = command(folder, whole, *options)
     assert undisturbed.ended() == 0, undisturbed.said.read_text()
     kill_after(command(folder, broken, *options), broken / "history.csv", 4)

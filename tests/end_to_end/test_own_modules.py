@@ -83,8 +83,9 @@ def test_a_cut_module_trains_is_cut_again_saved_and_rebuilt(name: str, tmp_path:
     rebuilt = sn.apply_plan(small, tmp_path / "second")
     with torch.no_grad():
         torch.testing.assert_close(rebuilt(inputs), second.network.outputs(inputs), rtol=0, atol=1e-5)
-        torch.testing.assert_close(_in_a_new_process(name, tmp_path, inputs), first.network.outputs(inputs),
-                                   rtol=0, atol=1e-5)  # fmt: skip
+        torch.testing.assert_close(
+            _in_a_new_process(name, tmp_path, inputs), first.network.outputs(inputs), rtol=0, atol=1e-5
+        )
 
 
 def _in_a_new_process(name: str, folder: Path, inputs: torch.Tensor) -> torch.Tensor:
@@ -92,10 +93,13 @@ def _in_a_new_process(name: str, folder: Path, inputs: torch.Tensor) -> torch.Te
 
     save_file({"inputs": inputs}, folder / "inputs.safetensors")
     script = NEW_PROCESS.format(
-        paths=[str(Path(architectures.__file__).parent)], name=name, run=str(folder / "first"),
-        weights=str(folder / "first" / "model.safetensors"), inputs=str(folder / "inputs.safetensors"),
+        paths=[str(Path(architectures.__file__).parent)],
+        name=name,
+        run=str(folder / "first"),
+        weights=str(folder / "first" / "model.safetensors"),
+        inputs=str(folder / "inputs.safetensors"),
         out=str(folder / "outputs.safetensors"),
-    )  # fmt: skip
+    )
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True)
     return load_file(folder / "outputs.safetensors")["outputs"]
 

@@ -282,12 +282,15 @@ def test_who_is_stopped_is_told_how_to_go_on(signals, status: int, tmp_path, typ
     assert type_command(*words, "--resume").status == 0
 
 
-@pytest.mark.parametrize(("number", "words"), [
-    (errno.ENOSPC, "there is no space left on the disk. Free some space, then resume the run."),
-    (errno.EROFS, "the disk can only be read. Name a folder on another disk."),
-    (errno.EACCES, "nothing may be written there. Change its permissions, or name another folder."),
-    (errno.EIO, "Input/output error. Look at the disk."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "there is no space left on the disk. Free some space, then resume the run."),
+        (errno.EROFS, "the disk can only be read. Name a folder on another disk."),
+        (errno.EACCES, "nothing may be written there. Change its permissions, or name another folder."),
+        (errno.EIO, "Input/output error. Look at the disk."),
+    ],
+)
 def test_a_disk_that_takes_no_more_is_one_sentence(number: int, words: str, tmp_path, monkeypatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
@@ -328,8 +331,11 @@ def test_nothing_is_written_through_a_link(name: str, copied, tmp_path) -> None:
     with pytest.raises(sn.RunFolderError, match=r"is a link or a device"):
         sn.load(copied, data=[ROWS])
     folder = RunFolder(copied)  # and where somebody puts it there after the look
-    for write in (lambda: write_page([folder], copied / "report" / "index.html"), lambda: folder.write("artefacts/a", b"x"),
-                  lambda: folder.append(folder_step())):  # fmt: skip
+    for write in (
+        lambda: write_page([folder], copied / "report" / "index.html"),
+        lambda: folder.write("artefacts/a", b"x"),
+        lambda: folder.append(folder_step()),
+    ):
         with contextlib.suppress(sn.ShrinknetError):
             write()
     assert victim.read_text() == "untouched"

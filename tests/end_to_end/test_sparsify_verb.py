@@ -80,8 +80,10 @@ def killed_after(epochs: int, typed: Typed, out: Path) -> None:
 
 @pytest.mark.parametrize("method", ["sequential-attention", "skeletonization"])
 def test_killed_and_resumed_is_never_killed(folder, tmp_path, method: str) -> None:
-    options = {"sequential-attention": ["--set", "block=4", "--set", "pad=true", "--set", "fewest_blocks=10"],
-               "skeletonization": ["--set", "every=20"]}[method]  # fmt: skip
+    options = {
+        "sequential-attention": ["--set", "block=4", "--set", "pad=true", "--set", "fewest_blocks=10"],
+        "skeletonization": ["--set", "every=20"],
+    }[method]
     words = ["sparsify", *MODEL, "--method", method, *options, "--epochs", "12", "--optimizer", "sgd", "--rate", "0.05",
              "--decay", "1e-4"]  # fmt: skip
     whole, broken = tmp_path / "whole", tmp_path / "broken"

@@ -179,10 +179,13 @@ def test_cut_goes_on_beyond_the_end_of_the_history(type_command, tmp_path) -> No
     assert len(RunFolder.open(tmp_path / "more").plan().removed) == 25
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (("--whole-curve", "--max-accuracy-drop", "1%"), "beyond the last ranking, where a guard ended the run)"),
-    (("--method", "single-ranking", "--remove", "1"), "reached the goal: 38 neurons removed."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--whole-curve", "--max-accuracy-drop", "1%"), "beyond the last ranking, where a guard ended the run)"),
+        (("--method", "single-ranking", "--remove", "1"), "reached the goal: 38 neurons removed."),
+    ],
+)
 def test_advice_that_would_not_help_is_not_given(words, said, type_command, tmp_path) -> None:
     type_command("prune", *FACTORY, *DATA, "--criterion", "taylor-1", *words, "--out", tmp_path / "run")
     answer = type_command("cut", tmp_path / "run", "--remove", "38", "--out", tmp_path / "more")

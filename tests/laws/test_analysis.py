@@ -125,8 +125,9 @@ def test_a_rise_within_two_standard_errors_is_no_rise() -> None:
     assert judged(0.1, 0.04, 1.0, None, 0.0)[0] == "essential"
     assert judged(-0.1, 0.06, 1.0, None, 0.0)[0] == "redundant"
     assert judged(0.009, 0.0001, 1.0, None, 0.0) == (
-        "redundant", "without it the loss rises by 0.009 (standard error 0.0001), less than 1 % of the loss",
-    )  # fmt: skip
+        "redundant",
+        "without it the loss rises by 0.009 (standard error 0.0001), less than 1 % of the loss",
+    )
     assert judged(0.1, 0.01, 1.0, sn.Neuron("0", 1), 0.04)[0] == "essential"
 
 
@@ -417,9 +418,10 @@ def test_the_crossing_is_the_fixed_point() -> None:
     eps = 0.7
     share = crossing(spectrum, radii, eps)
     slow = max(
-        n / 1000 for n in range(1001)
+        n / 1000
+        for n in range(1001)
         if n / 1000 <= 0.5 / (1 + 0.01 * n * 0.5 / 1.4) + 0.3 / (1 + 0.01 * n * 4 / 1.4) + 0.2
-    )  # fmt: skip
+    )
     assert share == slow
     assert crossing(spectrum, radii, 10 * eps) > share, "more may rise, more can go"
     assert crossing(spectrum, 2 * radii, eps) < share, "larger weights, fewer can go"

@@ -395,12 +395,14 @@ def test_a_step_that_a_guard_undoes_leaves_no_trace() -> None:
     with torch.no_grad():
         model[2].weight *= 9
         rows = (inputs, model(inputs).argmax(1))
-    guarded = sn.prune(sn.Task(model, "cross-entropy", rows, rows), guards=[sn.LossRise(0.005)],
-                       compensate="least-squares")  # fmt: skip
+    guarded = sn.prune(
+        sn.Task(model, "cross-entropy", rows, rows), guards=[sn.LossRise(0.005)], compensate="least-squares"
+    )
     count = len(guarded.plan.removed)
     assert 0 < count < 8
-    alone = sn.prune(sn.Task(model, "cross-entropy", rows, rows), goals=[sn.RemovedNeurons(count)],
-                     compensate="least-squares")  # fmt: skip
+    alone = sn.prune(
+        sn.Task(model, "cross-entropy", rows, rows), goals=[sn.RemovedNeurons(count)], compensate="least-squares"
+    )
     assert guarded.plan == alone.plan
     with torch.no_grad():
         assert torch.equal(guarded.model(rows[0]), alone.model(rows[0]))

@@ -86,9 +86,11 @@ IN_PLACE = {
     "masked_fill_": lambda z: (z * 1).masked_fill_(z > 0, 1.0),
     "copy_": lambda z: torch.zeros_like(z).copy_(z),
     "narrow, changed": lambda z: torch.cat([z, z.clone().narrow(1, 0, 6).multiply_(3)], 1),
-    **{name: partial(lambda name, z: getattr(functional, name)(z * 1, inplace=True), name) for name in (
-        "mish", "selu", "celu", "hardswish", "relu6", "silu", "hardsigmoid", "elu")},
-}  # fmt: skip
+    **{
+        name: partial(lambda name, z: getattr(functional, name)(z * 1, inplace=True), name)
+        for name in ("mish", "selu", "celu", "hardswish", "relu6", "silu", "hardsigmoid", "elu")
+    },
+}
 
 PIECES = {
     "concat": lambda z: torch.concat([z, z * 2], 1),
@@ -124,7 +126,7 @@ PIECES = {
     "tril": lambda z: z[:, None, :, None].expand(-1, 2, -1, 2).transpose(1, 2).tril().sum((2, 3)),
     "cumprod": lambda z: z[:, None].cumprod(1)[:, 0],
     "diff": lambda z: torch.diff(z[:, None].expand(-1, 2, -1), dim=1)[:, 0] + z,
-}  # fmt: skip
+}
 
 STATISTICS = {
     "cosine_similarity": lambda z: functional.cosine_similarity(z, z * 2 + 1)[:, None] * z,
@@ -141,7 +143,7 @@ STATISTICS = {
     "einsum with dots": lambda z: torch.einsum("...i,...i->...i", z, z),
     "einsum without an arrow": lambda z: torch.einsum("...a,...b", z, z + 1).sum(2),
     "einsum over the dots": lambda z: torch.einsum("...i,...i->...", z, z)[:, None] * z,
-}  # fmt: skip
+}
 
 IMAGES = {
     "adaptive_avg_pool1d": lambda z: functional.adaptive_avg_pool1d(z.flatten(2), 2)[..., None],
@@ -156,7 +158,7 @@ IMAGES = {
     "circular padding": lambda z: functional.pad(z, (1, 1, 1, 1), mode="circular"),
     "ZeroPad2d": nn.ZeroPad2d(1),
     "a U-Net's skip": lambda z: torch.concat([z, functional.interpolate(functional.avg_pool2d(z, 2), size=4)], 1),
-}  # fmt: skip
+}
 
 
 class Branches(nn.Module):

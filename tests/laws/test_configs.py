@@ -49,8 +49,10 @@ def t5() -> Made:
         d_model=16, num_heads=4, d_kv=4, d_ff=24, num_layers=2, vocab_size=50, use_cache=False
     )
     return transformers.T5ForConditionalGeneration(config), {
-        "input_ids": IDS, "decoder_input_ids": IDS, "labels": IDS,
-    }  # fmt: skip
+        "input_ids": IDS,
+        "decoder_input_ids": IDS,
+        "labels": IDS,
+    }
 
 
 def convnext() -> Made:
@@ -130,8 +132,11 @@ def test_the_config_says_heads_where_heads_went_and_not_their_width() -> None:
 
 
 def test_a_tie_by_config_needs_a_config() -> None:
-    task = sn.Task(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), "cross-entropy",
-                   (torch.randn(8, 4), torch.arange(8) % 2))  # fmt: skip
+    task = sn.Task(
+        nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)),
+        "cross-entropy",
+        (torch.randn(8, 4), torch.arange(8) % 2),
+    )
     what = r"^tie must be 'config' for a network of transformers'\. Got 'config' for a Sequential\. Leave it out"
     with pytest.raises(sn.BadInputError, match=what):
         sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(1)], tie="config")

@@ -144,7 +144,7 @@ REFUSED = {
     "surface": lambda task: error_surface(task, sn.Neuron("0", 0)),
     "limit": lambda task: neuron_limit(task, max_loss_rise=0.1),
     "slopes": lambda task: gated(task).gate_slopes(Batch(INPUTS, CLASSES)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", REFUSED)
@@ -193,7 +193,7 @@ APART = {
     "of float32 inside": lambda o, t: functional.cross_entropy(o.float(), t, reduction="none"),
     "that squeezes": lambda o, t: (o[:, :1].squeeze() - t).square(),
     "ignoring some rows": lambda o, t: functional.cross_entropy(o, t.where(t > 0, -100), reduction="none"),
-}  # fmt: skip
+}
 
 
 def test_couplings_that_hide_are_found() -> None:

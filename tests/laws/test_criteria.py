@@ -243,8 +243,9 @@ def test_the_papers_recursion_goes_past_weights_that_are_computed(name: str) -> 
     plain = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     rows = torch.randn(20, 4).double(), torch.arange(20) % 3
     expected = score(name, sn.Task(plain, "cross-entropy", rows)).values
-    computed = nn.Sequential(*(nn.utils.parametrizations.weight_norm(one) if isinstance(one, nn.Linear) else one
-                               for one in plain))  # fmt: skip
+    computed = nn.Sequential(
+        *(nn.utils.parametrizations.weight_norm(one) if isinstance(one, nn.Linear) else one for one in plain)
+    )
     found = score(name, sn.Task(computed, "cross-entropy", rows)).values
     for values, others in zip(found.values(), expected.values(), strict=True):
         np.testing.assert_allclose(values, others, rtol=1e-9, atol=1e-13)
@@ -527,8 +528,9 @@ def test_unit_obs_of_a_channel_that_is_read_at_many_positions_takes_all_its_colu
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)).double()
     rows = torch.randn(60, 1, 4, 4).double()
-    found = UnitOBS(ridge=0.0).score(gated(task := sn.Task(model, "cross-entropy", (rows, torch.arange(60) % 2))),
-                                     task.calibration.batches())  # fmt: skip
+    found = UnitOBS(ridge=0.0).score(
+        gated(task := sn.Task(model, "cross-entropy", (rows, torch.arange(60) % 2))), task.calibration.batches()
+    )
     with torch.no_grad():
         read, given = model[:3](rows), model(rows)
         for channel in range(3):

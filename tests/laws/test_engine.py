@@ -156,8 +156,9 @@ def test_a_loss_with_samples_last_is_the_loss(loss: str, classes: bool) -> None:
 DENSE = {
     "last hidden layer": lambda: nn.Sequential(nn.Linear(6, 9), nn.Sigmoid(), nn.Linear(9, 3), nn.Sigmoid()),
     "three dense layers": lambda: nn.Sequential(
-        nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 7, bias=False), nn.ReLU(), nn.Linear(7, 3)),
-}  # fmt: skip
+        nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 7, bias=False), nn.ReLU(), nn.Linear(7, 3)
+    ),
+}
 
 
 @pytest.mark.parametrize("loss", ["cross-entropy", "squared-error"])
@@ -226,8 +227,10 @@ def test_nothing_is_overwritten_that_a_view_still_shows() -> None:
 
 
 def test_what_is_not_dense_to_the_end_has_no_closed_form() -> None:
-    for model in (nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.LayerNorm(5), nn.Linear(5, 3)),
-                  nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3), nn.Softmax(1))):  # fmt: skip
+    for model in (
+        nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.LayerNorm(5), nn.Linear(5, 3)),
+        nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3), nn.Softmax(1)),
+    ):
         network = gated(task_of(model, "squared-error"))
         (group,) = network.groups
         assert closed_form(route(network.passes.program, network.trace.ids_of(group)), network.loss) is None
@@ -252,9 +255,12 @@ def test_second_order_goes_straight_to_the_outputs_only_where_gates_move_them_in
 
     assert bends(Residual()) == {"one": None}
     assert bends(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3))) == {
-        "0": "linear_2", "2": "linear_2"}  # fmt: skip
-    assert bends(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3), nn.Sigmoid())) == {
-        "0": "linear_1", "2": "linear_2"}  # fmt: skip
+        "0": "linear_2",
+        "2": "linear_2",
+    }
+    assert bends(
+        nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3), nn.Sigmoid())
+    ) == {"0": "linear_1", "2": "linear_2"}
 
 
 def test_an_exact_race_is_the_ranking() -> None:
@@ -367,10 +373,13 @@ def test_races_and_screens_take_the_same_way_as_exact_rankings(tmp_path) -> None
     assert "Races looked at" in (tmp_path / "raced" / "report" / "index.html").read_text()
 
 
-@pytest.mark.parametrize(("options", "words"), [
-    ({"criterion": "taylor-1"}, r"^confidence and screen must be left out unless the criterion is ablation"),
-    ({"method": "single-ranking"}, r"^confidence and screen must be used with reranking and no clip"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"criterion": "taylor-1"}, r"^confidence and screen must be left out unless the criterion is ablation"),
+        ({"method": "single-ranking"}, r"^confidence and screen must be used with reranking and no clip"),
+    ],
+)
 def test_a_race_is_for_ablation_and_reranking(options: dict, words: str) -> None:
     task = task_of(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
     with pytest.raises(sn.BadInputError, match=words):

@@ -50,12 +50,15 @@ CASES = [
     ("layer_norm", lambda x, v: (x.movedim(1, -1), [x.shape[1]], v[0], v[1], 1e-5), -1),
     ("rms_norm", lambda x, v: (x.movedim(1, -1), [x.shape[1]], v[0], 1e-5), -1),
     ("group_norm", lambda x, v: (x, 1, v[0], v[1], 1e-5, False), 1),
-    ("batch_norm", lambda x, v: (x[:, :, :, 0].transpose(1, 2).contiguous()[:1], None, None, None, None, True, 0.0, 1e-5,
-                                 False), 2),
+    (
+        "batch_norm",
+        lambda x, v: (x[:, :, :, 0].transpose(1, 2).contiguous()[:1], None, None, None, None, True, 0.0, 1e-5, False),
+        2,
+    ),
     ("mean", lambda x, v: (x, [1, 2], True), 1),
     ("var", lambda x, v: (x, [1], True, False), 1),
     ("std", lambda x, v: (x, [1], False, True), 1),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("name", "arguments", "axis"), CASES, ids=[case[0] for case in CASES])

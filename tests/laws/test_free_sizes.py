@@ -134,9 +134,11 @@ OF_SIZE = {
     "reading": (read_task, lambda size: inputs_of((), words(size, 5)), (4, 13, 32)),
     "seeing": (seen_task, lambda size: torch.randn(5, 1, size, size + 4), (6, 10, 16)),
     "hearing": (
-        heard_task, lambda size: inputs_of((), {"frames": torch.randn(5, 3, size), "state": torch.randn(5, 8)}), (4, 20)
+        heard_task,
+        lambda size: inputs_of((), {"frames": torch.randn(5, 3, size), "state": torch.randn(5, 8)}),
+        (4, 20),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("seed", range(2))

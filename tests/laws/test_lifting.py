@@ -148,8 +148,11 @@ def shipped(model: nn.Module, inputs: torch.Tensor, path: Path) -> tuple[sn.Mani
     targets = torch.arange(len(inputs)) % 3
     run = sn.prune(
         sn.Task(model.eval(), "cross-entropy", (inputs, targets)),
-        "magnitude", "single-ranking", goals=[sn.RemovedFraction(0.3)], step=10,
-    )  # fmt: skip
+        "magnitude",
+        "single-ranking",
+        goals=[sn.RemovedFraction(0.3)],
+        step=10,
+    )
     return run.export("cortex-m", path, quantize="int8"), path.read_bytes()
 
 

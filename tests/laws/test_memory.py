@@ -125,8 +125,9 @@ def test_rows_that_are_drawn_anew_are_computed_anew() -> None:
 
 def test_rows_of_one_role_in_another_order_are_other_batches() -> None:
     """A race draws its rows in an order of its own: number 0 of the role is not number 0 of the race."""
-    task = sn.Task(network_with_images(), "cross-entropy", (torch.randn(40, 1, 4, 4), torch.arange(40) % 3),
-                   batch_size=20)  # fmt: skip
+    task = sn.Task(
+        network_with_images(), "cross-entropy", (torch.randn(40, 1, 4, 4), torch.arange(40) % 3), batch_size=20
+    )
     network = gated(task, scoring=sn.Scoring(keeps_passes=True))
     for data in (task.calibration, task.calibration.permuted(1), task.calibration.rows(20, 40)):
         for batch in data:

@@ -114,9 +114,12 @@ def test_a_network_that_answers_questions_is_taken_at_its_word(tmp_path) -> None
     assert task.loss.name == "paired-cross-entropy"
     with torch.no_grad():
         found = task.loss.each(model(input_ids=IDS, attention_mask=rows["attention_mask"]), ends)
-        said = torch.stack([
-            model(input_ids=IDS[n : n + 1], **{name: one[n : n + 1] for name, one in ends.items()}).loss for n in range(N)
-        ])  # fmt: skip
+        said = torch.stack(
+            [
+                model(input_ids=IDS[n : n + 1], **{name: one[n : n + 1] for name, one in ends.items()}).loss
+                for n in range(N)
+            ]
+        )
     inside = said.isfinite()
     assert 0 < int(inside.sum()) < N
     torch.testing.assert_close(found[inside], said[inside], rtol=1e-5, atol=1e-6)

@@ -95,8 +95,10 @@ def test_ctc_takes_samples_first_and_divides_by_the_targets_length(reduction: st
     found = find_loss(loss).each(outputs, (WORDS, steps, LENGTHS))
     whole = loss(outputs.transpose(0, 1), WORDS, steps, LENGTHS)
     assert float(found.mean() if reduction == "mean" else found.sum()) == pytest.approx(float(whole), rel=1e-5)
-    by_row = [nn.CTCLoss(reduction=reduction)(outputs[n][:, None], WORDS[n : n + 1], steps[n : n + 1], LENGTHS[n : n + 1])
-              for n in range(N)]  # fmt: skip
+    by_row = [
+        nn.CTCLoss(reduction=reduction)(outputs[n][:, None], WORDS[n : n + 1], steps[n : n + 1], LENGTHS[n : n + 1])
+        for n in range(N)
+    ]
     torch.testing.assert_close(found, torch.stack(by_row))
 
 
@@ -106,14 +108,20 @@ def test_what_is_ignored_counts_for_nothing_and_each_sample_for_the_same() -> No
     targets[2] = -100
     odd = targets.where(targets >= 0, 255)
     for loss, wanted in (
-        ("cross-entropy", targets), (nn.CrossEntropyLoss(), targets), (nn.CrossEntropyLoss(ignore_index=255), odd),
-        (partial(functional.cross_entropy, ignore_index=255), odd), (nn.NLLLoss(ignore_index=255), odd),
-    ):  # fmt: skip
+        ("cross-entropy", targets),
+        (nn.CrossEntropyLoss(), targets),
+        (nn.CrossEntropyLoss(ignore_index=255), odd),
+        (partial(functional.cross_entropy, ignore_index=255), odd),
+        (nn.NLLLoss(ignore_index=255), odd),
+    ):
         outputs = AT_PLACES.log_softmax(1) if isinstance(loss, nn.NLLLoss) else AT_PLACES
         task = sn.Task(nn.Conv1d(C, C, 1), loss, (outputs, wanted))
-        expected = torch.stack([
-            functional.cross_entropy(one[None], its[None]).nan_to_num(0) for one, its in zip(outputs, targets, strict=True)
-        ])  # fmt: skip
+        expected = torch.stack(
+            [
+                functional.cross_entropy(one[None], its[None]).nan_to_num(0)
+                for one, its in zip(outputs, targets, strict=True)
+            ]
+        )
         found = task.loss.each(outputs, wanted)
         torch.testing.assert_close(found, expected)
         assert found[2] == 0
@@ -337,9 +345,7 @@ def test_next_token_is_the_mean_over_the_tokens_that_follow() -> None:
     outputs, ids = torch.randn(N, T, C), torch.randint(C, (N, T)).where(torch.rand(N, T) > 0.3, -100)
     ids[:, 1] = 2
     loss = find_loss("next-token")
-    expected = torch.stack([
-        functional.cross_entropy(one[:-1], its[1:]) for one, its in zip(outputs, ids, strict=True)
-    ])  # fmt: skip
+    expected = torch.stack([functional.cross_entropy(one[:-1], its[1:]) for one, its in zip(outputs, ids, strict=True)])
     torch.testing.assert_close(loss.each(outputs, ids), expected)
     torch.testing.assert_close(loss.of_candidates(torch.stack([outputs, outputs * 2]), ids)[0], expected)
     whole = functional.cross_entropy(outputs.transpose(1, 2), ids.where(ids >= 0, -100), reduction="none")
@@ -424,8 +430,9 @@ OF_NUMBERS = (
 def test_whatever_the_reduction_targets_are_of_the_outputs_shape(kind: type[nn.Module], reduction: str) -> None:
     """[N, 1] and [N] are stretched to [N, N] by torch: a silent fault of many trainings."""
     for model, fitting, odd, shapes in (
-        (LONG, COLUMN, ROW, (r"\[N, 1\]", r"\[N\]")), (FLAT, ROW, COLUMN, (r"\[N\]", r"\[N, 1\]")),
-    ):  # fmt: skip
+        (LONG, COLUMN, ROW, (r"\[N, 1\]", r"\[N\]")),
+        (FLAT, ROW, COLUMN, (r"\[N\]", r"\[N, 1\]")),
+    ):
         assert len(sn.Task(model, kind(reduction=reduction), (VALUES, fitting)).calibration) == N
         sentence = (
             rf"^targets must be of the outputs' shape {shapes[0]} for {kind.__name__}.*\. Got {shapes[1]}\. "

@@ -257,8 +257,10 @@ SAME = {
     "a data set of tuples": Rows(lambda row: (X[row], Z[row], CLASSES[row] % 2)),
     "a data set of nested tuples": Rows(lambda row: ((X[row], Z[row]), CLASSES[row] % 2)),
     "a data set of mappings": Rows(lambda row: {"left": X[row], "right": Z[row], "labels": CLASSES[row] % 2}),
-    "a loader with a collate of its own": DataLoader(Rows(lambda row: (X[row], Z[row], int(CLASSES[row] % 2))), 10, collate_fn=collate),
-}  # fmt: skip
+    "a loader with a collate of its own": DataLoader(
+        Rows(lambda row: (X[row], Z[row], int(CLASSES[row] % 2))), 10, collate_fn=collate
+    ),
+}
 
 
 @pytest.mark.parametrize("form", SAME)
@@ -317,7 +319,7 @@ BAD = {
         lambda: sn.Task(Siamese(), contrast, (X, Z[:20], CLASSES)),
         r"^calibration must be tensors with as many rows each\. Got inputs\[0\] \[24, 5\], inputs\[1\] \[20, 5\]",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -53,7 +53,7 @@ OWN = {
     "rows to ignore": (TWO_COLUMNS, ignoring, X, ZERO_ONE.where(torch.arange(60) % 3 > 0, -100)),
     "pixels to ignore": (PIXELS, void, X.view(-1, 1, 2, 5), torch.full((60, 2, 5), 255).where(X.view(-1, 2, 5) > 1, 1)),
     "ratings of several heads": (TWO_COLUMNS, lambda o, t: (o - t).square().sum(1), X, torch.randint(0, 9, (60, 2))),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", OWN)

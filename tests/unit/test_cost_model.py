@@ -14,8 +14,9 @@ def network_of(model: nn.Module, shape: tuple[int, ...]) -> GatedNetwork:
 
 
 def test_a_forward_pass_and_a_replay_are_counted_by_hand() -> None:
-    network = network_of(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(20, 2)),
-                         (1, 6, 6))  # fmt: skip
+    network = network_of(
+        nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(20, 2)), (1, 6, 6)
+    )
     first, second, last = 3 * 9 * 16, 5 * 3 * 9 * 4, 20 * 2
     assert forward_work(network).macs == first + second + last
     by_name = {group.name: replay_work(network, group).macs for group in network.groups}
@@ -24,8 +25,10 @@ def test_a_forward_pass_and_a_replay_are_counted_by_hand() -> None:
 
 def test_bytes_are_those_of_values_that_move_counted_by_hand() -> None:
     """Each value goes to memory once and comes back once; of a reader, what it gave is read too; float32 is 4 bytes."""
-    network = network_of(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 5, 3), nn.Tanh(), nn.Flatten(),
-                                       nn.Linear(20, 2)), (1, 6, 6))  # fmt: skip
+    network = network_of(
+        nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 5, 3), nn.Tanh(), nn.Flatten(), nn.Linear(20, 2)),
+        (1, 6, 6),
+    )
     first, second, outputs = 4 * 3 * 16, 4 * 5 * 4, 4 * 2
     behind = 2 * 16 * second + 2 * outputs  # tanh takes as long as 16 of its bytes' moves; flatten moves nothing
     assert forward_work(network).bytes == 2 * (first + first + second) + behind

@@ -362,8 +362,10 @@ def test_another_default_device_ends_in_one_sentence(usual_defaults) -> None:
     made = sn.Task(model, "cross-entropy", (inputs, Y))
     torch.set_default_device("meta")
     for work in (
-        lambda: sn.Task(model, "cross-entropy", (inputs, Y)), lambda: sn.rank(made), lambda: sn.trace(model, inputs),
-    ):  # fmt: skip
+        lambda: sn.Task(model, "cross-entropy", (inputs, Y)),
+        lambda: sn.rank(made),
+        lambda: sn.trace(model, inputs),
+    ):
         with pytest.raises(
             sn.BadInputError, match=r"^torch's default device must be the CPU .* Got 'meta'\. Call torch\.set"
         ):

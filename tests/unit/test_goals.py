@@ -35,14 +35,17 @@ def test_a_floor_of_recall_names_the_worst_class_that_has_samples() -> None:
     sn.ClassRecall("40%").check(start)
 
 
-@pytest.mark.parametrize(("one", "same", "other"), [
-    (sn.FlashBytes("32 KiB"), sn.FlashBytes(32768), sn.FlashBytes(32767)),
-    (sn.RemovedNeurons(4), sn.RemovedNeurons(4), sn.RemovedNeurons(5)),
-    (sn.RemovedFraction("40%"), sn.RemovedFraction(0.4), sn.RemovedFraction(0.5)),
-    (sn.LossRise(0.1), sn.LossRise(0.1), sn.LossRise(0.2)),
-    (sn.AccuracyDrop("1%"), sn.AccuracyDrop(0.01), sn.AccuracyDrop("2%")),
-    (sn.ClassRecall("70%"), sn.ClassRecall(0.7), sn.ClassRecall("60%")),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("one", "same", "other"),
+    [
+        (sn.FlashBytes("32 KiB"), sn.FlashBytes(32768), sn.FlashBytes(32767)),
+        (sn.RemovedNeurons(4), sn.RemovedNeurons(4), sn.RemovedNeurons(5)),
+        (sn.RemovedFraction("40%"), sn.RemovedFraction(0.4), sn.RemovedFraction(0.5)),
+        (sn.LossRise(0.1), sn.LossRise(0.1), sn.LossRise(0.2)),
+        (sn.AccuracyDrop("1%"), sn.AccuracyDrop(0.01), sn.AccuracyDrop("2%")),
+        (sn.ClassRecall("70%"), sn.ClassRecall(0.7), sn.ClassRecall("60%")),
+    ],
+)
 def test_goals_and_guards_that_say_the_same_are_equal_and_stay_so(one, same, other) -> None:
     assert one == same
     assert hash(one) == hash(same)

@@ -39,8 +39,10 @@ def test_groups_slices_and_owners() -> None:
 def test_an_operator_without_a_rule_freezes_its_neighbours_and_says_so() -> None:
     model = Wrapped(
         lambda m, x: m.three(m.two(torch.cummax(m.one(x), 1)[0])),
-        one=nn.Linear(4, 6), two=nn.Linear(6, 5), three=nn.Linear(5, 2),
-    )  # fmt: skip
+        one=nn.Linear(4, 6),
+        two=nn.Linear(6, 5),
+        three=nn.Linear(5, 2),
+    )
     traced = sn.trace(model, torch.randn(2, 4))
     assert [group.name for group in traced.groups] == ["two"]
     assert "no rule for cummax" in reasons(model, 4)
@@ -296,8 +298,9 @@ def test_a_model_that_export_cannot_follow_is_refused_in_one_sentence() -> None:
 def test_a_network_in_training_mode_of_batch_norm_is_refused() -> None:
     model = Wrapped(
         lambda m, x: m.two(nn.functional.batch_norm(m.one(x), None, None, training=True)),
-        one=nn.Linear(4, 6), two=nn.Linear(6, 2),
-    )  # fmt: skip
+        one=nn.Linear(4, 6),
+        two=nn.Linear(6, 2),
+    )
     with pytest.raises(
         sn.BadInputError,
         match=r"^model must be a network in eval mode\. Got batch_norm with the statistics of each batch\.",

@@ -226,9 +226,11 @@ WITHOUT_EFFECT: dict[str, Callable[[dict[str, bytes], Path], list[tuple[str, byt
     "a guard that is code": _guard,
     "a size with a remark behind it": _size("Symbol('s77', positive=True, integer=True) # CODE"),
     "a note that is code": lambda honest, trophy: changed(
-        honest, PROGRAM,
-        lambda program: nodes(program)[0]["metadata"].update(source_fn_stack=f"a,torch.os.system({trophy})")),
-}  # fmt: skip
+        honest,
+        PROGRAM,
+        lambda program: nodes(program)[0]["metadata"].update(source_fn_stack=f"a,torch.os.system({trophy})"),
+    ),
+}
 """Files whose trick lies in a part that is never read."""
 
 
@@ -288,8 +290,10 @@ def test_inputs_of_terabytes_are_not_made_up(honest, tmp_path) -> None:
             graph["inputs"].append(name)
             graph["tensor_values"][f"more_{number}"] = size
             program["graph_module"]["signature"]["input_specs"].append({"user_input": {"arg": name}})
-        tree = [{"type": "builtins.tuple", "context": "null", "children_spec": [leaf] * 41},
-                {"type": "builtins.dict", "context": "[]", "children_spec": []}]  # fmt: skip
+        tree = [
+            {"type": "builtins.tuple", "context": "null", "children_spec": [leaf] * 41},
+            {"type": "builtins.dict", "context": "[]", "children_spec": []},
+        ]
         whole = {"type": "builtins.tuple", "context": "null", "children_spec": tree}
         program["graph_module"]["module_call_graph"][0]["signature"]["in_spec"] = json.dumps([1, whole])
 

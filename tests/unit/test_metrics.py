@@ -11,7 +11,7 @@ import shrinknet as sn
 from shrinknet.measure.evaluation import evaluate
 from shrinknet.task.data import as_data
 from shrinknet.task.losses import Loss
-from shrinknet.task.metrics import BY_NAME, find_metric, find_metrics
+from shrinknet.task.measured import BY_NAME, find_metric, find_metrics
 
 pytest.importorskip("cpu_torchvision", reason="torchmetrics looks for torchvision", exc_type=ImportError)
 torchmetrics = pytest.importorskip("torchmetrics")
@@ -116,8 +116,10 @@ def test_a_run_measures_writes_guards_and_shows_each_metric(tmp_path) -> None:
         step.measures.metrics["perplexity"] for step in run.history
     ]
     assert [row[0] for row in run.rows()][-3:] == ["test accuracy", "test balanced-accuracy", "test perplexity"]
-    again = sn.load(tmp_path / "run", data=[(data.whole().inputs, data.whole().targets) for data in (
-        task.calibration, task.validation, task.test)])  # fmt: skip
+    again = sn.load(
+        tmp_path / "run",
+        data=[(data.whole().inputs, data.whole().targets) for data in (task.calibration, task.validation, task.test)],
+    )
     assert again.measures.metrics == run.measures.metrics
     assert again.history[-1].measures.metrics == run.measures.metrics
     page = (tmp_path / "run" / "report" / "index.html").read_text()
@@ -226,13 +228,16 @@ def test_the_command_takes_ours_and_the_users_own(tmp_path, monkeypatch) -> None
 
     from shrinknet.cli.main import app
 
-    (tmp_path / "own_metric.py").write_text(OWN + """
+    (tmp_path / "own_metric.py").write_text(
+        OWN
+        + """
 import torch
 
 def build():
     torch.manual_seed(0)
     return torch.nn.Sequential(torch.nn.Linear(6, 12), torch.nn.ReLU(), torch.nn.Linear(12, 7))
-""")  # fmt: skip
+"""
+    )
     monkeypatch.chdir(tmp_path)
     generator = np.random.default_rng(0)
     np.savez("rows.npz", inputs=generator.normal(size=(90, 6)).astype("float32"), targets=np.arange(90) % 7)

@@ -16,7 +16,7 @@ import shrinknet as sn
 from shrinknet.cli.main import app
 from shrinknet.core.quiet import quiet
 from shrinknet.graph.trace import trace
-from shrinknet.loading import onnx_in
+from shrinknet.loading import onnx_operators
 from shrinknet.loading.models import load_model
 from shrinknet.task.trees import called, inputs_of, joined, tensors_of
 
@@ -31,8 +31,9 @@ def written(model: nn.Module, inputs: tuple[Tensor, ...], path: Path, names: lis
     with quiet():
         if new:
             shapes = tuple({0: torch.export.Dim("batch", min=1)} for _ in given) if free else None
-            torch.onnx.export(model.eval(), given, path, dynamo=True, input_names=names, dynamic_shapes=shapes,
-                              external_data=False)  # fmt: skip
+            torch.onnx.export(
+                model.eval(), given, path, dynamo=True, input_names=names, dynamic_shapes=shapes, external_data=False
+            )
         else:
             axes = {name: {0: "batch"} for name in names} if free else None
             torch.onnx.export(model.eval(), given, path, dynamo=False, input_names=names, dynamic_axes=axes)
@@ -90,14 +91,16 @@ class Convolutions(nn.Module):
 
 
 NETWORKS: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
-    "dense": lambda: (nn.Sequential(nn.Linear(8, 12), nn.LeakyReLU(), nn.LayerNorm(12), nn.Linear(12, 3)),
-                      torch.randn(2, 8)),
+    "dense": lambda: (
+        nn.Sequential(nn.Linear(8, 12), nn.LeakyReLU(), nn.LayerNorm(12), nn.Linear(12, 3)),
+        torch.randn(2, 8),
+    ),
     "convolutions": lambda: (Convolutions(), torch.randn(2, 3, 8, 8)),
     "LSTM": lambda: (Recurrent(), torch.randn(2, 5, 4)),
     "GRU": lambda: (Recurrent(nn.GRU, bidirectional=True), torch.randn(2, 5, 4)),
     "RNN": lambda: (Recurrent(nn.RNN, nonlinearity="relu"), torch.randn(2, 5, 4)),
     "attention": lambda: (Attention(), torch.randn(2, 5, 16)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -175,15 +178,20 @@ def test_sizes_that_the_file_leaves_open_are_said(tmp_path) -> None:
 
 
 def dense(path: Path, **more: Any) -> str:
-    nodes = [helper.make_node("Gemm", ["x", "w"], ["h"]), helper.make_node("Relu", ["h"], ["r"]),
-             helper.make_node("Gemm", ["r", "v"], ["y"])]  # fmt: skip
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "v"], ["y"]),
+    ]
     return made(nodes, {"x": ["N", 4]}, {"w": weights(4, 6), "v": weights(6, 2)}, path, **more)
 
 
 def unknown(path: Path) -> str:
-    nodes = [helper.make_node("FusedGelu", ["x"], ["h"], name="act", domain="com.microsoft"),
-             helper.make_node("NonZero", ["h"], ["p"], name="places"),
-             helper.make_node("Cast", ["p"], ["y"], to=1)]  # fmt: skip
+    nodes = [
+        helper.make_node("FusedGelu", ["x"], ["h"], name="act", domain="com.microsoft"),
+        helper.make_node("NonZero", ["h"], ["p"], name="places"),
+        helper.make_node("Cast", ["p"], ["y"], to=1),
+    ]
     return made(nodes, {"x": ["N", 4]}, {}, path, domains=("com.microsoft",))
 
 
@@ -251,8 +259,11 @@ def huge(path: Path) -> str:
 
 
 def across_rows(path: Path) -> str:
-    nodes = [helper.make_node("ReduceMean", ["x", "axes"], ["m"]), helper.make_node("Add", ["x", "m"], ["h"]),
-             helper.make_node("Gemm", ["h", "w"], ["y"])]  # fmt: skip
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["m"]),
+        helper.make_node("Add", ["x", "m"], ["h"]),
+        helper.make_node("Gemm", ["h", "w"], ["y"]),
+    ]
     return made(nodes, {"x": [1, 4]}, {"w": weights(4, 2), "axes": np.array([0])}, path)
 
 
@@ -304,7 +315,7 @@ def test_tensors_beside_the_file_are_read(tmp_path) -> None:
 
 def test_a_wrong_conversion_is_refused(tmp_path, monkeypatch) -> None:
     path = dense(tmp_path / "net.onnx")
-    monkeypatch.setitem(onnx_in.TENSORS, "Relu", lambda node, x: x.abs())
+    monkeypatch.setitem(onnx_operators.TENSORS, "Relu", lambda node, x: x.abs())
     with pytest.raises(sn.BadInputError, match=r"output 'y' .* that differs by"):
         load_model(path)
 

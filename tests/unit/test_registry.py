@@ -17,7 +17,8 @@ from shrinknet.recipes.catalogue import find_recipe
 from shrinknet.sparsify import find_sparsifier
 from shrinknet.task.accuracy import find_accuracy
 from shrinknet.task.losses import find_loss
-from shrinknet.task.metrics import TopFive, find_metric
+from shrinknet.task.measured import find_metric
+from shrinknet.task.metrics import TopFive
 
 STRANGERS = (
     OTHERS

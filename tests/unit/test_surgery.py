@@ -247,8 +247,10 @@ def test_norms_without_weights_and_cells_say_their_new_widths() -> None:
     assert small.cell.hidden_size == small.head.in_features == widths.get("cell", 6)
 
 
-PLAN = {"kept": {"0.weight": {"0": [0, 2]}, "0.bias": {"0": [0, 2]}, "2.weight": {"1": [0, 2]}},
-        "attributes": {"0": {"out_features": 2}, "2": {"in_features": 2}}}  # fmt: skip
+PLAN = {
+    "kept": {"0.weight": {"0": [0, 2]}, "0.bias": {"0": [0, 2]}, "2.weight": {"1": [0, 2]}},
+    "attributes": {"0": {"out_features": 2}, "2": {"in_features": 2}},
+}
 
 
 def test_a_plan_says_what_is_taken_and_what_the_attributes_are() -> None:

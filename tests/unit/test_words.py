@@ -47,8 +47,11 @@ def typed(verb: str, text: str) -> str:
 
 
 def test_no_text_of_the_library_names_a_flag() -> None:
-    named = [(where, text) for where, text in sentences()
-             if FLAG.search(text) and not any(other in text for other in OF_OTHER_PROGRAMS)]  # fmt: skip
+    named = [
+        (where, text)
+        for where, text in sentences()
+        if FLAG.search(text) and not any(other in text for other in OF_OTHER_PROGRAMS)
+    ]
     assert not named
 
 

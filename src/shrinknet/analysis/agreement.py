@@ -43,12 +43,7 @@ class Agreement:
 
 
 def agreement(
-    task: Task,
-    criteria: Sequence[str] = (),
-    *,
-    gone: Sequence[Neuron] = (),
-    seed: int = 0,
-    tell: Tell = tell_nobody,
+    task: Task, criteria: Sequence[str] = (), *, gone: Sequence[Neuron] = (), seed: int = 0, tell: Tell = tell_nobody
 ) -> list[Agreement]:
     """Compare criteria with ablation on one network; the one that agrees best comes first.
 

@@ -278,9 +278,8 @@ def _together(task: Task, network: GatedNetwork, group: Group, members: NDArray[
             replay = Replay(network, batch)
             joint.append(network.without(neurons).losses(batch) - replay.losses_before)
             alone.append(replay.rises(group, torch.from_numpy(members).to(batch.device)).sum(0))
-    less = (torch.cat(alone) - torch.cat(joint)).double().cpu().numpy()
+    apart, both = torch.cat(alone), torch.cat(joint)
+    less = (apart - both).double().cpu().numpy()
     p = float(scipy.stats.ttest_1samp(less, 0.0, alternative="greater").pvalue) if less.std() > 0 else math.nan
-    return Together(
-        tuple(int(index) for index in members), float(torch.cat(alone).double().mean()),
-        float(torch.cat(joint).double().mean()), p, data.role,
-    )  # fmt: skip
+    rises = float(apart.double().mean()), float(both.double().mean())
+    return Together(tuple(int(index) for index in members), *rises, p, data.role)

@@ -58,10 +58,8 @@ class Alphas:
     def __post_init__(self) -> None:
         numbers = (self.first, self.last, self.step)
         if not all(map(math.isfinite, numbers)) or not self.last > self.first or not self.step > 0:
-            raise BadInputError(
-                "alphas", "a range that holds something, as FIRST:LAST:STEP", ":".join(f"{n:g}" for n in numbers),
-                "Write it as 0:10:0.001.",
-            )  # fmt: skip
+            allowed = "a range that holds something, as FIRST:LAST:STEP"
+            raise BadInputError("alphas", allowed, ":".join(f"{n:g}" for n in numbers), "Write it as 0:10:0.001.")
 
     @classmethod
     def parsed(cls, text: str) -> "Alphas":
@@ -233,10 +231,8 @@ def _surface(task: Task, network: GatedNetwork, neuron: Neuron, alphas: Alphas, 
     error = math.sqrt(max(0.0, squares / num_samples - rise**2) / num_samples)
     partner, given_back = _partner(task, network, neuron)
     verdict, ground = judged(rise, error, found[1.0], partner, given_back)
-    return Surface(
-        step, neuron, values, losses, found[1.0], rise, error, slope / num_samples, curvature / num_samples,
-        partner, given_back, verdict, ground,
-    )  # fmt: skip
+    bend = (slope / num_samples, curvature / num_samples)
+    return Surface(step, neuron, values, losses, found[1.0], rise, error, *bend, partner, given_back, verdict, ground)
 
 
 def _partner(task: Task, network: GatedNetwork, neuron: Neuron) -> tuple[Neuron | None, float]:

@@ -223,9 +223,8 @@ def check_asked(eps: int | float | None, max_accuracy_drop: int | float | str | 
 
 def _check(eps: int | float | None, iterations: int, probes: int) -> None:
     if eps is not None and not (math.isfinite(eps) and eps >= 0):
-        raise BadInputError(
-            "eps", "a rise of the loss of at least 0", repr(eps), "Leave it out for the batches' noise."
-        )
+        do = "Leave it out for the batches' noise."
+        raise BadInputError("eps", "a rise of the loss of at least 0", repr(eps), do)
     if iterations < 1 or probes < 1:
         raise BadInputError("iterations and probes", "at least 1", f"{iterations}, {probes}", "Leave them out.")
 

@@ -132,14 +132,12 @@ def recall_distortion(history: Sequence[Step], step: int | None = None, *, seed:
     place, present = int(places[0]), np.flatnonzero(answers.rows > 0)
     recalls, accuracies = answers.recalls[:, present], answers.accuracies
     before = normalised_balance(recalls[0], float(accuracies[0]))
-    slopes = np.array([
+    slopes = [
         intensification(before, normalised_balance(recall, float(right))) if right > 0 and before.any() else np.nan
         for recall, right in zip(recalls, accuracies, strict=True)
-    ])  # fmt: skip
-    return RecallDistortion(
-        answers, step, slopes, _interval(answers, place, present, seed), _classes(answers, place, present),
-        _lost(answers, place),
-    )  # fmt: skip
+    ]
+    interval, classes = _interval(answers, place, present, seed), _classes(answers, place, present)
+    return RecallDistortion(answers, step, np.array(slopes), interval, classes, _lost(answers, place))
 
 
 def _classes(answers: RecallHistory, place: int, present: NDArray[np.int64]) -> tuple[ClassChange, ...]:
@@ -151,15 +149,13 @@ def _classes(answers: RecallHistory, place: int, present: NDArray[np.int64]) -> 
         lost, won = int((right[0] & ~right[1] & own).sum()), int((~right[0] & right[1] & own).sum())
         test = scipy.stats.binomtest(lost, lost + won, alternative="greater") if lost + won else None
         tests.append(1.0 if test is None else float(test.pvalue))
-    adjusted = holm(tests)
-    return tuple(
-        ClassChange(
-            int(c), int(answers.rows[c]), float(recalls[0, c]), float(recalls[place, c]), float(precisions[0, c]),
-            float(precisions[place, c]), _balance(recalls[0, c], accuracies[0]),
-            _balance(recalls[place, c], accuracies[place]), p,
-        )
-        for c, p in zip(present, adjusted, strict=True)
-    )  # fmt: skip
+    found = []
+    for c, p in zip(present, holm(tests), strict=True):
+        recall = float(recalls[0, c]), float(recalls[place, c])
+        precision = float(precisions[0, c]), float(precisions[place, c])
+        balance = _balance(recalls[0, c], accuracies[0]), _balance(recalls[place, c], accuracies[place])
+        found.append(ClassChange(int(c), int(answers.rows[c]), *recall, *precision, *balance, p))
+    return tuple(found)
 
 
 def _balance(recall: float, accuracy: float) -> float:
@@ -184,9 +180,7 @@ def _interval(answers: RecallHistory, place: int, present: NDArray[np.int64], se
         kinds = 2 * right[0] + right[1]
         sides = np.bincount(kinds[answers.targets == number].astype(np.int64), minlength=4)
         counts.append(generator.multinomial(sides.sum(), sides / sides.sum(), DRAWS))
-    drawn = np.stack(counts, 1).astype(
-        np.float64
-    )  # [draws, classes, wrong-wrong, wrong-right, right-wrong, right-right]
+    drawn = np.stack(counts, 1).astype(np.float64)  # [draws, classes, wrong or right before and after: 4]
     rows = drawn.sum(2)
     balances = []
     for kinds_right in ([2, 3], [1, 3]):
@@ -249,9 +243,8 @@ def over_runs(histories: Sequence[Sequence[Step]], ratios: Sequence[int | float]
         BadInputError: fewer than two runs, or one that never gets so small.
     """
     if len(histories) < 2:
-        raise BadInputError(
-            "histories", "two runs or more, of networks trained apart", str(len(histories)), "Name more."
-        )
+        do = "Name more."
+        raise BadInputError("histories", "two runs or more, of networks trained apart", str(len(histories)), do)
     slopes, accuracies = (np.empty((len(ratios), len(histories))) for _ in range(2))
     for column, history in enumerate(histories):
         found = recall_distortion(history)

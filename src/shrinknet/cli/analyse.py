@@ -7,13 +7,12 @@ from typing import Annotated
 import typer
 
 from shrinknet.cli.flags import spread
-from shrinknet.cli.options import Json, ModelFlags, RunFlags
+from shrinknet.cli.options import Json, ModelFlags, RunFlags, RunPath
 from shrinknet.core.config import DEFAULT_BATCH_SIZE, MOST_PAIRS, Scope
 from shrinknet.core.options import option
 
 app = typer.Typer(no_args_is_help=True)
 
-RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 Source = Annotated[str, typer.Argument(metavar="RUN|MODEL", help="A run folder, or a model with --data.")]
 
 

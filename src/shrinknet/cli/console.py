@@ -29,9 +29,9 @@ class Bar:
 
     def __init__(self, what: str) -> None:
         self._what, self._started, self._said = what, time.monotonic(), time.monotonic()
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
-                   TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())  # fmt: skip
-        self._progress = Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal)
+        done = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
+        times = (TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
+        self._progress = Progress(*done, *times, console=talk, transient=True, disable=not talk.is_terminal)
         self._task: TaskID = self._progress.add_task(what, total=1.0)
         self._by_step = False
 

@@ -1,25 +1,14 @@
 """`shrinknet cut`: another budget from the same history."""
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from shrinknet.cli import console
 from shrinknet.cli.asked import GoalFlags
 from shrinknet.cli.flags import spread
-from shrinknet.cli.options import Json, Out, RunFlags
+from shrinknet.cli.options import Json, Out, RunFlags, RunPath
 from shrinknet.core.errors import BadInputError
 
 
 @spread
-def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    given: RunFlags,
-    out: Out,
-    asked: GoalFlags,
-    json: Json = False,
-) -> None:
+def command(run: RunPath, given: RunFlags, out: Out, asked: GoalFlags, json: Json = False) -> None:
     """Cut the network of another budget out of a finished run. Nothing is scored again."""
     from shrinknet.cli.work.finishing import finish
     from shrinknet.cli.work.opening import reopen

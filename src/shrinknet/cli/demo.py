@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from shrinknet.cli import console
+from shrinknet.cli.options import Out
 from shrinknet.search.goals import FlashBytes, Goal, PeakRamBytes
 
 FLASH, RAM = "16 KiB", "4 KiB"
 
 
 def command(
-    out: Annotated[Path, typer.Option("--out", help="A new folder for the run.")] = Path("demo-run"),
+    out: Out = Path("demo-run"),
     seed: Annotated[int, typer.Option(help="Of the split and of the training.")] = 0,
 ) -> None:
     """Train a small network on handwritten digits, fit it into 16 KiB of flash and 4 KiB of RAM, write the page.
@@ -33,10 +34,19 @@ def command(
     task = Task(model, "cross-entropy", roles["calibration"], roles["validation"], roles["test"])
     with console.Bar("pruning") as bar:
         run = prune(
-            task, "ablation", "reranking", goals, whole_curve=True, price="budget", compensate="least-squares",
-            artefact="executorch" if has_executorch else "weights", seed=seed, out=out,
-            config={"data": str((out / "data.npz").resolve())}, progress=bar,
-        )  # fmt: skip
+            task,
+            "ablation",
+            "reranking",
+            goals,
+            whole_curve=True,
+            price="budget",
+            compensate="least-squares",
+            artefact="executorch" if has_executorch else "weights",
+            seed=seed,
+            out=out,
+            config={"data": str((out / "data.npz").resolve())},
+            progress=bar,
+        )
     digits.write_npz(roles, out / "data.npz")
     if not has_executorch:
         console.talk.print(

@@ -8,13 +8,13 @@ import typer
 
 from shrinknet.cli import console
 from shrinknet.cli.flags import spread
-from shrinknet.cli.options import AllowFloat, Json, Quantize, RunFlags
+from shrinknet.cli.options import AllowFloat, Json, Quantize, RunFlags, RunPath
 from shrinknet.report import summary
 
 
 @spread
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run: RunPath,
     given: RunFlags,
     to: Annotated[str, typer.Option("--to", help="executorch, onnx, pt2, cortex-m, or package.module:Class.")],
     quantize: Quantize = "none",

@@ -12,6 +12,7 @@ from shrinknet.core.options import Options, option
 from shrinknet.search.goals import Goal, PeakRamBytes
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2 or .onnx file, or package.module:factory.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 DataPath = Annotated[
     str, typer.Option("--data", help="An .npz file (inputs, targets, split), or package.module:factory.")
 ]

@@ -35,8 +35,8 @@ def command(
         (folder / file).write_bytes(draw(results))
     (folder / "index.html").write_text(recipe.page(results), encoding="utf-8")
     verdicts = recipe.verdicts(results)
-    console.table("", ("seen", "what must be seen", "figures"),
-                  [("yes" if holds else "NO", what, seen) for what, holds, seen in verdicts])  # fmt: skip
+    rows = [("yes" if holds else "NO", what, seen) for what, holds, seen in verdicts]
+    console.table("", ("seen", "what must be seen", "figures"), rows)
     held = sum(holds for _, holds, _ in verdicts)
     console.talk.print(
         f"{held} of {counted(len(verdicts), 'point')} seen, in {results['seconds']} s; page: {folder / 'index.html'}"

@@ -1,6 +1,7 @@
 """`shrinknet sparsify`: train under a method that masks weights while it trains."""
 
 import json as json_module
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,18 @@ from shrinknet.cli.options import DataPath, Json, LossFlags, Model, Out, TaskFla
 from shrinknet.cli.prune import source_of
 from shrinknet.cli.words import said
 from shrinknet.core.errors import BadInputError
+from shrinknet.core.options import Options, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFlags(Options):
+    """How the network is trained."""
+
+    epochs: int = option(10, "How often the calibration rows are seen.")
+    batch_size: int = option(64, "Rows for each step.", flag="batch")
+    optimizer: str = option("adam", "adam, or sgd (momentum 0.9).")
+    learning_rate: float = option(1e-3, "The first learning rate; it falls along a cosine.", flag="rate")
+    weight_decay: float = option(0.0, "Weight decay.", flag="decay")
 
 
 @spread
@@ -27,11 +40,8 @@ def command(
         list[str] | None,
         typer.Option("--set", help="An option of the method, such as sparsity=0.95 (may be repeated)."),
     ] = None,
-    epochs: Annotated[int, typer.Option(help="How often the calibration rows are seen.")] = 10,
-    batch: Annotated[int, typer.Option(help="Rows for each step.")] = 64,
-    optimizer: Annotated[str, typer.Option(help="adam, or sgd (momentum 0.9).")] = "adam",
-    rate: Annotated[float, typer.Option(help="The first learning rate; it falls along a cosine.")] = 1e-3,
-    decay: Annotated[float, typer.Option(help="Weight decay.")] = 0.0,
+    *,
+    training: TrainingFlags,
     seed: Annotated[
         int, typer.Option(min=0, help="Of the split, the order of the rows and what the method draws.")
     ] = 0,
@@ -45,19 +55,23 @@ def command(
     task = make_task(model, data, seed, TaskFlags(**vars(given)))
     sources = {"model": source_of(model), "weights": source_of(given.weights), "data": source_of(data)}
     with console.resumable(out), console.Bar(method) as bar:
-        found = sparsify(
-            task, method, options=_options(set or []), epochs=epochs, batch_size=batch, optimizer=optimizer,
-            learning_rate=rate, weight_decay=decay, seed=seed, out=out, resume=resume, config=sources, tell=bar.tell,
-        )  # fmt: skip
+        named: dict[str, Any] = {**vars(training), "seed": seed, "out": out, "resume": resume, "config": sources}
+        found = sparsify(task, method, options=_options(set or []), tell=bar.tell, **named)
     if json:
-        console.print_json({
-            "out": str(out), "history": list(found.history), "density": found.sparsifier.density,
-            "dense_bytes": found.dense_bytes, "sparse_bytes": found.sparse_bytes,
+        facts = {
+            "out": str(out),
+            "history": list(found.history),
+            "density": found.sparsifier.density,
+            "dense_bytes": found.dense_bytes,
+            "sparse_bytes": found.sparse_bytes,
             "removed": [str(neuron) for neuron in found.plan.removed],
-        })  # fmt: skip
+        }
+        console.print_json(facts)
     else:
-        rows = [[name, f"{int(mask.sum()):,}", f"{mask.numel():,}", f"{100 * float(mask.double().mean()):.2f} %"]
-                for name, mask in found.sparsifier.masks.items()]  # fmt: skip
+        rows = [
+            [name, f"{int(mask.sum()):,}", f"{mask.numel():,}", f"{100 * float(mask.double().mean()):.2f} %"]
+            for name, mask in found.sparsifier.masks.items()
+        ]
         console.table("", ("weight", "kept", "of", ""), rows)
     console.talk.print(f"Run: {out} (page: {Path(out) / 'report' / 'index.html'})")
     console.talk.print(said(found.last_line + found.hint))

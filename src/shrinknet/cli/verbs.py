@@ -10,10 +10,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
-VERBS = (
-    "demo", "inspect", "rank", "prune", "cut", "export", "verify", "report", "reproduce", "sparsify", "bench",
-    "analyse",
-)  # fmt: skip
+from shrinknet.core.units import names_in
+
+VERBS = names_in("demo, inspect, rank, prune, cut, export, verify, report, reproduce, sparsify, bench, analyse")
 """One file of this package each, with a function `command`; where it has verbs of its own, these are its `app`."""
 
 

@@ -1,24 +1,16 @@
 """`shrinknet verify`: the proof again, from the files."""
 
 import sys
-from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from shrinknet.cli import console
 from shrinknet.cli.flags import spread
-from shrinknet.cli.options import Json, RunFlags
+from shrinknet.cli.options import Json, RunFlags, RunPath
 from shrinknet.core.sealed import SEAL
 from shrinknet.report import summary
 
 
 @spread
-def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    given: RunFlags,
-    json: Json = False,
-) -> None:
+def command(run: RunPath, given: RunFlags, json: Json = False) -> None:
     """Compare masked, cut and exported networks again, on real inputs. Exit status 1 where they differ."""
     from shrinknet.cli.work.opening import reopen
     from shrinknet.run.checking import check_files
@@ -28,8 +20,10 @@ def command(
     assert opened.folder is not None
     changed = opened.folder.changed() if opened.folder.has(SEAL) else []
     broken = [name for name, difference in checks.items() if not difference.holds or name in changed]
-    rows = [(name, f"{d.worst:.3e}", f"{d.tolerance:.3e}", d.num_samples, "NO" if name in broken else "yes")
-            for name, d in checks.items()]  # fmt: skip
+    rows = [
+        (name, f"{d.worst:.3e}", f"{d.tolerance:.3e}", d.num_samples, "NO" if name in broken else "yes")
+        for name, d in checks.items()
+    ]
     holds = opened.verification.holds and not broken
     if json:
         keys = ("what", "worst", "tolerance", "samples", "holds")

@@ -21,9 +21,14 @@ PLACES = {"spec": "MODEL", "folder": "RUN", "run": "RUN", "history": "RUN", "his
 """What is typed without a flag."""
 
 OTHER_NAMES = {
-    "artefact": "to", "batch_size": "batch", "learning_rate": "rate", "weight_decay": "decay", "options": "set",
-    "ratio": "ratios", **flags_of_classes(),
-}  # fmt: skip
+    "artefact": "to",
+    "batch_size": "batch",
+    "learning_rate": "rate",
+    "weight_decay": "decay",
+    "options": "set",
+    "ratio": "ratios",
+    **flags_of_classes(),
+}
 """What a verb calls otherwise than Python does, where it has nothing of Python's name."""
 
 NAMED = re.compile(r"(\w+)(?:=([^`]*)|\[([^`]*)\])?")

@@ -98,8 +98,8 @@ class Compensation:
 
     def refit(self, network: GatedNetwork, removed: Sequence[Neuron]) -> GatedNetwork:
         """Return a masked network whose readers make up for the neurons that were just removed."""
-        ids = [network.trace.ids_of(group).start + neuron.index
-               for neuron in removed for group in network.groups if group.name == neuron.group]  # fmt: skip
+        starts = {group.name: network.trace.ids_of(group).start for group in network.groups}
+        ids = [starts[neuron.group] + neuron.index for neuron in removed if neuron.group in starts]
         work = _Refit(self, network, torch.tensor(sorted(ids), dtype=torch.long))
         with torch.no_grad():
             work.go()

@@ -40,8 +40,8 @@ class Reader:
         if self.is_dense:
             return x.flatten(0, -2)
         kernel = tuple(argument(self.node, 1, "weight").meta["val"].shape[2:])
-        steps = [list(argument(self.node, place, name, [default]))
-                 for place, name, default in ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))]  # fmt: skip
+        wanted = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
+        steps = [list(argument(self.node, place, name, [default])) for place, name, default in wanted]
         stride, padding, dilation = (one * len(kernel) if len(one) == 1 else one for one in steps)
         if len(kernel) == 1:  # along one axis: the other is of length 1
             x, kernel = x.unsqueeze(2), (1, *kernel)

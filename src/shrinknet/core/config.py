@@ -8,7 +8,7 @@ from shrinknet.core.options import Options, option, read
 from shrinknet.core.quantities import ACCURACY, Quality
 from shrinknet.core.reading import all_restored
 from shrinknet.core.records import Tie
-from shrinknet.core.units import globs, parse_milliseconds
+from shrinknet.core.units import globs, parse_effort, parse_milliseconds
 
 Method = Literal["reranking", "single-ranking"]
 Clip = Literal["none", "mean", "median"]
@@ -21,6 +21,9 @@ WEIGHTS = "weights"
 """What ships where nothing else is named: the `.safetensors` file."""
 
 DEFAULT_BATCH_SIZE = 1024
+
+DEFAULT_EFFORT = "10min"
+"""What a search may cost where nobody says how to search."""
 
 MOST_PAIRS = 20_000
 """In a group with more pairs `cancellation` looks at only so many."""
@@ -52,8 +55,20 @@ class RankOptions(Scope):
 class SearchOptions(RankOptions):
     """How neurons are chosen, what every group keeps, and what ships in the end."""
 
+    criterion: object | None = option(
+        None,
+        "The rule that scores: a name, or package.module:Class; what the effort allows, where left out.",
+        is_recorded=False,
+    )
     method: Method = option("reranking", "Score again after each step, or score once.", is_recorded=False)
     _: KW_ONLY
+    effort: float | str | None = option(
+        None,
+        f"What the search may cost: a time ({DEFAULT_EFFORT} where nothing here says how to search), a number of "
+        "forward passes over the calibration data, or exact: every removal by the true rise of the loss.",
+        parse=parse_effort,
+        is_recorded=False,
+    )
     step: int | None = option(
         None, "Neurons removed for each ranking: one where left out, more of more than a thousand.", least=1,
         do="Leave it out to remove one at a time.",
@@ -81,6 +96,13 @@ class SearchOptions(RankOptions):
     max_latency: float | None = option(
         None, "At most that long a sample on this machine, such as 5ms.", parse=parse_milliseconds
     )
+
+    @property
+    def says_how(self) -> str:
+        """What says how to search, so that no effort has to: the first option that does, in words; else nothing."""
+        said = {"criterion": self.criterion, "step": self.step, "clip": self.clip, "method": self.method}
+        defaults = {"clip": "none", "method": "reranking"}
+        return next((f"{name}={value!r}" for name, value in said.items() if value != defaults.get(name)), "")
 
     @property
     def kind(self) -> object:

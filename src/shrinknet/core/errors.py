@@ -4,6 +4,7 @@ Sentences name arguments as Python does, between backticks but for the one they 
 where workers score. Got 'mean'. Use `executor='serial'`." The command line makes flags of them (`cli/words.py`).
 """
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
@@ -21,6 +22,12 @@ class ShrinknetError(Exception):
 
     page: ClassVar[str] = PAGES + "index.md"
 
+    def __init_subclass__(cls) -> None:
+        """A class of this module has a page of its own; one of somebody else's, that of the class it is made of."""
+        if cls.__module__ == __name__:
+            words = re.findall("[A-Z][a-z]+", cls.__name__.removesuffix("Error"))
+            cls.page = f"{PAGES}{'-'.join(words).lower()}.md"
+
     def __init__(self, *given: object) -> None:
         super().__init__(*given)
         self.add_note(f"See {self.page}.")  # below the sentence, in tracebacks and on the command line
@@ -34,8 +41,6 @@ class BadInputError(ShrinknetError, ValueError):
     shrinknet.core.errors.BadInputError: step must be a whole number of at least 1. Got 0. Leave it out to remove one at a time.
     """  # noqa: E501
 
-    page = PAGES + "bad-input.md"
-
     def __init__(self, argument: str, allowed: str, got: object, do: str) -> None:
         ValueError.__init__(self, argument, allowed, str(got), do)  # all text, to be pickled; no note: `do` says it all
         self.argument, self.allowed, self.got, self.do = argument, allowed, str(got), do
@@ -47,43 +52,29 @@ class BadInputError(ShrinknetError, ValueError):
 class UnfollowedOperatorError(ShrinknetError):
     """Neurons cannot be followed through an operator, and the caller needed them to be."""
 
-    page = PAGES + "unfollowed-operator.md"
-
 
 class NothingToRemoveError(ShrinknetError):
     """Every neuron of the network is frozen; the message lists why."""
-
-    page = PAGES + "nothing-to-remove.md"
 
 
 class FixedWidthError(ShrinknetError):
     """The user's own Python code fixes a width, so only the exported form of the smaller network exists."""
 
-    page = PAGES + "fixed-width.md"
-
 
 class VerificationError(ShrinknetError):
     """The cut network does not compute what the masked network computed."""
-
-    page = PAGES + "verification.md"
 
 
 class ExportError(ShrinknetError):
     """An exporter cannot take the network, or its file does not compute what the network computes."""
 
-    page = PAGES + "export.md"
-
 
 class RunFolderError(ShrinknetError):
     """A run folder holds something else than the caller expects."""
 
-    page = PAGES + "run-folder.md"
-
 
 class WorkerError(ShrinknetError):
     """Workers died again and again; what they finished is kept."""
-
-    page = PAGES + "worker.md"
 
 
 def first_line(error: BaseException) -> str:

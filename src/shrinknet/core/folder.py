@@ -226,9 +226,8 @@ def digest_of_plan(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-DAMAGED = (
-    LookupError, TypeError, AttributeError, ValueError, ArithmeticError, AssertionError, RecursionError, csv.Error
-)  # fmt: skip
+OF_PYTHON = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, AssertionError, RecursionError)
+DAMAGED = (*OF_PYTHON, csv.Error)
 """What a file that lacks an entry, or holds one of another kind, leads to."""
 
 

@@ -33,12 +33,8 @@ def find_named(argument: str, text: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise BadInputError(
-            argument,
-            "package.module:name that can be imported",
-            f"{text!r} ({error})",
-            "Run from the folder that holds the module, or install it.",
-        ) from error
+        do = "Run from the folder that holds the module, or install it."
+        raise BadInputError(argument, "package.module:name that can be imported", f"{text!r} ({error})", do) from error
     if not hasattr(module, name):
         names = [known for known in vars(module) if not known.startswith("_")]
         raise BadInputError(argument, f"a name in {module_name}", repr(name), did_you_mean(name, names))

@@ -69,9 +69,11 @@ def _restored(kind: Any, content: Any) -> Any:
 
 
 FORMERLY = {
-    "validation_accuracy": "metrics", "accuracy": "metrics",
-    "accuracy_before": "metrics_before", "accuracy_after": "metrics_after",
-}  # fmt: skip
+    "validation_accuracy": "metrics",
+    "accuracy": "metrics",
+    "accuracy_before": "metrics_before",
+    "accuracy_after": "metrics_after",
+}
 """What older versions called otherwise: accuracy was the only metric."""
 
 

@@ -31,9 +31,8 @@ def recalls(
     counts = np.bincount(truth, minlength=num_classes)
     missing = np.flatnonzero(counts == 0)
     if len(missing):
-        raise BadInputError(
-            "data", "rows of every class", f"no row of class {missing[0]}", "Add some, or number the classes from 0."
-        )
+        do = "Add some, or number the classes from 0."
+        raise BadInputError("data", "rows of every class", f"no row of class {missing[0]}", do)
     found: Vector = np.bincount(truth, weights=hits, minlength=num_classes) / counts
     return found
 
@@ -69,9 +68,8 @@ def intensification(before: Vector, after: Vector) -> float:
     """
     size = float(before @ before)
     if size == 0:
-        raise BadInputError(
-            "before", "a balance that is not 0 for every class", "0 for all", "There is no gap to widen."
-        )
+        do = "There is no gap to widen."
+        raise BadInputError("before", "a balance that is not 0 for every class", "0 for all", do)
     return float(before @ after) / size
 
 
@@ -99,10 +97,9 @@ class RecallHistory:
             BadInputError: the history holds no answers: targets were no classes, or nothing was validated.
         """
         if not history or not history[0].answers:
-            raise BadInputError(
-                "history", "a run whose validation data have classes as targets", "one without answers.csv",
-                "Make it again with data that have classes and a split.",
-            )  # fmt: skip
+            got = "one without answers.csv"
+            do = "Make it again with data that have classes and a split."
+            raise BadInputError("history", "a run whose validation data have classes as targets", got, do)
         targets = np.array([one.target for one in history[0].answers])
         answers = np.empty((len(history), len(targets)), np.int32)
         for place, step in enumerate(history):

@@ -123,10 +123,8 @@ class Registry(Generic[T]):
     def _own(self, name: str, found: object) -> T:
         own = self.own(found)
         if own is None:
-            do, lacking = (
-                f"CONTRIBUTING.md says how to add {_a(self.what)}.",
-                self.base and f" without the base {self.base}",
-            )
+            lacking = self.base and f" without the base {self.base}"
+            do = f"CONTRIBUTING.md says how to add {_a(self.what)}."
             raise BadInputError(self.argument, f"the name of {_a(self.what)}", f"{name!r}, which is none{lacking}", do)
         return own
 

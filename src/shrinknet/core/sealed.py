@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from shrinknet.core.disk import held, is_left_over, odd_below, write_whole, writing
 from shrinknet.core.errors import RunFolderError
 from shrinknet.core.reading import as_json
+from shrinknet.core.units import names_in
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +24,11 @@ SCHEMA = 2
 SEAL = "seal.json"
 MODELS = ("model.pt2", "model.safetensors")
 
-SEALED = (
-    "answers.csv", "architecture.json", "artefacts/*", "config.json", "environment.json", "groups.json", "history.csv",
-    "masks.safetensors", "model.pt2", "model.safetensors", "original.pt2", "plan.json", "racing.csv",
-    "sparse.safetensors", "state.safetensors", "summary.json", "training.csv", "verification.json",
-    "without_compensation.csv",
-)  # fmt: skip
+SEALED = names_in("""
+    answers.csv, architecture.json, artefacts/*, config.json, environment.json, groups.json, history.csv,
+    masks.safetensors, model.pt2, model.safetensors, original.pt2, plan.json, racing.csv, sparse.safetensors,
+    state.safetensors, summary.json, training.csv, verification.json, without_compensation.csv
+""")
 """The files that belong together. Pages and analyses are not among them: they can be made again."""
 
 AnyFolder = TypeVar("AnyFolder", bound="SealedFolder")

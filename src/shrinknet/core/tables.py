@@ -8,13 +8,14 @@ from dataclasses import replace
 
 from shrinknet.core.quantities import COSTS
 from shrinknet.core.records import Answer, Costs, Measures, Neuron, RaceResult, Step
+from shrinknet.core.units import names_in
 
 SECONDS, CHECK = "seconds", "check"
 ON_VALIDATION = "validation_"
-RACE_COLUMNS = (
-    "step", "group", "neuron", "score", "half_width", "samples", "all_samples", "share_of_work", "num_contenders",
-    "num_screened_out", "agreement",
-)  # fmt: skip
+RACE_COLUMNS = names_in("""
+    step, group, neuron, score, half_width, samples, all_samples, share_of_work, num_contenders, num_screened_out,
+    agreement
+""")
 ANSWER_COLUMNS = ("step", "row", "target", "answer")
 
 
@@ -80,9 +81,8 @@ def followed(
     kept, before = list[dict[str, str]](), ""
     for place, (number, group) in enumerate(steps["rows"].items(), start=1):
         said = [[value for name, value in row.items() if name not in (SECONDS, CHECK)] for row in group]
-        check = _check(before, said, *(
-            [list(row.values()) for row in steps[name].get(number, [])] for name in ("bare", "answers")
-        ))  # fmt: skip
+        beside = ([list(row.values()) for row in steps[name].get(number, [])] for name in ("bare", "answers"))
+        check = _check(before, said, *beside)
         if any(row[CHECK] != check for row in group):
             if place == len(steps["rows"]):
                 break

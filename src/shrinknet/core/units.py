@@ -9,6 +9,15 @@ BYTES = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1024, "
 COUNTS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3}
 
 
+def names_in(text: str) -> tuple[str, ...]:
+    """Return the names that a text lists, with commas between them.
+
+    >>> names_in("relu, hardtanh, clamp")
+    ('relu', 'hardtanh', 'clamp')
+    """
+    return tuple(" ".join(text.split()).split(", "))
+
+
 def parse_bytes(argument: str, value: int | str) -> int:
     """Return a number of bytes.
 
@@ -75,6 +84,37 @@ def parse_milliseconds(argument: str, value: float | str) -> float:
     return float(match[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[match[2]]
 
 
+SECONDS = {"s": 1, "min": 60, "h": 3600}
+
+EXACT = "exact"
+
+
+def parse_effort(argument: str, value: object) -> float | str:
+    """Return an effort: a number of forward passes, a time as text, or "exact".
+
+    >>> parse_effort("effort", "200"), parse_effort("effort", "10 min"), parse_effort("effort", "exact")
+    (200.0, '10min', 'exact')
+    """
+    text = str(value).strip()
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(s|min|h)?", text)
+    if text == EXACT:
+        return text
+    if match is None or float(match[1]) == 0:
+        allowed = "a time such as 10min, a number of forward passes, or exact"
+        raise BadInputError(argument, allowed, repr(value), "Write digits and one of s, min or h, or digits alone.")
+    return f"{match[1]}{match[2]}" if match[2] else float(match[1])
+
+
+def effort_seconds(effort: str) -> float:
+    """Return the seconds of an effort that is a time.
+
+    >>> effort_seconds("10min")
+    600.0
+    """
+    number, unit = re.fullmatch(r"([0-9.]+)([a-z]+)", effort).groups()  # type: ignore[union-attr]
+    return float(number) * SECONDS[unit]
+
+
 def _parse(argument: str, value: int | str, units: dict[str, int], allowed: str, choices: str) -> int:
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", str(value))
     if match is None or match[2].lower() not in units:
@@ -82,9 +122,8 @@ def _parse(argument: str, value: int | str, units: dict[str, int], allowed: str,
     try:
         return int(float(match[1]) * units[match[2].lower()])
     except OverflowError as error:
-        raise BadInputError(
-            argument, allowed, "one beyond all bounds", f"Write digits and one of {choices}."
-        ) from error
+        do = f"Write digits and one of {choices}."
+        raise BadInputError(argument, allowed, "one beyond all bounds", do) from error
 
 
 def globs(given: str | Sequence[str]) -> list[str]:

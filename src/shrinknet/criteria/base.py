@@ -208,12 +208,12 @@ Estimate = Callable[[Replay, Group, Tensor], Tensor]
 def over_candidates(
     network: GatedNetwork, batch: Batch, estimate: Estimate, groups: Iterable[Group] | None = None
 ) -> Statistics:
-    """Run an estimate over every neuron of some groups that is still there; neurons already gone get 0."""
+    """Run an estimate over every candidate of some groups that is still there; other neurons get 0."""
     replay = Replay(network, batch)
     totals = {}
     for group in network.groups if groups is None else groups:
         total = torch.zeros(group.width, dtype=torch.float64, device=batch.device)
-        alive = torch.from_numpy(network.alive(group)).to(total.device)
+        alive = torch.from_numpy(network.scored(group)).to(total.device)
         if len(alive):
             total[alive] = estimate(replay, group, alive).double()
         totals[group.name] = total

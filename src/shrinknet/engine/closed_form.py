@@ -151,9 +151,17 @@ class LastLayers:
 
 
 def _rises(
-    tail: Tail, across: Callable[..., Tensor], outputs: Tensor, read: Tensor, weights: Tensor, columns: Tensor,
-    layers: tuple[Tensor, ...], targets: Tensor, before: Tensor, changes: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    tail: Tail,
+    across: Callable[..., Tensor],
+    outputs: Tensor,
+    read: Tensor,
+    weights: Tensor,
+    columns: Tensor,
+    layers: tuple[Tensor, ...],
+    targets: Tensor,
+    before: Tensor,
+    changes: Tensor | None = None,
+) -> Tensor:
     """`L(tail(z + c o_k w_k^T)) - L(tail(z))` for each sample and each k among the columns; c = -1 where left out."""
     weights = weights.T[columns]
     weights = -weights if changes is None else weights * changes[:, None]

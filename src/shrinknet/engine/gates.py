@@ -34,7 +34,8 @@ class GatedNetwork:
     """A traced network with a gate on every neuron, and the loss it is judged by.
 
     `present` says which gates are 1; `without` gives another network, it changes nothing. All networks that come of
-    one share its `passes`. Criteria look at the groups that are `shown`: all, where it is None.
+    one share its `passes`. Criteria look at the groups that are `shown`, and those that look at neurons one by one only
+    at the `candidates`: all that are there, where these are None.
     """
 
     program: Program
@@ -43,6 +44,7 @@ class GatedNetwork:
     passes: Passes = field(default=None, compare=False, repr=False)  # type: ignore[assignment]
     residual_maker: Mapping[Site, Tensor] = field(default_factory=dict, compare=False, repr=False)
     shown: tuple[str, ...] | None = None
+    candidates: Present | None = None
 
     def __post_init__(self) -> None:
         if self.passes is None:
@@ -67,6 +69,16 @@ class GatedNetwork:
         """Return the indices of a group's neurons that are still there."""
         ids = self.trace.ids_of(group)
         return np.flatnonzero(self.present[ids.start : ids.stop])
+
+    def scored(self, group: Group) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the indices of a group's candidates that are still there."""
+        ids = self.trace.ids_of(group)
+        asked = self.present if self.candidates is None else self.present & self.candidates
+        return np.flatnonzero(asked[ids.start : ids.stop])
+
+    def among(self, neurons: Iterable[Neuron]) -> "GatedNetwork":
+        """Return the network with only these neurons as candidates."""
+        return replace(self, candidates=~self.trace.present(tuple(neurons)))
 
     def without(self, neurons: Iterable[Neuron]) -> "GatedNetwork":
         """Return the network with these neurons switched off as well."""
@@ -248,10 +260,7 @@ def gate(traced: Trace, loss: Loss, scoring: Scoring | None = None) -> GatedNetw
 
 
 def gated(
-    task: Task,
-    keep: str | Sequence[str] = (),
-    only: str | Sequence[str] = (),
-    scoring: Scoring | None = None,
+    task: Task, keep: str | Sequence[str] = (), only: str | Sequence[str] = (), scoring: Scoring | None = None
 ) -> GatedNetwork:
     """Trace a task's network and put a gate on every neuron that can be removed.
 
@@ -293,11 +302,9 @@ def _check_traced_at(network: GatedNetwork, inputs: AnyInputs, own: Any) -> None
         said = "other outputs than the network's"
     except (RuntimeError, IndexError, ValueError) as error:
         said = first_line(error)
-    raise BadInputError(
-        "free", "inputs with the axes along which batches differ, such as {'input_ids': [1]}",
-        f"inputs of shapes {shapes_text(inputs)}, of which the graph with the first batch's sizes said: {said}",
-        "Say these axes, or pad all batches to one size.",
-    )  # fmt: skip
+    got = f"inputs of shapes {shapes_text(inputs)}, of which the graph with the first batch's sizes said: {said}"
+    do = "Say these axes, or pad all batches to one size."
+    raise BadInputError("free", "inputs with the axes along which batches differ, such as {'input_ids': [1]}", got, do)
 
 
 def called_at(model: nn.Module, inputs: AnyInputs) -> Any:
@@ -309,8 +316,6 @@ def called_at(model: nn.Module, inputs: AnyInputs) -> Any:
     try:
         return called(model, inputs)
     except Exception as error:  # whatever the user's own forward raises
-        raise BadInputError(
-            "free", "axes along which the network takes twice and half the length",
-            f"inputs of shapes {shapes_text(inputs)}, of which it said: {first_line(error)}",
-            "Name every input of that length, or leave it fixed.",
-        ) from error  # fmt: skip
+        got = f"inputs of shapes {shapes_text(inputs)}, of which it said: {first_line(error)}"
+        do = "Name every input of that length, or leave it fixed."
+        raise BadInputError("free", "axes along which the network takes twice and half the length", got, do) from error

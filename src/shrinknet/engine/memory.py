@@ -20,12 +20,9 @@ def in_memory(task: Task, network: GatedNetwork) -> Task:
     needed, allowed = network.program.bytes_per_sample, network.program.scoring.pass_bytes
     if needed > allowed:
         least = needed * SHARE_OF_ONE_PASS
-        raise BadInputError(
-            "memory",
-            f"enough for one sample's pass through this network, {least:,} bytes",
-            f"{network.program.scoring.memory:,} bytes",
-            "Allow more, or look at fewer positions of each sample.",
-        )
+        got = f"{network.program.scoring.memory:,} bytes"
+        do = "Allow more, or look at fewer positions of each sample."
+        raise BadInputError("memory", f"enough for one sample's pass through this network, {least:,} bytes", got, do)
     most = allowed // needed
     smaller = task.in_batches_of(most if task.loss.couples_samples else min(most, samples_at_once(network)))
     log.info("%s", chunks_text(network, smaller.calibration.batch_size))

@@ -83,10 +83,9 @@ class Program:
     def check_one_output(self, criterion: str) -> None:
         """Raise BadInputError where the loss is given several outputs: a criterion starts at one."""
         if self.output is self.end:
-            raise BadInputError(
-                "criterion", "one for a loss of all outputs, where a network returns several",
-                f"{criterion!r}, which starts at one output", "Use 'taylor-2', which is exact on any network.",
-            )  # fmt: skip
+            got = f"{criterion!r}, which starts at one output"
+            do = "Use 'taylor-2', which is exact on any network."
+            raise BadInputError("criterion", "one for a loss of all outputs, where a network returns several", got, do)
 
     def judged(self, values: Mapping[Node, Any]) -> Any:
         """Return what the loss is given of the values."""

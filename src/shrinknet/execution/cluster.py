@@ -39,12 +39,9 @@ def connect(address: str | None, workers: int) -> Any:
             del quiet["include_dashboard"]
             ray.init(address=address, **quiet)
     except Exception as error:  # Ray raises half a dozen types for a cluster that is not there
-        raise BadInputError(
-            "address",
-            "that of a Ray cluster that answers",
-            f"{address!r} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no answer'})",
-            "Start one with 'ray start --head', or leave `address` out for one on this machine.",
-        ) from error
+        got = f"{address!r} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no answer'})"
+        do = "Start one with 'ray start --head', or leave `address` out for one on this machine."
+        raise BadInputError("address", "that of a Ray cluster that answers", got, do) from error
     return ray
 
 

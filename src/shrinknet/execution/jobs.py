@@ -31,8 +31,9 @@ from shrinknet.export.exported_program import pt2_bytes
 from shrinknet.graph.restrict import restrict
 from shrinknet.graph.trace import Trace, export_program, trace
 from shrinknet.loading.models import load_model
-from shrinknet.task.data import Batch, Origin, Part, aligned
+from shrinknet.task.data import Batch, Origin, aligned
 from shrinknet.task.losses import Loss
+from shrinknet.task.parts import Part
 from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task, evaluating
 from shrinknet.task.trees import Inputs, called, of_each, tensors_of, with_tensors
@@ -183,6 +184,8 @@ class Workers:
     def score(self, network: GatedNetwork, told: Callable[[int, int], None]) -> Scores:
         """Score every neuron, by all workers."""
         seen = hashlib.sha256(network.present.tobytes())
+        if network.candidates is not None:
+            seen.update(network.candidates.tobytes())
 
         def look(state: Any) -> Iterator[tuple[int, Statistics]]:
             finished = None if self.shards is None else Finished(self.shards, self._key + seen.digest())
@@ -229,10 +232,18 @@ class Workers:
     def _job(self, batches: Batches, workers: int) -> ScoringJob:
         share = replace(self.scoring, memory=int(self.scoring.memory) // workers, keeps_passes=True)
         return ScoringJob(
-            self._model, self.task.loss, self.keep, self.only, share, self.criterion, batches,
-            str(self.task.calibration.device), of_each(self.task.example_inputs, Tensor.cpu), self._outputs,
+            self._model,
+            self.task.loss,
+            self.keep,
+            self.only,
+            share,
+            self.criterion,
+            batches,
+            str(self.task.calibration.device),
+            of_each(self.task.example_inputs, Tensor.cpu),
+            self._outputs,
             self.task.free,
-        )  # fmt: skip
+        )
 
     @cached_property
     def _folder(self) -> "tempfile.TemporaryDirectory[str]":
@@ -287,12 +298,9 @@ def packed(state: Any, network: GatedNetwork) -> bytes:
     try:
         pickler.dump(state)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise BadInputError(
-            "criterion",
-            "one whose state can travel to workers: numbers, tensors and the network",
-            f"{type(error).__name__}: {error}",
-            "Say `executor='serial'`, or let begin return less.",
-        ) from error
+        allowed = "one whose state can travel to workers: numbers, tensors and the network"
+        do = "Say `executor='serial'`, or let begin return less."
+        raise BadInputError("criterion", allowed, f"{type(error).__name__}: {error}", do) from error
     return content.getvalue()
 
 

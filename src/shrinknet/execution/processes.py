@@ -76,12 +76,9 @@ class Processes:
 def unimportable(error: BaseException) -> BadInputError:
     """Return the sentence for a worker that lacks the user's code."""
     lines = [line.strip() for line in str(error).splitlines() if "Error: " in line or "No module named" in line]
-    return BadInputError(
-        "executor",
-        "one whose workers can import what the run uses (a loss or criterion of your own)",
-        lines[-1] if lines else f"{type(error).__name__}: {error}",
-        "Install that package where the workers are, or put its folder into PYTHONPATH.",
-    )
+    allowed = "one whose workers can import what the run uses (a loss or criterion of your own)"
+    do = "Install that package where the workers are, or put its folder into PYTHONPATH."
+    return BadInputError("executor", allowed, lines[-1] if lines else f"{type(error).__name__}: {error}", do)
 
 
 class _Worker:

@@ -128,10 +128,9 @@ class Exporter(Named, ABC):
             except ImportError as error:
                 what = f"the extra {self.extra!r}" if self.extra else f"{package!r}"
                 install = f"'shrinknet[{self.extra}]'" if self.extra else package
-                raise BadInputError(
-                    f"artefact={self.name!r}", f"used where {what} is installed",
-                    f"a Python that cannot import it ({error})", f"Run: pip install {install}",
-                ) from error  # fmt: skip
+                allowed = f"used where {what} is installed"
+                got = f"a Python that cannot import it ({error})"
+                raise BadInputError(f"artefact={self.name!r}", allowed, got, f"Run: pip install {install}") from error
 
     def refused(self, where: str, error: Exception) -> ExportError:
         """Return the error that says which operator the exporter cannot take."""

@@ -1,6 +1,6 @@
 """Lowering to ExecuTorch's programs: the memory plan, and which operator of ours each planned value comes from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -132,17 +132,14 @@ def in_float(program: Any, network: InferenceGraph) -> tuple[str, ...]:
 
     What only turns float into int8 and back, or takes a value out of several, computes nothing.
     """
-    own = {node.name: node for node in network.module.graph.nodes}
-    found: dict[str, None] = {}
-    for node in program.graph.nodes:
-        value = node.meta.get("val")
-        values = value if isinstance(value, tuple | list) else [value]
-        is_float = any(isinstance(one, Tensor) and one.is_floating_point() for one in values)
-        if node.op != "call_function" or not is_float or _only_passes_on(str(node.target)):
-            continue
-        name = _origin(node, own)
-        found[describe(own[name]) if name else str(node.target)] = None
-    return tuple(found)
+    called = [node for node in program.graph.nodes if node.op == "call_function"]
+    return _origins((one for one in called if _gives_float(one) and not _only_passes_on(str(one.target))), network)
+
+
+def _gives_float(node: Node) -> bool:
+    value = node.meta.get("val")
+    values = value if isinstance(value, tuple | list) else [value]
+    return any(isinstance(one, Tensor) and one.is_floating_point() for one in values)
 
 
 def _only_passes_on(target: str) -> bool:
@@ -151,13 +148,15 @@ def _only_passes_on(target: str) -> bool:
 
 def float_products(quantized: Any, network: InferenceGraph) -> tuple[str, ...]:
     """Return the network's operators that multiply and whose inputs a quantizer left in float, with their modules."""
+    called = (node for node in quantized.graph.nodes if node.op == "call_function")
+    return _origins((one for one in called if operator_name(one) in MACS and not _reads_int8(one)), network)
+
+
+def _origins(nodes: Iterable[Node], network: InferenceGraph) -> tuple[str, ...]:
+    """The network's operators that nodes were made for, with their modules, each once."""
     own = {node.name: node for node in network.module.graph.nodes}
-    found: dict[str, None] = {}
-    for node in quantized.graph.nodes:
-        if node.op == "call_function" and operator_name(node) in MACS and not _reads_int8(node):
-            name = _origin(node, own)
-            found[describe(own[name]) if name else str(node.target)] = None
-    return tuple(found)
+    origins = ((node, _origin(node, own)) for node in nodes)
+    return tuple(dict.fromkeys(describe(own[name]) if name else str(node.target) for node, name in origins))
 
 
 def _reads_int8(node: Node) -> bool:

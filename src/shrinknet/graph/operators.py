@@ -7,41 +7,47 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-ELEMENTWISE = frozenset({
-    "hardswish", "relu6", "log_sigmoid", "dropout", "feature_dropout", "alpha_dropout", "detach", "contiguous",
-    "type_as", "rsub", "to", "where", "masked_fill", "copy", "zeros_like", "ones_like", "full_like", "empty_like",
-    "floor_divide", "fill",
-})  # fmt: skip
+from shrinknet.core.units import names_in
+
+
+def operators(text: str) -> frozenset[str]:
+    """Return the set of operators that a text lists."""
+    return frozenset(names_in(text))
+
+
+ELEMENTWISE = operators("""
+    hardswish, relu6, log_sigmoid, dropout, feature_dropout, alpha_dropout, detach, contiguous, type_as, rsub, to,
+    where, masked_fill, copy, zeros_like, ones_like, full_like, empty_like, floor_divide, fill
+""")
 """Operators that treat every element alone (dropout does in eval mode) and that torch does not tag as such."""
 
 
-REWRITTEN = frozenset({
-    "stack", "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unbind", "view", "_unsafe_view",
-})  # fmt: skip
+REWRITTEN = operators("""
+    stack, split, split_with_sizes, unsafe_split, unsafe_split_with_sizes, unbind, view, _unsafe_view
+""")
 """Operators without a rule that are written as others before labels ride (graph/rewrite.py)."""
 
 
-ALIASES = frozenset({
-    "view", "_unsafe_view", "reshape", "flatten", "unflatten", "permute", "transpose", "t", "numpy_T", "mT", "squeeze",
-    "unsqueeze", "expand", "expand_as", "movedim", "swapaxes", "dropout", "feature_dropout", "alpha_dropout", "detach",
-    "contiguous", "to", "type_as", "slice", "select", "alias", "diagonal",
-})  # fmt: skip
+ALIASES = operators("""
+    view, _unsafe_view, reshape, flatten, unflatten, permute, transpose, t, numpy_T, mT, squeeze, unsqueeze, expand,
+    expand_as, movedim, swapaxes, dropout, feature_dropout, alpha_dropout, detach, contiguous, to, type_as, slice,
+    select, alias, diagonal
+""")
 """Operators whose output shares its input's memory, or may (dropout does in eval mode)."""
 
 
-LINEAR = ALIASES | frozenset({
-    "add", "sub", "rsub", "neg", "cat", "getitem", "sum", "mean", "pad", "constant_pad_nd", "reflection_pad1d",
-    "reflection_pad2d", "replication_pad1d", "replication_pad2d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
-    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "roll", "cumsum", "slice_scatter",
-    "select_scatter", "index", "index_select", "upsample_nearest2d", "upsample_bilinear2d", "pixel_shuffle",
-    "pixel_unshuffle", "clone", "repeat", "tile", "flip", "lift_fresh_copy",
-})  # fmt: skip
+LINEAR = ALIASES | operators("""
+    add, sub, rsub, neg, cat, getitem, sum, mean, pad, constant_pad_nd, reflection_pad1d, reflection_pad2d,
+    replication_pad1d, replication_pad2d, avg_pool1d, avg_pool2d, avg_pool3d, adaptive_avg_pool1d,
+    adaptive_avg_pool2d, adaptive_avg_pool3d, roll, cumsum, slice_scatter, select_scatter, index, index_select,
+    upsample_nearest2d, upsample_bilinear2d, pixel_shuffle, pixel_unshuffle, clone, repeat, tile, flip,
+    lift_fresh_copy
+""")
 """Operators that are linear (plus a constant) in all values that they are given, taken together."""
 
-LINEAR_IN_EACH = frozenset({
-    "mul", "linear", "addmm", "mm", "bmm", "matmul", "conv1d", "conv2d", "conv3d", "conv_transpose1d",
-    "conv_transpose2d", "conv_transpose3d",
-})  # fmt: skip
+LINEAR_IN_EACH = operators("""
+    mul, linear, addmm, mm, bmm, matmul, conv1d, conv2d, conv3d, conv_transpose1d, conv_transpose2d, conv_transpose3d
+""")
 """Operators that are linear in each value that they are given, the others held fast."""
 
 LINEAR_IN_FIRST = frozenset({"div", "batch_norm"})
@@ -49,11 +55,11 @@ LINEAR_IN_FIRST = frozenset({"div", "batch_norm"})
 
 TRAINING_ARGUMENT = 5
 
-PIECEWISE_LINEAR = frozenset({
-    "relu", "relu6", "leaky_relu", "hardtanh", "hardsigmoid", "clamp", "clamp_min", "clamp_max", "threshold", "abs",
-    "max_pool1d", "max_pool2d", "max_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
-    "amax", "amin", "maximum", "minimum",
-})  # fmt: skip
+PIECEWISE_LINEAR = operators("""
+    relu, relu6, leaky_relu, hardtanh, hardsigmoid, clamp, clamp_min, clamp_max, threshold, abs, max_pool1d,
+    max_pool2d, max_pool3d, adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d, amax, amin, maximum,
+    minimum
+""")
 """Operators that are linear in pieces: their second derivative is 0 wherever it is anything."""
 
 

@@ -189,12 +189,9 @@ def export_program(
         if "data-dependent" in str(error) or type(error).__name__ == "GuardOnDataDependentSymNode":
             raise _decides_by_values("one that decides by values what it computes", line) from error
         do = "Export it yourself with dynamic_shapes=({0: Dim('batch')},) to see torch's full explanation."
-        raise BadInputError(
-            "model",
-            "a network that torch.export can follow with a free number of samples",
-            f"{type(error).__name__}: {first_line(error).rstrip('.')}{_where(line)}",
-            remedy_for(line, do, error),
-        ) from error
+        allowed = "a network that torch.export can follow with a free number of samples"
+        got = f"{type(error).__name__}: {first_line(error).rstrip('.')}{_where(line)}"
+        raise BadInputError("model", allowed, got, remedy_for(line, do, error)) from error
     for node in program.graph.nodes:
         if any(_is_unknown(size) for size in getattr(node.meta.get("val"), "shape", ())):
             if not with_lines:
@@ -210,12 +207,8 @@ def _is_unknown(size: Any) -> bool:
 
 def _decides_by_values(got: str, line: str) -> BadInputError:
     do = "Write item(), tolist(), if and boolean indexing on values as torch.where or a product with a mask."
-    return BadInputError(
-        "model",
-        "a network that computes the same operators on the same sizes, whatever the values",
-        got + _where(line),
-        remedy_for(line, do),
-    )
+    allowed = "a network that computes the same operators on the same sizes, whatever the values"
+    return BadInputError("model", allowed, got + _where(line), remedy_for(line, do))
 
 
 def _where(line: str) -> str:
@@ -225,13 +218,11 @@ def _where(line: str) -> str:
 def _check_names(model: nn.Module) -> None:
     for name in named_tensors(model):
         if not is_tensor_name(name):
-            raise BadInputError(
-                "model",
+            allowed = (
                 "a network whose modules have names without quotes, backslashes, line breaks and Python keywords, none "
-                "of them a word that torch's graphs use, such as code or graph",
-                repr(name),
-                "Give that module another name.",
+                "of them a word that torch's graphs use, such as code or graph"
             )
+            raise BadInputError("model", allowed, repr(name), "Give that module another name.")
 
 
 @contextmanager

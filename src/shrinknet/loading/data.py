@@ -48,12 +48,8 @@ def _from_factory(spec: str) -> dict[str, Source]:
     if isinstance(made, tuple | list) and 1 <= len(made) <= len(ROLES):
         made = dict(zip(ROLES, made, strict=False))
     if not isinstance(made, dict) or "calibration" not in made:
-        raise BadInputError(
-            "data",
-            "a factory of a mapping or tuple of calibration, validation and test data",
-            type(made).__name__,
-            "Return {'calibration': (inputs, targets), ...}.",
-        )
+        allowed = "a factory of a mapping or tuple of calibration, validation and test data"
+        raise BadInputError("data", allowed, type(made).__name__, "Return {'calibration': (inputs, targets), ...}.")
     made = {role: source for role, source in made.items() if source is not None or role == "calibration"}
     for role in made.keys() - set(ROLES):
         raise BadInputError("data", "a factory of known roles", repr(role), did_you_mean(str(role), ROLES))
@@ -72,20 +68,13 @@ def _from_npz(path: Path, seed: int) -> dict[str, Source]:
         )
     count = len(given.get("targets", next(iter(given.values()))))
     if odd := next((name for name, array in given.items() if len(array) != count), None):
-        raise BadInputError(
-            "data",
-            "as many targets as inputs",
-            f"{len(given[odd])} {odd} and {count} targets",
-            "Give one target for each row.",
-        )
+        do = "Give one target for each row."
+        raise BadInputError("data", "as many targets as inputs", f"{len(given[odd])} {odd} and {count} targets", do)
     split = arrays["split"] if "split" in arrays else _shuffled_split(count, seed)
     if split.shape != (count,) or not np.isin(split, range(len(ROLES))).all():
-        raise BadInputError(
-            "data",
-            "an array 'split' of 0, 1 and 2, one for each row",
-            f"shape {list(split.shape)} with values {np.unique(split)[:5].tolist()}",
-            "Number calibration rows 0, validation rows 1, test rows 2.",
-        )
+        got = f"shape {list(split.shape)} with values {np.unique(split)[:5].tolist()}"
+        do = "Number calibration rows 0, validation rows 1, test rows 2."
+        raise BadInputError("data", "an array 'split' of 0, 1 and 2, one for each row", got, do)
     return {role: _rows(given, split, number, role) for number, role in enumerate(ROLES)}
 
 
@@ -144,12 +133,9 @@ def _shuffled_split(num_rows: int, seed: int) -> np.ndarray[Any, np.dtype[np.int
 def _rows(arrays: Mapping[str, Any], split: Any, number: int, role: str) -> Source:
     chosen = np.flatnonzero(split == number)
     if len(chosen) == 0:
-        raise BadInputError(
-            "data",
-            "rows for each of calibration, validation and test",
-            f"an empty split: no row has split {number} ({role})",
-            "Give each role some rows.",
-        )
+        got = f"an empty split: no row has split {number} ({role})"
+        do = "Give each role some rows."
+        raise BadInputError("data", "rows for each of calibration, validation and test", got, do)
     rows = {name: torch.from_numpy(array[chosen]) for name, array in arrays.items()}
     if "inputs" in rows and rows.keys() <= {"inputs", "targets"}:
         return rows["inputs"] if len(rows) == 1 else (rows["inputs"], rows["targets"])

@@ -3,10 +3,9 @@
 import ast
 import re
 
-NODES = (
-    ast.Expression, ast.Call, ast.Name, ast.Load, ast.Constant, ast.BinOp, ast.UnaryOp, ast.Compare, ast.keyword,
-    ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.USub, ast.UAdd, ast.cmpop,
-)  # fmt: skip
+SYNTAX = (ast.Expression, ast.Call, ast.keyword, ast.Name, ast.Load, ast.Constant, ast.Compare, ast.cmpop)
+ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.Pow, ast.USub, ast.UAdd)
+NODES = (*SYNTAX, *ARITHMETIC, ast.BinOp, ast.UnaryOp)
 """No `^` among them, which sympy takes for a power."""
 
 FUNCTIONS = re.compile(
@@ -64,10 +63,8 @@ def _is_plain_call(call: ast.Call) -> bool:
     texts = [one for one in call.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
     is_named = name == "Symbol" and len(call.args) == len(texts) == 1
     return (
-        FUNCTIONS.fullmatch(name) is not None
-        and (is_named or not texts)
-        and (not _is_power(call) or _is_small(call))
-    )  # fmt: skip
+        FUNCTIONS.fullmatch(name) is not None and (is_named or not texts) and (not _is_power(call) or _is_small(call))
+    )
 
 
 def _is_power(node: ast.AST) -> bool:

@@ -71,9 +71,8 @@ def _from_factory(spec: str) -> nn.Module:
     factory = find_named("spec", spec)
     model = factory if isinstance(factory, nn.Module) else made_by("spec", spec, factory)
     if not isinstance(model, nn.Module):
-        raise BadInputError(
-            "spec", "a factory that returns an nn.Module", type(model).__name__, "Return the network itself."
-        )
+        do = "Return the network itself."
+        raise BadInputError("spec", "a factory that returns an nn.Module", type(model).__name__, do)
     return model
 
 
@@ -89,20 +88,12 @@ def fill(model: nn.Module, path: Path) -> None:
     try:
         state = load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
-        raise BadInputError(
-            "weights",
-            "a .safetensors file",
-            f"{str(path)!r}, which cannot be read ({error})",
-            "Save it again.",
-        ) from error
+        got = f"{str(path)!r}, which cannot be read ({error})"
+        raise BadInputError("weights", "a .safetensors file", got, "Save it again.") from error
     problem = _load(model, state)
     if problem is not None:
-        raise BadInputError(
-            "weights",
-            "weights that fit the network",
-            f"{str(path)!r}: {problem}",
-            "Use the network that these weights were saved from.",
-        )
+        do = "Use the network that these weights were saved from."
+        raise BadInputError("weights", "weights that fit the network", f"{str(path)!r}: {problem}", do)
 
 
 def _load(model: nn.Module, state: dict[str, Tensor]) -> str | None:
@@ -131,12 +122,8 @@ def _from_pt2(path: Path, trust_pickle: bool) -> LoadedModel:
     if path.suffix in PICKLE_ENDINGS or (path.suffix != ".pt2" and _is_pickle(path)):
         raise _pickle("spec", "a .pt2 file", path)
     if path.suffix != ".pt2":
-        raise BadInputError(
-            "spec",
-            "a .pt2 file, an .onnx file or package.module:factory",
-            repr(str(path)),
-            "Export it with torch.export.save(torch.export.export(...), 'model.pt2').",
-        )
+        do = "Export it with torch.export.save(torch.export.export(...), 'model.pt2')."
+        raise BadInputError("spec", "a .pt2 file, an .onnx file or package.module:factory", repr(str(path)), do)
     from shrinknet.loading.safe_pt2 import open_pt2, opened_by_torch  # torch's reader takes a second to import
 
     program, model = opened_by_torch(path, path) if trust_pickle else open_pt2(path)
@@ -171,12 +158,9 @@ def _freed(model: nn.Module, example: Inputs) -> nn.Module:
     try:
         return export_program(model, in_twos(example[:1])).module(check_guards=False)
     except BadInputError as error:
-        raise BadInputError(
-            "spec",
-            "an export with a free number of samples",
-            f"one whose graph fixes it at {len(example)}",
-            "Export it again with dynamic_shapes=({0: torch.export.Dim('batch')},).",
-        ) from error
+        got = f"one whose graph fixes it at {len(example)}"
+        do = "Export it again with dynamic_shapes=({0: torch.export.Dim('batch')},)."
+        raise BadInputError("spec", "an export with a free number of samples", got, do) from error
 
 
 def _example(given: str | None, model: nn.Module) -> Tensor | None:
@@ -189,12 +173,8 @@ def _example(given: str | None, model: nn.Module) -> Tensor | None:
     except ValueError:
         sizes = []
     if not sizes or min(sizes) < 1 or kind not in {"", "int64"}:
-        raise BadInputError(
-            "example_input",
-            "the shape of one sample such as 1x28x28",
-            repr(given),
-            "Leave the samples axis out; write 128:int64 for whole numbers.",
-        )
+        do = "Leave the samples axis out; write 128:int64 for whole numbers."
+        raise BadInputError("example_input", "the shape of one sample such as 1x28x28", repr(given), do)
     if kind:
         return torch.zeros(2, *sizes, dtype=torch.int64)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
@@ -212,9 +192,5 @@ def _is_pickle(path: Path) -> bool:
 
 
 def _pickle(argument: str, allowed: str, path: Path) -> BadInputError:
-    return BadInputError(
-        argument,
-        allowed,
-        f"{str(path)!r}, which is a pickle and could run any code",
-        "Load it in your own program and save it as .safetensors (weights) or .pt2 (network).",
-    )
+    do = "Load it in your own program and save it as .safetensors (weights) or .pt2 (network)."
+    return BadInputError(argument, allowed, f"{str(path)!r}, which is a pickle and could run any code", do)

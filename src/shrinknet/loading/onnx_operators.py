@@ -1,14 +1,12 @@
 """ONNX's operators in torch's: a function of a node and its inputs for each.
 
-A value is a tensor of torch, or, where it says sizes or is a constant that they are made of, an array of numpy: sizes
-are then arithmetic of Python while torch traces, and an axis that follows the rows that come stays free.
-`loading/onnx_in.py` runs them; what is a function in ONNX's own words needs no line here.
+What they are given is in `loading/onnx_values.py`, what they do to sizes in `loading/onnx_sizes.py`;
+`loading/onnx_network.py` runs them; what is a function in ONNX's own words needs no line here.
 """
 
 import math
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
@@ -17,41 +15,36 @@ import torch
 from torch import SymInt, Tensor
 from torch.nn import functional
 
+from shrinknet.core.units import names_in
 from shrinknet.graph.widths import EXAMPLE_BATCH
+from shrinknet.loading.onnx_values import TYPES, Node, Value, ints, sizes_of, tensor_of
 
-Known = np.ndarray[Any, np.dtype[Any]]
-Value = Tensor | Known | None
 Rule = Callable[..., Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One operator of a file.
-
-    Attributes:
-        kind: the operator's name.
-        name: the node's own name, or that of its first output.
-        path: the module that it comes from, where the file says so.
-        opset: the version of ONNX's operators that the file speaks.
-        rows: the number of samples that the file is written for; None where it leaves it open.
-    """
-
-    kind: str
-    name: str
-    path: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: dict[str, Any] = field(repr=False)
-    opset: int
-    rows: int | None
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """Return an attribute."""
-        return self.attributes.get(name, default)
-
-
-TENSORS: dict[str, Rule] = {}
-"""What an operator does to tensors: a function of the node and its inputs."""
+TENSORS: dict[str, Rule] = {
+    "ArgMax": lambda node, x: torch.argmax(x, node.get("axis", 0), bool(node.get("keepdims", 1))),
+    "ArgMin": lambda node, x: torch.argmin(x, node.get("axis", 0), bool(node.get("keepdims", 1))),
+    "Cast": lambda node, x: tensor_of(x).to(TYPES[node.get("to")]),
+    "CastLike": lambda node, x, like: tensor_of(x).to(tensor_of(like).dtype),
+    "Einsum": lambda node, *x: torch.einsum(node.get("equation"), *map(tensor_of, x)),
+    "Elu": lambda node, x: functional.elu(x, node.get("alpha", 1.0)),
+    "GatherElements": lambda node, x, places: torch.gather(x, node.get("axis", 0), tensor_of(places)),
+    "Gelu": lambda node, x: functional.gelu(x, approximate=node.get("approximate", "none")),
+    "GlobalAveragePool": lambda node, x: x.mean(list(range(2, x.dim())), keepdim=True),
+    "GlobalMaxPool": lambda node, x: x.amax(list(range(2, x.dim())), keepdim=True),
+    "HardSigmoid": lambda node, x: torch.clamp(x * node.get("alpha", 0.2) + node.get("beta", 0.5), 0, 1),
+    "LeakyRelu": lambda node, x: functional.leaky_relu(x, node.get("alpha", 0.01)),
+    "MatMul": lambda node, one, other: torch.matmul(tensor_of(one), tensor_of(other)),
+    "Mean": lambda node, *x: sum(map(tensor_of, x)) / len(x),
+    "PRelu": lambda node, x, slope: torch.where(x < 0, x * tensor_of(slope, x), x),
+    "Range": lambda node, *limits: torch.arange(*(tensor_of(one, torch.empty(())) for one in limits)),
+    "Shape": lambda node, x: sizes_of(x.shape[node.get("start", 0) : node.get("end")]),
+    "Size": lambda node, x: sizes_of([math.prod(x.shape)]).reshape(()),
+    "Tile": lambda node, x, repeats: tensor_of(x).repeat(ints(repeats)),
+    "Where": lambda node, is_first, *x: torch.where(tensor_of(is_first), *_both(*map(tensor_of, x))),
+}
+"""What an operator does to tensors: a function of the node and its inputs. Longer ones are put in below, by `rule`."""
 
 
 def rule(*kinds: str) -> Callable[[Rule], Rule]:
@@ -64,70 +57,28 @@ def rule(*kinds: str) -> Callable[[Rule], Rule]:
     return put
 
 
-def run(node: Node, inputs: Sequence[Value]) -> Any:
-    """Return what an operator gives: one value, or a tuple of them."""
-    if all(isinstance(one, np.ndarray) for one in inputs if one is not None) and node.kind in KNOWN:
-        return _plain(KNOWN[node.kind](node, *inputs))
-    return TENSORS[node.kind](node, *inputs)
-
-
-def tensor_of(value: Value, like: Tensor | None = None) -> Any:
-    """Return a value as a tensor of another's type, or as a number where one will do."""
-    if not isinstance(value, np.ndarray):
-        return value
-    if like is not None and value.size == 1 and value.ndim <= like.dim():
-        return value.reshape(-1).tolist()[0]
-    if value.dtype == object:
-        return torch.stack([torch.scalar_tensor(one, dtype=torch.int64) for one in value.flat]).reshape(value.shape)
-    return torch.from_numpy(value.copy())
-
-
-def ints(value: Value) -> list[Any]:
-    """Return sizes or places that the graph must know while torch traces.
-
-    Raises:
-        NotImplementedError: values of the data decide them.
-    """
-    if isinstance(value, Tensor):
-        raise NotImplementedError("sizes that the values decide")
-    return [] if value is None else [one if isinstance(one, SymInt) else int(one) for one in value.reshape(-1).tolist()]
-
-
-def _plain(value: Any) -> Any:
-    """Sizes without an open one among them as whole numbers of numpy."""
-    array = np.asarray(value) if not isinstance(value, Tensor) else value
-    if isinstance(array, np.ndarray) and array.dtype == object:
-        is_open = any(isinstance(one, SymInt | torch.SymFloat) for one in array.flat)
-        return array if is_open else np.array(array.tolist())
-    return array
-
-
-def sizes_of(sizes: Sequence[Any]) -> Known:
-    """Return sizes as an array: of objects where one is open."""
-    array = np.empty(len(sizes), object)
-    array[:] = list(sizes)
-    known: Known = _plain(array)
-    return known
-
-
 # Element by element.
 
+NAMED_ALIKE = names_in("""
+    Abs, Acos, Acosh, Asin, Asinh, Atan, Atanh, Ceil, Cos, Cosh, Erf, Exp, Floor, IsInf, IsNaN, Log, Neg, Reciprocal,
+    Relu, Round, Sigmoid, Sign, Sin, Sinh, Sqrt, Tan, Tanh
+""")
+"""What torch calls the same but for capitals."""
+
 ONE: dict[str, Callable[[Tensor], Tensor]] = {
-    "Abs": torch.abs, "Acos": torch.acos, "Acosh": torch.acosh, "Asin": torch.asin, "Asinh": torch.asinh,
-    "Atan": torch.atan, "Atanh": torch.atanh, "BitwiseNot": torch.bitwise_not, "Ceil": torch.ceil, "Cos": torch.cos,
-    "Cosh": torch.cosh, "Erf": torch.erf, "Exp": torch.exp, "Floor": torch.floor, "HardSwish": functional.hardswish,
-    "Identity": lambda x: x, "IsNaN": torch.isnan, "Log": torch.log, "Mish": functional.mish, "Neg": torch.neg,
-    "Not": torch.logical_not, "Reciprocal": torch.reciprocal, "Relu": torch.relu, "Round": torch.round,
-    "Sigmoid": torch.sigmoid, "Sign": torch.sign, "Sin": torch.sin, "Sinh": torch.sinh,
-    "Softplus": functional.softplus, "Softsign": functional.softsign, "Sqrt": torch.sqrt, "Tan": torch.tan,
-    "Tanh": torch.tanh, "Dropout": lambda x: x, "IsInf": torch.isinf,
-}  # fmt: skip
+    **{name: getattr(torch, name.lower()) for name in NAMED_ALIKE},
+    **{name: getattr(functional, name.lower()) for name in ("HardSwish", "Mish", "Softplus", "Softsign")},
+    **dict.fromkeys(("Identity", "Dropout"), lambda x: x),
+    "BitwiseNot": torch.bitwise_not,
+    "Not": torch.logical_not,
+}
 
 TWO: dict[str, Callable[[Any, Any], Any]] = {
-    "Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Equal": operator.eq, "Less": operator.lt,
-    "Greater": operator.gt, "LessOrEqual": operator.le, "GreaterOrEqual": operator.ge, "Pow": operator.pow,
-    "And": operator.and_, "Or": operator.or_, "Xor": operator.xor, "BitwiseAnd": operator.and_,
-    "BitwiseOr": operator.or_, "BitwiseXor": operator.xor,
+    "Add": operator.add, "Sub": operator.sub, "Mul": operator.mul, "Pow": operator.pow,
+    "Equal": operator.eq, "Less": operator.lt, "Greater": operator.gt,
+    "LessOrEqual": operator.le, "GreaterOrEqual": operator.ge,
+    "And": operator.and_, "Or": operator.or_, "Xor": operator.xor,
+    "BitwiseAnd": operator.and_, "BitwiseOr": operator.or_, "BitwiseXor": operator.xor,
 }  # fmt: skip
 
 MANY: dict[str, Callable[[Any, Any], Any]] = {"Sum": operator.add, "Max": torch.maximum, "Min": torch.minimum}
@@ -170,16 +121,6 @@ def _many(node: Node, *inputs: Value) -> Any:
     return reduce(MANY[node.kind], map(tensor_of, inputs))
 
 
-@rule("Mean")
-def _mean(node: Node, *inputs: Value) -> Any:
-    return sum(map(tensor_of, inputs)) / len(inputs)
-
-
-@rule("Where")
-def _where(node: Node, condition: Value, one: Value, other: Value) -> Any:
-    return torch.where(tensor_of(condition), *_both(tensor_of(one), tensor_of(other)))
-
-
 @rule("Clip")
 def _clip(node: Node, x: Any, low: Value = None, high: Value = None) -> Any:
     x = tensor_of(x)
@@ -187,52 +128,7 @@ def _clip(node: Node, x: Any, low: Value = None, high: Value = None) -> Any:
     return torch.clamp(x, node.get("min", least), node.get("max", most))
 
 
-@rule("LeakyRelu")
-def _leaky_relu(node: Node, x: Tensor) -> Any:
-    return functional.leaky_relu(x, node.get("alpha", 0.01))
-
-
-@rule("PRelu")
-def _prelu(node: Node, x: Tensor, slope: Value) -> Any:
-    return torch.where(x < 0, x * tensor_of(slope, x), x)
-
-
-@rule("Elu")
-def _elu(node: Node, x: Tensor) -> Any:
-    return functional.elu(x, node.get("alpha", 1.0))
-
-
-@rule("HardSigmoid")
-def _hard_sigmoid(node: Node, x: Tensor) -> Any:
-    return torch.clamp(x * node.get("alpha", 0.2) + node.get("beta", 0.5), 0, 1)
-
-
-@rule("Gelu")
-def _gelu(node: Node, x: Tensor) -> Any:
-    return functional.gelu(x, approximate=node.get("approximate", "none"))
-
-
-TYPES = {1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64,
-         9: torch.bool, 10: torch.float16, 11: torch.float64, 16: torch.bfloat16}  # fmt: skip
-"""Torch's types by the numbers that ONNX has for them."""
-
-
-@rule("Cast")
-def _cast(node: Node, x: Any) -> Any:
-    return tensor_of(x).to(TYPES[node.get("to")])
-
-
-@rule("CastLike")
-def _cast_like(node: Node, x: Any, like: Value) -> Any:
-    return tensor_of(x).to(tensor_of(like).dtype)
-
-
 # Axes that are mixed.
-
-
-@rule("MatMul")
-def _matmul(node: Node, one: Value, other: Value) -> Any:
-    return torch.matmul(tensor_of(one), tensor_of(other))
 
 
 @rule("Gemm")
@@ -244,11 +140,6 @@ def _gemm(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> Any:
         return functional.linear(x, weight, bias)
     out = functional.linear(x, weight) * alpha
     return out if bias is None else out + bias * beta
-
-
-@rule("Einsum")
-def _einsum(node: Node, *inputs: Value) -> Any:
-    return torch.einsum(node.get("equation"), *map(tensor_of, inputs))
 
 
 def _pads(node: Node, x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> list[int]:
@@ -276,17 +167,16 @@ def _padded(x: Tensor, pads: Sequence[int], value: float = 0.0) -> tuple[Tensor,
 
 @rule("Conv")
 def _conv(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> Any:
-    rank = weight.dim() - 2
-    strides, dilations = node.get("strides", [1] * rank), node.get("dilations", [1] * rank)
-    x, padding = _padded(x, _pads(node, x, weight.shape[2:], strides, dilations))
-    conv = (functional.conv1d, functional.conv2d, functional.conv3d)[rank - 1]
+    kernel, strides, dilations = _window(node, weight.shape[2:])
+    x, padding = _padded(x, _pads(node, x, kernel, strides, dilations))
+    conv = (functional.conv1d, functional.conv2d, functional.conv3d)[len(kernel) - 1]
     return conv(x, weight, tensor_of(bias), strides, padding, dilations, node.get("group", 1))
 
 
 @rule("ConvTranspose")
 def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> Any:
     rank = weight.dim() - 2
-    strides, dilations = node.get("strides", [1] * rank), node.get("dilations", [1] * rank)
+    _, strides, dilations = _window(node, weight.shape[2:])
     pads, more = node.get("pads", [0] * (2 * rank)), node.get("output_padding", [0] * rank)
     if node.get("output_shape") or node.get("auto_pad", "NOTSET") != "NOTSET" or pads[:rank] != pads[rank:]:
         raise NotImplementedError("padding that is not the same at both ends")
@@ -296,7 +186,7 @@ def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Any = None) -> 
 
 @rule("MaxPool")
 def _max_pool(node: Node, x: Tensor) -> Any:
-    kernel, strides, dilations = _window(node)
+    kernel, strides, dilations = _window(node, node.get("kernel_shape"))
     x, padding = _padded(x, _pads(node, x, kernel, strides, dilations), -math.inf)
     pool = (functional.max_pool1d, functional.max_pool2d, functional.max_pool3d)[len(kernel) - 1]
     pooled: Tensor = pool(x, kernel, strides, padding, dilations, bool(node.get("ceil_mode", 0)))
@@ -305,7 +195,7 @@ def _max_pool(node: Node, x: Tensor) -> Any:
 
 @rule("AveragePool")
 def _average_pool(node: Node, x: Tensor) -> Any:
-    kernel, strides, dilations = _window(node)
+    kernel, strides, dilations = _window(node, node.get("kernel_shape"))
     pads, counts_all = _pads(node, x, kernel, strides, dilations), bool(node.get("count_include_pad", 0))
     if set(dilations) != {1}:
         raise NotImplementedError("places that are skipped")
@@ -317,19 +207,8 @@ def _average_pool(node: Node, x: Tensor) -> Any:
     return pool(padded, kernel, strides, padding, bool(node.get("ceil_mode", 0)), counts_all)
 
 
-def _window(node: Node) -> tuple[list[int], list[int], list[int]]:
-    kernel = node.get("kernel_shape")
+def _window(node: Node, kernel: Any) -> tuple[Any, list[int], list[int]]:
     return kernel, node.get("strides", [1] * len(kernel)), node.get("dilations", [1] * len(kernel))
-
-
-@rule("GlobalAveragePool")
-def _global_average(node: Node, x: Tensor) -> Any:
-    return x.mean(list(range(2, x.dim())), keepdim=True)
-
-
-@rule("GlobalMaxPool")
-def _global_max(node: Node, x: Tensor) -> Any:
-    return x.amax(list(range(2, x.dim())), keepdim=True)
 
 
 @rule("BatchNormalization")
@@ -398,16 +277,16 @@ def _reduction(node: Node, x: Any, axes: Value = None) -> Any:
     return REDUCTIONS[node.kind](x, over or list(range(x.dim())), bool(node.get("keepdims", 1)))
 
 
-@rule("ArgMax", "ArgMin")
-def _extreme(node: Node, x: Tensor) -> Any:
-    function = torch.argmax if node.kind == "ArgMax" else torch.argmin
-    return function(x, node.get("axis", 0), bool(node.get("keepdims", 1)))
-
-
 @rule("TopK")
 def _top_k(node: Node, x: Tensor, count: Value) -> Any:
     found = torch.topk(x, ints(count)[0], node.get("axis", -1), bool(node.get("largest", 1)))
     return found.values, found.indices
+
+
+@rule("Trilu")
+def _triangle(node: Node, x: Any, diagonal: Value = None) -> Any:
+    function = torch.triu if node.get("upper", 1) else torch.tril
+    return function(tensor_of(x), (ints(diagonal) or [0])[0])
 
 
 @rule("CumSum")
@@ -417,23 +296,7 @@ def _cumulative(node: Node, x: Any, axis: Value) -> Any:
     return torch.cumsum(tensor_of(x), ints(axis)[0])
 
 
-@rule("Trilu")
-def _triangle(node: Node, x: Any, diagonal: Value = None) -> Any:
-    function = torch.triu if node.get("upper", 1) else torch.tril
-    return function(tensor_of(x), (ints(diagonal) or [0])[0])
-
-
 # Elements that are moved.
-
-
-@rule("Shape")
-def _shape(node: Node, x: Tensor) -> Known:
-    return sizes_of(x.shape[node.get("start", 0) : node.get("end")])
-
-
-@rule("Size")
-def _size(node: Node, x: Tensor) -> Known:
-    return sizes_of([math.prod(x.shape)]).reshape(())
 
 
 @rule("Reshape")
@@ -505,8 +368,10 @@ def _concat(node: Node, *inputs: Value) -> Any:
     given = [one for one in given if one.dim() > 1 or len(one) > 0]
     rows = next((one.shape[0] for one in given if isinstance(one.shape[0], SymInt)), None)
     if rows is not None and axis % given[0].dim() != 0:
-        given = [one if isinstance(one.shape[0], SymInt) or one.shape[0] != 1 else one.expand(rows, *one.shape[1:])
-                 for one in given]  # fmt: skip
+        given = [
+            one if isinstance(one.shape[0], SymInt) or one.shape[0] != 1 else one.expand(rows, *one.shape[1:])
+            for one in given
+        ]
     return torch.cat(given, axis)
 
 
@@ -518,10 +383,11 @@ def _split(node: Node, x: Tensor, sizes: Value = None) -> Any:
 
 
 @rule("Slice")
-def _slice(node: Node, x: Any, starts: Value = None, ends: Value = None, axes: Value = None, steps: Value = None,
-           ) -> Any:  # fmt: skip
+def _slice(
+    node: Node, x: Any, starts: Value = None, ends: Value = None, axes: Value = None, steps: Value = None
+) -> Any:
     x = tensor_of(x)
-    for start, end, axis, step in _slices(node, x.dim(), starts, ends, axes, steps):
+    for start, end, axis, step in slices(node, x.dim(), starts, ends, axes, steps):
         if step < 0:
             x, start, end, step = x.flip(axis), -1 - start, None if abs(end) >= x.shape[axis] else -1 - end, -step
         taken: list[Any] = [slice(None)] * x.dim()
@@ -530,7 +396,8 @@ def _slice(node: Node, x: Any, starts: Value = None, ends: Value = None, axes: V
     return x
 
 
-def _slices(node: Node, rank: int, starts: Value, ends: Value, axes: Value, steps: Value) -> list[tuple[Any, ...]]:
+def slices(node: Node, rank: int, starts: Value, ends: Value, axes: Value, steps: Value) -> list[tuple[Any, ...]]:
+    """Return start, end, axis and step of each slice."""
     first = ints(starts) or list(node.get("starts", []))
     last = ints(ends) or list(node.get("ends", []))
     over = ints(axes) or list(node.get("axes", range(len(first))))
@@ -550,13 +417,9 @@ def _gather(node: Node, x: Any, places: Value) -> Any:
     return found.reshape(*x.shape[:axis], *at.shape, *x.shape[axis + 1 :])
 
 
-@rule("GatherElements")
-def _gather_elements(node: Node, x: Tensor, places: Value) -> Any:
-    return torch.gather(x, node.get("axis", 0), tensor_of(places))
-
-
 @rule("Expand")
-def _expand(node: Node, x: Any, shape: Value) -> Any:
+def expand(node: Node, x: Any, shape: Value) -> Any:
+    """Return it with axes of length 1 made as long as asked, and more in front."""
     x, sizes = tensor_of(x), ints(shape)
     own = [1] * (len(sizes) - x.dim()) + list(x.shape)
     wanted = [1] * (len(own) - len(sizes)) + sizes
@@ -564,20 +427,11 @@ def _expand(node: Node, x: Any, shape: Value) -> Any:
     return x.expand([mine if isinstance(size, int) and size == 1 else size for mine, size in pairs])
 
 
-@rule("Tile")
-def _tile(node: Node, x: Any, repeats: Value) -> Any:
-    return tensor_of(x).repeat(ints(repeats))
-
-
 @rule("ConstantOfShape")
-def _constant_of_shape(node: Node, shape: Value) -> Any:
+def constant_of_shape(node: Node, shape: Value) -> Any:
+    """Return a tensor that is one number over and over."""
     value = torch.from_numpy(node.get("value", np.zeros(1, np.float32)).copy())
     return torch.full(ints(shape), value.item(), dtype=value.dtype)
-
-
-@rule("Range")
-def _range(node: Node, start: Value, end: Value, step: Value) -> Any:
-    return torch.arange(*(tensor_of(one, torch.empty(())) for one in (start, end, step)))
 
 
 @rule("Pad")
@@ -627,99 +481,3 @@ def _blocks(node: Node, x: Tensor) -> Any:
         return functional.pixel_shuffle(x, size)
     cut = x.reshape(rows, size, size, channels // size**2, height, width)
     return cut.permute(0, 3, 4, 1, 5, 2).reshape(rows, channels // size**2, height * size, width * size)
-
-
-# Sizes, and constants that they are made of: numpy in place of torch.
-
-
-def _whole(array: Known) -> Any:
-    """Sizes that were numbers with a point for a while."""
-    if array.dtype != object:
-        return array.astype(np.int64)
-    return sizes_of([one if isinstance(one, SymInt) else torch.sym_int(one) for one in array.flat]).reshape(array.shape)
-
-
-def _known_cast(node: Node, x: Known) -> Any:
-    kind = TYPES[node.get("to")]
-    if x.dtype == object:
-        return x if kind.is_floating_point else _whole(x)
-    return x.astype(str(kind).removeprefix("torch."))
-
-
-def _known_slice(node: Node, x: Known, *given: Known) -> Any:
-    padded = [*given, *([None] * (4 - len(given)))]
-    for start, end, axis, step in _slices(node, x.ndim, *padded):
-        taken: list[Any] = [slice(None)] * x.ndim
-        taken[axis] = slice(start, None if step < 0 and end < -x.shape[axis] else end, step)
-        x = x[tuple(taken)]
-    return x
-
-
-def _known_unsqueeze(node: Node, x: Known, axes: Value = None) -> Any:
-    return np.expand_dims(x, tuple(ints(axes) or node.get("axes")))
-
-
-def _known_squeeze(node: Node, x: Known, axes: Value = None) -> Any:
-    given = ints(axes) or node.get("axes")
-    return np.squeeze(x, tuple(given) if given else None)
-
-
-def _known_div(node: Node, one: Known, other: Known) -> Any:
-    is_whole = all(array.dtype == object or array.dtype.kind in "iu" for array in (one, other))
-    return one // other if is_whole else one / other
-
-
-def _known_range(node: Node, start: Known, end: Known, step: Known) -> Any:
-    limits = [array.reshape(-1).tolist()[0] for array in (start, end, step)]
-    return torch.arange(*limits) if any(isinstance(one, SymInt) for one in limits) else np.arange(*limits)
-
-
-def _known_filled(node: Node, shape: Known) -> Any:
-    value = node.get("value", np.zeros(1, np.float32))
-    is_sizes = value.dtype.kind in "iub" and shape.size <= 1 and shape.dtype != object
-    return np.full(ints(shape), value.reshape(-1)[0]) if is_sizes else _constant_of_shape(node, shape)
-
-
-def _known_expand(node: Node, x: Known, shape: Known) -> Any:
-    if shape.dtype == object:
-        return _expand(node, x, shape)
-    return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(ints(shape))))
-
-
-KNOWN: dict[str, Callable[..., Any]] = {
-    "Add": lambda node, one, other: one + other,
-    "Sub": lambda node, one, other: one - other,
-    "Mul": lambda node, one, other: one * other,
-    "Div": _known_div,
-    "Mod": lambda node, one, other: one % other,
-    "Neg": lambda node, x: -x,
-    "Min": lambda node, *x: reduce(np.minimum, x),
-    "Max": lambda node, *x: reduce(np.maximum, x),
-    "Equal": lambda node, one, other: one == other,
-    "Less": lambda node, one, other: one < other,
-    "Greater": lambda node, one, other: one > other,
-    "Not": lambda node, x: np.logical_not(x),
-    "And": lambda node, one, other: np.logical_and(one, other),
-    "Or": lambda node, one, other: np.logical_or(one, other),
-    "Where": lambda node, condition, one, other: np.where(condition.astype(bool), one, other),
-    "Identity": lambda node, x: x,
-    "Cast": _known_cast,
-    "CastLike": lambda node, x, like: x if x.dtype == object else x.astype(like.dtype),
-    "Floor": lambda node, x: x if x.dtype == object else np.floor(x),
-    "Ceil": lambda node, x: x if x.dtype == object else np.ceil(x),
-    "Sqrt": lambda node, x: np.sqrt(x),
-    "Gather": lambda node, x, places: np.take(x, places.astype(np.int64), node.get("axis", 0)),
-    "Concat": lambda node, *x: np.concatenate(x, node.get("axis")),
-    "Slice": _known_slice,
-    "Squeeze": _known_squeeze,
-    "Unsqueeze": _known_unsqueeze,
-    "Reshape": lambda node, x, shape: x.reshape(ints(shape)),
-    "Transpose": lambda node, x: x.transpose(node.get("perm")),
-    "Shape": lambda node, x: np.array(x.shape[node.get("start", 0) : node.get("end")], np.int64),
-    "Size": lambda node, x: np.array(x.size),
-    "ReduceProd": lambda node, x, *_: np.prod(x, keepdims=bool(node.get("keepdims", 1))),
-    "Range": _known_range,
-    "ConstantOfShape": _known_filled,
-    "Expand": _known_expand,
-}
-"""The same for arrays of numpy, where all inputs are."""

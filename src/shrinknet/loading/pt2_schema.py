@@ -19,6 +19,7 @@ import torch
 from torch._export.serde import schema
 from torch._export.serde.union import _Union as TorchUnion
 
+from shrinknet.core.units import names_in
 from shrinknet.graph.names import is_tensor_name
 from shrinknet.loading.archive import UnreadableArchiveError
 from shrinknet.loading.expression import is_symbol, plain_expression
@@ -33,14 +34,15 @@ REGIONS = {f"torch.ops.higher_order.wrap_with_{region}" for region in ("autocast
 """Operators that run a part of the graph in another mode."""
 
 COMPUTED_WITH = {"Tensor", "int", "float", "bool", "number", "complex", "Device", "Generator"}
-CHOOSING = {
-    "UPLO", "approximate", "assert_msg", "device_type", "driver", "equation", "indexing", "interpolation", "mode",
-    "norm", "ord", "p", "pad_mode", "padding", "padding_side", "reduce", "rounding_mode", "side",
-}  # fmt: skip
+CHOOSING = names_in("""
+    UPLO, approximate, assert_msg, device_type, driver, equation, indexing, interpolation, mode, norm, ord, p,
+    pad_mode, padding, padding_side, reduce, rounding_mode, side
+""")
 """The arguments whose text chooses among variants of an operator: no other text is for one that only computes."""
 
-ASSERTING = {"_assert_async", "_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range",
-             "sym_constrain_range_for_size"}  # fmt: skip
+ASSERTING = names_in("""
+    _assert_async, _assert_scalar, _assert_tensor_metadata, sym_constrain_range, sym_constrain_range_for_size
+""")
 
 UNCHECKED = {"_reshape_alias", "_nested_view_from_buffer", "_nested_view_from_jagged", "set_"}
 """Operators that lay a tensor over memory without asking whether there is enough of it, or over another's."""
@@ -266,26 +268,35 @@ def _notes(node: dict[str, Any]) -> dict[str, Any]:
 
 WHOLE: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"Node": _notes}
 
+LEFT_OUT = names_in("""
+    Argument.as_string, Argument.as_strings, ConstantValue.as_string, Node.metadata, Node.metadata keys,
+    GraphModule.metadata, GraphModule.metadata keys, GraphModule.treespec_namedtuple_fields keys,
+    NamedTupleDef.field_names, ModuleCallEntry.fqn, ExportedProgram.guards_code
+""")
+"""Texts that are left out, or written as a quoted text."""
+
+VALUES = names_in("""
+    TensorArgument.name, SymIntArgument.as_name, SymFloatArgument.as_name, SymBoolArgument.as_name,
+    GraphArgument.name, Node.name, Argument.as_string_to_argument keys, Graph.tensor_values keys,
+    Graph.sym_int_values keys, Graph.sym_bool_values keys, Graph.sym_float_values keys,
+    InputToConstantInputSpec.name, GradientToUserInputSpec.user_input_name, UserInputMutationSpec.user_input_name,
+    ModuleCallSignature.forward_arg_names
+""")
+"""Names of values in the graph."""
+
+TENSORS = names_in("""
+    InputToParameterSpec.parameter_name, InputToBufferSpec.buffer_name, PayloadConfig.config keys,
+    InputToTensorConstantSpec.tensor_constant_name, BufferMutationSpec.buffer_name,
+    ParameterMutationSpec.parameter_name, GradientToParameterSpec.parameter_name
+""")
+"""Names of tensors of the network."""
+
 TEXTS: dict[str, Callable[[str], bool | str]] = {
-    **dict.fromkeys((
-        "Argument.as_string", "Argument.as_strings", "ConstantValue.as_string", "Node.metadata", "Node.metadata keys",
-        "GraphModule.metadata", "GraphModule.metadata keys", "GraphModule.treespec_namedtuple_fields keys",
-        "NamedTupleDef.field_names", "ModuleCallEntry.fqn", "ExportedProgram.guards_code",
-    ), lambda text: True),  # left out, or written as a quoted text
-    **dict.fromkeys((
-        "TensorArgument.name", "SymIntArgument.as_name", "SymFloatArgument.as_name", "SymBoolArgument.as_name",
-        "GraphArgument.name", "Node.name", "Argument.as_string_to_argument keys", "Graph.tensor_values keys",
-        "Graph.sym_int_values keys", "Graph.sym_bool_values keys", "Graph.sym_float_values keys",
-        "InputToConstantInputSpec.name", "GradientToUserInputSpec.user_input_name",
-        "UserInputMutationSpec.user_input_name", "ModuleCallSignature.forward_arg_names",
-    ), is_value),
+    **dict.fromkeys(LEFT_OUT, lambda text: True),
+    **dict.fromkeys(VALUES, is_value),
     "ExportedProgram.opset_version keys": is_name,
     "ExportedProgram.range_constraints keys": is_symbol,
-    **dict.fromkeys((
-        "InputToParameterSpec.parameter_name", "InputToBufferSpec.buffer_name", "PayloadConfig.config keys",
-        "InputToTensorConstantSpec.tensor_constant_name", "BufferMutationSpec.buffer_name",
-        "ParameterMutationSpec.parameter_name", "GradientToParameterSpec.parameter_name",
-    ), is_tensor_name),
+    **dict.fromkeys(TENSORS, is_tensor_name),
     "NamedArgument.name": lambda text: text == "" or text in keyword.kwlist or is_name(text),
     "Node.target": lambda text: is_operator(text) or _refused_operator(text),
     "SymExpr.expr_str": lambda text: plain_expression(text) or False,
@@ -295,7 +306,7 @@ TEXTS: dict[str, Callable[[str], bool | str]] = {
     "ExportedProgram.verifiers": lambda text: text in {"TRAINING", "ATEN", ""},
     "ExportedProgram.torch_version": lambda text: re.fullmatch(r"[\w.+<=-]{1,60}", text) is not None,
     "PayloadMeta.path_name": lambda text: re.fullmatch(r"(weight|tensor)_\d+", text) is not None,
-}  # fmt: skip
+}
 """For each text in torch's schema: whether it may stand there, or the text that stands there in its place."""
 
 

@@ -56,12 +56,8 @@ def open_pt2(path: Path) -> Opened:
         with opened(path) as archive:
             content = clean_archive(archive)
     except RefusedError as error:
-        raise BadInputError(
-            "spec",
-            "a .pt2 file that holds data only",
-            f"a file {error}",
-            "Get it from someone you trust and say `trust_pickle=True`, or export the model yourself.",
-        ) from error
+        do = "Get it from someone you trust and say `trust_pickle=True`, or export the model yourself."
+        raise BadInputError("spec", "a .pt2 file that holds data only", f"a file {error}", do) from error
     except UnreadableArchiveError as error:
         raise _no_pt2(path, str(error)) from error
     return opened_by_torch(path, io.BytesIO(content))

@@ -13,7 +13,7 @@ from shrinknet.core.records import Answer
 from shrinknet.task.accuracy import judged
 from shrinknet.task.data import Batch, Data
 from shrinknet.task.losses import Loss
-from shrinknet.task.metrics import Computation, Measured
+from shrinknet.task.measured import Computation, Measured
 from shrinknet.task.per_sample import IGNORED
 from shrinknet.task.trees import Inputs, tensors_of
 

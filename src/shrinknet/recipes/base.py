@@ -9,12 +9,12 @@ from importlib.resources import files
 from string import Formatter
 from typing import Any, TypeVar
 
-import jinja2
 import torch
 
 from shrinknet.core.machine import environment
 from shrinknet.core.progress import Tell
 from shrinknet.recipes.files import Files
+from shrinknet.report.rendering import rendered
 
 T = TypeVar("T")
 
@@ -139,9 +139,9 @@ class Recipe:
         """Return the page; its pictures lie beside it."""
         figures = self.figures(results)
         tables = [Table.declared(table, figures) for table in self._words.get("tables", ())]
-        loader = jinja2.PackageLoader("shrinknet.recipes")
-        template = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        return template.get_template("reproduction.html").render(
+        return rendered(
+            "shrinknet.recipes",
+            "reproduction.html",
             recipe=self,
             results=results,
             verdicts=self.verdicts(results),

@@ -4,9 +4,13 @@ from shrinknet.core.registry import Registry
 from shrinknet.recipes.base import Recipe
 
 BY_NAME = Registry[Recipe](
-    "name", "shrinknet.recipes", "shrinknet.recipes", lambda module: getattr(module, "RECIPES", ()),
-    lambda found: found if isinstance(found, Recipe) else None, "recipe",
-)  # fmt: skip
+    "name",
+    "shrinknet.recipes",
+    "shrinknet.recipes",
+    lambda module: getattr(module, "RECIPES", ()),
+    lambda found: found if isinstance(found, Recipe) else None,
+    "recipe",
+)
 
 
 def recipes() -> dict[str, Recipe]:

@@ -22,11 +22,21 @@ EPOCHS = 30
 
 def build() -> nn.Module:
     """Return the network, untrained: two convolutions, pooling, two dense layers."""
-    return nn.Sequential(OrderedDict(
-        conv1=nn.Conv2d(1, 12, 3, padding=1), norm1=nn.BatchNorm2d(12), relu1=nn.ReLU(), pool=nn.MaxPool2d(2),
-        conv2=nn.Conv2d(12, 24, 3, padding=1), norm2=nn.BatchNorm2d(24), relu2=nn.ReLU(), flatten=nn.Flatten(),
-        dense1=nn.Linear(24 * 4 * 4, 48), relu3=nn.ReLU(), dense2=nn.Linear(48, 10),
-    ))  # fmt: skip
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(1, 12, 3, padding=1),
+            norm1=nn.BatchNorm2d(12),
+            relu1=nn.ReLU(),
+            pool=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(12, 24, 3, padding=1),
+            norm2=nn.BatchNorm2d(24),
+            relu2=nn.ReLU(),
+            flatten=nn.Flatten(),
+            dense1=nn.Linear(24 * 4 * 4, 48),
+            relu3=nn.ReLU(),
+            dense2=nn.Linear(48, 10),
+        )
+    )
 
 
 def load_digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:

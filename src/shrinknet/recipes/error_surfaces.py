@@ -10,6 +10,7 @@ import numpy as np
 
 from shrinknet.analysis.cancellation import Cancellation, cancellation
 from shrinknet.analysis.error_surface import Alphas, Surface, error_surfaces
+from shrinknet.analysis.files import few
 from shrinknet.api import prune
 from shrinknet.core.progress import Tell
 from shrinknet.recipes.base import Recipe, Results, Row, Verdict
@@ -55,8 +56,7 @@ def measure(source: Files, seed: int, tell: Tell) -> Results:
 
 
 def _facts(one: Surface, losses: Sequence[float], scores: Sequence[float]) -> Row:
-    few = np.rint(np.linspace(0, len(one.alphas) - 1, POINTS)).astype(int)
-    places = np.unique(np.append(few, np.searchsorted(one.alphas, [0.0, 1.0])))
+    places = few(one.alphas, POINTS)
     at_zero = float(one.losses[int(np.searchsorted(one.alphas, 0.0))])
     said = ("verdict", "ground", "loss", "rise", "slope", "curvature")
     return {

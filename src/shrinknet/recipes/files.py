@@ -54,12 +54,9 @@ class Files:
             folder.mkdir(parents=True, exist_ok=True)
             fetch(folder)
         if folder is None or not _all_there(folder, files):
-            raise BadInputError(
-                "data",
-                f"a folder that holds {name}/ with {what}",
-                "nothing" if given is None else repr(str(given)),
-                "Name it, or say `download=True` to fetch them." if fetch is not None else "Name it.",
-            )
+            got = "nothing" if given is None else repr(str(given))
+            do = "Name it, or say `download=True` to fetch them." if fetch is not None else "Name it."
+            raise BadInputError("data", f"a folder that holds {name}/ with {what}", got, do)
         return folder
 
     def mnist(self) -> Path:
@@ -71,8 +68,8 @@ class Files:
         found = self.find("mnist", tuple(MNIST_MD5), "the four original MNIST files (*-ubyte.gz)", _fetch_mnist)
         for name, digest in MNIST_MD5.items():
             if hashlib.md5((found / name).read_bytes(), usedforsecurity=False).hexdigest() != digest:
-                raise BadInputError("data", "a folder with the original MNIST files", f"another {name!r}",
-                                    "Fetch it again.")  # fmt: skip
+                do = "Fetch it again."
+                raise BadInputError("data", "a folder with the original MNIST files", f"another {name!r}", do)
         return found
 
     def mnist_rows(self) -> tuple[Rows, Rows]:

@@ -103,16 +103,14 @@ def measure(source: Files, seed: int, tell: Tell) -> Results:
         else:
             row = _operated(copy.deepcopy(model), network, setting, rows, validation, test, seed)
         found.append(row)
-    return {
-        "rows": found,
-        "training": {
-            "optimizer": f"SGD, momentum 0.9, one cycle to {RATE}",
-            "batch": BATCH,
-            "rows": len(rows[0]),
-            "gamma": GAMMA,
-            "window": WINDOW,
-        },
+    facts = {
+        "optimizer": f"SGD, momentum 0.9, one cycle to {RATE}",
+        "batch": BATCH,
+        "rows": len(rows[0]),
+        "gamma": GAMMA,
+        "window": WINDOW,
     }
+    return {"rows": found, "training": facts}
 
 
 def _course(setting: Setting) -> Course:

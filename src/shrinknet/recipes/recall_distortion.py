@@ -58,7 +58,7 @@ def _one(rows: Rows, test: Rows, seed: int) -> Row:
     task = Task(model, "cross-entropy", rows, test)
     found: Row = {"rows": len(rows[0]), "ways": {}}
     for way, compensate in zip(WAYS, COMPENSATIONS, strict=False):
-        pruned = prune(task, compensate=compensate)
+        pruned = prune(task, compensate=compensate, effort="exact")
         distortion = recall_distortion(pruned.history)
         answers = distortion.history
         places = [int(np.flatnonzero(answers.ratios >= ratio)[0]) for ratio in RATIOS]

@@ -78,19 +78,12 @@ def _sparsifier(task: str, model: nn.Module, method: str, sparsity: float, steps
         return None
     if method == "magnitude":  # dense for 85 % of the training, then fine-tuned as the others are
         return OneShot(model, sparsity=sparsity, at=round(0.85 * steps), block=block, layers=layers)
+    shared: dict[str, Any] = {"num_steps": steps, "block": block, "sparsity": sparsity, "layers": layers}
     if method == "AC/DC":
-        return AlternatingCompression(model, num_steps=steps, block=block, sparsity=sparsity, layers=layers)
-    candidates = method.endswith("candidates")
-    rate = 0.05 if candidates else float(method.split()[-1])
-    return SequentialAttention(
-        model,
-        num_steps=steps,
-        block=block,
-        sparsity=sparsity,
-        logit_lr=rate,
-        layers=layers,
-        softmax="candidates" if candidates else "all",
-    )
+        return AlternatingCompression(model, **shared)
+    if method.endswith("candidates"):
+        return SequentialAttention(model, **shared, logit_lr=0.05, softmax="candidates")
+    return SequentialAttention(model, **shared, logit_lr=float(method.split()[-1]))
 
 
 def _one(task: str, made: Callable[[], nn.Module], rows: list[Rows], method: str, sparsity: float, seed: int) -> Row:

@@ -13,9 +13,9 @@ from shrinknet.core.errors import RunFolderError
 from shrinknet.core.folder import RunFolder, whole
 from shrinknet.core.quantities import Quality
 from shrinknet.core.records import Corner, Ending, Frozen, Group, Manifest, Step, Verification
-from shrinknet.core.units import bytes_text
 from shrinknet.report import summary
 from shrinknet.report.page_data import MOST_STEPS, page_data
+from shrinknet.report.rendering import rendered
 
 MOST_STEPS_LISTED = 60
 
@@ -99,15 +99,10 @@ def write_page(folders: Sequence[RunFolder], out: Path) -> Path:
 
 
 def _write(folders: Sequence[RunFolder], chapters: list[Chapter], data: list[dict[str, Any]], out: Path) -> Path:
-    import jinja2  # not above: many runs write no page
-
-    loader = jinja2.PackageLoader("shrinknet.report")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["bytes"] = bytes_text
     runs = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")  # no name ends the script
     plotly = (files("shrinknet.report") / "vendor" / "plotly-basic.min.js").read_text(encoding="utf-8")
     metrics = dict.fromkeys(metric["name"] for one in data for metric in one["metrics"])
-    html = environment.get_template("page.html").render(chapters=chapters, metrics=metrics, plotly_js=plotly, runs=runs)
+    html = rendered("shrinknet.report", "page.html", chapters=chapters, metrics=metrics, plotly_js=plotly, runs=runs)
     inside = next((one.path for one in folders if out.is_relative_to(one.path)), None)
     if inside is None:
         with writing(out):

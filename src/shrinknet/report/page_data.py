@@ -49,7 +49,7 @@ def page_data(
         "on": "validation" if history[0].measures.validation_loss is not None else "calibration",
         "recalls": _recalls(history, places),
         "surfaces": _surfaces(folder),
-    }  # fmt: skip
+    }
 
 
 def _qualities(folder: RunFolder, history: Sequence[Step]) -> list[Quality]:

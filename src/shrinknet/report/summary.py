@@ -14,9 +14,12 @@ FILES = {"executorch": ".pte", "onnx": ".onnx", "pt2": ".pt2", "cortex-m": ".pte
 
 
 def rows(
-    start: Measures, end: Measures, test: TestResult | None, qualities: Mapping[str, Quality] = KNOWN,
+    start: Measures,
+    end: Measures,
+    test: TestResult | None,
+    qualities: Mapping[str, Quality] = KNOWN,
     shipped: Manifest | None = None,
-) -> list[tuple[str, str, str]]:  # fmt: skip
+) -> list[tuple[str, str, str]]:
     """Return (what, before, after) for every figure that was measured.
 
     `qualities` says how metrics are shown; `shipped` is the manifest of the artefact, where there is one: flash and
@@ -28,10 +31,7 @@ def rows(
     ('neurons', '8', '8')
     """
     planned = "the planner's arena" if shipped is not None and shipped.arena_bytes is not None else "live activations"
-    of = {
-        FLASH: f" ({_file(shipped)})",
-        RAM: f" ({planned})",
-    }
+    of = {FLASH: f" ({_file(shipped)})", RAM: f" ({planned})"}
     after = end.costs if shipped is None else shipped.measured(end.costs)
     table = [
         (cost.title + of.get(cost, ""), cost.text(cost.of(start.costs)), cost.text(cost.of(after))) for cost in COSTS
@@ -92,9 +92,13 @@ def shipped_line(shipped: Manifest, qualities: Mapping[str, Quality] = KNOWN) ->
 
 
 def last_line(
-    start: Measures, end: Measures, test: TestResult | None, reason: str, qualities: Mapping[str, Quality] = KNOWN,
+    start: Measures,
+    end: Measures,
+    test: TestResult | None,
+    reason: str,
+    qualities: Mapping[str, Quality] = KNOWN,
     shipped: Manifest | None = None,
-) -> str:  # fmt: skip
+) -> str:
     """Return the one line that a run ends with."""
     flash = end.costs.flash_bytes if shipped is None else shipped.num_bytes
     found = _metric_rows("validation", start.metrics, end.metrics, qualities)

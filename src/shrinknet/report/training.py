@@ -6,12 +6,12 @@ from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from shrinknet.core.folder import RunFolder, whole
 from shrinknet.report.pictures import png
+from shrinknet.report.rendering import rendered
 
 PANELS = (
     ("loss", ("training_loss", "validation_loss")),
@@ -29,12 +29,15 @@ def write_training_page(folder: RunFolder) -> Path:
     """
     with whole(folder):
         rows = list(csv.DictReader(io.StringIO((folder.path / "training.csv").read_text())))
-        loader = jinja2.PackageLoader("shrinknet.report")
-        environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-        html = environment.get_template("training.html").render(
-            config=folder.config, end=folder.read_json("summary.json"), rows=rows,
-            environment=folder.read_json("environment.json"), picture=b64encode(_curves(rows)).decode(),
-        )  # fmt: skip
+        html = rendered(
+            "shrinknet.report",
+            "training.html",
+            config=folder.config,
+            end=folder.read_json("summary.json"),
+            rows=rows,
+            environment=folder.read_json("environment.json"),
+            picture=b64encode(_curves(rows)).decode(),
+        )
     folder.write("report/index.html", html.encode())
     return folder.path / "report" / "index.html"
 

@@ -1,7 +1,8 @@
 """How the next neurons are found: by a ranking or a race, in this process or by workers, with a refit or without."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shrinknet.compensation.compensate import Compensation
@@ -13,29 +14,16 @@ from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.racing import parts_of
 from shrinknet.execution.jobs import Workers
+from shrinknet.run.effort import Effort
 from shrinknet.run.options import Pruning, Scored
 from shrinknet.search.methods import Choose, Scorer, find_method
+from shrinknet.search.price import Price
 from shrinknet.search.racing import racing
 from shrinknet.search.rank import Choice, Limits, clipped
+from shrinknet.search.schedule import scheduled
+from shrinknet.task.data import Data
 from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task
-
-
-def check_loss(task: Task, criterion: Criterion, scoring: Scoring, compensate: str = "none") -> None:
-    """What the loss is not for is refused before anything is done: slopes where it is flat, samples that it couples."""
-    if criterion.follows_slopes:
-        task.loss.needs_slopes(f"criterion={criterion.name!r}")
-    if criterion.needs_each_sample:
-        task.loss.needs_each_sample(f"criterion={criterion.name!r}")
-    if is_race(scoring):
-        task.loss.needs_each_sample("confidence and screen")
-    if compensate == "newton":
-        task.loss.needs_each_sample("compensate='newton'")
-
-
-def is_race(scoring: Scoring) -> bool:
-    """Whether the next neurons are found without ablating every neuron on every sample."""
-    return scoring.confidence is not None or scoring.screen is not None
 
 
 @contextmanager
@@ -79,19 +67,47 @@ def race_of(
     return racing(score, estimate, parts, scoring.confidence or 1.0, scoring.screen, limits)
 
 
+@dataclass(frozen=True)
+class Scorers:
+    """Who scores in a run: this process, or workers that are let go with the run.
+
+    Attributes:
+        task, options: of the run.
+        shards: where workers keep what they have finished.
+        workers: lets them go.
+    """
+
+    task: Task
+    options: Pruning
+    shards: Path | None
+    workers: ExitStack
+
+    def by(self, rule: Criterion, data: Data | None = None) -> Scorer:
+        """Return scores by a rule, on the calibration rows or on others."""
+        task = self.task if data is None else self.task.with_calibration(data)
+        return self.workers.enter_context(scored_by(task, replace(self.options, criterion=rule), self.shards))
+
+
 def choosing(
-    task: Task, network: GatedNetwork, options: Pruning, limits: Limits, score: Scorer,
-    compensation: Compensation | NoCompensation,
+    network: GatedNetwork, options: Pruning, limits: Limits, scorers: Scorers,
+    compensation: Compensation | NoCompensation, effort: Effort | None, price: Price,
 ) -> Choose:  # fmt: skip
     """Return what finds the next neurons, by the rise once readers are refit where the criterion foresees it."""
-    if options.rule.foresees_refits:
-        score = _refit_before(compensation, score)
-    if not is_race(options.how):
-        return _remembered(find_method(options.method)(network, score))
+
+    def by(rule: Criterion, data: Data | None = None) -> Scorer:
+        score = scorers.by(rule, data)
+        return _refit_before(compensation, score) if rule.foresees_refits else score
+
+    if effort is not None:
+        estimate, exact = effort.rules_on(scorers.task.calibration, options.seed)
+        on_candidates = None if exact is None else by(*exact)
+        return _remembered(scheduled(effort.schedule, by(*estimate), on_candidates, limits, price))
+    if not options.how.races:
+        return _remembered(find_method(options.method)(network, by(options.rule)))
     if options.method != "reranking" or options.clip != "none":
         given = f"method {options.method!r}, clip {options.clip!r}"
         raise BadInputError("confidence and screen", "used with reranking and no clip", given, "Leave them out.")
-    race = race_of(task, options.rule, limits, options.seed, options.how, options.told)
+    race = race_of(scorers.task, options.rule, limits, options.seed, options.how, options.told)
     return _remembered(lambda network, count: race(compensation.scoring(network), count))
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,10 @@ from shrinknet.engine.memory import in_memory
 from shrinknet.export.artefact import Artefact
 from shrinknet.graph.configs import has_config
 from shrinknet.graph.ties import ties_of
-from shrinknet.run.choosing import check_loss, choosing, scored_by
+from shrinknet.measure.costs import CostsOf
+from shrinknet.run.allowed import check_loss
+from shrinknet.run.choosing import Scorers, choosing
+from shrinknet.run.effort import Effort, effort_asked, effort_of
 from shrinknet.run.facts import finish
 from shrinknet.run.family import is_far_below, judged, least_pruned, misses, next_wanted
 from shrinknet.run.noise import check_slopes
@@ -31,7 +35,8 @@ from shrinknet.search.guards import Guard, check_ways
 from shrinknet.search.methods import Choose
 from shrinknet.search.price import Price, by_neuron, by_units
 from shrinknet.search.rank import Limits, takeable
-from shrinknet.search.steps import Until, check_reachable, first_step, measure, room_left, steps
+from shrinknet.search.schedule import pace, reaching, to_go
+from shrinknet.search.steps import Pace, Until, check_reachable, first_step, measure, room_left, steps
 from shrinknet.search.typed import check_asked
 from shrinknet.task.task import Task
 
@@ -43,18 +48,17 @@ MOST_STEPS = 1000
 
 def search(task: Task, options: Pruning) -> Run:
     """Prune a task's network as the options say (see `shrinknet.prune`)."""
-    criterion, scoring, goals = options.rule, options.how, options.goals
-    check_loss(task, criterion, scoring, options.compensate)
+    scoring, goals = options.how, options.goals
+    effort_asked(options)
+    check_loss(task, options.rule, scoring, options.compensate)
     network = gated(task, options.keep, options.only, scoring)
     limits = replace(options.limits, ties=_ties(network, task, options))
     foretell(task, network, limits)
-    step = options.step or _neurons_a_step(network, options)
-    options = replace(options, step=step)
     task = in_memory(task, network)
     ships = Artefact(task, network.trace, options.kind, options.quantize, options.allow_float)
     ships.check(goals, options.max_latency)
     with scoring.arithmetic(), with_threads_of(options.out if options.resume else None):
-        check_slopes(criterion, network, task.calibration)
+        check_slopes(options.rule, network, task.calibration)
         start = first_step(task, network, ships.costs)
     check_ways(options.guards, {one.name: one.quality for one in task.metrics} | {ACCURACY.name: ACCURACY})
     check_asked("goals", goals, lambda goal: goal.progress(start.measures, start.measures))
@@ -62,21 +66,52 @@ def search(task: Task, options: Pruning) -> Run:
     check_asked("guards", options.guards, lambda guard: guard.broken(start.measures, start.measures))
     if not options.whole_curve:
         check_reachable(goals, start.measures, network, limits, ships.costs, ships.least, ships.held_by)
-    config = options.written(task, limits.ties)
+    effort, step = _effort(task, network, options, limits, start, ships.costs)
+    options = replace(options, step=step)
+    config = options.written(task, limits.ties, {} if effort is None else effort.facts)
     if options.out is not None:
         check_containers(task.example_inputs)
     folder = None if options.out is None else RunFolder.create(options.out, config.content, resume=options.resume)
-    shards = None if folder is None else folder.path / "shards"
-    with under_way(folder), scored_by(task, options, shards) as score:
+    with under_way(folder), ExitStack() as workers:
         if folder is not None:
             write_start(folder, task, network.trace)
         compensation = compensation_of(options.compensate, task, network)
-        choose = choosing(task, network, options, limits, score, compensation)
         price = by_neuron if options.price == "neuron" else by_units(ships.freed(options.price, goals))
+        scorers = Scorers(task, options, None if folder is None else folder.path / "shards", workers)
+        choose = choosing(network, options, limits, scorers, compensation, effort, price)
         return Search(
-            task, network, choose, step, limits, start, options.guards, price, ships, compensation, folder,
+            task,
+            network,
+            choose,
+            step,
+            effort,
+            limits,
+            start,
+            options.guards,
+            price,
+            ships,
+            compensation,
+            folder,
             options.told,
-        ).run(goals, config)  # fmt: skip
+        ).run(goals, config)
+
+
+def _effort(
+    task: Task, network: GatedNetwork, options: Pruning, limits: Limits, start: Step, costs_of: CostsOf
+) -> tuple[Effort | None, int | None]:
+    """How the effort is spent, or how many neurons go at each step where something else says how to search."""
+    if options.step is not None:
+        return None, options.step
+    aims = () if options.whole_curve else options.goals
+    num_to_go = to_go(network, limits, reaching(start, aims, costs_of))
+    step = _neurons_a_step(network, options)
+    with options.how.arithmetic():
+        effort = effort_of(task, network, options, num_to_go, step, start)
+    if effort is not None:
+        return effort, None
+    if step > 1:
+        log.info("%d neurons go at each step, as there are %d: `step=1` takes one.", step, network.trace.num_neurons)
+    return None, step
 
 
 def _ties(network: GatedNetwork, task: Task, options: Pruning) -> tuple[Tie, ...]:
@@ -105,13 +140,10 @@ def _ties(network: GatedNetwork, task: Task, options: Pruning) -> tuple[Tie, ...
 
 
 def _neurons_a_step(network: GatedNetwork, options: Pruning) -> int:
-    """One neuron goes at each step, unless there are so many that measuring after each would take too long."""
+    """Of how many neurons the exact search measures once: one, unless there are so many that it would take too long."""
     if options.resume and options.out is not None and (Path(options.out) / "config.json").is_file():
         return RunConfig.of(RunFolder(Path(options.out)).config).search.step or 1  # as the run began
-    count = -(-network.trace.num_neurons // MOST_STEPS)
-    if count > 1:
-        log.info("%d neurons go at each step, as there are %d: `step=1` takes one.", count, network.trace.num_neurons)
-    return count
+    return -(-network.trace.num_neurons // MOST_STEPS)
 
 
 @dataclass
@@ -121,7 +153,8 @@ class Search:
     task: Task
     network: GatedNetwork
     choose: Choose
-    step: int
+    step: int | None
+    effort: Effort | None
     limits: Limits
     start: Step
     guards: Sequence[Guard]
@@ -133,12 +166,12 @@ class Search:
 
     def run(self, goals: Sequence[Goal], config: RunConfig) -> Run:
         """Take steps until every goal is reached, by measurement where there is an artefact; then cut, prove, write."""
-        whole = None if self.limits.in_blocks else self.step
+        whole = None if self.limits.in_blocks or self.effort is not None else self.step
         whole_curve, max_latency = config.search.whole_curve, config.search.max_latency
         history = [self.start] if self.folder is None else _resumed(self.folder, self.start, whole)
         wanted = list(goals)
         while True:
-            until = self._steps(history, () if whole_curve else wanted, room_left(wanted, self.start.measures))
+            until = self._steps(history, () if whole_curve else wanted, wanted)
             run = self._conclude(history, until, wanted, goals, config)
             if not (missed := misses(run, goals, max_latency)):
                 run = self._come_back(history, run, goals, config)
@@ -154,15 +187,16 @@ class Search:
         run.verification.raise_if_broken()
         return run
 
-    def _steps(self, history: list[Step], goals: Sequence[Goal], limit: Callable[[Measures], int | None]) -> Until:
-        """Take steps until the end, each written as it happens."""
+    def _steps(self, history: list[Step], goals: Sequence[Goal], wanted: Sequence[Goal]) -> Until:
+        """Take steps until the goals are reached, each written as it happens; wanted are those of the whole curve."""
+        limit = room_left(wanted, self.start.measures)
         here, last = self._masked(history), history[-1]
         no_more = (
             "one neuron is left in each group" if self.limits == Limits() else f"nothing more can go with {self.limits}"
         )
         taking = steps(
-            self.task, here, self.choose, self.step, last, limit, self.limits, self.ships.costs, self.price,
-            self.compensation,
+            self.task, here, self.choose, self._pace(goals), last, limit, self.limits, self.ships.costs, self.price,
+            self.compensation, self._enough(wanted),
         )  # fmt: skip
         search = Until(taking, self.start, goals, self.guards, last, no_more)
         for taken in search:
@@ -171,6 +205,16 @@ class Search:
                 self.folder.append(taken)  # killed here, it resumes here
             self.progress.step(taken, _fraction(goals, self.start.measures, taken.measures, self.network))
         return search
+
+    def _pace(self, goals: Sequence[Goal]) -> Pace:
+        """How many neurons go at each step."""
+        if self.effort is None:
+            return lambda num_steps, network: self.step or 1
+        return pace(self.effort.schedule, self.network, self.limits, reaching(self.start, goals, self.ships.costs))
+
+    def _enough(self, wanted: Sequence[Goal]) -> Callable[[GatedNetwork], bool]:
+        """Where steps are large by no wish of the user, the last one is no larger than it has to be."""
+        return (lambda network: False) if self.effort is None else reaching(self.start, wanted, self.ships.costs)
 
     def _come_back(self, history: list[Step], run: Run, goals: Sequence[Goal], config: RunConfig) -> Run:
         """Go back to the least pruned step whose file meets the goals, where forecasts were far too high."""

@@ -145,9 +145,19 @@ AnyRun = TypeVar("AnyRun", bound=Facts)
 
 
 def finish(
-    kind: type[AnyRun], task: Task, network: GatedNetwork, history: tuple[Step, ...], plan: Plan, measures: Measures,
-    reason: str, is_met: bool, config: RunConfig, ships: Artefact, *, ship: bool = True,
-) -> AnyRun:  # fmt: skip
+    kind: type[AnyRun],
+    task: Task,
+    network: GatedNetwork,
+    history: tuple[Step, ...],
+    plan: Plan,
+    measures: Measures,
+    reason: str,
+    is_met: bool,
+    config: RunConfig,
+    ships: Artefact,
+    *,
+    ship: bool = True,
+) -> AnyRun:
     """Cut once, prove it on the data held furthest from the scores, and make the file that ships, unless it is made."""
     cut = cut_graph(network.trace, network.present, network.program.tensors)
     proof = verify(network, cut, task.test or task.validation or task.calibration)

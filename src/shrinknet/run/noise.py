@@ -45,13 +45,12 @@ def check_slopes(criterion: Criterion, network: GatedNetwork, data: Data) -> Non
         if largest is None:
             return
     if any(values.any() for values in Ablation().score(network, rows).values.values()):
-        raise BadInputError(
-            f"criterion={criterion.name!r}",
-            "used where the loss has slopes",
-            f"scores that rounding makes, the largest {largest:.2g}" if largest else "a score of 0 for every neuron",
+        got = f"scores that rounding makes, the largest {largest:.2g}" if largest else "a score of 0 for every neuron"
+        do = (
             "Targets that are the network's own answers leave no slope: use `criterion='ablation'` or "
-            "`criterion='taylor-2'`.",
+            "`criterion='taylor-2'`."
         )
+        raise BadInputError(f"criterion={criterion.name!r}", "used where the loss has slopes", got, do)
 
 
 def _stands_out(criterion: Criterion, network: GatedNetwork, batches: Sequence[Batch]) -> float | None:

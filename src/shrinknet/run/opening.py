@@ -31,8 +31,8 @@ from shrinknet.surgery.remove import kept_indices
 from shrinknet.task.accuracy import ASKED, Judge, nobody_says
 from shrinknet.task.data import Source
 from shrinknet.task.losses import BY_NAME
-from shrinknet.task.metrics import BY_NAME as METRICS
-from shrinknet.task.metrics import Given, find_metric
+from shrinknet.task.measured import BY_NAME as METRICS
+from shrinknet.task.measured import Given, find_metric
 from shrinknet.task.task import Task
 
 Roles = Mapping[str, Source] | Sequence[Source]
@@ -87,28 +87,36 @@ def load(
     opened = RunFolder.open(folder)
     with whole(opened):
         config = opened.config
-        if config.get("verb") == "sparsify":
-            raise BadInputError("folder", "a run of 'shrinknet prune'", "one of 'shrinknet sparsify'",
-                                "Name its folder 'smaller', if whole neurons went.")  # fmt: skip
+        _check_is_pruning(config)
         roles = _roles(data, config, trust)
         judged_by = _loss(loss, config, trust)
         accuracy = _accuracy(accuracy, config, trust)
         measured = _metrics(config, trust) if metrics is None else metrics
-        stored = load_model(str(opened.path / "original.pt2")).model
-        own = remade(model, stored) if isinstance(model, str) else model
-        if own is None and trust:
-            own = trusted(opened.architecture(), config.get("model"), stored)
-        if own is not None:
-            _check_same_weights(opened, stored, own)
-        network = stored if own is None else own
+        network = _original(opened, model, trust)
     with with_threads_of(opened.path):
         sources = (roles["calibration"], roles.get("validation"), roles.get("test"))
-        task = Task(
-            network, judged_by, *sources, _batch_size(config), accuracy, measured, output=config.get("output"),
-            free=config.get("free"),
-        )  # fmt: skip
+        more = {"output": config.get("output"), "free": config.get("free")}
+        task = Task(network, judged_by, *sources, _batch_size(config), accuracy, measured, **more)
         with whole(opened):
             return reopened(opened, task, finding(artefact, trust=trust))
+
+
+def _check_is_pruning(config: Mapping[str, Any]) -> None:
+    if config.get("verb") == "sparsify":
+        do = "Name its folder 'smaller', if whole neurons went."
+        raise BadInputError("folder", "a run of 'shrinknet prune'", "one of 'shrinknet sparsify'", do)
+
+
+def _original(opened: RunFolder, model: nn.Module | str | None, trust: bool) -> nn.Module:
+    """The network that the run began with: the user's own, where it is given or trusted, with the same weights."""
+    stored = load_model(str(opened.path / "original.pt2")).model
+    own = remade(model, stored) if isinstance(model, str) else model
+    if own is None and trust:
+        own = trusted(opened.architecture(), opened.config.get("model"), stored)
+    if own is None:
+        return stored
+    _check_same_weights(opened, stored, own)
+    return own
 
 
 def reopened(folder: RunFolder, task: Task, find: Find = find_exporter) -> Run:
@@ -195,8 +203,8 @@ def _roles(data: str | Path | Roles | None, config: Mapping[str, Any], trust: bo
     else:
         return dict(load_data(_named("data", None if data is None else str(data), config, trust), int(config["seed"])))
     if roles.get("calibration") is None:
-        raise BadInputError("data", "a mapping or sequence of roles, the first one 'calibration'", repr(list(roles)),
-                            "Give {'calibration': (inputs, targets), ...}.")  # fmt: skip
+        allowed = "a mapping or sequence of roles, the first one 'calibration'"
+        raise BadInputError("data", allowed, repr(list(roles)), "Give {'calibration': (inputs, targets), ...}.")
     return roles
 
 
@@ -208,12 +216,9 @@ def _named(what: str, given: str | None, config: Mapping[str, Any], trust: bool)
     if said is None:
         raise BadInputError(what, "given for a run that was made in Python", "nothing", "Name it.")
     if is_import_path(str(said)) and not trust:
-        raise BadInputError(
-            what,
-            "named again where it is code: nothing that a run folder names is imported",
-            f"{said!r} in the folder",
-            "If that is your own, name it here once more, or say `trust=True`.",
-        )
+        got = f"{said!r} in the folder"
+        do = "If that is your own, name it here once more, or say `trust=True`."
+        raise BadInputError(what, "named again where it is code: nothing that a run folder names is imported", got, do)
     return str(said)
 
 
@@ -225,12 +230,9 @@ def finding(own: object, *, trust: bool) -> Find:
             return find_exporter(own, quantize)
         if kind not in exporter_names() and not (trust and is_import_path(kind)):
             or_trust = ", or say `trust=True`" if is_import_path(kind) else ""
-            raise BadInputError(
-                "artefact",
-                "named again where it is code: nothing that a run folder names is imported",
-                f"{kind!r} in the folder",
-                f"If that exporter is your own, give it here once more{or_trust}.",
-            )
+            allowed = "named again where it is code: nothing that a run folder names is imported"
+            do = f"If that exporter is your own, give it here once more{or_trust}."
+            raise BadInputError("artefact", allowed, f"{kind!r} in the folder", do)
         return find_exporter(kind, quantize)
 
     return find
@@ -241,12 +243,8 @@ def _loss(loss: Any, config: Mapping[str, Any], trust: bool) -> Any:
         return loss
     name = _named("loss", loss, config, trust)
     if loss is None and name not in BY_NAME.names() and not is_import_path(name):
-        raise BadInputError(
-            "loss",
-            "given for a run with a loss of its own",
-            f"{name!r} in the folder",
-            "Say `loss`, as package.module:function; in Python the function itself will do.",
-        )
+        do = "Say `loss`, as package.module:function; in Python the function itself will do."
+        raise BadInputError("loss", "given for a run with a loss of its own", f"{name!r} in the folder", do)
     return name
 
 

@@ -73,10 +73,8 @@ def check_containers(inputs: Inputs) -> None:
         spec = waiting.pop()
         if spec.type not in (None, tuple, list, dict, OrderedDict):
             name = getattr(spec.context, "__name__", spec.type.__name__)
-            raise BadInputError(
-                "out", "left out where forward takes a container of one's own", repr(name),
-                "Let forward take a tuple, a list or a mapping.",
-            )  # fmt: skip
+            do = "Let forward take a tuple, a list or a mapping."
+            raise BadInputError("out", "left out where forward takes a container of one's own", repr(name), do)
         waiting += spec.children()
 
 
@@ -88,10 +86,15 @@ def write_artefact(folder: RunFolder, shipped: Shipped) -> str:
     return name
 
 
+def write_machine(folder: RunFolder) -> None:
+    """Write where a run is made, which is under way from here on."""
+    folder.remove(SEAL)
+    folder.write_json("environment.json", {**environment(), "num_threads": torch.get_num_threads()})
+
+
 def write_start(folder: RunFolder, task: Task, traced: Trace) -> None:
     """Write what is known before the first step: the machine, the groups, the untouched network."""
-    folder.remove(SEAL)  # under way from here on
-    folder.write_json("environment.json", {**environment(), "num_threads": torch.get_num_threads()})
+    write_machine(folder)
     folder.write_groups(traced.groups, traced.frozen)
     folder.write_json("architecture.json", architecture(task.model))
     folder.write("original.pt2", pt2_bytes(export_program(task.model, task.example_inputs, task.free)))

@@ -19,11 +19,23 @@ Ranked = list[tuple[Neuron, float]]
 class Choice:
     """The order in which neurons should go, and the race that it comes from, if it does.
 
-    After a race only the first of the order are sure, as many as were asked for.
+    After a race only the first of the order are sure, as many as were asked for. Of those chosen in several rounds
+    each was scored without the ones before it: they go as they stand (`is_settled`).
     """
 
     order: Ranked
     race: RaceResult | None = None
+    is_settled: bool = False
+
+    def first(
+        self, network: GatedNetwork, count: int, limits: "Limits", prices: Mapping[str, float] | None = None
+    ) -> Ranked:
+        """Return the neurons that go next, `count` of them, while the limits hold (see `takeable`)."""
+        if not self.is_settled:
+            return takeable(network, self.order, count, limits, prices)
+        places = [(neuron, float(place)) for place, (neuron, _) in enumerate(self.order)]
+        scores = dict(self.order)
+        return [(neuron, scores[neuron]) for neuron, _ in takeable(network, places, count, limits)]
 
 
 def ranked(network: GatedNetwork, scores: Scores) -> Ranked:

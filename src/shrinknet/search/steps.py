@@ -5,7 +5,7 @@ goal is reached or a guard is broken. Nothing is cut here: gates are cheap and c
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from shrinknet.compensation.compensate import Compensation
@@ -20,8 +20,11 @@ from shrinknet.search.goals import Goal
 from shrinknet.search.guards import Guard
 from shrinknet.search.methods import Choose
 from shrinknet.search.price import Price
-from shrinknet.search.rank import Limits, takeable
+from shrinknet.search.rank import Choice, Limits, Ranked
 from shrinknet.task.task import Task
+
+Pace = Callable[[int, GatedNetwork], int]
+"""How many neurons go at the next step, given the number of the last one and the network as it is."""
 
 
 def measure(task: Task, network: GatedNetwork, costs_of: CostsOf = costs) -> Measures:
@@ -68,13 +71,14 @@ def steps(
     task: Task,
     network: GatedNetwork,
     choose: Choose,
-    num_per_step: int,
+    pace: Pace,
     last: Step,
     limit: Callable[[Measures], int | None],
     limits: Limits,
     costs_of: CostsOf,
     price: Price,
     compensation: Compensation | NoCompensation,
+    reaches: Callable[[GatedNetwork], bool],
 ) -> Iterator[Step]:
     """Yield one step after another until no more can go.
 
@@ -82,23 +86,25 @@ def steps(
         task: what the network is measured on.
         network: the network as it is after step `last`.
         choose: the neurons still there, in the order in which they should go.
-        num_per_step: how many go at once.
+        pace: how many go at the next step.
         last: the step that came before.
         limit: how many may go at most, given what was measured last (None: no limit).
         limits: what every group keeps.
         costs_of: what a network costs.
         price: how much of what is scarce a neuron of each group frees.
         compensation: how the readers of what is gone make up for it.
+        reaches: whether a network is small enough: of several neurons only as many go as that takes.
     """
     answered = on_validation(task, network)
     while True:
         started = time.perf_counter()
         room = limit(last.measures)
-        count = num_per_step if room is None else min(num_per_step, room)
+        wanted = pace(last.number, network)
+        count = wanted if room is None else min(wanted, room)
         if count <= 0:
             return
         choice = choose(network, count)
-        taken = takeable(network, choice.order, count, limits, price(network, limits))
+        taken = _as_many_as_needed(network, choice, count, limits, price(network, limits), reaches)
         if not taken:
             return
         removed, scores = zip(*taken, strict=True)
@@ -109,6 +115,32 @@ def steps(
         seconds = time.perf_counter() - started
         last = Step(last.number + 1, removed, scores, measures, seconds, choice.race, bare, answers)
         yield last
+
+
+def _as_many_as_needed(
+    network: GatedNetwork,
+    choice: Choice,
+    count: int,
+    limits: Limits,
+    prices: Mapping[str, float],
+    reaches: Callable[[GatedNetwork], bool],
+) -> Ranked:
+    """The first neurons of an order, at most `count`: fewer where fewer are enough."""
+
+    def first(most: int) -> Ranked:
+        return choice.first(network, most, limits, prices)
+
+    def suffice(some: Ranked) -> bool:
+        return reaches(network.without(neuron for neuron, _ in some))
+
+    taken = first(count)
+    if len(taken) <= 1 or not suffice(taken) or reaches(network):
+        return taken
+    low, high = 0, len(taken)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if suffice(first(middle)) else (middle, high)
+    return first(high)
 
 
 class Until:
@@ -171,7 +203,7 @@ def check_reachable(
 
     Cost: one walk over the graph.
     """
-    present = _smallest(network, limits)
+    present = smallest_present(network, limits)
     smallest = replace(start, costs=costs_of(network.trace, present))
     if all(goal.reached(start, smallest) for goal in goals):
         return
@@ -189,7 +221,7 @@ def check_reachable(
         )
 
 
-def _smallest(network: GatedNetwork, limits: Limits) -> Present:
+def smallest_present(network: GatedNetwork, limits: Limits) -> Present:
     """The neurons that stay where every group gives all that the limits let it give."""
     present = network.present.copy()
     left = {group.name: len(network.alive(group)) for group in network.groups}

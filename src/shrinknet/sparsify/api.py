@@ -17,19 +17,17 @@ from torch.fx import GraphModule
 from shrinknet.core.config import RunConfig
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.folder import RunFolder, whole
-from shrinknet.core.machine import environment
 from shrinknet.core.quantities import ACCURACY
 from shrinknet.core.records import Plan, Step
-from shrinknet.core.sealed import SEAL
 from shrinknet.core.tables import csv_text
-from shrinknet.core.units import counted
+from shrinknet.core.units import counted, names_in
 from shrinknet.engine.gates import gated
 from shrinknet.export.artefact import Artefact
 from shrinknet.graph.trace import named_tensors
 from shrinknet.measure.evaluation import evaluate, other_answers
 from shrinknet.run.facts import finish
 from shrinknet.run.run import Run
-from shrinknet.run.written import under_way
+from shrinknet.run.written import under_way, write_machine
 from shrinknet.search.steps import first_step, measure, on_validation
 from shrinknet.sparsify.base import Sparsifier, find_sparsifier
 from shrinknet.sparsify.family import Architecture
@@ -51,10 +49,9 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
         parameters, lr=lr, momentum=0.9, weight_decay=weight_decay
     ),
 }
-COLUMNS = (
-    "epoch", "training_loss", "validation_loss", "validation_accuracy", "density", "strength", "num_masked",
-    "num_regrown", "seconds",
-)  # fmt: skip
+COLUMNS = names_in("""
+    epoch, training_loss, validation_loss, validation_accuracy, density, strength, num_masked, num_regrown, seconds
+""")
 
 
 MUCH = 0.05
@@ -87,6 +84,23 @@ class Sparsified:
 
     def __repr__(self) -> str:
         return f"<Sparsified: {self.last_line}>"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `summary.json` says."""
+        gone, back = self.sparsifier.num_masked, self.sparsifier.num_regrown
+        return {
+            "last_line": self.last_line,
+            "density": self.sparsifier.density,
+            "dense_bytes": self.dense_bytes,
+            "sparse_bytes": self.sparse_bytes,
+            "num_removed": len(self.plan.removed),
+            "regrows": self.sparsifier.regrows,
+            "by_layer": {
+                name: {"kept": int(mask.sum()), "of": mask.numel(), "masked": gone[name], "regrown": back[name]}
+                for name, mask in self.sparsifier.masks.items()
+            },
+        }
 
     @property
     def hint(self) -> str:
@@ -170,11 +184,9 @@ def sparsify(
     sparsifier = training.sparsifier = kind.for_training(own, epochs * steps, steps, wanted)
     folder = None
     if out is not None:
-        said = {
-            "verb": "sparsify", "method": method, "options": dict(options or {}), "epochs": epochs, "seed": seed,
-            "batch_size": batch_size, "optimizer": optimizer, "learning_rate": learning_rate,
-            "weight_decay": weight_decay, **task.facts, **(config or {}),
-        }  # fmt: skip
+        said: dict[str, Any] = {"verb": "sparsify", "method": method, "options": dict(options or {})}
+        said |= {"epochs": epochs, "seed": seed, "batch_size": batch_size, "optimizer": optimizer}
+        said |= {"learning_rate": learning_rate, "weight_decay": weight_decay, **task.facts, **(config or {})}
         folder = RunFolder.create(out, said, resume=resume)
     with under_way(folder):
         if folder is not None:
@@ -192,8 +204,7 @@ def sparsify(
 
 def _begin(folder: RunFolder, training: Training) -> None:
     """Write where the training runs; go on with one that is under way. The clock's seconds are no part of its state."""
-    folder.remove(SEAL)
-    folder.write_json("environment.json", {**environment(), "num_threads": torch.get_num_threads()})
+    write_machine(folder)
     if not folder.has("state.safetensors"):
         return
     training.load_state(folder.path / "state.safetensors")
@@ -208,15 +219,18 @@ def _train(training: Training, task: Task, folder: RunFolder | None, tell: Calla
     started = time.perf_counter()
     for epoch in training.epochs():
         found = None if task.validation is None else evaluate(partial(called, task.model), task.loss, task.validation)
-        training.history.append({
-            "epoch": epoch, "training_loss": training.losses[-1],
+        row = {
+            "epoch": epoch,
+            "training_loss": training.losses[-1],
             "validation_loss": None if found is None else found.loss,
             "validation_accuracy": None if found is None else found.metrics.get(ACCURACY.name),
-            "density": training.sparsifier.density, "strength": training.sparsifier.strength,
+            "density": training.sparsifier.density,
+            "strength": training.sparsifier.strength,
             "num_masked": sum(training.sparsifier.num_masked.values()),
             "num_regrown": sum(training.sparsifier.num_regrown.values()),
             "seconds": round(time.perf_counter() - started, 3),
-        })  # fmt: skip
+        }
+        training.history.append(row)
         started = time.perf_counter()
         if folder is not None:
             rows = [["" if row[name] is None else row[name] for name in COLUMNS] for row in training.history]
@@ -226,9 +240,13 @@ def _train(training: Training, task: Task, folder: RunFolder | None, tell: Calla
 
 
 def _concluded(
-    task: Task, training: Training, sparsifier: Sparsifier, folder: RunFolder | None, config: Mapping[str, Any],
+    task: Task,
+    training: Training,
+    sparsifier: Sparsifier,
+    folder: RunFolder | None,
+    config: Mapping[str, Any],
     before: float | None,
-) -> Sparsified:  # fmt: skip
+) -> Sparsified:
     tensors = {name: tensor.detach() for name, tensor in named_tensors(task.model).items()}
     whole = save({name: tensor.clone().contiguous() for name, tensor in tensors.items()})
     sparse = sparse_bytes(tensors, sparsifier.tile)
@@ -236,19 +254,12 @@ def _concluded(
     plan = to_plan(network, task.example_inputs)
     where = None if folder is None else folder.path / "smaller"
     smaller = remove(task, plan, where, config=config, resume=True) if plan.removed else None
-    found = Sparsified(
-        task.model, sparsifier, training.history, len(sparse), len(whole), plan, smaller, folder, before
-    )  # fmt: skip
+    found = Sparsified(task.model, sparsifier, training.history, len(sparse), len(whole), plan, smaller, folder, before)
     if folder is not None:
         folder.write("model.safetensors", whole)
         folder.write("sparse.safetensors", sparse)
         folder.write("masks.safetensors", save({n: mask.clone() for n, mask in sparsifier.masks.items()}))
-        folder.write_json("summary.json", {
-            "last_line": found.last_line, "density": sparsifier.density, "dense_bytes": len(whole),
-            "sparse_bytes": len(sparse), "num_removed": len(plan.removed), "regrows": sparsifier.regrows,
-            "by_layer": {n: {"kept": int(m.sum()), "of": m.numel(), "masked": sparsifier.num_masked[n],
-                             "regrown": sparsifier.num_regrown[n]} for n, m in sparsifier.masks.items()},
-        })  # fmt: skip
+        folder.write_json("summary.json", found.facts)
         if isinstance(sparsifier, NeuronRemoval):
             Architecture.after(sparsifier.widths, sparsifier.removed).write(folder.path / "architecture.json")
         folder.seal()
@@ -259,9 +270,13 @@ def _concluded(
 
 
 def remove(
-    task: Task, plan: Plan, out: str | Path | None = None, *, config: Mapping[str, Any] | None = None,
+    task: Task,
+    plan: Plan,
+    out: str | Path | None = None,
+    *,
+    config: Mapping[str, Any] | None = None,
     resume: bool = False,
-) -> Run:  # fmt: skip
+) -> Run:
     """Cut the neurons of a plan out of a network, and prove the cut; nothing is scored.
 
     Args:
@@ -285,14 +300,12 @@ def remove(
     start, masked = first_step(task, network, ships.costs), network.without(plan.removed)
     after = measure(task, masked, ships.costs)
     answers = other_answers(on_validation(task, network), on_validation(task, masked))
-    written = RunConfig.of({
-        "criterion": "zeros", "method": "to-plan", "goals": [], "guards": [], **task.facts, "keep": [],
-        "only": [], "artefact": ships.name, "quantize": ships.quantize, "compensate": "none", "seed": 0,
-        "batch_size": task.batch_size, **(config or {}),
-    })  # fmt: skip
+    said = {"criterion": "zeros", "method": "to-plan", "goals": [], "guards": [], **task.facts, "keep": [], "only": []}
+    said |= {"artefact": ships.name, "quantize": ships.quantize, "compensate": "none", "seed": 0}
+    said |= {"batch_size": task.batch_size, **(config or {})}
     step = Step(1, plan.removed, (0.0,) * len(plan.removed), after, 0.0, answers=answers)
     history = (start, step) if plan.removed else (start,)
-    run = finish(Run, task, masked, history, plan, after, "removed what the plan says", True, written, ships)
+    run = finish(Run, task, masked, history, plan, after, "removed what the plan says", True, RunConfig.of(said), ships)
     run.verification.raise_if_broken()
     return run if out is None else replace(run, folder=run.save(out, resume=resume))
 
@@ -305,8 +318,8 @@ def _trainable(model: nn.Module) -> nn.Module:
         for parameter in copy.parameters():
             parameter.requires_grad_()
     if not any(parameter.requires_grad for parameter in copy.parameters()):
-        raise BadInputError("model", "a network with parameters to train", "one whose parameters are all frozen",
-                            "Call requires_grad_() on those to be trained.")  # fmt: skip
+        do = "Call requires_grad_() on those to be trained."
+        raise BadInputError("model", "a network with parameters to train", "one whose parameters are all frozen", do)
     return copy
 
 
@@ -314,9 +327,8 @@ def _optimizer(name: str, model: nn.Module, rate: float, decay: float) -> torch.
     if name not in OPTIMIZERS:
         raise BadInputError("optimizer", "adam or sgd", repr(name), "Leave it out for adam.")
     if not rate > 0 or not decay >= 0:
-        raise BadInputError(
-            "learning_rate and weight_decay", "above 0, at least 0", f"{rate}, {decay}", "Leave them out."
-        )
+        do = "Leave them out."
+        raise BadInputError("learning_rate and weight_decay", "above 0, at least 0", f"{rate}, {decay}", do)
     return OPTIMIZERS[name](model.parameters(), lr=rate, weight_decay=decay)
 
 

@@ -20,8 +20,9 @@ from torch.utils.hooks import RemovableHandle
 
 from shrinknet.core.errors import BadInputError, ShrinknetError, did_you_mean
 from shrinknet.core.registry import Named, registry_of_classes
+from shrinknet.core.units import globs
 from shrinknet.sparsify.blocks import Blocks
-from shrinknet.sparsify.states import load_optimizer, optimizer_state
+from shrinknet.sparsify.states import load_optimizer, optimizer_state, under
 from shrinknet.sparsify.targets import check_optimizer, chosen_weights, flushes_denormals, owners_of, put
 from shrinknet.task.task import Task
 
@@ -69,7 +70,7 @@ class Sparsifier(Named, ABC):
 
     def __init__(self, model: nn.Module, layers: str | Sequence[str] = (), seed: int = 0) -> None:
         self.model = model
-        self.weights = chosen_weights(model, (layers,) if isinstance(layers, str) else tuple(layers))
+        self.weights = chosen_weights(model, globs(layers))
         self.masks: Masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in self.weights.items()}
         self.step = 0
         self.num_masked = dict.fromkeys(self.weights, 0)
@@ -97,8 +98,8 @@ class Sparsifier(Named, ABC):
         known = options_of(cls)
         for name in options:
             if name not in known:
-                raise BadInputError(f"options[{name!r}]", f"an option of {cls.name}", repr(options[name]),
-                                    did_you_mean(name, known))  # fmt: skip
+                do = did_you_mean(name, known)
+                raise BadInputError(f"options[{name!r}]", f"an option of {cls.name}", repr(options[name]), do)
         try:
             of_task: dict[str, Any] = {"model": task.model, "example_inputs": task.example_inputs, "task": task}
             given = {name: of_task[name] for name in signature(cls).parameters if name in of_task}
@@ -251,10 +252,8 @@ class Sparsifier(Named, ABC):
         """Where a step runs the passes itself (a closure, as Lightning gives one), the second hook follows them."""
         places = [place for place, given in enumerate(args) if callable(given) and given is not optimizer]
         if getattr(optimizer, "grad_scale", None) is not None:
-            raise BadInputError(
-                "optimizer", "one whose gradients are unscaled before its step", "a fused one under a GradScaler",
-                "Make it with fused=False.",
-            )  # fmt: skip
+            allowed = "one whose gradients are unscaled before its step"
+            raise BadInputError("optimizer", allowed, "a fused one under a GradScaler", "Make it with fused=False.")
         closure = kwargs.get("closure") or (args[places[0]] if places else None)
         if closure is None:
             self.before_step()
@@ -306,10 +305,8 @@ class Sparsifier(Named, ABC):
         tensors = {f"mask/{name}": mask for name, mask in self.masks.items()}
         tensors |= {f"own/{name}": tensor.detach() for name, tensor in self.tensors.items()}
         tensors["generator"] = self.generator.get_state()
-        numbers: dict[str, Any] = {
-            "name": self.name, "step": self.step, "masked": self.num_masked, "regrown": self.num_regrown,
-            "own": self.numbers,
-        }  # fmt: skip
+        counts = {"masked": self.num_masked, "regrown": self.num_regrown}
+        numbers: dict[str, Any] = {"name": self.name, "step": self.step, **counts, "own": self.numbers}
         if self.optimizer is not None:
             values, settings = optimizer_state(self.optimizer)
             tensors |= {f"optimizer/{name}": value for name, value in values.items()}
@@ -322,26 +319,21 @@ class Sparsifier(Named, ABC):
         Raises:
             BadInputError: it is another method's, or another network's.
         """
-        masks = {name.removeprefix("mask/"): mask for name, mask in tensors.items() if name.startswith("mask/")}
+        masks = under(tensors, "mask")
         fits = {name: mask.shape for name, mask in masks.items()} == {n: m.shape for n, m in self.masks.items()}
         if numbers.get("name") != self.name or not fits:
-            raise BadInputError(
-                "state", f"one of method {self.name!r} on this network", repr(numbers.get("name")),
-                "Build network and method as they were when the state was kept.",
-            )  # fmt: skip
+            do = "Build network and method as they were when the state was kept."
+            raise BadInputError("state", f"one of method {self.name!r} on this network", repr(numbers.get("name")), do)
         self.masks = {name: mask.to(self.weights[name].device).bool() for name, mask in masks.items()}
         with torch.no_grad():
-            for name, tensor in tensors.items():
-                if name.startswith("own/"):
-                    own = self.tensors.setdefault(name.removeprefix("own/"), tensor.clone())
-                    own.copy_(tensor)
+            for name, tensor in under(tensors, "own").items():
+                self.tensors.setdefault(name, tensor.clone()).copy_(tensor)
         self.generator.set_state(tensors["generator"].cpu())
         self.step = int(numbers["step"])
         numbers = deepcopy(dict(numbers))
         self.num_masked, self.num_regrown, self.numbers = numbers["masked"], numbers["regrown"], numbers["own"]
         if self.optimizer is not None:
-            values = {n.removeprefix("optimizer/"): t for n, t in tensors.items() if n.startswith("optimizer/")}
-            load_optimizer(self.optimizer, values, numbers["optimizer"])
+            load_optimizer(self.optimizer, under(tensors, "optimizer"), numbers["optimizer"])
 
 
 BY_NAME = registry_of_classes(Sparsifier, "method", "shrinknet.sparsify.methods", "shrinknet.sparsifiers", "method")  # type: ignore[type-abstract]
@@ -361,9 +353,8 @@ def find_sparsifier(name: object) -> type[Sparsifier]:
     found = BY_NAME.find(name)
     if not isclass(found):
         do = "Name its class, and say its options by `options`."
-        raise BadInputError(
-            "method", "a class: its object is made with the network", f"an object of {type(found).__name__}", do
-        )
+        allowed = "a class: its object is made with the network"
+        raise BadInputError("method", allowed, f"an object of {type(found).__name__}", do)
     return found
 
 

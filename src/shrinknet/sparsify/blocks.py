@@ -1,5 +1,6 @@
 """Blocks: the tiles of a matrix that live or die together."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,10 +39,9 @@ class Blocks:
         height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         rows, columns = weight.shape[0], weight[0].numel()
         if min(height, width) < 1 or ((rows % height or columns % width) and not pad):
-            raise BadInputError(
-                "block", f"a size that divides {name!r}, {rows} x {columns}, or pad=True", f"{height} x {width}",
-                "Say pad=True to let the last blocks stand over the edge.",
-            )  # fmt: skip
+            got = f"{height} x {width}"
+            do = "Say pad=True to let the last blocks stand over the edge."
+            raise BadInputError("block", f"a size that divides {name!r}, {rows} x {columns}, or pad=True", got, do)
         return cls(tuple(weight.shape), height, width)
 
     @property
@@ -52,10 +52,7 @@ class Blocks:
 
     @property
     def _matrix(self) -> tuple[int, int]:
-        columns = 1
-        for size in self.shape[1:]:
-            columns *= size
-        return self.shape[0], columns
+        return self.shape[0], math.prod(self.shape[1:])
 
     def up(self, values: Tensor) -> Tensor:
         """Return a tensor of the weight's shape that holds each tile's value at all its places."""

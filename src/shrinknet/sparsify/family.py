@@ -51,9 +51,8 @@ class Architecture:
             if full.keys() != kept.keys() or not all(1 <= kept[name] <= full[name] for name in full):
                 raise ValueError("widths outside 1 to those of the whole network")
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BadInputError(
-                "architecture", "a file that holds full and kept widths", f"{str(path)!r} ({error})", "Make it again."
-            ) from error
+            allowed = "a file that holds full and kept widths"
+            raise BadInputError("architecture", allowed, f"{str(path)!r} ({error})", "Make it again.") from error
         return cls(full, kept)
 
     def write(self, path: str | Path) -> None:
@@ -95,8 +94,8 @@ class Family:
         """
         least = self.costs(architecture.scaled(0)).num_parameters
         if least > num_parameters:
-            raise BadInputError("num_parameters", f"at least {least:,}, those of the smallest member",
-                                f"{num_parameters:,}", "Ask for more.")  # fmt: skip
+            allowed = f"at least {least:,}, those of the smallest member"
+            raise BadInputError("num_parameters", allowed, f"{num_parameters:,}", "Ask for more.")
         low, high = 0.0, max(architecture.full[n] / width for n, width in architecture.kept.items()) + 1
         for _ in range(40):
             middle = (low + high) / 2
@@ -123,9 +122,8 @@ class Family:
                 if callable(reset):
                     reset()
                 elif next(module.parameters(recurse=False), None) is not None:
-                    raise BadInputError(
-                        "model", "a network whose modules have reset_parameters", f"{name!r} without it", "Write one."
-                    )
+                    allowed = "a network whose modules have reset_parameters"
+                    raise BadInputError("model", allowed, f"{name!r} without it", "Write one.")
         return member
 
 
@@ -133,9 +131,7 @@ def _present(traced: Trace, architecture: Architecture) -> Present:
     widths = {group.name: group.width for group in traced.groups}
     for name, width in architecture.full.items():
         if widths.get(name) != width:
-            raise BadInputError(
-                "architecture", "one of this network", f"group {name!r} of {width}, where it has {widths.get(name)}",
-                "Use the network that was pruned.",
-            )  # fmt: skip
+            got = f"group {name!r} of {width}, where it has {widths.get(name)}"
+            raise BadInputError("architecture", "one of this network", got, "Use the network that was pruned.")
     gone = [Neuron(name, k) for name, kept in architecture.kept.items() for k in range(kept, architecture.full[name])]
     return traced.present(tuple(gone))

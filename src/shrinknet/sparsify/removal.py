@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from shrinknet.core.errors import BadInputError, ShrinknetError, did_you_mean
 from shrinknet.core.records import Group, Neuron, Slice
+from shrinknet.core.units import globs
 from shrinknet.engine.program import Program
 from shrinknet.graph.trace import trace
 from shrinknet.sparsify.base import Masks, Sparsifier
@@ -62,8 +63,7 @@ class NeuronRemoval(Sparsifier):
     ) -> None:
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise BadInputError("every", "at least 1 step", repr(every), "Leave it out for 100.")
-        globs = (only,) if isinstance(only, str) else tuple(only)
-        self.groups = inner_groups(model, example_inputs, globs)
+        self.groups = inner_groups(model, example_inputs, globs(only))
         self.readers = [reader for group in self.groups for reader in _readers(model, group)]
         super().__init__(model, tuple(dict.fromkeys(reader.weight for reader in self.readers)), seed)
         self.every = every
@@ -129,7 +129,7 @@ class NeuronRemoval(Sparsifier):
         return masks
 
 
-def inner_groups(model: nn.Module, example_inputs: AnyInputs, globs: Sequence[str]) -> list[Group]:
+def inner_groups(model: nn.Module, example_inputs: AnyInputs, only: Sequence[str]) -> list[Group]:
     """Return the groups that one layer writes and that only dense layers and convolutions read.
 
     Raises:
@@ -139,15 +139,13 @@ def inner_groups(model: nn.Module, example_inputs: AnyInputs, globs: Sequence[st
     weighed = only_weighed(Program(traced))
     groups = [g for g in traced.groups if _is_inner(model, g) and all(bool(weighed[k]) for k in traced.ids_of(g))]
     names = [group.name for group in groups]
-    for glob in globs:
+    for glob in only:
         if not any(fnmatch(name, glob) for name in names):
             raise BadInputError("only", "globs of groups of inner neurons", repr(glob), did_you_mean(glob, names))
-    chosen = [group for group in groups if not globs or any(fnmatch(group.name, glob) for glob in globs)]
+    chosen = [group for group in groups if not only or any(fnmatch(group.name, glob) for glob in only)]
     if not chosen:
-        raise BadInputError(
-            "model", "a network with neurons that one layer writes", type(model).__name__,
-            "Use 'shrinknet prune', which follows widths that blocks add up.",
-        )  # fmt: skip
+        do = "Use 'shrinknet prune', which follows widths that blocks add up."
+        raise BadInputError("model", "a network with neurons that one layer writes", type(model).__name__, do)
     return chosen
 
 

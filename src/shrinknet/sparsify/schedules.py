@@ -116,12 +116,9 @@ class Ramp:
     def __post_init__(self) -> None:
         check_window("start, ramp, end", self.start, self.ramp, self.end)
         if self.freq < 1 or self.end == self.start:
-            raise BadInputError(
-                "freq and end",
-                "a whole number of at least 1, and a step after start",
-                f"freq {self.freq}, start {self.start}, end {self.end}",
-                "Leave room for at least one pruning step.",
-            )
+            got = f"freq {self.freq}, start {self.start}, end {self.end}"
+            do = "Leave room for at least one pruning step."
+            raise BadInputError("freq and end", "a whole number of at least 1, and a step after start", got, do)
 
     def is_due(self, step: int) -> bool:
         """Whether masks are made anew at this step: every `freq` steps from start to end, and at the end."""

@@ -26,6 +26,15 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
     return tensors, {"state": numbers, "param_groups": content["param_groups"]}
 
 
+def under(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Return the tensors of one part of a state by their own names.
+
+    >>> list(under({"mask/fc1": torch.ones(1), "own/fc1": torch.ones(1)}, "mask"))
+    ['fc1']
+    """
+    return {name.removeprefix(f"{part}/"): one for name, one in tensors.items() if name.startswith(f"{part}/")}
+
+
 def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
     """Go on from what `optimizer_state` returned."""
     state: dict[int, dict[str, Any]] = {}

@@ -63,19 +63,12 @@ def load_sparse(path: str | Path) -> dict[str, Tensor]:
             matrix = kind(parts, (shape[0], int(np.prod(shape[1:])))).toarray()
             tensors[name] = torch.from_numpy(matrix).to(values.dtype).reshape(shape)
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise BadInputError(
-            "path",
-            "a file that sparse_bytes made",
-            f"{str(path)!r} ({type(error).__name__}: {error})",
-            "Make it again.",
-        ) from error
+        got = f"{str(path)!r} ({type(error).__name__}: {error})"
+        raise BadInputError("path", "a file that sparse_bytes made", got, "Make it again.") from error
     return tensors
 
 
-EXACT = {
-    torch.float16: torch.float32, torch.bfloat16: torch.float32, torch.float32: torch.float32,
-    torch.float64: torch.float64,
-}  # fmt: skip
+EXACT = {**dict.fromkeys((torch.float16, torch.bfloat16, torch.float32), torch.float32), torch.float64: torch.float64}
 """Kinds of numbers that are stored without zeros, and the kind that numpy knows and that holds each exactly."""
 
 

@@ -59,22 +59,17 @@ def check_optimizer(optimizer: object, weights: Mapping[str, nn.Parameter]) -> N
             does not hold the weights.
     """
     if not isinstance(optimizer, Optimizer) or isinstance(optimizer, torch.optim.LBFGS):
-        raise BadInputError(
-            "optimizer", "one of torch.optim that steps once for each backward pass", type(optimizer).__name__,
-            "Use SGD, Adam or another of that kind.",
-        )  # fmt: skip
+        allowed = "one of torch.optim that steps once for each backward pass"
+        raise BadInputError("optimizer", allowed, type(optimizer).__name__, "Use SGD, Adam or another of that kind.")
     held = {parameter for group in optimizer.param_groups for parameter in group["params"]}
     for name, weight in weights.items():
         if getattr(weight, "_post_accumulate_grad_hooks", None):
-            raise BadInputError(
-                "optimizer", "one whose step follows the backward pass", f"updates fused into it, at {name!r}",
-                "Take the hooks off (register_post_accumulate_grad_hook), and call optimizer.step().",
-            )  # fmt: skip
+            got = f"updates fused into it, at {name!r}"
+            do = "Take the hooks off (register_post_accumulate_grad_hook), and call optimizer.step()."
+            raise BadInputError("optimizer", "one whose step follows the backward pass", got, do)
     if held.isdisjoint(weights.values()):
-        raise BadInputError(
-            "optimizer", "the one that trains the model", f"one without {next(iter(weights))!r}",
-            "Give it model.parameters().",
-        )  # fmt: skip
+        do = "Give it model.parameters()."
+        raise BadInputError("optimizer", "the one that trains the model", f"one without {next(iter(weights))!r}", do)
 
 
 def flushes_denormals() -> bool:

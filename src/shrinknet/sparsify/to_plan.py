@@ -1,6 +1,6 @@
 """From zeros to a plan: which whole neurons masks have made superfluous."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -70,13 +70,18 @@ def to_plan(network: GatedNetwork, example_inputs: Inputs | None = None) -> Plan
 def _all_zero(group: Group, tensors: Mapping[str, Tensor], role: str) -> Tensor:
     """Which neurons have nothing but zeros in all parameters of that role; none where there is no such parameter."""
     parts = [part for part in group.slices if part.role == role and not _is_statistic(part)]
+    return (sizes_in(group, tensors, parts) == 0) & bool(parts)
+
+
+def sizes_in(group: Group, tensors: Mapping[str, Tensor], parts: Sequence[Slice]) -> Tensor:
+    """Return, for each neuron of a group, the sum of all absolute elements that it has in some parameters."""
     sizes = torch.zeros(group.width, dtype=torch.float64)
     for part in parts:
         owners = torch.tensor(part.owners)
-        slices = tensors[part.parameter].double().abs().movedim(part.axis, 0).cpu()
+        slices = tensors[part.parameter].detach().double().abs().movedim(part.axis, 0).cpu()
         along = slices.reshape(len(slices), -1).sum(1)
         sizes.index_add_(0, owners[owners >= 0], along[owners >= 0])
-    return (sizes == 0) & bool(parts)
+    return sizes
 
 
 def _is_statistic(part: Slice) -> bool:

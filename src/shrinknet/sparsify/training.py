@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from shrinknet.core.errors import RunFolderError
 from shrinknet.sparsify.base import Sparsifier
-from shrinknet.sparsify.states import load_optimizer, optimizer_state
+from shrinknet.sparsify.states import load_optimizer, optimizer_state, under
 from shrinknet.task.per_sample import PerSample
 from shrinknet.task.trees import Inputs, called, of_each
 
@@ -122,12 +122,9 @@ class Training:
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         tensors |= {f"optimizer/{name}": tensor for name, tensor in values.items()}
         tensors["rng"] = torch.get_rng_state()
-        numbers: dict[str, Any] = {
-            "epoch": self.epoch, "losses": self.losses, "rates": self._rates, "history": [
-                {name: value for name, value in row.items() if name != "seconds"} for row in self.history
-            ],
-            "optimizer": settings,
-        }  # fmt: skip
+        numbers: dict[str, Any] = {"epoch": self.epoch, "losses": self.losses, "rates": self._rates}
+        numbers["history"] = [{name: one for name, one in row.items() if name != "seconds"} for row in self.history]
+        numbers["optimizer"] = settings
         if self.sparsifier is not None:
             masks, numbers["sparsifier"] = self.sparsifier.state()
             tensors |= {f"sparsifier/{name}": tensor for name, tensor in masks.items()}
@@ -144,7 +141,7 @@ class Training:
             with safe_open(path, "pt") as file:
                 numbers = json.loads(file.metadata()["numbers"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            parts = {part: _under(tensors, part) for part in ("model", "optimizer", "sparsifier")}
+            parts = {part: under(tensors, part) for part in ("model", "optimizer", "sparsifier")}
             self.model.load_state_dict(parts["model"])
             load_optimizer(self.optimizer, parts["optimizer"], numbers["optimizer"])
             if self.sparsifier is not None:
@@ -159,27 +156,21 @@ class Training:
             ) from error
 
 
-def _under(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{part}/"): t for name, t in tensors.items() if name.startswith(f"{part}/")}
-
-
 def accuracy(model: nn.Module, rows: Rows, at_once: int = 2048) -> float:
     """Return the share of rows whose largest output is their class."""
-    was = model.training
-    model.eval()
-    with torch.no_grad():
-        right = sum(
-            int((model(x).argmax(-1) == y).sum()) for x, y in zip(*(r.split(at_once) for r in rows), strict=True)
-        )
-    model.train(was)
-    return right / rows[1].numel()
+    return _added_up(model, rows, at_once, lambda found, y: int((found.argmax(-1) == y).sum())) / rows[1].numel()
 
 
 def mean_loss(model: nn.Module, loss: PerSample, rows: Rows, at_once: int = 2048) -> float:
     """Return the mean loss over rows."""
+    return _added_up(model, rows, at_once, lambda found, y: float(loss(found, y).sum())) / len(rows[0])
+
+
+def _added_up(model: nn.Module, rows: Rows, at_once: int, of: Callable[[Tensor, Tensor], int | float]) -> int | float:
+    """What outputs and targets say of each part of the rows, added up; the network is in eval mode meanwhile."""
     was = model.training
     model.eval()
     with torch.no_grad():
-        total = sum(float(loss(model(x), y).sum()) for x, y in zip(*(r.split(at_once) for r in rows), strict=True))
+        total = sum(of(model(x), y) for x, y in zip(*(r.split(at_once) for r in rows), strict=True))
     model.train(was)
-    return total / len(rows[0])
+    return total

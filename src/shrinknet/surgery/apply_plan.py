@@ -72,9 +72,13 @@ def _read(path: Path) -> Any:
 
 
 def _bad(came: str) -> BadInputError:
-    return BadInputError(
-        "plan", "a run folder or a plan.json with kept indices and attributes", came, "Use the plan of a finished run."
-    )
+    do = "Use the plan of a finished run."
+    return BadInputError("plan", "a run folder or a plan.json with kept indices and attributes", came, do)
+
+
+def _of_another(got: str) -> BadInputError:
+    do = "Build the network as it was before the run: same class, same widths."
+    return BadInputError("plan", "one of this network", got, do)
 
 
 def _check_kept(model: nn.Module, kept: Kept) -> None:
@@ -83,12 +87,8 @@ def _check_kept(model: nn.Module, kept: Kept) -> None:
         shape = tuple(tensors[name].shape) if name in tensors else ()
         for axis, places in axes.items():
             if not places or not 0 <= axis < len(shape) or not 0 <= min(places) <= max(places) < shape[axis]:
-                raise BadInputError(
-                    "plan",
-                    "one of this network",
-                    f"places {places[:1]} to {places[-1:]} of axis {axis} of {name!r}, whose shape is {list(shape)}",
-                    "Build the network as it was before the run: same class, same widths.",
-                )
+                got = f"places {places[:1]} to {places[-1:]} of axis {axis} of {name!r}, whose shape is {list(shape)}"
+                raise _of_another(got)
 
 
 def _checked_attributes(model: nn.Module, attributes: dict[str, dict[str, Any]]) -> Attributes:
@@ -102,11 +102,7 @@ def _checked_attributes(model: nn.Module, attributes: dict[str, dict[str, Any]])
             sizes = new if isinstance(new, tuple) else (new,)
             is_width = all(isinstance(size, int) and size > 0 for size in sizes) and type(new) is type(old)
             if not is_width:
-                raise BadInputError(
-                    "plan",
-                    "one of this network",
-                    f"attribute {attribute!r} of module {name!r} as {value!r}, where the network has {old!r}",
-                    "Build the network as it was before the run: same class, same widths.",
-                )
+                got = f"attribute {attribute!r} of module {name!r} as {value!r}, where the network has {old!r}"
+                raise _of_another(got)
             checked[name][attribute] = new
     return checked

@@ -117,10 +117,9 @@ def judged(accuracy: Accuracy | None, outputs: Any, targets: Any) -> Tensor | No
     try:
         right = torch.as_tensor(accuracy.of(outputs, targets))
     except Exception as error:  # a function of the user's own
-        raise BadInputError(
-            "accuracy", allowed, f"{accuracy.name!r}, which said: {type(error).__name__}: {error}",
-            f"It was given outputs {shapes_text(outputs)} and targets {shapes_text(targets)}.",
-        ) from error  # fmt: skip
+        got = f"{accuracy.name!r}, which said: {type(error).__name__}: {error}"
+        do = f"It was given outputs {shapes_text(outputs)} and targets {shapes_text(targets)}."
+        raise BadInputError("accuracy", allowed, got, do) from error
     if right.shape != (num_rows(outputs),):
         do = "Compare each row's answer with its target, and average over the rest."
         raise BadInputError("accuracy", allowed, f"shape {list(right.shape)} from {accuracy.name!r}", do)

@@ -4,15 +4,13 @@ Inputs and targets are trees of tensors (see `trees`); `unpack` says what a batc
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_structure
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -24,19 +22,9 @@ from torch.utils.data import (
 )
 
 from shrinknet.core.errors import BadInputError
+from shrinknet.task.parts import PARTS, Part, as_part, is_at_once, is_numbers
 from shrinknet.task.samplers import batch_size_of, rows_of
-from shrinknet.task.trees import (
-    Inputs,
-    inputs_of,
-    is_tree_of_rows,
-    joined,
-    named_leaves,
-    num_rows,
-    of_each,
-    same,
-    split,
-    tensors_of,
-)
+from shrinknet.task.trees import Inputs, joined, named_leaves, of_each, same, split
 from shrinknet.task.unpacking import Unpack, by_place
 
 ALIGNMENT = 64
@@ -47,9 +35,6 @@ ROWS_READ_TWICE = 32
 
 Source = object
 """All rows at once, as a batch of a training loop has them (a tuple, a mapping, a tensor); a Dataset; a DataLoader."""
-
-Part = tuple[Inputs, Any]
-"""Inputs and targets of some rows."""
 
 
 class Origin:
@@ -173,10 +158,9 @@ class Data:
             again = next(some._raw_batches())
             for name, one, other in zip(PARTS, first, again, strict=True):
                 if not same(one, other):
-                    raise BadInputError(
-                        self.role, "rows that are the same each time", f"other {name} the second time",
-                        "Turn off what is random in the data set, such as augmentation.",
-                    )  # fmt: skip
+                    got = f"other {name} the second time"
+                    do = "Turn off what is random in the data set, such as augmentation."
+                    raise BadInputError(self.role, "rows that are the same each time", got, do)
         for place, (name, leaf) in enumerate(self._named(*first)):
             if isinstance(leaf, Tensor) and _is_finer(leaf.dtype, self.dtype):
                 self._check_whole_numbers(place, name)
@@ -187,7 +171,7 @@ class Data:
         if _own_collate(self.loader) is not None or not isinstance(row, Mapping):
             return
         for key, value in row.items():
-            if isinstance(value, list) and _is_numbers(value):
+            if isinstance(value, list) and is_numbers(value):
                 raise BadInputError(
                     self.role, "rows of tensors, arrays and numbers, which a DataLoader puts together",
                     f"rows whose {key!r} is a list of numbers, of which it makes a list of columns",
@@ -214,11 +198,10 @@ class Data:
             if columns:
                 value, dtype = rounded[shape][columns[0]], str(self.dtype).removeprefix("torch.")
                 got = f"{value.item():.17g} in column {columns[0]}"
-                raise BadInputError(
-                    argument, f"whole numbers that the network's {dtype} holds, where a column has no others",
-                    f"{got}, which {dtype} rounds to {value.to(self.dtype).item():.17g}",
-                    f"Use the network in a finer precision; where rounding is meant, give the data in {dtype}.",
-                )  # fmt: skip
+                allowed = f"whole numbers that the network's {dtype} holds, where a column has no others"
+                got = f"{got}, which {dtype} rounds to {value.to(self.dtype).item():.17g}"
+                do = f"Use the network in a finer precision; where rounding is meant, give the data in {dtype}."
+                raise BadInputError(argument, allowed, got, do)
 
     def permuted(self, seed: int) -> "Data":
         """Return the same rows in an order drawn from a seed."""
@@ -265,16 +248,13 @@ class Data:
         """What a data set gives, as inputs and targets."""
         try:
             for item in loader:
-                yield _as_part(self.role, item, self.unpack)
+                yield as_part(self.role, item, self.unpack)
         except (ValueError, TypeError, AttributeError, RuntimeError, KeyError, IndexError) as error:
             if isinstance(error, BadInputError):
                 raise
-            raise BadInputError(
-                self.role,
-                "rows that a DataLoader puts together",
-                f"rows that cannot be read so ({type(error).__name__}: {error})",
-                "Return (inputs, targets) from the dataset, or give a DataLoader with a collate_fn of its own.",
-            ) from error
+            got = f"rows that cannot be read so ({type(error).__name__}: {error})"
+            do = "Return (inputs, targets) from the dataset, or give a DataLoader with a collate_fn of its own."
+            raise BadInputError(self.role, "rows that a DataLoader puts together", got, do) from error
 
     def _moved(self, tensor: Tensor) -> Tensor:
         tensor = tensor.detach().to(self.device)
@@ -285,15 +265,9 @@ class Data:
             if not isinstance(tensor, Tensor):
                 continue
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                row = start + int(
-                    torch.nonzero(~tensor.isfinite().flatten(1).all(1) if tensor.dim() > 1 else ~tensor.isfinite())[0]
-                )
-                raise BadInputError(
-                    name,
-                    "finite numbers",
-                    f"NaN or infinity in row {row}",
-                    "Clean or drop that row.",
-                )
+                is_finite = tensor.isfinite().reshape(len(tensor), -1).all(1)
+                row = start + int((~is_finite).nonzero()[0])
+                raise BadInputError(name, "finite numbers", f"NaN or infinity in row {row}", "Clean or drop that row.")
 
 
 def joined_batches(batches: Sequence[Batch]) -> Batch:
@@ -330,9 +304,9 @@ def as_data(
     if loader is not None:
         batch_size, source = batch_size_of(loader) or batch_size, loader.dataset
     if type(source) is TensorDataset:
-        source = Table(*_as_part(role, source.tensors, unpack))
-    if loader is None and _is_at_once(source):
-        source = Table(*_as_part(role, source, unpack))
+        source = Table(*as_part(role, source.tensors, unpack))
+    if loader is None and is_at_once(source):
+        source = Table(*as_part(role, source, unpack))
     is_read_by_row = hasattr(source, "__len__") and hasattr(source, "__getitem__")
     is_odd = isinstance(source, IterableDataset | str) or (loader is None and isinstance(source, list))
     if is_odd or not is_read_by_row:
@@ -357,132 +331,10 @@ def as_data(
     return data if rows == list(range(len(cast(Sized, dataset)))) else data._with(dataset, torch.tensor(rows))
 
 
-def _is_at_once(source: Source) -> bool:
-    """Whether something holds all rows at once, as a batch does."""
-    if isinstance(source, Dataset | PackedSequence | DataLoader):
-        return False
-    return isinstance(source, tuple | Mapping | Tensor | np.ndarray) or is_dataclass(source)
-
-
 def _own_collate(loader: DataLoader[Any] | None) -> Callable[..., Any] | None:
     """How a loader puts rows together, where that is not torch's own way."""
     collate = None if loader is None else loader.collate_fn
     return None if collate in (default_collate, default_convert) else collate
-
-
-def _as_part(role: str, item: Any, unpack: Unpack) -> Part:
-    """Inputs and targets as trees of tensors of as many rows.
-
-    Raises:
-        BadInputError: they are something else; the message says what to do.
-    """
-    args, kwargs, targets = unpack(role, item)
-    what = f"{role} inputs"
-    places = [_tensors(what if len(args) == 1 else f"{what}[{place}]", given) for place, given in enumerate(args)]
-    inputs = inputs_of(places, {name: _tensors(f"{what}[{name!r}]", given) for name, given in kwargs.items()})
-    targets = None if targets is None else _tensors(f"{role} targets", targets)
-    if not tensors_of(inputs):
-        do = "Samples lie along the first axis of a tensor."
-        raise BadInputError(f"{role} inputs", "tensors with a row for each sample", _named(item), do)
-    count = num_rows(inputs)
-    if isinstance(inputs, Tensor) and isinstance(targets, Tensor) and len(targets) != count:
-        raise BadInputError(
-            role,
-            "as many targets as inputs",
-            f"{count} inputs and {len(targets)} targets",
-            "Give one target for each row of inputs.",
-        )
-    if not is_tree_of_rows(tensors_of((inputs, targets)), count):
-        sizes = ((name, list(leaf.shape)) for part, name in ((inputs, "inputs"), (targets, "targets"))
-                 for name, leaf in named_leaves(part, name) if isinstance(leaf, Tensor))  # fmt: skip
-        raise BadInputError(
-            role, "tensors with as many rows each", ", ".join(f"{name} {shape}" for name, shape in sizes),
-            "Give each a row for each sample; what is the same for all samples belongs into the network.",
-        )  # fmt: skip
-    return inputs, targets
-
-
-PARTS = ("inputs", "targets")
-
-
-def _tensors(argument: str, tree: Any) -> Any:
-    """A tree whose arrays, and lists of numbers, are tensors."""
-    if isinstance(tree, PackedSequence):
-        raise BadInputError(argument, "one tensor with a row for each sample", _named(tree), str(_remedy(tree)))
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        named = tree._asdict().items()  # type: ignore[attr-defined]
-        return type(tree)(*(_tensors(f"{argument}.{name}", value) for name, value in named))
-    if isinstance(tree, Mapping):
-        return {key: _tensors(f"{argument}[{key!r}]", value) for key, value in tree.items()}
-    if isinstance(tree, tuple | list) and not _is_numbers(tree):
-        return type(tree)(_tensors(argument if len(tree) == 1 else f"{argument}[{place}]", value)
-                          for place, value in enumerate(tree))  # fmt: skip
-    if is_dataclass(tree) and tree_structure(tree).is_leaf():
-        do = (
-            "Register its class with torch.utils._pytree.register_dataclass, or take it apart: "
-            "unpack=batch -> (args, kwargs, targets)."
-        )
-        raise BadInputError(
-            argument, "tensors, and containers that torch knows", f"{_named(tree)}, which it does not", do
-        )
-    if tree is None or isinstance(tree, bool | int | float | str) or is_dataclass(tree):
-        return tree
-    return _as_tensor(argument, tree)
-
-
-def _is_numbers(values: Any) -> bool:
-    """Whether a list holds plain numbers alone, however deep."""
-    if isinstance(values, tuple | list):
-        return len(values) > 0 and all(map(_is_numbers, values))
-    return isinstance(values, bool | int | float)
-
-
-def _as_tensor(argument: str, value: Any) -> Tensor:
-    """One plain tensor of rows."""
-    do = _remedy(value)
-    if do is None:
-        try:
-            tensor = torch.as_tensor(np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value)
-        except (ValueError, TypeError, RuntimeError) as error:
-            do = f"Make it one with torch.as_tensor, which said: {str(error).splitlines()[0]}"
-        else:
-            if tensor.dim() > 0:
-                return tensor
-            do = "Samples lie along the first axis."
-    raise BadInputError(argument, "one tensor with a row for each sample", _named(value), do)
-
-
-def _remedy(value: Any) -> str | None:
-    """What to do with something that is no plain tensor; None where it may be one."""
-    if isinstance(value, Tensor):
-        if value.is_nested:
-            return "Pad it with torch.nested.to_padded_tensor."
-        if value.is_quantized:
-            return "Give it with dequantize()."
-        return None if value.layout == torch.strided else "Give it with to_dense()."
-    if isinstance(value, PackedSequence):
-        return "Pad the sequences to one length, as pad_packed_sequence does, and let the network take that."
-    if hasattr(value, "to_numpy"):
-        return "Write torch.tensor(frame.to_numpy())."
-    if hasattr(value, "toarray"):
-        return "Write torch.tensor(matrix.toarray())."
-    return None
-
-
-def _named(value: Any) -> str:
-    """A value in a few words.
-
-    >>> _named((torch.zeros(2), torch.zeros(2))), _named({"ids": 1, "mask": 2}), _named(torch.zeros(()))
-    ('a tuple of 2', "a dict of 'ids', 'mask'", 'a Tensor of shape []')
-    """
-    kind = type(value).__name__
-    if value is None:
-        return "nothing"
-    if isinstance(value, Tensor):
-        return f"a {kind} of shape {list(value.shape)}" if value.layout == torch.strided else f"a sparse {kind}"
-    if hasattr(value, "keys"):
-        return f"a {kind} of {', '.join(map(repr, list(value.keys())[:8]))}"
-    return f"a {kind} of {len(value)}" if isinstance(value, tuple | list) else f"a {kind}"
 
 
 def _is_finer(one: torch.dtype, other: torch.dtype) -> bool:

@@ -50,15 +50,11 @@ def _check_module(name: str, module: nn.Module) -> None:
     if isinstance(module, torch.jit.ScriptModule):
         got, do = f"a script module{where}", "Give the Python module that it was scripted or traced from."
     elif isinstance(module, FakeQuantizeBase | ObserverBase):
-        got, do = (
-            f"one prepared for quantization ({type(module).__name__}{where})",
-            "Shrink the float network first, then prepare it.",
-        )
+        got = f"one prepared for quantization ({type(module).__name__}{where})"
+        do = "Shrink the float network first, then prepare it."
     elif type(module).__module__.startswith(QUANTIZED):
-        got, do = (
-            f"a quantized {type(module).__name__}{where}",
-            "Shrink the float network first, then quantize (or `quantize='int8'`).",
-        )
+        got = f"a quantized {type(module).__name__}{where}"
+        do = "Shrink the float network first, then quantize (or `quantize='int8'`)."
     else:
         return
     raise BadInputError("model", "a network of Python modules in floating point", got, do)

@@ -106,12 +106,9 @@ class Loss:
             raise
         except Exception as error:  # a function of the user's own
             do = f"It was given outputs {shapes_text(given)} and targets {shapes_text(targets)}."
-            raise BadInputError(
-                "loss",
-                "a function of outputs and targets that returns one value for each sample",
-                f"{self.name!r}, which said: {type(error).__name__}: {error}",
-                f"{do}{transposition(given, targets)}",
-            ) from error
+            allowed = "a function of outputs and targets that returns one value for each sample"
+            got = f"{self.name!r}, which said: {type(error).__name__}: {error}"
+            raise BadInputError("loss", allowed, got, f"{do}{transposition(given, targets)}") from error
         return checked(losses, num_rows(given), self.name)
 
     def of_candidates(self, outputs: Any, targets: Any) -> Float[Tensor, "candidates batch"]:
@@ -133,21 +130,16 @@ class Loss:
     def needs_slopes(self, what: str) -> None:
         """Raise BadInputError where this loss is flat at the start: `what` sees slopes alone."""
         if self.is_own:
-            raise BadInputError(
-                what, "used where the loss has slopes",
-                f"{self.name!r}, whose slope is 0 as targets are the network's own answers",
-                "Use `criterion='ablation'` or `criterion='taylor-2'`.",
-            )  # fmt: skip
+            got = f"{self.name!r}, whose slope is 0 as targets are the network's own answers"
+            do = "Use `criterion='ablation'` or `criterion='taylor-2'`."
+            raise BadInputError(what, "used where the loss has slopes", got, do)
 
     def needs_each_sample(self, what: str) -> None:
         """Raise BadInputError where this loss couples samples: `what` needs a loss of each sample alone."""
         if self.couples_samples:
-            raise BadInputError(
-                what,
-                "used with a loss whose value for one sample does not depend on the others",
-                f"{self.name!r}, which looks at the batch as a whole",
-                "Rank and prune by ablation, taylor-1, taylor-2 or gauss-newton, without a race.",
-            )
+            allowed = "used with a loss whose value for one sample does not depend on the others"
+            do = "Rank and prune by ablation, taylor-1, taylor-2 or gauss-newton, without a race."
+            raise BadInputError(what, allowed, f"{self.name!r}, which looks at the batch as a whole", do)
 
 
 ARGMAX, THRESHOLD = Accuracy("argmax", argmax), Accuracy("threshold", threshold)
@@ -158,9 +150,8 @@ OWN_ANSWERS, OWN_LOSS = "own-answers", "own-loss"
 
 def not_known_yet(outputs: Any, targets: Any) -> Tensor:
     """Stand for the loss that a network computes itself, until a task has found out which one that is."""
-    raise BadInputError(
-        "loss", f"another than {OWN_LOSS!r} where there is no task", repr(OWN_LOSS), "Ask a task for its loss."
-    )
+    do = "Ask a task for its loss."
+    raise BadInputError("loss", f"another than {OWN_LOSS!r} where there is no task", repr(OWN_LOSS), do)
 
 
 LOSSES: dict[str, Loss] = {
@@ -205,9 +196,7 @@ def _own(loss: object) -> Loss | None:
     return Loss(getattr(loss, "__qualname__", type(loss).__name__), loss) if callable(loss) else None
 
 
-BY_NAME = Registry[Loss](
-    "loss", "shrinknet.task.losses", "shrinknet.losses", lambda module: LOSSES.values(), _own, "loss"
-)
+BY_NAME = Registry[Loss]("loss", "shrinknet.task.losses", "shrinknet.losses", lambda _: LOSSES.values(), _own, "loss")
 
 
 def with_slope(losses: Tensor, name: str) -> Tensor:
@@ -217,10 +206,9 @@ def with_slope(losses: Tensor, name: str) -> Tensor:
         BadInputError: they have none: a share of wrong answers moves in steps.
     """
     if not losses.requires_grad:
-        raise BadInputError(
-            "loss", "one with a slope in the outputs where derivatives are taken", f"{name!r}, which has none",
-            "Use `criterion='ablation'`, which takes none.",
-        )  # fmt: skip
+        got = f"{name!r}, which has none"
+        do = "Use `criterion='ablation'`, which takes none."
+        raise BadInputError("loss", "one with a slope in the outputs where derivatives are taken", got, do)
     return losses
 
 
@@ -231,20 +219,15 @@ def checked(losses: Tensor, num_samples: int, name: str) -> Tensor:
         BadInputError: the loss returned another shape, NaN or infinity.
     """
     if losses.shape != (num_samples,):
-        raise BadInputError(
-            "loss",
-            f"a function that returns one value for each sample, shape [{num_samples}]",
-            f"shape {list(losses.shape)} from {name!r}",
+        allowed = f"a function that returns one value for each sample, shape [{num_samples}]"
+        do = (
             "Use reduction='none' and average over everything but the samples; what is one number for a whole batch, "
-            "give to each of its samples: loss.expand(len(targets)).",
+            "give to each of its samples: loss.expand(len(targets))."
         )
+        raise BadInputError("loss", allowed, f"shape {list(losses.shape)} from {name!r}", do)
     bad = torch.nonzero(~losses.isfinite())
     if len(bad):
         row = int(bad[0])
-        raise BadInputError(
-            "loss",
-            "finite on every sample",
-            f"{float(losses[row].detach())} for sample {row} of a batch ({name!r})",
-            "Look at the model's outputs on that sample.",
-        )
+        got = f"{float(losses[row].detach())} for sample {row} of a batch ({name!r})"
+        raise BadInputError("loss", "finite on every sample", got, "Look at the model's outputs on that sample.")
     return losses

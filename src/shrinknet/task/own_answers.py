@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from shrinknet.core.errors import BadInputError
+from shrinknet.core.units import names_in
 from shrinknet.task.data import Batch
 from shrinknet.task.losses import LOSSES, OWN_ANSWERS, OWN_LOSS, Loss
 from shrinknet.task.per_sample import IGNORED, cross_entropy, cross_entropy_of_counted
@@ -22,8 +23,9 @@ LOGITS = "logits"
 ROWS_COMPARED = 16
 """So many rows say which loss a network computes."""
 
-COMPUTED = ("cross-entropy", "binary-cross-entropy", "mean-squared-error", "next-token", "each-token",
-            "absolute-error", "huber")  # fmt: skip
+COMPUTED = names_in("""
+    cross-entropy, binary-cross-entropy, mean-squared-error, next-token, each-token, absolute-error, huber
+""")
 """The losses of one output that a network's own is compared with."""
 
 PAIRED = ("paired-cross-entropy",)
@@ -79,10 +81,9 @@ def own_loss(model: nn.Module, batch: Batch, outputs: Any, reads: int | None) ->
             continue
         if len(losses) and bool((losses - said[is_said]).abs().max() <= tolerance(said.dtype, float(losses.max()))):
             return LOSSES[name]
-    raise BadInputError(
-        "loss", f"the name of a loss or a function where a network's own is none of {', '.join(COMPUTED + PAIRED)}",
-        f"{OWN_LOSS!r}, with {float(said[0]):.4g} for the first row", "Give a function of outputs and targets.",
-    )  # fmt: skip
+    allowed = f"the name of a loss or a function where a network's own is none of {', '.join(COMPUTED + PAIRED)}"
+    do = "Give a function of outputs and targets."
+    raise BadInputError("loss", allowed, f"{OWN_LOSS!r}, with {float(said[0]):.4g} for the first row", do)
 
 
 def _loss_of(model: nn.Module, batch: Batch, row: int) -> Tensor:
@@ -110,10 +111,9 @@ def _labels(model: nn.Module) -> str:
 
 
 def _no_loss(came: str) -> BadInputError:
-    return BadInputError(
-        "loss", f"{OWN_LOSS!r} only for a network whose forward takes labels and returns a loss", came,
-        "Name the loss that it was trained by, or give a function of outputs and targets.",
-    )  # fmt: skip
+    allowed = f"{OWN_LOSS!r} only for a network whose forward takes labels and returns a loss"
+    do = "Name the loss that it was trained by, or give a function of outputs and targets."
+    return BadInputError("loss", allowed, came, do)
 
 
 @contextmanager

@@ -288,27 +288,33 @@ def divergence_across(outputs: Float[Tensor, "... outputs batch"], answers: Floa
 
 
 OF_CANDIDATES: dict[PerSample, PerSample] = {
-    **{one: one for one in (
-        cross_entropy, cross_entropy_of_counted, each_token, next_token, squared_error, divergence)},
+    **{
+        one: one for one in (cross_entropy, cross_entropy_of_counted, each_token, next_token, squared_error, divergence)
+    },
     **{one: one.of_candidates for one in (absolute_error, huber, mean_squared_error)},
     binary_cross_entropy: binary_cross_entropies,
-}  # fmt: skip
+}
 """The built-in losses for outputs [candidates, batch, ...]."""
 
 ACROSS: dict[PerSample, PerSample] = {
-    cross_entropy: cross_entropy_across, cross_entropy_of_counted: cross_entropy_across,
-    squared_error: squared_error_across, binary_cross_entropy: binary_cross_entropy_across,
-    **{one: one.across for one in (absolute_error, huber, mean_squared_error)}, divergence: divergence_across,
-}  # fmt: skip
+    cross_entropy: cross_entropy_across,
+    cross_entropy_of_counted: cross_entropy_across,
+    squared_error: squared_error_across,
+    binary_cross_entropy: binary_cross_entropy_across,
+    **{one: one.across for one in (absolute_error, huber, mean_squared_error)},
+    divergence: divergence_across,
+}
 """The built-in losses for outputs [..., outputs, batch] and targets [outputs, batch]."""
 
 COMPARED: dict[PerSample, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
-    each_token: classes_first, next_token: of_the_next,
-}  # fmt: skip
+    each_token: classes_first,
+    next_token: of_the_next,
+}
 """What a loss compares, where that is not outputs and targets as they come: metrics and accuracy see the same."""
 
 CLASSES_ALONG: dict[PerSample, Callable[[Tensor], int]] = {
     **dict.fromkeys((cross_entropy, cross_entropy_of_counted), lambda outputs: 1),
-    **dict.fromkeys((each_token, next_token), lambda outputs: -1), divergence: classes_of_logits,
-}  # fmt: skip
+    **dict.fromkeys((each_token, next_token), lambda outputs: -1),
+    divergence: classes_of_logits,
+}
 """Along which axis of the outputs the losses that compare a softmax take it."""

@@ -34,9 +34,12 @@ class Scoring(Options):
 
     memory: int | str = option("2GiB", "What scoring may use beside model and data, such as 2GiB.", parse=parse_bytes)
     confidence: float | None = option(
-        None, "Race for the next neurons, as sure as this, such as 0.99.", least=0.5, below=1,
+        None,
+        "Race for the next neurons, as sure as this, such as 0.99.",
+        least=0.5,
+        below=1,
         do="Leave it out to use all of the data.",
-    )  # fmt: skip
+    )
     screen: int | None = option(None, "Ablate only so many neurons, the cheapest by taylor-2.", least=1)
     compile: bool = option(False, "Compile the last hidden layer's loop: pays after minutes.")
     tf32: bool = option(False, "Let a GPU round products to 19 bits.")
@@ -58,9 +61,13 @@ class Scoring(Options):
             allowed = "serial where neurons race or are screened: one race has too little work for many workers"
             raise BadInputError("executor", allowed, repr(self.executor), "Leave it out.")
         if self.address is not None and self.executor != "ray":
-            raise BadInputError(
-                "address", "left out unless the executor is ray", repr(self.address), "Say `executor='ray'`."
-            )
+            do = "Say `executor='ray'`."
+            raise BadInputError("address", "left out unless the executor is ray", repr(self.address), do)
+
+    @property
+    def races(self) -> bool:
+        """Whether the next neurons are found without ablating every neuron on every sample."""
+        return self.confidence is not None or self.screen is not None
 
     @contextmanager
     def arithmetic(self) -> Iterator[None]:

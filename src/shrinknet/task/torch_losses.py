@@ -20,13 +20,14 @@ SUMS = ("sum", "batchmean")
 SAMPLES_FIRST = {"log_probs": lambda given: given.transpose(0, 1)}
 """What torch wants with the samples along its second axis."""
 
-SAME_NUMBERS = {
-    "cross_entropy": "cross-entropy", "CrossEntropyLoss": "cross-entropy",
-    "binary_cross_entropy_with_logits": "binary-cross-entropy", "BCEWithLogitsLoss": "binary-cross-entropy",
-    "l1_loss": "absolute-error", "L1Loss": "absolute-error", "huber_loss": "huber", "HuberLoss": "huber",
-    "smooth_l1_loss": "huber", "SmoothL1Loss": "huber",
-    "mse_loss": "mean-squared-error", "MSELoss": "mean-squared-error",
-}  # fmt: skip
+KINDS = {
+    "cross-entropy": ("cross_entropy", "CrossEntropyLoss"),
+    "binary-cross-entropy": ("binary_cross_entropy_with_logits", "BCEWithLogitsLoss"),
+    "absolute-error": ("l1_loss", "L1Loss"),
+    "huber": ("huber_loss", "HuberLoss", "smooth_l1_loss", "SmoothL1Loss"),
+    "mean-squared-error": ("mse_loss", "MSELoss"),
+}
+SAME_NUMBERS = {kind: name for name, kinds in KINDS.items() for kind in kinds}
 """Losses that, without options, are built-in ones, which have faster forms."""
 
 ACCURACIES = {
@@ -78,10 +79,9 @@ class TorchLoss:
         first = tensors_of(outputs)[0]
         elements = self._elements(first, [SAMPLES_FIRST.get(name, _as_it_is)(one) for name, one in given.items()])
         if elements.numel() > max(one.numel() for one in given.values()):
-            raise BadInputError(
-                "targets", f"of the outputs' shape {list(first.shape)} for {self.name}", shapes_text(targets),
-                "Reshape them: torch would compare each with all.",
-            )  # fmt: skip
+            got = shapes_text(targets)
+            do = "Reshape them: torch would compare each with all."
+            raise BadInputError("targets", f"of the outputs' shape {list(first.shape)} for {self.name}", got, do)
         elements = elements.reshape(len(first), -1)
         if self.options["reduction"] in SUMS:
             return elements.sum(1)
@@ -125,11 +125,10 @@ class TorchLoss:
         given = dict(zip(places, said, strict=False))
         rest = [name for name in self.names if name not in given]
         if len(said) > len(places) or len(wanted) != len(rest):
-            raise BadInputError(
-                "loss", f"given {', '.join(self.names)} for {self.kind}, first of the outputs, then of the targets",
-                f"outputs {shapes_text(outputs)} and targets {shapes_text(targets)}",
-                "Give targets for what is no output, or say by `output` which output is meant.",
-            )  # fmt: skip
+            allowed = f"given {', '.join(self.names)} for {self.kind}, first of the outputs, then of the targets"
+            got = f"outputs {shapes_text(outputs)} and targets {shapes_text(targets)}"
+            do = "Give targets for what is no output, or say by `output` which output is meant."
+            raise BadInputError("loss", allowed, got, do)
         given |= zip(rest, wanted, strict=True)
         found = {name: _like(said[0])(given[name]) for name in self.names}
         if SAME_NUMBERS.get(self.kind, "cross-entropy") != "cross-entropy":  # a 0 or 1, or a count, is a number there
@@ -202,8 +201,11 @@ def _in_todays_words(
 def _changed(options: Mapping[str, Any], defaults: Mapping[str, Parameter]) -> dict[str, Any]:
     """The options that are no defaults."""
     kept = {name: default.default for name, default in defaults.items()}
-    return {name: value for name, value in options.items()
-            if value is not kept[name] and (isinstance(value, Tensor) or value != kept[name])}  # fmt: skip
+    return {
+        name: value
+        for name, value in options.items()
+        if value is not kept[name] and (isinstance(value, Tensor) or value != kept[name])
+    }
 
 
 def _as_it_is(given: Tensor) -> Tensor:

@@ -60,8 +60,8 @@ class ByForward:
         parameters = list(inspect.signature(model.forward).parameters.values())
         kinds = {one.name: one.kind for one in parameters}
         self.takes_any_name = inspect.Parameter.VAR_KEYWORD in kinds.values()
-        self.names = [name for name, kind in kinds.items() if kind not in (
-            inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)]  # fmt: skip
+        of_any_number = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        self.names = [name for name, kind in kinds.items() if kind not in of_any_number]
         self.first = next((one.name for one in parameters if one.kind in PLACES), None)
         self.needed = [one.name for one in parameters if one.default is one.empty and one.name in self.names]
         self.exported: TreeSpec | None = getattr(model, "_in_spec", None)
@@ -153,11 +153,10 @@ def of_the_users(unpack: Callable[[Any], Call]) -> Unpack:
             args, kwargs, targets = unpack(batch)
             return tuple(args), dict(kwargs), targets
         except Exception as error:  # the user's own code
-            raise BadInputError(
-                "unpack", "a function of a batch that returns (args, kwargs, targets)",
-                f"one that said of a batch of {role} data: {type(error).__name__}: {error}",
-                "Return ((x,), {}, y) for a network that is called with x.",
-            ) from error  # fmt: skip
+            allowed = "a function of a batch that returns (args, kwargs, targets)"
+            got = f"one that said of a batch of {role} data: {type(error).__name__}: {error}"
+            do = "Return ((x,), {}, y) for a network that is called with x."
+            raise BadInputError("unpack", allowed, got, do) from error
 
     return checked
 

@@ -13,13 +13,15 @@ from shrinknet.run.run import Run
 def finish(run: Run, out: Path, as_json: bool) -> None:
     """Print a run's result, and leave with exit status 1 where a goal could not be met."""
     if as_json:
-        console.print_json({
-            "out": str(out), "reason": said(run.reason), "is_met": run.is_met,
-            "rows": [dict(zip(("what", "before", "after"), row, strict=True))
-                     for row in run.rows()],
+        facts = {
+            "out": str(out),
+            "reason": said(run.reason),
+            "is_met": run.is_met,
+            "rows": [dict(zip(("what", "before", "after"), row, strict=True)) for row in run.rows()],
             "proof": summary.proof_line(run.verification),
             "artefact": None if run.artefact is None else asdict(run.artefact),
-        })  # fmt: skip
+        }
+        console.print_json(facts)
     else:
         console.table("", ("", "before", "after"), run.rows())
         for line in summary.coupled_line(run.config):

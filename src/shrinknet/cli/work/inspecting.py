@@ -17,12 +17,7 @@ def as_json(traced: Trace) -> dict[str, object]:
     """Return what `inspect` shows, for machines."""
     return {
         "groups": [
-            {
-                "name": g.name,
-                "width": g.width,
-                "writes": _parameters(g, "writes"),
-                "reads": _parameters(g, "reads"),
-            }
+            {"name": g.name, "width": g.width, "writes": _parameters(g, "writes"), "reads": _parameters(g, "reads")}
             for g in traced.groups
         ],
         "frozen": [
@@ -64,42 +59,29 @@ def _parameters(group: Group, role: str) -> list[str]:
     return [f"{part.parameter}[{part.axis}]" for part in group.slices if part.role == role]
 
 
+def _axis_by_axis(axes: dict[int, list[str]]) -> str:
+    return "; ".join(f"{axis}: {', '.join(said)}" for axis, said in axes.items())
+
+
 def show(traced: Trace, operators: bool) -> None:
     """Print what can be removed, every parameter, and the sums."""
     rows = [
-        (
-            group.name,
-            group.width,
-            ", ".join(_parameters(group, "writes")),
-            ", ".join(_parameters(group, "reads")),
-        )
+        (group.name, group.width, ", ".join(_parameters(group, "writes")), ", ".join(_parameters(group, "reads")))
         for group in traced.groups
     ]
     console.table("Groups of neurons that can be removed", ("group", "neurons", "written by", "read by"), rows)
     console.out.print()
-    console.table(
-        "Parameters",
-        ("parameter", "shape", "", "axis by axis"),
-        [
-            (
-                row["name"],
-                "x".join(map(str, row["shape"])) or "1",
-                row["status"],
-                "; ".join(f"{axis}: {', '.join(said)}" for axis, said in row["axes"].items()),
-            )
-            for row in parameter_rows(traced)
-        ],
-    )
+    parameters = [
+        (row["name"], "x".join(map(str, row["shape"])) or "1", row["status"], _axis_by_axis(row["axes"]))
+        for row in parameter_rows(traced)
+    ]
+    console.table("Parameters", ("parameter", "shape", "", "axis by axis"), parameters)
     if operators:
         console.out.print()
-        console.table(
-            "Operators, for one sample",
-            ("operator", "in", "parameters", "MACs", "bytes of output"),
-            [
-                (row.operator, row.module, row.num_parameters, row.macs, row.activation_bytes)
-                for row in operator_costs(traced, traced.present())
-            ],
-        )
+        columns = ("operator", "in", "parameters", "MACs", "bytes of output")
+        found = operator_costs(traced, traced.present())
+        shown = [(one.operator, one.module, one.num_parameters, one.macs, one.activation_bytes) for one in found]
+        console.table("Operators, for one sample", columns, shown)
     total, reachable = costs(traced, traced.present()), reach(traced)
     console.out.print(
         f"\n{counted(len(traced.groups), 'group')}, {counted(total.num_neurons, 'neuron')}, "

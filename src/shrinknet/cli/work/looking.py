@@ -49,9 +49,8 @@ def _subject(source: str, given: SubjectFlags, step: int = 0) -> Subject:
             raise BadInputError("--step", f"one of the run's steps, 0 to {last}", str(step), "Leave it out for 0.")
         is_bare = not run.config.search.refits
         if step and not is_bare:
-            raise BadInputError(
-                "--step", "0 for a run whose readers were refit", str(step), "'analyse surface' sees the refit readers."
-            )
+            do = "'analyse surface' sees the refit readers."
+            raise BadInputError("--step", "0 for a run whose readers were refit", str(step), do)
         gone = removed_by(taken for taken in run.history if taken.number <= step)
         return Subject(run.task, gone, _folder(given.out or Path(source)), run.history if is_bare else ())
     if Path(source).is_dir():
@@ -213,9 +212,15 @@ def _numbers(text: str) -> list[float]:
 
 
 def limit(
-    source: str, given: SubjectFlags, what: str, eps: float | None, max_accuracy_drop: str | None, draws: int, *,
+    source: str,
+    given: SubjectFlags,
+    what: str,
+    eps: float | None,
+    max_accuracy_drop: str | None,
+    draws: int,
+    *,
     as_json: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Say how small a network can get."""
     if what not in {"weights", "neurons", "both"}:
         raise BadInputError("--what", "weights, neurons or both", repr(what), "Leave it out for both.")

@@ -1,7 +1,8 @@
 """Open what was typed: a network, a task of a network and data, a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,8 +13,6 @@ from shrinknet.loading.data import load_data
 from shrinknet.loading.models import in_twos, load_model
 from shrinknet.run.opening import load
 from shrinknet.run.run import Run
-from shrinknet.task.accuracy import Judge
-from shrinknet.task.data import Source
 from shrinknet.task.task import Task
 from shrinknet.task.trees import Inputs
 
@@ -30,10 +29,9 @@ def with_example(model: str, given: ModelFlags) -> tuple[nn.Module, Inputs]:
     if is_import_path(model):
         do = "Write the shape of one sample, such as 1x28x28 (or 128:int64); of several tensors, a .pt2 file."
         raise BadInputError("--example-input", "given with a factory", "nothing", do)
-    raise BadInputError(
-        "spec", "a .pt2 file with an example of its inputs, each a tensor with a row for each sample", "one without",
-        "Export it again by torch.export.export(model, args, kwargs), samples along the first axis of each.",
-    )  # fmt: skip
+    allowed = "a .pt2 file with an example of its inputs, each a tensor with a row for each sample"
+    do = "Export it again by torch.export.export(model, args, kwargs), samples along the first axis of each."
+    raise BadInputError("spec", allowed, "one without", do)
 
 
 def make_task(model: str, data: str, seed: int, given: TaskFlags) -> Task:
@@ -43,41 +41,16 @@ def make_task(model: str, data: str, seed: int, given: TaskFlags) -> Task:
         BadInputError: something cannot be loaded, or the example input is not of the data's shape.
     """
     loaded = load_model(model, given.weights, given.example_input, trust_pickle=given.trust_pickle)
-    task = task_of(
-        loaded.model,
-        load_data(data, seed),
-        given.loss,
-        given.batch_size,
-        given.accuracy,
-        given.metrics,
-        given.output,
-        free_axes(given.free),
-    )
+    roles = load_data(data, seed)
+    sources = (roles["calibration"], roles.get("validation"), roles.get("test"))
+    more: dict[str, Any] = {"output": output_of(given.output), "free": free_axes(given.free)}
+    task = Task(loaded.model, given.loss, *sources, given.batch_size, given.accuracy, given.metrics, **more)
     example_input = given.example_input
     own, said = task.example_inputs, loaded.example_inputs
     shape = list(own.shape[1:]) if isinstance(own, Tensor) else []
     if example_input is not None and isinstance(said, Tensor) and list(said.shape[1:]) != shape:
         raise BadInputError("--example-input", f"the shape of the data's rows {shape}", example_input, "Leave it out.")
     return task
-
-
-def task_of(
-    model: nn.Module, roles: dict[str, Source], loss: str, batch_size: int, accuracy: str | Judge | None = None,
-    metrics: Sequence[str] = (), output: str | None = None, free: Mapping[str, Sequence[int]] | None = None,
-) -> Task:  # fmt: skip
-    """Make a task of a loaded network and data."""
-    return Task(
-        model,
-        loss,
-        roles["calibration"],
-        roles.get("validation"),
-        roles.get("test"),
-        batch_size,
-        accuracy,
-        metrics,
-        output=output_of(output),
-        free=free,
-    )
 
 
 def free_axes(typed: Sequence[str]) -> dict[str, list[int]]:

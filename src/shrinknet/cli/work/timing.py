@@ -52,9 +52,8 @@ def time_or_plan(model: str, given: BenchFlags, criterion: str, *, as_json: bool
     if as_json:
         console.print_json(facts)
     else:
-        console.table(
-            "", ("", "value"), [(name.replace("_", " "), _text(name, value)) for name, value in facts.items()]
-        )
+        table = [(name.replace("_", " "), _text(name, value)) for name, value in facts.items()]
+        console.table("", ("", "value"), table)
     console.talk.print(last)
 
 
@@ -76,9 +75,13 @@ def _random_task(model: torch.nn.Module, example: Inputs, samples: int, given: B
     else:
         targets = torch.rand(samples, *read.shape[1:]).to(read.dtype)
     return Task(
-        model, given.loss, (inputs, targets), batch_size=DEFAULT_BATCH_SIZE, output=output,
+        model,
+        given.loss,
+        (inputs, targets),
+        batch_size=DEFAULT_BATCH_SIZE,
+        output=output,
         unpack=lambda batch: (*call_of(batch[0]), batch[1]),
-    )  # fmt: skip
+    )
 
 
 def _random(example: Tensor, samples: int, *, is_lone: bool) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from shrinknet.core.units import names_in
 from shrinknet.graph.call import Call, argument, resize, rule
 from shrinknet.graph.labels import Slots, along, compact, varying
 from shrinknet.graph.operators import operator_name
@@ -15,12 +16,14 @@ from shrinknet.graph.widths import Widths, shape_of, size_of
 
 RESHAPES = ("reshape", "unflatten")
 
+MOVEMENTS = names_in("""
+    flatten, permute, transpose, t, numpy_T, mT, squeeze, unsqueeze, movedim, swapaxes, repeat, tile,
+    repeat_interleave, clone, alias, pixel_shuffle, pixel_unshuffle, diagonal, flip, contiguous, lift_fresh_copy,
+    slice
+""")
 
-@rule(
-    *RESHAPES, "flatten", "permute", "transpose", "t", "numpy_T", "mT", "squeeze", "unsqueeze", "movedim", "swapaxes",
-    "repeat", "tile", "repeat_interleave", "clone", "alias", "pixel_shuffle", "pixel_unshuffle",
-    "diagonal", "flip", "contiguous", "lift_fresh_copy", "slice",
-)  # fmt: skip
+
+@rule(*RESHAPES, *MOVEMENTS)
 def movement(call: Call) -> Slots:
     """Whatever the operator does to the elements, it does to their labels."""
     slots = call.slots(call.argument(0))

@@ -25,12 +25,8 @@ def channel_norm(call: Call) -> Slots:
     x, by_positions = call.argument(0), call.argument(TRAINING_ARGUMENT)
     by_batch = by_positions and "batch_norm" in str(call.node.target)
     if by_batch and isinstance(x.meta["val"].shape[0], torch.SymInt):
-        raise BadInputError(
-            "model",
-            "a network in eval mode",
-            f"{call.where} with the statistics of each batch",
-            "Call model.eval() before exporting it.",
-        )
+        do = "Call model.eval() before exporting it."
+        raise BadInputError("model", "a network in eval mode", f"{call.where} with the statistics of each batch", do)
     parameters = [node for node in (call.argument(position) for position in range(1, 5)) if node is not None]
     call.unite_all(call.vector_along(x, 1), *(call.vector_along(node, 0) for node in parameters))
     if by_batch and len(call.shape) == 3 and call.mixed_along(x, 2) is not None:
@@ -41,9 +37,17 @@ def channel_norm(call: Call) -> Slots:
 
 @weighted("batch_norm")
 def weighted_batch_norm(
-    weights: Tensor, x: Tensor, weight: Any, bias: Any, _mean: Any, _var: Any, _training: bool, _momentum: float,
-    eps: float, *_: Any
-) -> Tensor:  # fmt: skip
+    weights: Tensor,
+    x: Tensor,
+    weight: Any,
+    bias: Any,
+    _mean: Any,
+    _var: Any,
+    _training: bool,
+    _momentum: float,
+    eps: float,
+    *_: Any,
+) -> Tensor:
     """Statistics over axes 0 and 2, each place of axis 2 with its weight."""
     along_channels = (-1, 1)
     affine = (None if given is None else given.view(along_channels) for given in (weight, bias))

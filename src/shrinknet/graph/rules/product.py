@@ -144,9 +144,16 @@ def keep_scale(node: Node, widths: Widths) -> None:
 
 @decomposed("scaled_dot_product_attention")
 def decomposed_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, _dropout: float = 0.0,
-    is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False,
-) -> Tensor:  # fmt: skip
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    _dropout: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
     """`softmax(q k^T scale + mask) v`."""
     if enable_gqa:
         repeats = query.shape[-3] // key.shape[-3]

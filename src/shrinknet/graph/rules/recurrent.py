@@ -25,7 +25,7 @@ def recurrent(call: Call) -> Slots:
     """
     x, gates = call.argument(0), NUM_GATES[operator_name(call.node)]
     states = call.argument(1) if isinstance(call.argument(1), list | tuple) else [call.argument(1)]
-    weights, projection = _with_projection(call.node)
+    weights, projection = _with_projection(call.argument(2))
     inputs, columns = call.vector_along(x, -1), call.vector_along(weights[0], 1)
     recurrent_columns = call.vector_along(weights[1], 1)
     for labels in (columns, recurrent_columns):
@@ -51,9 +51,8 @@ def recurrent(call: Call) -> Slots:
     return (along(len(call.shape) - 1, units, call.shape),)
 
 
-def _with_projection(node: Node) -> tuple[Sequence[Node], Node | None]:
+def _with_projection(weights: Sequence[Any]) -> tuple[Sequence[Any], Any]:
     """The weights and biases of one layer, and the projection's weight behind them, if there is one."""
-    weights: Sequence[Node] = node.args[2]  # type: ignore[assignment]
     return (weights[:-1], weights[-1]) if len(weights) % 2 else (weights, None)
 
 
@@ -63,7 +62,7 @@ def decomposed_lstm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Step by step: gates i, f, g, o; `c = sigmoid(f) c + sigmoid(i) tanh(g)`, `h = sigmoid(o) tanh(c)`, or `P h`."""
     (h, c), outputs = (state[0] for state in states), []
-    weights, projection = (weights[:-1], weights[-1]) if len(weights) % 2 else (weights, None)
+    weights, projection = _with_projection(weights)
     for row in _rows(x, weights, rest):
         i, f, g, o = (row + _recurrent(weights, h)).chunk(4, -1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from shrinknet.core.units import names_in
 from shrinknet.graph.call import Call, argument, resize, rule, weighted, windows
 from shrinknet.graph.labels import Slots, along, varying, vector
 from shrinknet.graph.operators import operator_name
@@ -16,14 +17,15 @@ AVERAGES = ("avg_pool1d", "avg_pool2d", "avg_pool3d")
 EXTREMES = ("amax", "amin")
 SUMS = ("mean", "sum", "var", "std", "linalg_vector_norm", "norm")
 
+POOLINGS = names_in("""
+    max_pool1d, max_pool2d, max_pool3d, avg_pool1d, avg_pool2d, avg_pool3d, adaptive_avg_pool1d, adaptive_avg_pool2d,
+    adaptive_avg_pool3d, adaptive_max_pool1d, adaptive_max_pool2d, adaptive_max_pool3d, lp_pool2d,
+    upsample_nearest1d, upsample_nearest2d, upsample_nearest3d, _upsample_nearest_exact2d, upsample_linear1d,
+    upsample_bilinear2d, upsample_bicubic2d, upsample_trilinear3d, _upsample_bilinear2d_aa, _upsample_bicubic2d_aa
+""")
 
-@rule(
-    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
-    "lp_pool2d", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact2d",
-    "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d", "_upsample_bilinear2d_aa",
-    "_upsample_bicubic2d_aa",
-)  # fmt: skip
+
+@rule(*POOLINGS)
 def pooling(call: Call) -> Slots:
     """Positions (every axis after the channels) are reduced, or drawn larger."""
     if len(call.shape) != 2 + _num_positions(call.node):

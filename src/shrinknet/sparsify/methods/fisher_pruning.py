@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from shrinknet.core.errors import BadInputError, did_you_mean
 from shrinknet.core.records import Group
 from shrinknet.sparsify.removal import NeuronRemoval
+from shrinknet.sparsify.to_plan import sizes_in
 from shrinknet.task.trees import AnyInputs
 
 RULES = ("fisher", "l1", "random")
@@ -121,11 +122,6 @@ class FisherPruning(NeuronRemoval):
 
 
 def _kernel_sizes(model: nn.Module, group: Group) -> Tensor:
-    sizes = torch.zeros(group.width, dtype=torch.float64)
-    tensors = dict(model.named_parameters())
-    for part in group.slices:
-        if part.role == "writes" and part.parameter in tensors and tensors[part.parameter].dim() > 1:
-            own = torch.tensor(part.owners)
-            rows = tensors[part.parameter].detach().double().cpu().movedim(part.axis, 0).flatten(1).abs().sum(1)
-            sizes.index_add_(0, own[own >= 0], rows[own >= 0])
-    return sizes
+    kernels = {name: parameter for name, parameter in model.named_parameters() if parameter.dim() > 1}
+    written = [part for part in group.slices if part.role == "writes" and part.parameter in kernels]
+    return sizes_in(group, kernels, written)

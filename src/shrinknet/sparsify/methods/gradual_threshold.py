@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from shrinknet.core.errors import BadInputError
+from shrinknet.core.units import globs
 from shrinknet.sparsify.base import Masks, Sparsifier
 from shrinknet.sparsify.blocks import Blocks
 from shrinknet.sparsify.keep import quantile, thinned, top
@@ -196,14 +197,13 @@ def dense_thresholds(model: nn.Module, share: float = QUANTILE, layers: str | tu
     {'dense': 0.5}
     """
     by_kind: dict[str, list[Tensor]] = {}
-    for name, weight in chosen_weights(model, (layers,) if isinstance(layers, str) else layers).items():
+    for name, weight in chosen_weights(model, globs(layers)).items():
         by_kind.setdefault(kind_of(model, name), []).append(weight.detach())
     return {kind: quantile(_sizes(weights), share) for kind, weights in by_kind.items()}
 
 
 def _sizes(weights: list[Tensor]) -> Tensor:
     if not weights:
-        raise BadInputError(
-            "dense", "the weights of the same network, trained", "none of its names", "Give it trained.state_dict()."
-        )
+        do = "Give it trained.state_dict()."
+        raise BadInputError("dense", "the weights of the same network, trained", "none of its names", do)
     return torch.cat([weight.detach().abs().flatten() for weight in weights])

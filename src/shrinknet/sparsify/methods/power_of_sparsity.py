@@ -52,10 +52,8 @@ class RandomConnections(Sparsifier):
         self.every, self.new = every, new
         densities = [density] * len(self.weights) if isinstance(density, int | float) else list(density)
         if len(densities) != len(self.weights) or not all(0 < one <= 1 for one in densities):
-            raise BadInputError(
-                "density", f"above 0, at most 1; one for all or one for each of {len(self.weights)} layers",
-                repr(density), "A density of 0 would cut the network in two.",
-            )  # fmt: skip
+            allowed = f"above 0, at most 1; one for all or one for each of {len(self.weights)} layers"
+            raise BadInputError("density", allowed, repr(density), "A density of 0 would cut the network in two.")
         if new not in {"init", "zero"} or every < 0:
             raise BadInputError("new, every", "init or zero; steps", f"{new!r}, {every}", "Leave them out.")
         self.densities = dict(zip(self.weights, densities, strict=True))
@@ -113,10 +111,8 @@ def _convolutions(model: nn.Module) -> tuple[str, ...]:
         and module.in_channels > 1
     ]
     if not found:
-        raise BadInputError(
-            "model", "a network with convolutions of more than one input filter", type(model).__name__,
-            "Name the layers.",
-        )  # fmt: skip
+        allowed = "a network with convolutions of more than one input filter"
+        raise BadInputError("model", allowed, type(model).__name__, "Name the layers.")
     return tuple(found)
 
 

@@ -151,8 +151,6 @@ def blocks_of_large_layers(
             for table in (sparsifier.weights, sparsifier.masks, sparsifier.num_masked, sparsifier.num_regrown):
                 del table[name]
     if not sparsifier.weights:
-        raise BadInputError(
-            "block", f"so small that a layer has {fewest} blocks or more", f"{height} x {width}",
-            "Make blocks smaller, or say fewest_blocks.",
-        )  # fmt: skip
+        do = "Make blocks smaller, or say fewest_blocks."
+        raise BadInputError("block", f"so small that a layer has {fewest} blocks or more", f"{height} x {width}", do)
     return {name: Blocks.of(name, weight, block, pad=pad) for name, weight in sparsifier.weights.items()}

@@ -28,9 +28,12 @@ RULES: dict[str, Score] = {
 """What a weight is worth, by its value w, the slope g that PyTorch calls its gradient, and the weight decay eps."""
 
 FORMULAS = {
-    "magnitude": "|w|", "up": "|w g|, g without weight decay", "gp": "|w (g + eps w)|, g without weight decay",
-    "up-literal": "|-w g + eps w^2|, the decay counted twice", "random": "a seeded draw",
-}  # fmt: skip
+    "magnitude": "|w|",
+    "up": "|w g|, g without weight decay",
+    "gp": "|w (g + eps w)|, g without weight decay",
+    "up-literal": "|-w g + eps w^2|, the decay counted twice",
+    "random": "a seeded draw",
+}
 
 
 DEFAULT_SPARSITY = 0.9
@@ -83,8 +86,8 @@ class OneShot(Sparsifier):
     ) -> None:
         super().__init__(model, layers, seed)
         if rule not in {*RULES, "random"}:
-            raise BadInputError("rule", "one of magnitude, up, gp, up-literal, random", repr(rule),
-                                did_you_mean(rule, [*RULES, "random"]))  # fmt: skip
+            do = did_you_mean(rule, [*RULES, "random"])
+            raise BadInputError("rule", "one of magnitude, up, gp, up-literal, random", repr(rule), do)
         if ratio is not None and sparsity is not None:
             raise BadInputError("ratio and sparsity", "not both given", f"{ratio}, {sparsity}", "Leave one out.")
         if at < 0 or over < 1:
@@ -108,10 +111,8 @@ class OneShot(Sparsifier):
         kept = (total / ratio - (total - prunable)) / prunable if ratio >= 1 else -1.0
         if not 0 < kept <= 1:
             others = total - prunable
-            raise BadInputError(
-                "ratio", f"from 1 to less than {total / max(1, others):.4g}: {others:,} parameters are not pruned",
-                repr(ratio), "Ask for less, or choose more layers.",
-            )  # fmt: skip
+            allowed = f"from 1 to less than {total / max(1, others):.4g}: {others:,} parameters are not pruned"
+            raise BadInputError("ratio", allowed, repr(ratio), "Ask for less, or choose more layers.")
         return 1 - kept
 
     def after_backward(self) -> None:

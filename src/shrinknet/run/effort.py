@@ -1,0 +1,230 @@
+"""Effort: what a search may cost, in forward passes over the calibration data, or as a time that is turned into them.
+
+Where every removal by exact ablation is within the effort, that is the search. Otherwise a schedule says how the
+effort is spent (`search/schedule.py`), and the passes are written into `config.json`: a run that goes on reads them.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from shrinknet.core.config import DEFAULT_EFFORT
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.folder import RunFolder
+from shrinknet.core.records import Step
+from shrinknet.core.units import EXACT, counted, effort_seconds
+from shrinknet.criteria import Criterion, find_criterion
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.execution.cost_model import Rates, Work, forward_work, ranking_work, run_work
+from shrinknet.measure.evaluation import evaluate_batches
+from shrinknet.run.allowed import check_loss
+from shrinknet.run.noise import check_slopes
+from shrinknet.run.options import Pruning
+from shrinknet.search.schedule import CANDIDATES, Prices, Schedule, schedule_of
+from shrinknet.task.data import Data
+from shrinknet.task.scoring import Scoring
+from shrinknet.task.task import Task
+
+log = logging.getLogger(__name__)
+
+NOMINAL = Rates(macs=20e9, bytes=10e9)
+"""By these rates work is turned into passes, on every machine alike: a schedule does not depend on who makes it."""
+
+SLOW, SLOW_CALL = Rates(macs=3e8, bytes=3e8), 1e-4
+"""What every machine does in a second at least, and how many seconds an operator takes at most to be called: a search
+that is within its time by these rates needs no measurement."""
+
+SHARE_FOR_SEARCH = 0.8
+"""The rest of a time is for what comes before and after: files, the proof, the page."""
+
+ESTIMATES = ("taylor-2-sampled", "taylor-1", "ablation")
+"""What ranks where exact ablation of all is too much: the first that loss and network allow."""
+
+ROWS_TRIED = 4
+
+SHORT = 0.5
+"""A measurement of less than so many seconds is taken three times."""
+
+Ranking = tuple[Criterion, Data | None]
+"""A rule, and the rows that it looks at; None for all."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a search may cost, and how that is spent.
+
+    Attributes:
+        asked: as it was asked for.
+        schedule: how it is spent.
+        estimate: the rule that ranks.
+    """
+
+    asked: float | str
+    schedule: Schedule
+    estimate: Criterion
+
+    def rules_on(self, data: Data, seed: int) -> tuple[Ranking, Ranking | None]:
+        """Return the rule that ranks and the one for the candidates, with the rows that each looks at.
+
+        Some of the rows are drawn by the seed, and fall into batches as all of them do.
+        """
+
+        def some(count: int) -> Data | None:
+            return None if count >= len(data) else data.permuted(seed).rows(0, count)
+
+        exact = self.schedule.num_exact_rows
+        return (
+            (self.estimate, some(self.schedule.num_rows)),
+            (find_criterion(ESTIMATES[-1]), some(exact)) if exact else None,
+        )
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What `config.json` says of it."""
+        return {"criterion": self.estimate.name, "effort": self.asked, "passes": self.schedule.passes}
+
+
+def effort_asked(options: Pruning) -> float | str:
+    """Return what a search may cost: "exact" where something else says how to search.
+
+    Raises:
+        BadInputError: both are said.
+    """
+    said = options.says_how or ("`confidence` or `screen`" if options.how.races else "")
+    if options.effort is None:
+        return EXACT if said else DEFAULT_EFFORT
+    if said and options.effort != EXACT:
+        allowed = "left out, or exact, where another option says how to search"
+        raise BadInputError("effort", allowed, f"{options.effort!r} beside {said}", "Leave one of them out.")
+    return options.effort
+
+
+def effort_of(
+    task: Task, network: GatedNetwork, options: Pruning, num_to_go: int, exact_step: int, start: Step
+) -> Effort | None:
+    """Return how a search spends its effort; None where it is the exact search.
+
+    Args:
+        task: what is pruned.
+        network: the untouched network.
+        options: the effort, and the folder of a run that goes on.
+        num_to_go: how many neurons have to go, about.
+        exact_step: how many neurons go at each step of the exact search.
+        start: the first step, whose measuring took some time.
+
+    Raises:
+        BadInputError: the effort is too small for one ranking.
+
+    Cost: at most three forward passes, where a time has to be turned into passes.
+    """
+    asked, began = effort_asked(options), _began(options)
+    if asked == EXACT or (began is not None and "passes" not in began):
+        return None
+    num_rows, num_steps = len(task.calibration), -(-num_to_go // exact_step)
+    work = run_work(network, "ablation", num_rows, num_to_go, exact_step)
+    if began is None and isinstance(asked, str) and _is_short(network, work, num_steps, effort_seconds(asked)):
+        log.info("Effort %s: exact ablation decides every removal, and takes less.", asked)
+        return None
+    measuring = _measuring(task, options)
+    exact = _passes(network, work) / num_rows + num_steps * measuring
+    if began is not None:
+        passes = float(began["passes"])  # type: ignore[arg-type]
+    else:
+        passes = asked if isinstance(asked, float) else _passes_in(effort_seconds(asked), task, network, options, start)
+    if exact <= passes:
+        log.info("Effort %s: exact ablation decides every removal (%s).", asked, _counted(exact))
+        return None
+    estimate = _estimate(task, network, options.seed)
+    ranking, each = (_passes(network, ranking_work(network, rule, 1)) for rule in (estimate, "ablation"))
+    prices = Prices(measuring, ranking, each / network.trace.num_neurons)
+    schedule = schedule_of(passes, prices, num_rows, network.trace.num_neurons, num_to_go)
+    log.info("%s", _in_words(asked, schedule, estimate, exact, num_rows, num_to_go))
+    return Effort(asked, schedule, estimate)
+
+
+def _began(options: Pruning) -> dict[str, object] | None:
+    """What `config.json` says of a run that goes on."""
+    if options.resume and options.out is not None and (Path(options.out) / "config.json").is_file():
+        return dict(RunFolder(Path(options.out)).config)
+    return None
+
+
+def _is_short(network: GatedNetwork, work: Work, num_steps: int, seconds: float) -> bool:
+    calls = num_steps * len(network.groups) * len(network.program.nodes)
+    return SLOW.seconds(work) + SLOW_CALL * calls <= SHARE_FOR_SEARCH * seconds
+
+
+def _passes(network: GatedNetwork, work: Work) -> float:
+    """Work in forward passes of one sample."""
+    return float(NOMINAL.seconds(work) / NOMINAL.seconds(forward_work(network)))
+
+
+def _measuring(task: Task, options: Pruning) -> float:
+    """What measuring after each step costs, in passes; with a refit, which runs the network once more, twice that."""
+    validation = 0 if task.validation is None else len(task.validation) / len(task.calibration)
+    return (1 + validation) * (2 if options.refits else 1) + 2 * options.refits
+
+
+def _passes_in(seconds: float, task: Task, network: GatedNetwork, options: Pruning, start: Step) -> float:
+    """How many passes fit into a time, by all workers, as one that is measured now takes so long."""
+    validation = 0 if task.validation is None else len(task.validation)
+    one = start.seconds * len(task.calibration) / (len(task.calibration) + validation)
+    if one < SHORT:
+        one = median(
+            _timed(lambda: evaluate_batches(lambda batch: network.outputs(batch.inputs), task.loss, task.calibration))
+            for _ in range(3)
+        )
+    return SHARE_FOR_SEARCH * seconds / one * _at_once(options.how)
+
+
+def _at_once(how: Scoring) -> float:
+    """How many times as much workers do as this process."""
+    if how.executor == "serial":
+        return 1.0
+    return max(1.0, (how.workers or os.cpu_count() or 1) * how.threads / torch.get_num_threads())
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _estimate(task: Task, network: GatedNetwork, seed: int) -> Criterion:
+    """The first estimate that can score a few rows of this task."""
+    for name in ESTIMATES[:-1]:
+        criterion = find_criterion(name, seed)
+        try:
+            check_loss(task, criterion, Scoring())
+            check_slopes(criterion, network, task.calibration)
+            criterion.score(network, [task.calibration.spread(ROWS_TRIED)])
+        except BadInputError:
+            continue
+        return criterion
+    return find_criterion(ESTIMATES[-1])
+
+
+def _in_words(
+    asked: float | str, schedule: Schedule, estimate: Criterion, exact: float, num_rows: int, num_to_go: int
+) -> str:
+    times = counted(schedule.num_rounds * schedule.steps_left(0, 0, num_to_go), "time")
+    said = (
+        f"Effort {asked}, {_counted(schedule.passes)} (exact ablation of all would take {exact:,.0f}): "
+        f"{estimate.name} on {schedule.num_rows:,} of {num_rows:,} rows ranks about {times}"
+    )
+    if schedule.num_exact_rows:
+        said += (
+            f", and of the first {CANDIDATES} for each neuron that goes, exact ablation on "
+            f"{schedule.num_exact_rows:,} rows picks the one"
+        )
+    return f"{said}."
+
+
+def _counted(passes: float) -> str:
+    return counted(round(passes), "forward pass", "forward passes")

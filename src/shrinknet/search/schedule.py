@@ -1,0 +1,253 @@
+"""A schedule: how the passes that a search may cost are spent on rankings, on exact ablation and on rows.
+
+Many rankings come first: neurons stand in for one another, so that an order is stale soon. Next comes the exact
+ablation of the few neurons that an estimate puts first, and more rows for the estimate last. Where measuring after each
+ranking would take too much of the effort, a step has several rounds of ranking and removing.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.records import Step
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.graph.widths import Present
+from shrinknet.measure.costs import CostsOf
+from shrinknet.search.goals import Goal
+from shrinknet.search.methods import Choose, Scorer
+from shrinknet.search.price import Price
+from shrinknet.search.rank import Choice, Limits, Ranked, ranked, takeable
+from shrinknet.search.steps import smallest_present
+
+LEAST_ROWS, FEW_ROWS = 128, 64
+"""An estimate looks at so many rows at least; at fewer where there would be few rankings."""
+
+FEW_RANKINGS = 40
+
+GONE_EACH = 0.01
+"""Rankings after which a smaller part of what is there goes are not worth what they cost."""
+
+CANDIDATES = 2
+"""So many times as many neurons as go are ablated exactly, where that can be afforded."""
+
+LEAST_EXACT_ROWS = 128
+"""On fewer rows an ablation says less than the estimate."""
+
+SHARE_FOR_MEASURING, SHARE_FOR_RANKINGS = 0.2, 0.5
+"""The part of an effort that is spent on measuring; of the rest, that on many rankings before a neuron is ablated."""
+
+HALVINGS = 7
+"""How many neurons have to go is found to this power of a half."""
+
+LEAST_BROUGHT, MOST_BROUGHT = 0.25, 2.0
+"""A removal brings at least and at most so many times what it brings where each group gives the same share."""
+
+SPARE = 1.25
+"""The last step may take so many times as many as seem to be needed: it ends where they are enough."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a search pays, in forward passes over the calibration data.
+
+    Attributes:
+        measuring: measuring once, and refitting where readers make up for what is gone.
+        ranking: one ranking by the estimate, on all rows.
+        candidate: the exact ablation of one neuron, on all rows.
+    """
+
+    measuring: float
+    ranking: float
+    candidate: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How an effort is spent; costs are in forward passes over the calibration data.
+
+    Attributes:
+        passes: the effort.
+        num_rows: how many rows the estimate looks at.
+        num_exact_rows: on how many rows candidates are ablated exactly; 0 where none are.
+        num_rounds: how often a step ranks and removes.
+        prices: what measuring, a ranking and a candidate cost, on these rows.
+    """
+
+    passes: float
+    num_rows: int
+    num_exact_rows: int
+    num_rounds: int
+    prices: Prices
+
+    @property
+    def step(self) -> float:
+        """What a step costs beside its candidates."""
+        return self.prices.measuring + self.num_rounds * self.prices.ranking
+
+    def steps_left(self, num_steps: int, num_gone: int, num_to_go: int) -> int:
+        """Return how many more steps are affordable after so many; one ranking orders what is left in the end."""
+        candidates = CANDIDATES * (num_gone + num_to_go) * self.prices.candidate
+        left = self.passes - num_steps * self.step - candidates - self.prices.ranking
+        return max(1, int(left / self.step + 1e-9))
+
+    def count(self, num_steps: int, num_gone: int, num_there: int, num_to_go: int) -> int:
+        """Return how many neurons go next: the share of those that are there by which the steps left suffice.
+
+        >>> schedule = Schedule(11.0, 100, 0, 1, Prices(0.0, 1.0, 0.0))
+        >>> schedule.count(0, 0, 1024, 1023), schedule.count(0, 0, 1024, 1), schedule.count(9, 960, 64, 32)
+        (512, 1, 40)
+        """
+        steps = self.steps_left(num_steps, num_gone, num_to_go)
+        if steps == 1:
+            return min(num_there, math.ceil(SPARE * num_to_go))
+        share = 1 - math.pow(1 - min(num_to_go, num_there - 1) / num_there, 1 / steps)
+        return max(1, min(num_to_go, math.ceil(share * num_there - 1e-9)))
+
+
+def schedule_of(passes: float, prices: Prices, num_rows: int, num_neurons: int, num_to_go: int) -> Schedule:
+    """Spend passes on rankings first, then on the exact ablation of candidates, then on rows.
+
+    Args:
+        passes: what may be spent.
+        prices: what things cost, on all rows.
+        num_rows: how many calibration rows there are.
+        num_neurons: how many neurons there are.
+        num_to_go: how many of them have to go, about.
+
+    Raises:
+        BadInputError: they are too few for one ranking.
+
+    >>> found = schedule_of(95, Prices(1, 5, 0.155), 1000, 224, 130)
+    >>> found.num_rounds, found.num_exact_rows, found.steps_left(0, 0, 130)
+    (3, 964, 19)
+    """
+
+    def on(rows: int) -> float:
+        return prices.ranking * rows / num_rows
+
+    rows = min(num_rows, FEW_ROWS)
+    least = prices.measuring + 2 * on(rows)  # one ranking chooses, one orders what is left
+    if passes < least:
+        allowed = f"at least {least:.3g} forward passes over the calibration data, for one ranking"
+        raise BadInputError("effort", allowed, f"{passes:.3g}", "Allow more, or give fewer calibration rows.")
+    kept = 1 - min(num_to_go, num_neurons - 1) / num_neurons
+    most = min(num_to_go, math.ceil(math.log(kept) / math.log(1 - GONE_EACH)))
+    steps = max(1, min(most, int(SHARE_FOR_MEASURING * passes / prices.measuring)))
+    left = passes - steps * prices.measuring
+    more = min(num_rows, LEAST_ROWS)
+    if SHARE_FOR_RANKINGS * left / on(more) >= min(most, FEW_RANKINGS):
+        rows = more
+    rankings = max(1, min(most, int(SHARE_FOR_RANKINGS * left / on(rows))))
+    steps = min(steps, rankings)
+    rounds = rankings // steps
+    left -= (steps * rounds + 1) * on(rows)
+    candidates = CANDIDATES * num_to_go * prices.candidate
+    exact_rows = min(num_rows, int(left / candidates * num_rows)) if candidates else 0
+    exact_rows = exact_rows if exact_rows >= min(num_rows, LEAST_EXACT_ROWS) else 0
+    if exact_rows in (0, num_rows):
+        left -= candidates * exact_rows / num_rows
+        rows = min(num_rows, rows + max(0, int(left / (steps * rounds + 1) / prices.ranking * num_rows)))
+    found = Prices(prices.measuring, on(rows), prices.candidate * exact_rows / num_rows)
+    return Schedule(passes, rows, exact_rows, rounds, found)
+
+
+def pace(
+    schedule: Schedule, start: GatedNetwork, limits: Limits, reaches: Callable[[GatedNetwork], bool]
+) -> Callable[[int, GatedNetwork], int]:
+    """Return how many neurons go at the next step, given the number of the last one and who is there.
+
+    It is a function of these alone, so that a run that was killed goes on as it would have. How many are still to go is
+    found as if every group gave the same share; where those that went brought less (or more) than such a share, those
+    to come are taken to bring as little.
+
+    Args:
+        schedule: how the effort is spent.
+        start: the untouched network.
+        limits: what every group keeps.
+        reaches: whether a network is small enough.
+    """
+    all_to_go, num_neurons = to_go(start, limits, reaches), num_there(start)
+
+    def count(num_steps: int, network: GatedNetwork) -> int:
+        there, left = num_there(network), to_go(network, limits, reaches)
+        gone = num_neurons - there
+        brought = (all_to_go - left) / gone if gone else 1.0
+        left = min(there - 1, round(left / min(MOST_BROUGHT, max(LEAST_BROUGHT, brought))))
+        return schedule.count(num_steps, gone, there, max(1, left))
+
+    return count
+
+
+def num_there(network: GatedNetwork) -> int:
+    """Return how many neurons are still there."""
+    return sum(len(network.alive(group)) for group in network.groups)
+
+
+def scheduled(schedule: Schedule, estimate: Scorer, exact: Scorer | None, limits: Limits, price: Price) -> Choose:
+    """Choose in rounds by an estimate, and among the neurons that it puts first by exact scores.
+
+    Args:
+        schedule: how many rounds there are.
+        estimate: cheap scores of all neurons.
+        exact: scores of a network's candidates; None leaves the order to the estimate.
+        limits: what every group keeps.
+        price: what a neuron of each group frees.
+    """
+
+    def next_of(network: GatedNetwork, count: int) -> Ranked:
+        order, prices = ranked(network, estimate(network)), price(network, limits)
+        first = takeable(network, order, CANDIDATES * count, limits, prices)
+        if exact is None or len(first) <= count:
+            return takeable(network, order, count, limits, prices)
+        candidates = {neuron for neuron, _ in first}
+        scores = ranked(network, exact(network.among(candidates)))
+        return takeable(network, (one for one in scores if one[0] in candidates), count, limits, prices)
+
+    def choose(network: GatedNetwork, count: int) -> Choice:
+        if count >= num_there(network):
+            return Choice(ranked(network, estimate(network)))
+        taken: Ranked = []
+        for left in range(schedule.num_rounds, 0, -1):
+            some = next_of(network, -(-(count - len(taken)) // left)) if len(taken) < count else []
+            network = network.without(neuron for neuron, _ in some)
+            taken += some
+        return Choice(taken, is_settled=True)
+
+    return choose
+
+
+def to_go(network: GatedNetwork, limits: Limits, reaches: Callable[[GatedNetwork], bool]) -> int:
+    """Return how many neurons go until a network is small enough, about: every group gives the same share.
+
+    Cost: `reaches` eight times.
+    """
+    smallest = smallest_present(network, limits)
+    may_go = network.present & ~smallest
+    spans = map(network.trace.ids_of, network.groups)
+    given = [span.start + np.flatnonzero(may_go[span.start : span.stop]) for span in spans]
+
+    def without(share: float) -> Present:
+        present = network.present.copy()
+        for ids in given:
+            present[ids[: round(share * len(ids))]] = False
+        return present
+
+    low, high = 0.0, 1.0
+    if reaches(network.with_present(without(high))):
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if reaches(network.with_present(without(middle))) else (middle, high)
+    return max(1, sum(round(high * len(ids)) for ids in given))
+
+
+def reaching(start: Step, goals: Sequence[Goal], costs_of: CostsOf) -> Callable[[GatedNetwork], bool]:
+    """Return whether all goals are reached by a network, as its costs are forecast; never, where there are no goals."""
+
+    def reaches(network: GatedNetwork) -> bool:
+        now = replace(start.measures, costs=costs_of(network.trace, network.present))
+        return bool(goals) and all(goal.reached(start.measures, now) for goal in goals)
+
+    return reaches

@@ -1,0 +1,224 @@
+"""Effort: within it, the exact search; beyond it, a schedule that keeps to it, and the same bits whoever carries it out."""
+
+import json
+import logging
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import shrinknet as sn
+from shrinknet.engine.gates import GatedNetwork, gated
+from shrinknet.measure.costs import costs
+from shrinknet.run import effort as efforts
+from shrinknet.search.rank import Limits
+from shrinknet.search.schedule import CANDIDATES, Prices, Schedule, reaching, schedule_of, to_go
+from shrinknet.search.steps import first_step
+
+
+def a_task(rows: int = 300, loss: object = "cross-entropy") -> sn.Task:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 24), nn.ReLU(),
+        nn.Linear(24, 4),
+    )  # fmt: skip
+    x = torch.randn(rows, 1, 8, 8)
+    y = model(x).argmax(1)
+    return sn.Task(model, loss, (x, y), (x[:50], y[:50]), batch_size=64)
+
+
+def facts(run: sn.Run) -> list[tuple]:
+    return [(s.removed, s.scores, s.measures.calibration_loss, s.measures.validation_loss) for s in run.history]
+
+
+@cache
+def a_network() -> GatedNetwork:
+    return gated(a_task(2), scoring=sn.Scoring())
+
+
+def goals() -> list[sn.Goal]:
+    return [sn.NumParameters(1200)]
+
+
+def test_what_fits_the_effort_is_the_exact_search() -> None:
+    runs = [
+        sn.prune(a_task(100), goals=[sn.RemovedNeurons(8)], **options)
+        for options in ({}, {"effort": "exact"}, {"criterion": "ablation"}, {"effort": 1e6})
+    ]
+    assert all(facts(run) == facts(runs[0]) and run.plan == runs[0].plan for run in runs[1:])
+    assert all(len(step.removed) == 1 for step in runs[0].history[1:])
+    assert all("passes" not in run.config.content for run in runs)
+
+
+def test_a_smaller_effort_is_spent_and_not_exceeded() -> None:
+    for passes in (9.0, 20.0, 40.0):
+        run = sn.prune(a_task(), goals=goals(), effort=passes)
+        assert run.is_met
+        assert run.config.content["passes"] == passes
+        assert run.config.content["effort"] == passes
+        schedule = schedule_of_run(passes)
+        gone = sum(len(step.removed) for step in run.history)
+        cost = (len(run.history) - 1) * schedule.step + CANDIDATES * gone * schedule.prices.candidate
+        assert cost + schedule.prices.ranking <= 1.15 * passes, "how many have to go is but guessed at the start"
+
+
+def schedule_of_run(passes: float) -> Schedule:
+    task = a_task()
+    network = gated(task, scoring=sn.Scoring())
+    options = efforts.Pruning(goals=goals(), effort=passes)
+    start = first_step(task, network)
+    wanted = to_go(network, Limits(), reaching(start, goals(), costs))
+    found = efforts.effort_of(task, network, options, wanted, 1, start)
+    assert found is not None
+    return found.schedule
+
+
+def test_the_last_step_takes_no_more_than_it_has_to() -> None:
+    run = sn.prune(a_task(), goals=goals(), effort=9)
+    assert len(run.history[-1].removed) > 1, "the law is about steps of several"
+    assert run.measures.costs.num_parameters <= 1200
+    plan = [neuron for step in run.history for neuron in step.removed]
+    assert plan == list(run.plan.removed)
+    network = gated(a_task(), scoring=sn.Scoring())
+    one_less = network.without(plan[:-1])
+    assert costs(one_less.trace, one_less.present).num_parameters > 1200
+
+
+def test_broken_off_and_resumed_it_ends_in_the_same_bits(tmp_path, monkeypatch) -> None:
+    whole = sn.prune(a_task(), goals=goals(), effort="1s", out=tmp_path / "whole", **slow(monkeypatch))
+
+    class Breaks:
+        def ranking(self, done: int, total: int) -> None: ...
+
+        def step(self, step: sn.Step, fraction: float) -> None:
+            if step.number == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sn.prune(a_task(), goals=goals(), effort="1s", out=tmp_path / "broken", progress=Breaks())
+    monkeypatch.setattr(efforts, "_passes_in", None)  # a run that goes on measures no time
+    again = sn.prune(a_task(), goals=goals(), effort="1s", out=tmp_path / "broken", resume=True)
+    assert len(whole.history) > 4
+    assert facts(again) == facts(whole)
+    assert again.plan == whole.plan
+    config = json.loads((tmp_path / "broken" / "config.json").read_text())
+    assert config["effort"] == "1s"
+    assert config["passes"] == 40.0
+    assert config["criterion"] == "taylor-2-sampled"
+
+
+def slow(monkeypatch) -> dict[str, object]:
+    """On a machine where a pass takes so long that forty of them fit."""
+    monkeypatch.setattr(efforts, "_passes_in", lambda *args: 40.0)
+    monkeypatch.setattr(efforts, "_is_short", lambda *args: False)
+    return {}
+
+
+def test_workers_give_the_same_bits() -> None:
+    here = sn.prune(a_task(), goals=goals(), effort=12)
+    there = sn.prune(a_task(), goals=goals(), effort=12, scoring=sn.Scoring(executor="processes", workers=2))
+    assert facts(there) == facts(here)
+    assert there.plan == here.plan
+
+
+def test_a_time_becomes_passes_by_one_measurement(monkeypatch) -> None:
+    task = a_task()
+    network = gated(task, scoring=sn.Scoring())
+    start = first_step(task, network)
+    options = efforts.Pruning(goals=goals(), effort="10s")
+    monkeypatch.setattr(efforts, "_timed", lambda work: 0.25)
+    assert efforts._passes_in(10.0, task, network, options, start) == pytest.approx(0.8 * 10 / 0.25)
+
+
+def wrong(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return (outputs.argmax(1) != targets).float()
+
+
+@pytest.mark.parametrize(("loss", "estimate"), [
+    ("cross-entropy", "taylor-2-sampled"), ("own-answers", "taylor-2-sampled"), (wrong, "ablation"),
+])  # fmt: skip
+def test_the_estimate_is_the_first_that_the_loss_allows(loss: object, estimate: str) -> None:
+    run = sn.prune(a_task(loss=loss), goals=goals(), effort=60 if estimate == "ablation" else 9)
+    assert run.is_met
+    assert run.config.content["criterion"] == estimate
+
+
+def test_losses_that_couple_samples_are_estimated_by_slopes() -> None:
+    def coupled(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(outputs - outputs.mean(0), targets, reduction="none")
+
+    run = sn.prune(a_task(loss=coupled), goals=goals(), effort=9)
+    assert run.is_met
+    assert run.config.content["criterion"] == "taylor-1"
+
+
+def test_too_little_says_how_little_is_enough() -> None:
+    with pytest.raises(
+        sn.BadInputError, match=r"^effort must be at least ([0-9.]+) forward passes .* Got 0\.01\."
+    ) as e:
+        sn.prune(a_task(), goals=goals(), effort=0.01)
+    least = float(str(e.value).split("at least ")[1].split()[0])
+    assert sn.prune(a_task(), goals=goals(), effort=least * 1.01).is_met
+
+
+@pytest.mark.parametrize("more", [
+    {"criterion": "taylor-1"}, {"step": 3}, {"method": "single-ranking"}, {"clip": "mean"},
+    {"scoring": sn.Scoring(confidence=0.99)},
+])  # fmt: skip
+def test_an_effort_beside_another_way_to_search_is_refused(more: dict[str, object]) -> None:
+    with pytest.raises(sn.BadInputError, match=r"^effort must be left out, or exact, where another option says how"):
+        sn.prune(a_task(), goals=goals(), effort="5min", **more)
+
+
+@pytest.mark.parametrize("given", ["ten minutes", "0s", -3, "-3", True, "5 days", "nan"])
+def test_an_effort_that_is_none_is_refused(given: object) -> None:
+    with pytest.raises(sn.BadInputError, match=r"^effort must be a time such as 10min, a number of forward passes"):
+        sn.prune(a_task(), goals=goals(), effort=given)
+
+
+def test_the_first_line_says_what_was_chosen(caplog) -> None:
+    caplog.set_level(logging.INFO, "shrinknet")
+    sn.prune(a_task(), goals=goals(), effort=20)
+    sn.prune(a_task(), goals=goals())
+    said = [line for line in caplog.messages if line.startswith("Effort")]
+    assert said[0].startswith("Effort 20.0, 20 forward passes (exact ablation of all would take")
+    assert "taylor-2-sampled on" in said[0]
+    assert said[1].startswith("Effort 10min: exact ablation decides every removal")
+
+
+@given(
+    passes=st.floats(4, 1e5), measuring=st.floats(0.5, 3), ranking=st.floats(0.5, 40), candidate=st.floats(1e-4, 1),
+    rows=st.integers(1, 5000), neurons=st.integers(2, 5000), share=st.floats(0, 1),
+)  # fmt: skip
+def test_schedules_keep_to_their_passes(passes, measuring, ranking, candidate, rows, neurons, share) -> None:
+    wanted = max(1, round(share * (neurons - 1)))
+    prices = Prices(measuring, ranking, candidate)
+    try:
+        schedule = schedule_of(passes, prices, rows, neurons, wanted)
+    except sn.BadInputError:
+        few = min(rows, 64)
+        assert passes < measuring + 2 * ranking * few / rows
+        return
+    assert 1 <= schedule.num_rows <= rows
+    assert 0 <= schedule.num_exact_rows <= rows
+    assert schedule.num_rounds >= 1
+    gone = steps = 0
+    while gone < wanted:
+        count = schedule.count(steps, gone, neurons - gone, wanted - gone)
+        assert 1 <= count <= neurons - gone
+        gone, steps = gone + min(count, wanted - gone), steps + 1
+    spent = steps * schedule.step + CANDIDATES * gone * schedule.prices.candidate + schedule.prices.ranking
+    assert spent <= passes * (1 + 1e-9) or steps == 1
+
+
+@given(st.integers(1, 40))
+def test_as_many_are_to_go_as_it_takes_where_each_group_gives_the_same_share(most: int) -> None:
+    network = a_network()
+    there = network.trace.num_neurons
+    found = to_go(network, Limits(), lambda now: int(now.present[1:].sum()) <= there - most)
+    assert found == there - 3 if most > there - 3 else most <= found <= most + 3
+    assert np.array_equal(network.present, network.trace.present())
