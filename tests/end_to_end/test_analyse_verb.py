@@ -205,6 +205,8 @@ def test_a_floor_under_every_class_stops_a_run(type_command, tmp_path) -> None:
         (("limit", "RUN", "--what", "layers"), "--what must be weights, neurons or both. Got 'layers'."),
         (("limit", "RUN", "--eps", "-1"), "--eps must be a rise of the loss of at least 0. Got -1.0."),
         (("limit", "RUN", "--draws", "0"), "--draws must be a whole number of at least 1. Got 0."),
+        (("limit", "nowhere", "--draws", "0"), "--draws must be a whole number of at least 1. Got 0."),
+        (("limit", "nowhere", "--max-accuracy-drop", "2"), "--max-accuracy-drop must be a fraction from 0 to 1"),
         (("agreement", "RUN", "--criterion", "tailor-1"), "Did you mean 'taylor-1'?"),
         (("agreement", "RUN", "--every", "0"), "--every must be a whole number of at least 1, with a run folder. Got 0."),
         (("agreement", *FACTORY, *DATA, "--every", "2"), "Got a model, or a run whose readers were refit. Name another run."),

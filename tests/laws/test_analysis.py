@@ -583,3 +583,25 @@ def test_pictures_of_flat_and_of_negative_losses_are_drawn_without_a_warning() -
             pictures.cancellation_map(cancellation(task)[0]),
         ):
             assert drawn[:4] == b"\x89PNG"
+
+
+class Marked(torch.nn.Module):
+    """The network of `Lone` with a second input and a first output that say nothing."""
+
+    def __init__(self, own: torch.nn.Module) -> None:
+        super().__init__()
+        self.own = own
+
+    def forward(self, x, mark):
+        return {"mark": mark, "logits": self.own(x)}
+
+
+@pytest.mark.parametrize("limit_of", [weight_limit, neuron_limit])
+def test_a_limit_does_not_depend_on_how_inputs_and_outputs_come(limit_of) -> None:
+    torch.manual_seed(0)
+    own = torch.nn.Sequential(torch.nn.Linear(3, 6), torch.nn.Tanh(), torch.nn.Linear(6, 2)).double()
+    x, classes = torch.rand(280, 3).double(), torch.arange(280) % 2
+    lone = limit_of(sn.Task(own, "cross-entropy", (x, classes)), seed=1)
+    marked = limit_of(sn.Task(Marked(own), "cross-entropy", (x, torch.zeros(280, 1).double(), classes)), seed=1)
+    assert (marked.predicted, marked.found) == (lone.predicted, lone.found)
+    assert marked.eps == lone.eps

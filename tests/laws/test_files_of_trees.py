@@ -11,6 +11,7 @@ import pytest
 import torch
 from test_trees import TASKS, N, X, Z, task_of
 from torch import Tensor, nn
+from torch.nn import functional
 
 import shrinknet as sn
 from shrinknet.export.artefact import Artefact
@@ -244,3 +245,23 @@ def test_a_pt2_without_rows_and_a_factory_without_an_example_say_what_to_do(tmp_
     assert str(typed("inspect", path).exception).startswith("spec must be a .pt2 file with an example of its inputs")
     said = str(typed("inspect", "torch.nn:Identity").exception)
     assert said.startswith("--example-input must be given with a factory. Got nothing. Write the shape of one sample")
+
+
+class Mixing(nn.Module):
+    """Attention without an axis of heads, which torch's exporter to ONNX does not take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.one(x)
+        return self.two(functional.scaled_dot_product_attention(hidden, hidden, hidden)).mean(1)
+
+
+def test_what_torchs_exporter_cannot_take_is_named() -> None:
+    task = sn.Task(Mixing(), "cross-entropy", (torch.randn(12, 4, 5), torch.arange(12) % 3))
+    with pytest.raises(sn.ExportError, match=(
+        r"Got the operator aten\.scaled_dot_product_attention\.default: AssertionError: only 4D .* are supported\. The"
+    )):  # fmt: skip
+        sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(2)], artefact="onnx")

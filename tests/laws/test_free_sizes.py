@@ -71,6 +71,20 @@ class Fixing(nn.Module):
         return self.two(torch.relu(self.one(x)).sum(1) / x.shape[1])
 
 
+class Listening(nn.Module):
+    """Steps of any number through torch's own recurrent layers; those of a GRU along the first axis."""
+
+    def __init__(self, kind: type[nn.RNNBase], layers: int = 1, both: bool = False) -> None:
+        super().__init__()
+        self.is_second = kind is not nn.GRU
+        self.cells = kind(4, 6, layers, batch_first=self.is_second, bidirectional=both)
+        self.head = nn.Linear(12 if both else 6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        read, _ = self.cells(x if self.is_second else x.transpose(0, 1))
+        return self.head(read.mean(1 if self.is_second else 0))
+
+
 def pixels(outputs: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(outputs, targets, reduction="none").flatten(1).mean(1)
 
@@ -108,7 +122,14 @@ def mean_task(seed: int = 0) -> sn.Task:
     return sn.Task(Fixing(), "cross-entropy", (torch.randn(N, 6, 4), torch.arange(N) % 3), free={"x": [1]})
 
 
+def steps_task(seed: int, *kind: Any) -> sn.Task:
+    torch.manual_seed(seed)
+    return sn.Task(Listening(*kind), "cross-entropy", (torch.randn(N, 6, 4), torch.arange(N) % 3), free={"x": [1]})
+
+
 OF_SIZE = {
+    "lstm": (lambda seed=0: steps_task(seed, nn.LSTM, 2, True), lambda size: torch.randn(5, size, 4), (2, 40)),
+    "gru": (lambda seed=0: steps_task(seed, nn.GRU), lambda size: torch.randn(5, size, 4), (3, 21)),
     "mean": (mean_task, lambda size: torch.randn(5, size, 4), (2, 40)),
     "reading": (read_task, lambda size: inputs_of((), words(size, 5)), (4, 13, 32)),
     "seeing": (seen_task, lambda size: torch.randn(5, 1, size, size + 4), (6, 10, 16)),
@@ -205,6 +226,58 @@ def test_batches_of_other_lengths_are_scored_as_by_hand(criterion: str) -> None:
                 assert found[neuron] == pytest.approx(by_hand(task, neuron) - before, abs=2e-6)
     run = sn.prune(task, criterion, goals=[sn.RemovedNeurons(2)])
     assert run.verification.holds
+
+
+def test_a_plain_recurrent_layer_ships_as_pt2_and_is_refused_by_onnx(tmp_path) -> None:
+    """Torch's exporter to ONNX writes its steps down one by one."""
+    task = steps_task(0, nn.RNN)
+    run = sn.prune(task, "taylor-1", goals=[sn.RemovedNeurons(2)], artefact="pt2", out=tmp_path / "run")
+    rows = torch.randn(5, 15, 4)
+    assert torch.allclose(run.exported.module()(rows), run.network.outputs(rows), atol=1e-6)
+    with pytest.raises(
+        sn.ExportError, match=r"Got aten\.rnn_tanh\.input over a free number of steps: .* writes each step"
+    ):
+        run.export("onnx", tmp_path / "net.onnx")
+
+
+def test_steps_of_any_number_are_scored_as_the_network_rebuilt_by_hand() -> None:
+    """Batches of other lengths, scored as the network rebuilt by hand."""
+    torch.manual_seed(0)
+    rows = [(torch.randn(3 + k % 10, 4), k % 3) for k in range(N)]
+    loader = DataLoader(Rows(rows.__getitem__), 5, collate_fn=beside)
+    task = sn.Task(Listening(nn.LSTM), "cross-entropy", loader, free={"x": [1]})
+    assert len({one.inputs.shape[1] for one in task.calibration}) > 1
+
+    def loss(model: nn.Module) -> float:
+        with torch.no_grad():
+            return float(sum(task.loss.each(model(one.inputs), one.targets).sum() for one in task.calibration)) / N
+
+    before, found = loss(task.model), dict(sn.rank(task))
+    assert len(found) == 6
+    for neuron, score in found.items():
+        keep = torch.tensor([unit for unit in range(6) if unit != neuron.index])
+        gates = torch.cat([keep + 6 * gate for gate in range(4)])
+        smaller = Listening(nn.LSTM)
+        smaller.cells, smaller.head = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
+        own, its = task.model.state_dict(), smaller.state_dict()
+        for name, value in own.items():
+            if name.startswith("cells."):
+                value = value[gates]
+            its[name].copy_(value[:, keep] if name in ("cells.weight_hh_l0", "head.weight") else value)
+        assert score == pytest.approx(loss(smaller) - before, abs=2e-6)
+
+
+def test_a_role_whose_first_batch_has_another_length_is_proven(tmp_path) -> None:
+    """What is known of values speaks of the first batch of calibration data."""
+    torch.manual_seed(0)
+    rows = [(torch.randint(11, (3 + k % 10,)), k % 3) for k in range(N)]
+    roles = [DataLoader(Rows(rows.__getitem__), size, collate_fn=padded) for size in (4, 5)]
+    task = sn.Task(Reading(), "cross-entropy", *roles, free={"input_ids": [1], "attention_mask": [1]})
+    lengths = [next(role.batches()).inputs.tensors[0].shape[1] for role in (task.calibration, task.validation)]
+    assert len({*lengths}) == 2
+    run = sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(4)], out=tmp_path / "run")
+    assert run.verification.holds
+    assert run.verification.shapes_checked > 10
 
 
 def beside(rows: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:

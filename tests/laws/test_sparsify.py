@@ -842,3 +842,67 @@ def test_the_slope_of_intensification_is_the_regression_without_intercept() -> N
     recall = recalls(np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2]), 3)
     assert recall.tolist() == [1.0, 1.0, 0.5]
     assert normalised_balance(recall, 0.75) == pytest.approx([1 / 3, 1 / 3, -1 / 3])
+
+
+class Tagging(nn.Module):
+    """Ids and a mask, two outputs; the second is the loss's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.hidden, self.head = nn.Embedding(11, 6), nn.Linear(6, 10), nn.Linear(10, 3)
+
+    def forward(self, input_ids, attention_mask):
+        hidden = torch.sigmoid(self.hidden(self.words(input_ids))) * attention_mask[..., None]
+        return {"kept": attention_mask.float(), "logits": self.head(hidden.sum(1))}
+
+
+def tagging(**rows: torch.Tensor) -> sn.Task:
+    torch.manual_seed(0)
+    ids = {"input_ids": torch.randint(11, (40, 7)), "attention_mask": torch.ones(40, 7).long()}
+    ids["attention_mask"][::2, 4:] = 0
+    return sn.Task(Tagging(), "cross-entropy", {**ids, "labels": torch.arange(40) % 3, **rows})
+
+
+def test_training_on_trees_is_the_loop_by_hand() -> None:
+    task = tagging()
+    by_hand, rows = copy.deepcopy(task.model).train(), task.calibration.whole()
+    ids, mask = rows.inputs.tensors
+    optimizer = torch.optim.Adam(by_hand.parameters(), lr=1e-2)
+    for epoch in range(2):
+        order = torch.randperm(40, generator=torch.Generator().manual_seed(3 * 1_000_003 + epoch))
+        for place, chosen in enumerate(order.split(16)):
+            optimizer.param_groups[0]["lr"] = 1e-2 * (1 + math.cos(math.pi * (epoch + place / 3) / 2)) / 2
+            optimizer.zero_grad()
+            outputs = by_hand(ids[chosen], mask[chosen])["logits"]
+            nn.functional.cross_entropy(outputs, rows.targets[chosen], reduction="none").mean().backward()
+            optimizer.step()
+    found = sn.sparsify(
+        task, "one-shot", options={"sparsity": 0.0}, epochs=2, batch_size=16, learning_rate=1e-2, seed=3
+    )
+    for name, value in found.model.state_dict().items():
+        torch.testing.assert_close(value, by_hand.state_dict()[name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("one-shot", {"sparsity": 0.9}), ("gradual-threshold", {}), ("fisher-pruning", {"every": 2, "count": 1}),
+     ("skeletonization", {"every": 2, "count": 1})],
+)  # fmt: skip
+def test_networks_of_several_inputs_and_outputs_get_smaller_while_they_train(method: str, options: dict) -> None:
+    found = sn.sparsify(tagging(), method, options=options, epochs=3, batch_size=8)
+    assert found.plan.removed
+    assert found.smaller.verification.holds
+
+
+def test_what_a_mask_hides_in_an_example_is_not_taken_for_nothing() -> None:
+    """Its weights and bias are zero, and sigmoid(0) = 0.5 is read: it stays."""
+    task = tagging()
+    with torch.no_grad():
+        task.model.hidden.weight[3], task.model.hidden.bias[3] = 0, 0
+        task.model.head.weight[:, 5] = 0
+    plan = to_plan(gated(task), task.example_inputs)
+    assert [str(neuron) for neuron in plan.removed] == ["hidden[5]"]
+    with pytest.raises(
+        sn.BadInputError, match=r"^example_inputs must be two rows of what the network takes\. Got nothing"
+    ):
+        to_plan(gated(task))

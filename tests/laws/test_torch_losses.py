@@ -3,6 +3,7 @@
 import copy
 import pickle
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -221,6 +222,106 @@ def test_ablation_and_second_order_are_those_of_the_loss_by_hand(name: str) -> N
         slope = torch.autograd.functional.jacobian(lambda g, k=index: mean(g, k), one)
         curvature = torch.autograd.functional.hessian(lambda g, k=index: mean(g, k), one)
         assert parabola[neuron] == pytest.approx(float(-slope + curvature / 2), abs=1e-12)
+
+
+class Towers(nn.Module):
+    """One dense network for each of its inputs, logarithms of shares where asked."""
+
+    def __init__(self, *, are_shares: bool = False) -> None:
+        super().__init__()
+        self.body, self.head, self.are_shares = nn.Linear(C, 7), nn.Linear(7, C), are_shares
+
+    def one(self, x: Tensor) -> Tensor:
+        outputs = self.head(torch.tanh(self.body(x)))
+        return outputs.log_softmax(-1) if self.are_shares else outputs
+
+    def forward(self, first: Tensor, second: Tensor | None = None, third: Tensor | None = None) -> Any:
+        found = [self.one(x) for x in (first, second, third) if x is not None]
+        return tuple(found) if len(found) > 1 else found[0]
+
+
+STEPS = torch.randn(N, 7, C)
+COUNTS = OTHERS.abs().round().long()
+TOWERS = {
+    "CTC": (nn.CTCLoss(), (STEPS,), (WORDS, torch.full((N,), 7), LENGTHS), lambda o, *t: functional.ctc_loss(o.transpose(0, 1), *t)),
+    "CTC, summed": (nn.CTCLoss(reduction="sum"), (STEPS,), (WORDS, torch.full((N,), 7), LENGTHS), lambda o, *t: functional.ctc_loss(o.transpose(0, 1), *t, reduction="sum")),
+    "divergence": (nn.KLDivLoss(reduction="batchmean"), (VALUES,), (SHARES,), lambda o, t: functional.kl_div(o, t, reduction="batchmean")),
+    "whole counts": (nn.PoissonNLLLoss(full=True), (VALUES,), (COUNTS,), lambda o, t: functional.poisson_nll_loss(o, t.to(o.dtype), full=True)),
+    "cosine": (nn.CosineEmbeddingLoss(margin=0.1), (VALUES, OTHERS), (SIGNS,), lambda a, b, t: functional.cosine_embedding_loss(a, b, t, margin=0.1)),
+    "triplet": (nn.TripletMarginLoss(swap=True), (VALUES, OTHERS, LOGITS), (), lambda *o: functional.triplet_margin_loss(*o, swap=True)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_ablation_is_torchs_own_loss_of_each_sample_of_the_network_rebuilt(name: str) -> None:
+    """The slow twin: a network without the neuron, and torch asked of one sample after the other."""
+    loss, inputs, targets, of_one = TOWERS[name]
+    inputs, targets = ([one.double() if one.is_floating_point() else one for one in some] for some in (inputs, targets))
+    torch.manual_seed(0)
+    model = Towers(are_shares=name[:3] in ("CTC", "div")).double()
+
+    def mean(network: Towers) -> float:
+        rows = [[one[n : n + 1] for one in (*inputs, *targets)] for n in range(N)]
+        given = [([network.one(x) for x in row[: len(inputs)]], row[len(inputs) :]) for row in rows]
+        return float(torch.stack([of_one(*outputs, *wanted) for outputs, wanted in given]).mean())
+
+    rows = dict(zip(("first", "second", "third"), inputs, strict=False))
+    rows |= {"targets": tuple(targets) if len(targets) > 1 else targets[0]} if targets else {}
+    task = sn.Task(model, loss, rows, batch_size=4)
+    before, found = mean(model), dict(sn.rank(task))
+    assert len(found) == 7
+    for neuron, score in found.items():
+        keep = [unit for unit in range(7) if unit != neuron.index]
+        smaller = copy.deepcopy(model)
+        smaller.body.weight, smaller.body.bias = (nn.Parameter(one[keep]) for one in model.body.parameters())
+        smaller.head.weight = nn.Parameter(model.head.weight[:, keep])
+        assert score == pytest.approx(mean(smaller) - before, abs=1e-10)
+
+
+class TwoVectors(nn.Module):
+    """Two vectors of each sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.one, self.two = nn.Linear(C, 7), nn.Linear(7, C), nn.Linear(7, C)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = torch.tanh(self.body(x))
+        return self.one(hidden), self.two(hidden)
+
+
+class Sure(nn.Sequential):
+    """Probabilities, of which some are 1 to the last bit."""
+
+    def __init__(self) -> None:
+        super().__init__(*dense(), nn.Sigmoid())
+        with torch.no_grad():
+            self[2].bias += torch.tensor([0.0, 0, 0, 60])
+
+
+TOLD_BY_TARGETS = {
+    "like or unlike": (TwoVectors, nn.CosineEmbeddingLoss(margin=0.4), SIGNS.double()),
+    "near or far": (dense, nn.HingeEmbeddingLoss(), (2 * ZERO_ONE - 1).double()),
+    "0 or 1": (Sure, nn.BCELoss(), torch.tensor([1.0, 0, 0, 1]).expand(N, C).double()),
+}
+
+
+@pytest.mark.parametrize("name", TOLD_BY_TARGETS)
+def test_slopes_are_found_where_targets_say_which_case_it_is(name: str) -> None:
+    """Whether they stand out of rounding is asked without moving such targets, nor probabilities beyond 1."""
+    make, loss, targets = TOLD_BY_TARGETS[name]
+    torch.manual_seed(0)
+    model = make().double()
+    task = sn.Task(model, loss, (VALUES.double(), targets))
+    body = model.body if isinstance(model, TwoVectors) else model[0]
+    gates = torch.ones(7, dtype=torch.float64, requires_grad=True)
+    hook = (model[1] if isinstance(model, nn.Sequential) else body).register_forward_hook(
+        lambda _, __, out: out * gates if isinstance(model, nn.Sequential) else torch.atanh(torch.tanh(out) * gates)
+    )
+    task.loss.each(model(VALUES.double()), targets).mean().backward()
+    hook.remove()
+    for neuron, score in sn.rank(task, "taylor-1"):
+        assert score == pytest.approx(-float(gates.grad[neuron.index]), rel=1e-9)
 
 
 def test_workers_and_accuracy_know_a_loss_of_torch() -> None:

@@ -225,6 +225,19 @@ class Labelled:
     label: Tensor
 
 
+class Sided(NamedTuple):
+    """Inputs by the names of the arguments, in another order."""
+
+    right: Tensor
+    left: Tensor
+
+
+@dataclass
+class SidedClass:
+    right: Tensor
+    left: Tensor
+
+
 def collate(rows: list[tuple[Tensor, Tensor, int]]) -> dict[str, Tensor]:
     left, right, labels = zip(*rows, strict=True)
     return {"left": torch.stack(left), "right": torch.stack(right), "target": torch.tensor(labels)}
@@ -238,6 +251,9 @@ SAME = {
     "arrays": {"right": Z.numpy(), "left": X.numpy(), "y": (CLASSES % 2).numpy()},
     "a named tuple": Pair(X, Z, CLASSES % 2),
     "a data class": Labelled(X, Z, CLASSES % 2),
+    "a named tuple of inputs": (Sided(Z, X), CLASSES % 2),
+    "a data class of inputs": (SidedClass(Z, X), CLASSES % 2),
+    "a data set of named tuples": Rows(lambda row: (Sided(Z[row], X[row]), CLASSES[row] % 2)),
     "a data set of tuples": Rows(lambda row: (X[row], Z[row], CLASSES[row] % 2)),
     "a data set of nested tuples": Rows(lambda row: ((X[row], Z[row]), CLASSES[row] % 2)),
     "a data set of mappings": Rows(lambda row: {"left": X[row], "right": Z[row], "labels": CLASSES[row] % 2}),
@@ -289,6 +305,11 @@ BAD = {
     "an output that is not there": (
         lambda: sn.Task(TwoHeads(), "cross-entropy", (X, CLASSES), output="classes"),
         r"^output must be the name or number of an output, for cross-entropy: boxes, logits\. Got 'classes'\.",
+    ),
+    "targets in a class that torch does not know": (
+        lambda: sn.Task(Siamese(), contrast, (X, Z, SidedClass(X, Z))),
+        r"^calibration targets must be tensors, and containers that torch knows\. Got a SidedClass, which it does not\. "
+        r"Register its class with torch\.utils\._pytree\.register_dataclass, or take it apart: unpack=",
     ),
     "an unpack that fails": (
         lambda: sn.Task(Siamese(), contrast, (X, Z, CLASSES), unpack=lambda batch: batch["left"]),
@@ -449,6 +470,17 @@ def test_a_container_of_ones_own_as_an_argument_prunes_but_cannot_be_written(tmp
         with pytest.raises(sn.BadInputError, match=r"container of one's own. Got 'Pair'\. Let forward take a tuple"):
             write()
     assert not (tmp_path / "a").exists()
+
+
+class Lengths(OfAPair):
+    def forward(self, pair):
+        return super().forward(Pair(pair.left.mean(1), pair.right.mean(1)))
+
+
+def test_the_fields_of_a_container_of_ones_own_are_named_where_sizes_stay_free() -> None:
+    rows = {"pair": Pair(torch.randn(12, 5, 6), torch.randn(12, 7, 6)), "labels": torch.arange(12) % 3}
+    task = sn.Task(Lengths(), "cross-entropy", rows, free={"pair_left": [1]})
+    assert gated(task).trace.free == {"pair_left": {1: (2, None)}}
 
 
 class AnyName(OfAPair):

@@ -174,6 +174,11 @@ class Named(Augmented):
         return {"pixels": torch.ones(4), "label": row % 3}
 
 
+class OfNumbers(Augmented):
+    def __getitem__(self, row):
+        return {"input": [1.0, 2.0, 3.0, 4.0], "label": row % 3}
+
+
 def add_1000(items):
     inputs, targets = zip(*items, strict=True)
     return torch.stack(inputs) + 1000, torch.stack(targets)
@@ -244,7 +249,8 @@ INPUTS = {
     "others each time": (Augmented(), "calibration must be rows that are the same each time. Got other inputs the second time."),
     "rows left out": (DataLoader(ROWS, 10, collate_fn=dropping), "calibration must be as many rows as the data set has. Got 90 of 100."),
     "rows of targets left out": (DataLoader(ROWS, 10, collate_fn=uneven), "Got 10 inputs and 9 targets."),
-    "batches in a list": ([(X, Y), (X, Y)], "Got list."),
+    "batches in a list": ([(X, Y), (X, Y)], "Got list. Give a list of rows as DataLoader(rows, 64), all inputs and all targets as a tuple."),
+    "rows of numbers": (OfNumbers(), "Got rows whose 'input' is a list of numbers, of which it makes a list of columns. Make it a tensor (a Hugging Face data set does with_format('torch'))"),
 }  # fmt: skip
 
 

@@ -194,6 +194,7 @@ GUARDS = [
     (sn.MetricDrop("perplexity", 1), r"^MetricDrop must be about a metric that gets worse that way\. Got 'perplexity', of which less"),
     (sn.MetricRise("f1", 1), r"^MetricRise must be about a metric that gets worse that way\. Got 'f1', of which more is better\. Use MetricDrop\."),
     (sn.MetricDrop("miou", 1), r"^MetricDrop must be used with a metric that is measured on validation data\. Got 'miou'\. There are: accuracy, f1, perplexity\."),
+    (sn.MetricRise("perplexity", "4%"), r"^MetricRise must be in the metric's own unit where that is no share of 1\. Got 4% of 'perplexity', which is \d\.\d+ at the start\. Write 0\.\d+ for that share of it\."),
 ]  # fmt: skip
 
 

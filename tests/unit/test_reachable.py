@@ -16,11 +16,11 @@ def task() -> sn.Task:
 
 
 @pytest.mark.parametrize(("goal", "least", "options"), [
-    (sn.RemovedNeurons(15), "at least 2 neurons stay of 16", {}),
-    (sn.RemovedFraction(0.9), "at least 4 neurons stay of 16", {"min_neurons": 2}),
-    (sn.RemovedFraction(0.95), "at least 1 neurons stay of 8", {"only": "0"}),
-    (sn.NumParameters(12), "at least 13 parameters stay of 139", {}),
-    (sn.Macs(60), "at least 109 MACs stay of 120", {"keep": ["0"], "min_neurons": 7}),
+    (sn.RemovedNeurons(15), "at least 2 of 16 neurons stay", {}),
+    (sn.RemovedFraction(0.9), "at least 4 of 16 neurons stay", {"min_neurons": 2}),
+    (sn.RemovedFraction(0.95), "at least 1 of 8 neurons stay", {"only": "0"}),
+    (sn.NumParameters(12), "at least 13 of 139 parameters stay", {}),
+    (sn.Macs(60), "at least 109 of 120 MACs stay", {"keep": ["0"], "min_neurons": 7}),
     (sn.FlashBytes(100), "bytes of flash stay", {}),
 ], ids=str)  # fmt: skip
 def test_what_cannot_be_reached_is_refused_before_the_search(task, goal, least, options, tmp_path) -> None:

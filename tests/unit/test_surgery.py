@@ -9,6 +9,8 @@ from torch import nn
 
 import shrinknet as sn
 from shrinknet.core.folder import digest_of_plan
+from shrinknet.core.records import Plan
+from shrinknet.sparsify.api import remove
 
 
 class LeNet(nn.Module):
@@ -350,3 +352,53 @@ def test_a_plan_sets_widths_and_nothing_else(value: object) -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     with pytest.raises(sn.BadInputError, match=r"^plan must be one of this network\. Got attribute 'out_features'"):
         sn.apply_plan(model, PLAN | {"attributes": {"0": {"out_features": value}}})
+
+
+class Stepping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells, self.head = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.head(self.cells(x)[0].mean(1))
+
+
+def test_a_width_that_no_line_fixes_is_told_without_one() -> None:
+    """An exported network has no code of its own: the width stands in its graph."""
+    rows = torch.randn(12, 5, 4), torch.arange(12) % 2
+    exported = torch.export.export(Stepping(), (rows[0],), dynamic_shapes=({0: torch.export.Dim("batch")},)).module()
+    run = sn.prune(sn.Task(exported, "cross-entropy", rows), "magnitude", goals=[sn.RemovedNeurons(2)])
+    with pytest.raises(sn.FixedWidthError, match=r"fixes a width( \(in 'cells'\))?: "):
+        _ = run.model
+
+
+class Projecting(nn.Module):
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.cells = nn.LSTM(6, 7, layers, batch_first=True, proj_size=layers + 2)
+        self.head = nn.Linear(layers + 2, 3)
+
+    def forward(self, x):
+        return self.head(self.cells(x)[0][:, -1])
+
+
+def projecting(layers: int) -> sn.Task:
+    torch.manual_seed(0)
+    model = Projecting(layers)
+    return sn.Task(model, "cross-entropy", (torch.randn(24, 5, 6), torch.arange(24) % 3))
+
+
+def test_a_projection_as_wide_as_its_cells_is_not_cut_and_says_why() -> None:
+    """Of 7 cells and 3 outputs 4 cells go."""
+    keep = ["cells.weight_hh_l0[1]"]
+    with pytest.raises(sn.VerificationError, match=r"Its projection has become as wide as its cells, .* `tie='class'`"):
+        sn.prune(projecting(1), "magnitude", goals=[sn.RemovedNeurons(4)], tie="none", keep=keep)
+    assert sn.prune(projecting(1), "magnitude", goals=[sn.RemovedNeurons(3)], tie="none", keep=keep).verification.holds
+
+
+def test_what_would_help_a_class_is_asked_of_cuts_that_may_not_run() -> None:
+    """Of 7 cells 3 go, of 4 outputs 1; with the cells alone, which is tried, there would be 4 of each."""
+    gone = [*(sn.Neuron("cells.weight_ih_l0[0]", unit) for unit in range(3)), sn.Neuron("cells.weight_hh_l0[1]", 0)]
+    run = remove(projecting(2), Plan(tuple(gone), ()))
+    with pytest.raises(sn.FixedWidthError, match="has one hidden_size"):
+        _ = run.model

@@ -12,7 +12,7 @@ Mind the language: `removed` is s, `kept` is 1 - s; "pruning ratio" stands for e
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -30,6 +30,7 @@ from shrinknet.engine.memory import in_memory
 from shrinknet.measure.evaluation import evaluate
 from shrinknet.search.guards import AccuracyDrop, Guard, LossRise
 from shrinknet.task.task import Task, evaluating
+from shrinknet.task.trees import called
 
 NOISE_BATCH = 128
 """eps is the standard deviation of the loss over batches of so many rows: the noise that training itself lives with."""
@@ -187,9 +188,7 @@ def neuron_limit(
     Cost: a forward and K backward passes for the prediction; `draws` runs of `prune`.
     """
     started = time.perf_counter()
-    if isinstance(draws, bool) or draws < 1:
-        raise BadInputError("draws", "a whole number of at least 1", repr(draws), "Leave it out for 3.")
-    _check(max_loss_rise, 1, 1)
+    check_asked(max_loss_rise, max_accuracy_drop, draws)
     task.loss.needs_each_sample("a limit of neurons")
     network = gated(task)
     fitting = in_memory(task, network)
@@ -213,6 +212,15 @@ def neuron_limit(
     return Limit("neurons", num, allowed, predicted, spectrum, shares, free, tuple(found), None, seconds)
 
 
+def check_asked(eps: int | float | None, max_accuracy_drop: int | float | str | None, draws: int) -> None:
+    """Raise BadInputError where a number is out of range, before anything is read or computed."""
+    _check(eps, 1, 1)
+    if max_accuracy_drop is not None:
+        AccuracyDrop(max_accuracy_drop)
+    if isinstance(draws, bool) or draws < 1:
+        raise BadInputError("draws", "a whole number of at least 1", repr(draws), "Leave it out for 3.")
+
+
 def _check(eps: int | float | None, iterations: int, probes: int) -> None:
     if eps is not None and not (math.isfinite(eps) and eps >= 0):
         do = "Leave it out for the batches' noise."
@@ -227,7 +235,7 @@ def batch_noise(task: Task) -> float:
     losses = list[Tensor]()
     with torch.no_grad():
         for batch in task.calibration.batches():
-            losses.append(task.loss.of(task.model(batch.inputs), batch.targets).double().cpu())
+            losses.append(task.loss.each(called(task.model, batch.inputs), batch.targets).double().cpu())
     rows = torch.cat(losses)
     drawn = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]  # files are sorted by class
     means = [part.mean() for part in drawn.split(NOISE_BATCH) if len(part) == NOISE_BATCH]
@@ -258,6 +266,7 @@ def crossing(spectrum: Spectrum, radii: Vector, eps: float) -> float:
 def _one_shot(weights: Weights, tell: Tell) -> Vector:
     """The calibration loss without the smallest weights, for each share of the grid."""
     task, kept = weights.task, weights.values
+    loss = replace(task.loss, reads=None)  # of what has been read
     order = kept.abs().argsort(stable=True)
     losses, done = [], 0
     for place in range(GRID + 1):
@@ -265,16 +274,13 @@ def _one_shot(weights: Weights, tell: Tell) -> Vector:
         kept[order[done:upto]] = 0
         done = upto
         outputs = partial(weights.outputs, weights.split(kept))
-        losses.append(evaluate(outputs, task.loss, task.calibration).loss)
+        losses.append(evaluate(outputs, loss, task.calibration).loss)
         tell("pruning to look for the limit", place / GRID)
     return np.array(losses)
 
 
 def _drawn(task: Task, seed: int) -> Task:
     """The same task with the calibration rows drawn anew, with replacement; what the guard looks at stays."""
-    rows = task.calibration.whole()
-    order = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(rows), (len(rows),), generator=order).to(rows.inputs.device)
-    guarded = (task.validation or task.calibration).whole()
-    chosen = rows.inputs[drawn], rows.targets[drawn]
-    return Task(task.model, task.loss, chosen, (guarded.inputs, guarded.targets), batch_size=task.batch_size)
+    rows, order = task.calibration, torch.Generator().manual_seed(seed)
+    drawn = rows.chosen(torch.randint(len(rows), (len(rows),), generator=order))
+    return task.with_roles(drawn, task.validation or rows)

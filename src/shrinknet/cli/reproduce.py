@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from shrinknet.cli import console
+from shrinknet.core.units import counted
 
 
 def command(
@@ -36,7 +37,7 @@ def command(
     verdicts = recipe.verdicts(results)
     rows = [("yes" if holds else "NO", what, seen) for what, holds, seen in verdicts]
     console.table("", ("seen", "what must be seen", "figures"), rows)
+    held = sum(holds for _, holds, _ in verdicts)
     console.talk.print(
-        f"{sum(holds for _, holds, _ in verdicts)} of {len(verdicts)} points seen, in {results['seconds']} s; "
-        f"page: {folder / 'index.html'}"
+        f"{held} of {counted(len(verdicts), 'point')} seen, in {results['seconds']} s; page: {folder / 'index.html'}"
     )

@@ -148,13 +148,18 @@ class RunConfig:
         >>> config = RunConfig.of({"schema": 1, "goals": ["40 neurons removed"], "keep": ["fc1"]})
         >>> config.goals, config.search.keep, config.search.compensate
         (('40 neurons removed',), ['fc1'], 'none')
+        >>> RunConfig.of({"criterion": "zeros", "method": "to-plan"}).search.method
+        'to-plan'
         """
         said = {key: value for key, value in content.items() if key != "schema"}
         names = ("loss", "accuracy", "metrics", "couples_samples", "batch_size")
         facts: dict[str, Any] = {name: said[name] for name in names if name in said}
         goals, guards = (tuple(map(str, said.get(name, ()))) for name in ("goals", "guards"))
         ties = all_restored(Tie, said.get("ties", []))
-        return cls(search=read(SearchOptions, said), goals=goals, guards=guards, ties=ties, content=said, **facts)
+        search = read(SearchOptions, said)
+        for name in {"criterion", "method"} & said.keys():  # as they are written: what zeros allow has ways of its own
+            object.__setattr__(search, name, said[name])
+        return cls(search=search, goals=goals, guards=guards, ties=ties, content=said, **facts)
 
     @property
     def qualities(self) -> Mapping[str, Quality]:

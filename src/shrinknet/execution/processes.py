@@ -51,7 +51,8 @@ class Processes:
                 if num_deaths == MOST_DEATHS:
                     raise WorkerError(
                         f"Workers must live to finish a shard. Got {num_deaths} deaths with none finished. Look for "
-                        f"'out of memory' in the system's log; give less `memory`, or fewer `workers`."
+                        f"'out of memory' in the system's log; give less `memory`, or fewer `workers`. A script begins "
+                        f"its work below if __name__ == '__main__', as each worker reads it too."
                     ) from error
 
     def _run(self, shards: Mapping[int, Any]) -> Iterator[tuple[int, Result]]:

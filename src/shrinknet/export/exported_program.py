@@ -10,7 +10,7 @@ from shrinknet.core.quiet import quiet
 from shrinknet.core.turns import alone
 from shrinknet.export.base import Built, Exporter
 from shrinknet.export.inference import Answer, InferenceGraph, by_torch
-from shrinknet.graph.free import free_sizes
+from shrinknet.graph.free import free_sizes, steps_left_open
 from shrinknet.task.trees import Inputs, call_of, in_plain_containers, of_each
 
 
@@ -26,7 +26,7 @@ class Pt2(Exporter):
         rows = of_each(inputs, lambda tensor: tensor.detach().cpu().contiguous())
         args, kwargs = call_of(rows)
         sizes = free_sizes(network.module, rows, network.trace.free)
-        with quiet():
+        with quiet(), steps_left_open(network.trace.free):
             program = torch.export.export(network.module, args, kwargs, dynamic_shapes=sizes)
         return Built(pt2_bytes(program), by_torch(network.module))
 

@@ -1,5 +1,6 @@
 """ONNX: `.onnx` files, made by torch's exporter and run by ONNX Runtime."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,8 @@ from torch import Tensor
 from shrinknet.core.quiet import quiet
 from shrinknet.export.base import Built, Exporter
 from shrinknet.export.inference import Answer, InferenceGraph, by_torch, given_back, in_rows
-from shrinknet.graph.free import free_sizes
+from shrinknet.graph.free import free_sizes, steps_left_open
+from shrinknet.graph.operators import operator_name
 from shrinknet.task.trees import AnyInputs, Inputs
 
 OPSET = 18
@@ -28,8 +30,9 @@ class Onnx(Exporter):
         """Export by torch's own exporter; weights stand in the file."""
         rows = in_rows(inputs)
         sizes = free_sizes(network.flat, rows, network.trace.free)
+        self._check_steps(network)
         try:
-            with quiet():
+            with quiet(), steps_left_open(network.trace.free):
                 program = torch.export.export(network.flat, rows, dynamic_shapes=sizes)
                 made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, external_data=False, verbose=False)
                 assert made is not None
@@ -37,8 +40,15 @@ class Onnx(Exporter):
                     _name(made.model.graph, network.inputs, network.outputs)
                 content = made.model_proto.SerializeToString()
         except Exception as error:  # the exporter raises dozens of types, its internal ones among them
-            raise self.refused("this network", error) from error
+            raise self.refused(*_cause(error)) from error
         return Built(content, by_torch(network.module))
+
+    def _check_steps(self, network: InferenceGraph) -> None:
+        """Torch's exporter has a form of LSTM and GRU for any number of steps, and none of a plain recurrent layer."""
+        for node in network.module.graph.nodes if network.trace.free else ():
+            if operator_name(node).startswith("rnn_"):
+                said = NotImplementedError("torch's exporter writes each step down")
+                raise self.refused(f"{node.target} over a free number of steps", said)
 
     def answer(self, content: bytes) -> Answer:
         """Open the file by ONNX Runtime, on the CPU."""
@@ -52,6 +62,21 @@ class Onnx(Exporter):
             return given_back(map(torch.from_numpy, session.run(None, given)))
 
         return answer
+
+
+TRANSLATED = re.compile(r"target=torch\.ops\.([\w.]+)")
+"""How torch's exporter names an operator that it could not translate."""
+
+
+def _cause(error: Exception) -> tuple[str, Exception]:
+    """Where an export failed, and the error that began it: the exporter's own says what to do for its authors."""
+    where = "this network"
+    while True:
+        if found := TRANSLATED.search(str(error)):
+            where = f"the operator {found[1]}"
+        if not isinstance(error.__cause__, Exception):
+            return where, error
+        error = error.__cause__
 
 
 def _name(graph: Any, inputs: Sequence[str], outputs: Sequence[str]) -> None:

@@ -2,15 +2,19 @@
 
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import DispatchKey
+from torch._decomp import decomposition_table
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_flatten_with_path, tree_unflatten
 
 from shrinknet.core.errors import BadInputError
+from shrinknet.core.turns import alone
 from shrinknet.graph.rewrite import fake_mode_of
 from shrinknet.graph.widths import size_of
 from shrinknet.task.trees import AnyInputs, Arguments, bound, tensors_of, with_tensors
@@ -47,7 +51,7 @@ def free_sizes(model: nn.Module, inputs: AnyInputs, free: Axes) -> Any:
 
 def _name(path: Sequence[Any]) -> str:
     """What an input is called: by `forward`, and the way to it in there."""
-    return "_".join(str(getattr(part, "key", getattr(part, "idx", ""))) for part in path)
+    return "_".join(str(getattr(part, "key", getattr(part, "idx", getattr(part, "name", "")))) for part in path)
 
 
 def _check_names(free: Axes, inputs: Mapping[str, Tensor]) -> None:
@@ -60,6 +64,49 @@ def _check_names(free: Axes, inputs: Mapping[str, Tensor]) -> None:
             if not 0 < axis < inputs[name].dim():
                 allowed = f"axes of {name!r} from 1 to {inputs[name].dim() - 1}"
                 raise BadInputError("free", allowed, axis, "Axis 0 counts the samples, and is always free.")
+
+
+aten: Any = torch.ops.aten
+
+IMPLICIT = (DispatchKey.CompositeImplicitAutograd, DispatchKey.Autograd)
+
+RECURRENT = (aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
+
+
+@contextmanager
+def steps_left_open(free: Axes) -> Iterator[None]:
+    """Let torch.export leave open how many steps a recurrent layer takes, where some size is free.
+
+    Torch knows the sizes of what such a layer gives from running it step by step, which writes their number down. Here
+    they are read off what it is given; no layer is computed otherwise than before.
+    """
+    if not free:
+        yield
+        return
+    with alone():
+        before = [(one, decomposition_table[one], dict(one.py_kernels)) for one in RECURRENT]
+        try:
+            for one in RECURRENT:
+                decomposition_table[one] = _sizes_of_recurrent
+                one.py_kernels.update(dict.fromkeys(IMPLICIT, _sizes_of_recurrent))
+                one._dispatch_cache.clear()
+            yield
+        finally:
+            for one, decomposition, kernels in before:
+                decomposition_table[one] = decomposition
+                one.py_kernels.clear()
+                one.py_kernels.update(kernels)
+                one._dispatch_cache.clear()
+
+
+def _sizes_of_recurrent(
+    x: Tensor, states: Tensor | Sequence[Tensor], weights: Sequence[Tensor], has_biases: bool, num_layers: int,
+    dropout: float, train: bool, bidirectional: bool, batch_first: bool,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    """Tensors of the sizes that a recurrent layer gives: its outputs and last states."""
+    last = [states] if isinstance(states, Tensor) else states
+    width = last[0].shape[-1] * (2 if bidirectional else 1)
+    return x.new_empty([*x.shape[:-1], width]), *(torch.empty_like(state) for state in last)
 
 
 def bounds_of(program: ExportedProgram, model: nn.Module, inputs: AnyInputs, free: Axes) -> Free:
@@ -109,6 +156,9 @@ def values_at_example(module: GraphModule) -> None:
                 n.meta["val"] = value
             return value
 
+        def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+            return super().call_function(_sizes_of_recurrent if target in RECURRENT else target, args, kwargs)
+
     def at_example(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
@@ -133,9 +183,27 @@ def other_sizes(module: nn.Module, free: Free, inputs: AnyInputs) -> Iterator[An
 
 
 def _resized(tensor: Tensor, bounds: Mapping[int, tuple[int, int | None]], times: float) -> Tensor:
-    """A tensor with other lengths along some axes: what is there stands there again, or is left out."""
+    """A tensor with other lengths along some axes."""
     for axis, (least, most) in bounds.items():
-        size = max(least, min(int(tensor.shape[axis] * times), most or int(tensor.shape[axis] * times)))
-        places = torch.arange(size, device=tensor.device) % tensor.shape[axis]
-        tensor = tensor.index_select(axis, places)
+        size = int(tensor.shape[axis] * times)
+        tensor = _as_long(tensor, axis, max(least, min(size, most or size)))
     return tensor
+
+
+def at_example_sizes(module: GraphModule, inputs: AnyInputs) -> AnyInputs:
+    """Return the same rows with the example's sizes, of which all that is known of the values of a graph speaks."""
+    known = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
+    values = [value for value in known if isinstance(value, Tensor)]
+    resized = []
+    for tensor, value in zip(tensors_of(inputs), values, strict=True):
+        for axis, size in enumerate(value.shape[1:], 1):
+            if isinstance(size, int) and size != tensor.shape[axis]:
+                tensor = _as_long(tensor, axis, size)
+        resized.append(tensor)
+    found: AnyInputs = with_tensors(inputs, resized)
+    return found
+
+
+def _as_long(tensor: Tensor, axis: int, size: int) -> Tensor:
+    """A tensor of another length along an axis: what is there stands there again, or is left out."""
+    return tensor.index_select(axis, torch.arange(size, device=tensor.device) % tensor.shape[axis])

@@ -20,7 +20,16 @@ from shrinknet.core.records import Frozen, Group, Neuron
 from shrinknet.core.turns import alone, leaving_out
 from shrinknet.core.units import counted
 from shrinknet.graph.call import Call, Site, argument_at, find_rule, first_of, load_rules, makes_labels
-from shrinknet.graph.free import Axes, Free, bounds_of, free_sizes, other_sizes, values_at_example
+from shrinknet.graph.free import (
+    Axes,
+    Free,
+    at_example_sizes,
+    bounds_of,
+    free_sizes,
+    other_sizes,
+    steps_left_open,
+    values_at_example,
+)
 from shrinknet.graph.groups import Layout, Numbering, layout_of, solve
 from shrinknet.graph.labels import LabelStore, Slots, along
 from shrinknet.graph.lines import line_of, line_of_node, remedy_for
@@ -102,6 +111,10 @@ class Trace:
         """Yield the same rows with other sizes along the axes that are free."""
         yield from other_sizes(self.module, self.free, inputs)
 
+    def at_example_sizes(self, inputs: AnyInputs) -> AnyInputs:
+        """Return the same rows with the sizes that what is known of values speaks of."""
+        return at_example_sizes(self.module, inputs) if self.free else inputs
+
     def widths(self, present: Present) -> Widths:
         """Return the width of every axis once only `present` neurons are there."""
         return Widths(self.layouts, present)
@@ -167,7 +180,7 @@ def export_program(
     few = of_each(example_inputs, lambda tensor: tensor[:EXAMPLE_BATCH])
     args, kwargs = call_of(few)
     try:
-        with evaluating(model), torch.no_grad(), _quiet(with_lines):
+        with evaluating(model), torch.no_grad(), _quiet(with_lines), steps_left_open(free or {}):
             program = torch.export.export(model, args, kwargs, dynamic_shapes=free_sizes(model, few, free or {}))
     except BadInputError:
         raise
@@ -177,7 +190,7 @@ def export_program(
             raise _decides_by_values("one that decides by values what it computes", line) from error
         do = "Export it yourself with dynamic_shapes=({0: Dim('batch')},) to see torch's full explanation."
         allowed = "a network that torch.export can follow with a free number of samples"
-        got = f"{type(error).__name__}: {first_line(error)}{_where(line)}"
+        got = f"{type(error).__name__}: {first_line(error).rstrip('.')}{_where(line)}"
         raise BadInputError("model", allowed, got, remedy_for(line, do, error)) from error
     for node in program.graph.nodes:
         if any(_is_unknown(size) for size in getattr(node.meta.get("val"), "shape", ())):

@@ -32,7 +32,6 @@ from shrinknet.sparsify.removal import NeuronRemoval
 from shrinknet.sparsify.stored import sparse_bytes
 from shrinknet.sparsify.training import accuracy
 from shrinknet.task.task import Task
-from shrinknet.task.trees import lone
 
 WIDTHS = (784, 300, 100, 10)
 BUDGET = 100 * 1024
@@ -85,7 +84,7 @@ def _attention(model: nn.Module, task: Task, steps: int) -> Sparsifier:
 TRAINED: dict[str, Trained] = {
     "fisher pruning, tuned between removals": Trained(
         "neurons",
-        lambda model, task, steps: FisherPruning(model, lone(task.example_inputs, "method", "with"), every=EVERY),
+        lambda model, task, steps: FisherPruning(model, task.example_inputs, every=EVERY),
     ),
     "skeletonization, tuned between removals": Trained(
         "neurons", lambda model, task, steps: Skeletonization(task, every=EVERY)

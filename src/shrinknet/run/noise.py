@@ -27,9 +27,10 @@ SHARE, SHARE_IN_HALF = 0.01, 0.25
 def check_slopes(criterion: Criterion, network: GatedNetwork, data: Data) -> None:
     """Refuse a criterion that `follows_slopes` where no neuron has a slope that stands out of rounding.
 
-    Outputs and floating targets are moved by one rounding each, up or down at random. Where the largest score is 0, or
-    moves by as much as a part of itself, the order of the neurons would be arbitrary. It is true, and not refused,
-    where no removal changes the loss: in a network whose neurons are all idle.
+    Outputs are moved towards 0, each by one rounding or two at random: so probabilities stay within 0 and 1, and
+    targets, some of which say which case it is (1 or -1), what they are. Where the largest score is 0, or moves by as
+    much as a part of itself, the order of the neurons would be arbitrary. It is true, and not refused, where no removal
+    changes the loss: in a network whose neurons are all idle.
 
     Raises:
         BadInputError: so it is.
@@ -73,11 +74,11 @@ def _scores(criterion: Criterion, state: GatedNetwork, batches: Sequence[Batch])
 
 
 def _rounded(loss: Loss) -> Loss:
-    """The loss of outputs and floating targets that are one rounding away."""
+    """The loss of outputs that are a rounding or two away."""
 
     def of(outputs: Any, targets: Any) -> Tensor:
         draw = torch.Generator().manual_seed(0)
-        return loss.of(*(of_each(tree, lambda one: _away(one, draw)) for tree in (outputs, targets)))
+        return loss.of(of_each(outputs, lambda one: _away(one, draw)), targets)
 
     return replace(loss, of=of)
 
@@ -85,5 +86,5 @@ def _rounded(loss: Loss) -> Loss:
 def _away(values: Tensor, draw: torch.Generator) -> Tensor:
     if not values.is_floating_point():
         return values
-    signs = torch.randint(0, 2, values.shape, generator=draw) * 2 - 1
-    return values * (1 + torch.finfo(values.dtype).eps * signs.to(values))
+    roundings = torch.randint(1, 3, values.shape, generator=draw)
+    return values * (1 - torch.finfo(values.dtype).eps * roundings.to(values))

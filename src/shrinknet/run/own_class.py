@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule
 
-from shrinknet.core.errors import FixedWidthError
+from shrinknet.core.errors import FixedWidthError, first_line
 from shrinknet.core.records import Group, Neuron, Tie
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.graph.names import owner_of
@@ -95,6 +95,8 @@ def why_not_own(task: Task, network: GatedNetwork) -> FixedWidthError | None:
         own_class(task.model, network, cut, task.example_inputs)
     except FixedWidthError as error:
         return error
+    except RuntimeError as error:  # such a cut, which nobody asked for, may run in no form
+        return FixedWidthError(f"The cut network does not run: {first_line(error)}")
     return None
 
 

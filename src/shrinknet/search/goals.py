@@ -8,7 +8,7 @@ from shrinknet.core.errors import BadInputError
 from shrinknet.core.quantities import FLASH, MACS, PARAMETERS, RAM, Cost
 from shrinknet.core.records import Costs, Measures
 from shrinknet.core.registry import registry_of_classes
-from shrinknet.core.units import parse_fraction
+from shrinknet.core.units import counted, parse_fraction
 from shrinknet.search.typed import Typed
 
 
@@ -58,6 +58,8 @@ class RemovedNeurons(Goal):
 
     >>> str(RemovedNeurons(40))
     '40 neurons removed'
+    >>> str(RemovedNeurons(1))
+    '1 neuron removed'
     """
 
     name = "remove"
@@ -95,7 +97,7 @@ class RemovedNeurons(Goal):
         return 1 - (self.neurons_left(start, now) or 0) / max(1, self.count)
 
     def __str__(self) -> str:
-        return f"{self.count} neurons removed"
+        return f"{counted(self.count, 'neuron')} removed"
 
 
 @dataclass(frozen=True, slots=True, init=False)

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from shrinknet.core.errors import BadInputError, did_you_mean
@@ -56,9 +56,11 @@ class MetricDrop(Guard):
     way: ClassVar[str] = "below"
     metric: str
     largest: float
+    is_in_points: bool = field(compare=False)
 
     def __init__(self, metric: str, largest: int | float | str) -> None:
         object.__setattr__(self, "metric", metric)
+        object.__setattr__(self, "is_in_points", str(largest).strip().endswith("%"))
         object.__setattr__(self, "largest", _amount(type(self).__name__, largest))
 
     @classmethod
@@ -70,13 +72,17 @@ class MetricDrop(Guard):
         return cls(metric, largest)
 
     def check(self, start: Measures) -> None:
-        """Need the metric."""
+        """Need the metric, and one from -1 to 1 where points are meant."""
         known = did_you_mean(self.metric, [*start.metrics]) if start.metrics else ""
         if start.metrics.get(self.metric) is None:
             raise BadInputError(
                 type(self).__name__, "used with a metric that is measured on validation data", repr(self.metric),
                 f"{known} Give the task validation data, and the metric by `metrics`.".strip(),
             )  # fmt: skip
+        if self.is_in_points and abs(start.metrics[self.metric] or 0) > 1:
+            got = f"{100 * self.largest:g}% of {self.metric!r}, which is {start.metrics[self.metric]:.4g} at the start"
+            do = f"Write {self.largest * abs(start.metrics[self.metric] or 0):.3g} for that share of it."
+            raise BadInputError(type(self).__name__, "in the metric's own unit where that is no share of 1", got, do)
 
     def broken(self, start: Measures, now: Measures) -> bool:
         """Whether the drop since the start is larger."""

@@ -213,7 +213,7 @@ def check_reachable(
             continue
         cost, unit = getattr(goal, "cost", "num_neurons"), getattr(goal, "unit", "neurons")
         before, least = getattr(start.costs, cost), getattr(smallest.costs, cost)
-        held = f"at least {least:,} {unit} stay of {before:,}, whatever goes"
+        held = f"at least {least:,} of {before:,} {unit} stay, whatever goes"
         why = held_by(goal, present) or "layers that are frozen or kept, and what every group keeps, hold the rest"
         do = "Ask for less, keep less, or look at the frozen layers with shrinknet inspect"
         raise BadInputError(

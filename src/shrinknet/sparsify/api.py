@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ from shrinknet.sparsify.schedules import cosine
 from shrinknet.sparsify.stored import sparse_bytes
 from shrinknet.sparsify.to_plan import to_plan
 from shrinknet.sparsify.training import Training
+from shrinknet.task.losses import Loss
+from shrinknet.task.per_sample import PerSample
 from shrinknet.task.task import Task, evaluating
-from shrinknet.task.trees import lone
+from shrinknet.task.trees import called
 
 log = logging.getLogger(__name__)
 
@@ -172,10 +175,10 @@ def sparsify(
     model = _trainable(task.model)
     own = task.with_model(model)
     trained = _optimizer(optimizer, model, learning_rate, weight_decay)
-    pairs = lone(rows.inputs, "task", "one with"), rows.targets
     training = Training(
-        model, task.loss.of, pairs, trained, _whole(batch_size), seed, num_epochs=_whole(epochs), rate=cosine
-    )
+        model, _judged(task.loss), (rows.inputs, rows.targets), trained, _whole(batch_size), seed,
+        num_epochs=_whole(epochs), rate=cosine,
+    )  # fmt: skip
     wanted = {"seed": seed, **(options or {})}
     steps = training.steps_per_epoch
     sparsifier = training.sparsifier = kind.for_training(own, epochs * steps, steps, wanted)
@@ -195,7 +198,7 @@ def sparsify(
         before = None
         if task.validation is not None:
             with evaluating(task.model):
-                before = evaluate(task.model, task.loss, task.validation).metrics.get(ACCURACY.name)
+                before = evaluate(partial(called, task.model), task.loss, task.validation).metrics.get(ACCURACY.name)
         return _concluded(own, training, sparsifier, folder, {"seed": seed, **(config or {})}, before)
 
 
@@ -215,7 +218,7 @@ def _train(training: Training, task: Task, folder: RunFolder | None, tell: Calla
     assert training.sparsifier is not None
     started = time.perf_counter()
     for epoch in training.epochs():
-        found = None if task.validation is None else evaluate(task.model, task.loss, task.validation)
+        found = None if task.validation is None else evaluate(partial(called, task.model), task.loss, task.validation)
         row = {
             "epoch": epoch,
             "training_loss": training.losses[-1],
@@ -248,7 +251,7 @@ def _concluded(
     whole = save({name: tensor.clone().contiguous() for name, tensor in tensors.items()})
     sparse = sparse_bytes(tensors, sparsifier.tile)
     network = gated(task)
-    plan = to_plan(network)
+    plan = to_plan(network, task.example_inputs)
     where = None if folder is None else folder.path / "smaller"
     smaller = remove(task, plan, where, config=config, resume=True) if plan.removed else None
     found = Sparsified(task.model, sparsifier, training.history, len(sparse), len(whole), plan, smaller, folder, before)
@@ -327,6 +330,11 @@ def _optimizer(name: str, model: nn.Module, rate: float, decay: float) -> torch.
         do = "Leave them out."
         raise BadInputError("learning_rate and weight_decay", "above 0, at least 0", f"{rate}, {decay}", do)
     return OPTIMIZERS[name](model.parameters(), lr=rate, weight_decay=decay)
+
+
+def _judged(loss: Loss) -> PerSample:
+    """The loss of what a network returns, of which it reads one output or all."""
+    return loss.of if loss.reads is None else lambda outputs, targets: loss.of(loss.read(outputs), targets)
 
 
 def _whole(value: int) -> int:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Costs, Neuron
@@ -15,6 +15,7 @@ from shrinknet.graph.widths import Present
 from shrinknet.measure.costs import costs
 from shrinknet.surgery.own_module import cut_module, new_attributes
 from shrinknet.surgery.remove import cut_graph, kept_indices
+from shrinknet.task.trees import AnyInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Family:
     Linear(in_features=4, out_features=3, bias=True)
     """
 
-    def __init__(self, model: nn.Module, example_inputs: Tensor) -> None:
+    def __init__(self, model: nn.Module, example_inputs: AnyInputs) -> None:
         self.model, self.trace = model, trace(model, example_inputs)
 
     def costs(self, architecture: Architecture) -> Costs:

@@ -16,6 +16,7 @@ from shrinknet.engine.program import Program
 from shrinknet.graph.trace import trace
 from shrinknet.sparsify.base import Masks, Sparsifier
 from shrinknet.sparsify.to_plan import only_weighed
+from shrinknet.task.trees import AnyInputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,7 @@ class NeuronRemoval(Sparsifier):
     def __init__(
         self,
         model: nn.Module,
-        example_inputs: Tensor,
+        example_inputs: AnyInputs,
         *,
         every: int = 100,
         count: int | None = None,
@@ -128,7 +129,7 @@ class NeuronRemoval(Sparsifier):
         return masks
 
 
-def inner_groups(model: nn.Module, example_inputs: Tensor, only: Sequence[str]) -> list[Group]:
+def inner_groups(model: nn.Module, example_inputs: AnyInputs, only: Sequence[str]) -> list[Group]:
     """Return the groups that one layer writes and that only dense layers and convolutions read.
 
     Raises:

@@ -5,17 +5,19 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Group, Neuron, Plan, Slice
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.program import Program
 from shrinknet.graph.call import windows_of
 from shrinknet.graph.operators import operator_name
+from shrinknet.task.trees import Inputs
 
 WEIGHING = {"linear", "conv1d", "conv2d", "conv3d", "lstm", "gru", "rnn_tanh", "rnn_relu"}
 """Operators that read a neuron through weights alone: where those are zero, they read nothing."""
 
 
-def to_plan(network: GatedNetwork) -> Plan:
+def to_plan(network: GatedNetwork, example_inputs: Inputs | None = None) -> Plan:
     """Return the plan that removes every neuron whose weights are such that its removal changes no output.
 
     A neuron is superfluous where
@@ -29,6 +31,10 @@ def to_plan(network: GatedNetwork) -> Plan:
 
     Args:
         network: the gated network of the model with its zeros in place (`Sparsifier.finish`).
+        example_inputs: what the network is run on; random numbers where it takes one tensor and they are left out.
+
+    Raises:
+        BadInputError: the network takes more, and they are left out.
 
     Cost: one look at every parameter for each round; one pass over two samples.
 
@@ -45,7 +51,7 @@ def to_plan(network: GatedNetwork) -> Plan:
     weighed = network.by_group(only_weighed(network.program))
     removed: list[Neuron] = []
     while True:
-        quiet = _quiet(network, removed)
+        quiet = _quiet(network, removed, example_inputs)
         found = []
         for group in network.groups:
             unread, unwritten = _all_zero(group, tensors, "reads"), _all_zero(group, tensors, "writes")
@@ -94,18 +100,29 @@ def only_weighed(program: Program) -> Tensor:
     return fine
 
 
-def _quiet(network: GatedNetwork, removed: list[Neuron]) -> dict[str, Tensor]:
+def _quiet(network: GatedNetwork, removed: list[Neuron], example_inputs: Inputs | None) -> dict[str, Tensor]:
     """Of which neurons nothing but 0 is read."""
     sizes = torch.zeros(len(network.present), dtype=torch.float64)
-    shape = network.program.input.meta["val"].shape
-    generator = torch.Generator().manual_seed(0)
-    example = torch.randn((2, *(int(size) for size in shape[1:])), generator=generator)
-    kind = network.program.input.meta["val"].dtype
-    inputs = example.to(kind) if kind.is_floating_point else torch.zeros_like(example, dtype=kind)
+    takes_one = len(network.program.inputs) == 1
+    inputs = _drawn(network) if takes_one or example_inputs is None else example_inputs
     for site, value in network.without(removed).values_read(inputs).items():
         largest = value.abs().movedim(site.axis, 0).flatten(1).amax(1).double().cpu()
         sizes.index_add_(0, network.program.ids[site].cpu(), largest)
     return network.by_group(sizes == 0)
+
+
+def _drawn(network: GatedNetwork) -> Tensor:
+    """Two samples of random numbers, or of zeros where a network takes whole ones."""
+    if len(network.program.inputs) > 1:
+        got = f"nothing for a network that takes {len(network.program.inputs)}"
+        raise BadInputError(
+            "example_inputs", "two rows of what the network takes", got, "Give those of the task, task.example_inputs."
+        )
+    shape = network.program.input.meta["val"].shape
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randn((2, *(int(size) for size in shape[1:])), generator=generator)
+    kind = network.program.input.meta["val"].dtype
+    return example.to(kind) if kind.is_floating_point else torch.zeros_like(example, dtype=kind)
 
 
 def _clear(network: GatedNetwork, tensors: dict[str, Tensor], neuron: Neuron) -> None:

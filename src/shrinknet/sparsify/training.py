@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from shrinknet.core.errors import RunFolderError
 from shrinknet.sparsify.base import Sparsifier
 from shrinknet.sparsify.states import load_optimizer, optimizer_state, under
 from shrinknet.task.per_sample import PerSample
+from shrinknet.task.trees import Inputs, called, of_each
 
 Rows = tuple[Tensor, Tensor]
 Augment = Callable[[Tensor, torch.Generator], Tensor]
@@ -29,7 +31,7 @@ class Training:
     Args:
         model: trained in place.
         loss: of outputs and targets, one value for each sample; its mean over the batch is minimised.
-        rows: inputs and targets.
+        rows: inputs and targets: a tensor each, or trees of them.
         optimizer: of the model's parameters.
         batch_size, seed: of the batches and of their order.
         rate: the learning rate at a progress from 0 to 1, as a factor of the optimizer's own; constant where left out.
@@ -51,7 +53,7 @@ class Training:
 
     model: nn.Module
     loss: PerSample
-    rows: Rows
+    rows: tuple[Inputs, Any]
     optimizer: Optimizer
     batch_size: int
     seed: int
@@ -92,9 +94,10 @@ class Training:
             if self.only_whole and len(chosen) < self.batch_size:
                 continue
             self._set_rate((self.epoch + place / self.steps_per_epoch) / self.num_epochs)
-            seen = inputs[chosen] if self.augment is None else self.augment(inputs[chosen], generator)
+            seen, wanted = of_each((inputs, targets), itemgetter(chosen))
+            seen = seen if self.augment is None else self.augment(seen, generator)
             self.optimizer.zero_grad()
-            loss = self.loss(self.model(seen), targets[chosen]).mean()
+            loss = self.loss(called(self.model, seen), wanted).mean()
             loss.backward()
             if self.clip is not None:
                 nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)

@@ -242,8 +242,9 @@ def check_own_module(
         try:
             outputs = called(smaller, inputs)
         except Exception as error:  # whatever the user's own forward raises at another width
-            where = f"in {entered[-1]!r}, " if entered and entered[-1] else ""
-            raise FixedWidthError(_message(f"fixes a width ({where}{line_of(error)}): {first_line(error)}")) from error
+            where = ", ".join(filter(None, [repr(entered[-1]) if entered and entered[-1] else "", line_of(error)]))
+            where = f" (in {where})" if entered and entered[-1] else f" ({where})" if where else ""
+            raise FixedWidthError(_message(f"fixes a width{where}: {first_line(error)}")) from error
         finally:
             for hook in hooks:
                 hook.remove()

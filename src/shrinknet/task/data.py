@@ -3,7 +3,7 @@
 Inputs and targets are trees of tensors (see `trees`); `unpack` says what a batch means (see `unpacking`).
 """
 
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
 from typing import Any, cast
@@ -22,7 +22,7 @@ from torch.utils.data import (
 )
 
 from shrinknet.core.errors import BadInputError
-from shrinknet.task.parts import PARTS, Part, as_part, is_at_once
+from shrinknet.task.parts import PARTS, Part, as_part, is_at_once, is_numbers
 from shrinknet.task.samplers import batch_size_of, rows_of
 from shrinknet.task.trees import Inputs, joined, named_leaves, of_each, same, split
 from shrinknet.task.unpacking import Unpack, by_place
@@ -154,6 +154,7 @@ class Data:
         some = replace(self, batch_size=min(ROWS_READ_TWICE, self.batch_size))
         first = next(some._raw_batches())
         if type(self.dataset) is not Table:
+            self._check_rows()
             again = next(some._raw_batches())
             for name, one, other in zip(PARTS, first, again, strict=True):
                 if not same(one, other):
@@ -163,6 +164,20 @@ class Data:
         for place, (name, leaf) in enumerate(self._named(*first)):
             if isinstance(leaf, Tensor) and _is_finer(leaf.dtype, self.dtype):
                 self._check_whole_numbers(place, name)
+
+    def _check_rows(self) -> None:
+        """Rows are no lists of numbers: torch's own way of putting rows together makes a list of columns of these."""
+        row = self.dataset[0]
+        if _own_collate(self.loader) is not None or not isinstance(row, Mapping):
+            return
+        for key, value in row.items():
+            if isinstance(value, list) and is_numbers(value):
+                raise BadInputError(
+                    self.role, "rows of tensors, arrays and numbers, which a DataLoader puts together",
+                    f"rows whose {key!r} is a list of numbers, of which it makes a list of columns",
+                    "Make it a tensor (a Hugging Face data set does with_format('torch')), or give a DataLoader with a "
+                    "collate_fn of its own.",
+                )  # fmt: skip
 
     def _named(self, inputs: Inputs, targets: Any) -> Iterator[tuple[str, Any]]:
         """Each leaf of inputs and targets, with what a message calls it."""
@@ -192,6 +207,10 @@ class Data:
         """Return the same rows in an order drawn from a seed."""
         order = torch.from_numpy(np.random.default_rng(seed).permutation(len(self)))
         return self._with(self.dataset, order)
+
+    def chosen(self, rows: Tensor) -> "Data":
+        """Return rows by their numbers, some of them several times."""
+        return self._with(self.dataset, rows)
 
     def rows(self, start: int, stop: int) -> "Data":
         """Return some rows that follow one another."""
@@ -291,11 +310,14 @@ def as_data(
     is_read_by_row = hasattr(source, "__len__") and hasattr(source, "__getitem__")
     is_odd = isinstance(source, IterableDataset | str) or (loader is None and isinstance(source, list))
     if is_odd or not is_read_by_row:
+        do = "Wrap your arrays as torch.from_numpy(...); read what only comes once into tensors."
+        if isinstance(source, list):
+            do = "Give a list of rows as DataLoader(rows, 64), all inputs and all targets as a tuple."
         raise BadInputError(
             role,
             "all rows at once, such as a pair of tensors (inputs, targets), a Dataset with a length, or a DataLoader",
             type(source).__name__,
-            "Wrap your arrays as torch.from_numpy(...); read what only comes once into tensors.",
+            do,
         )
     dataset = cast("Dataset[Any]", source)
     rows = None if loader is None else rows_of(role, loader)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_structure
 from torch.utils.data import DataLoader, Dataset
 
 from shrinknet.core.errors import BadInputError
@@ -66,6 +67,11 @@ def _tensors(argument: str, tree: Any) -> Any:
     if isinstance(tree, tuple | list) and not is_numbers(tree):
         names = [argument if len(tree) == 1 else f"{argument}[{place}]" for place in range(len(tree))]
         return type(tree)(map(_tensors, names, tree))
+    if is_dataclass(tree) and tree_structure(tree).is_leaf():
+        do = "Register its class with torch.utils._pytree.register_dataclass, or take it apart: "
+        do += "unpack=batch -> (args, kwargs, targets)."
+        got = f"{_named(tree)}, which it does not"
+        raise BadInputError(argument, "tensors, and containers that torch knows", got, do)
     if tree is None or isinstance(tree, bool | int | float | str) or is_dataclass(tree):
         return tree
     return _as_tensor(argument, tree)

@@ -160,6 +160,10 @@ class Task:
         """Return the same task of another network that takes and gives the same."""
         return self._with(model=model)
 
+    def with_roles(self, calibration: Data, validation: Data) -> "Task":
+        """Return the same task of other rows of the same kind."""
+        return self._with(calibration=calibration, validation=validation, test=None)
+
     def with_calibration(self, data: Data) -> "Task":
         """Return the same task with other calibration rows, such as some of its own."""
         return self._with(calibration=data)

@@ -18,8 +18,6 @@ from torch.utils._pytree import (
     tree_unflatten,
 )
 
-from shrinknet.core.errors import BadInputError
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arguments:
@@ -86,19 +84,6 @@ def inputs_of(args: Sequence[Any], kwargs: dict[str, Any]) -> Inputs:
         return args[0]
     leaves, spec = tree_flatten((tuple(args), dict(kwargs)))
     return Arguments(tuple(leaves), spec)
-
-
-def lone(inputs: AnyInputs, argument: str, used: str) -> Tensor:
-    """Return the inputs of a network that takes one tensor.
-
-    Raises:
-        BadInputError: it takes more; `argument` is what is asked for, and how it can be `used`.
-    """
-    if isinstance(inputs, Tensor):
-        return inputs
-    got = f"one that takes {len(tensors_of(inputs))}, of shapes {shapes_text(inputs)}"
-    do = "Prune such a network, which needs no training."
-    raise BadInputError(argument, f"{used} a network that takes one tensor", got, do)
 
 
 def call_of(inputs: AnyInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -45,8 +45,8 @@ class ByForward:
     Of a mapping (a dict, a `BatchEncoding`, a dataclass, a named tuple whose fields are arguments), keys that `forward`
     takes are arguments, `labels` and `targets` and those that it does not take are targets. Of a tuple or list the last
     part is the targets, unless `forward` needs it, and the others are arguments; where it is `(inputs, targets)` with
-    several inputs, they are spread over the arguments if `forward` needs more than one: one that needs one is called
-    with all of them.
+    several inputs, they are spread over the arguments, by their names where they have those of arguments, if `forward`
+    needs more than one: one that needs one is called with all of them.
 
     >>> class Two(nn.Module):
     ...     def forward(self, left, right): ...
@@ -83,10 +83,9 @@ class ByForward:
         return [given[name] for name in placed], {name: given[name] for name in by_name.context}
 
     def _taken_apart(self, role: str, batch: Any) -> Call:
-        if is_dataclass(batch) and not isinstance(batch, type | Mapping):
-            batch = {one.name: getattr(batch, one.name) for one in fields(batch)}
-        elif isinstance(batch, tuple) and hasattr(batch, "_asdict") and {*batch._asdict()} & {*self.names}:
-            batch = batch._asdict()
+        said = _by_field(batch)
+        if said is not None and (not isinstance(batch, tuple) or {*said} & {*self.names}):
+            batch = said
         if isinstance(batch, Mapping):
             return self._by_name(role, dict(batch))
         if self._is_all_inputs(batch):
@@ -94,6 +93,8 @@ class ByForward:
         args, _, targets = by_place(role, batch)
         if len(args) == 1 and isinstance(args[0], Mapping) and self._takes(args[0]):
             return [], self._in_order(args[0]), targets
+        if len(args) == 1 and (said := _by_field(args[0])) is not None and {*said} <= {*self.names}:
+            return [], self._in_order(said), targets
         if len(args) == 1 and isinstance(args[0], tuple | list) and self.num_needed > 1:
             return list(args[0]), {}, targets
         return args, {}, targets
@@ -135,6 +136,13 @@ class ByForward:
         if [*given] == [self.first]:
             return [*given.values()], {}, targets  # one tensor: the same call as model(x)
         return [], given, targets
+
+
+def _by_field(batch: Any) -> dict[str, Any] | None:
+    """The parts of a dataclass or a named tuple by their names; None for anything else."""
+    if is_dataclass(batch) and not isinstance(batch, type | Mapping):
+        return {one.name: getattr(batch, one.name) for one in fields(batch)}
+    return batch._asdict() if isinstance(batch, tuple) and hasattr(batch, "_asdict") else None
 
 
 def of_the_users(unpack: Callable[[Any], Call]) -> Unpack:

@@ -10,7 +10,7 @@ from shrinknet.analysis import files
 from shrinknet.analysis.agreement import ORACLE, agreement
 from shrinknet.analysis.cancellation import Together, cancellation
 from shrinknet.analysis.error_surface import Alphas, error_surfaces
-from shrinknet.analysis.pruning_limit import Limit, neuron_limit, weight_limit
+from shrinknet.analysis.pruning_limit import Limit, check_asked, neuron_limit, weight_limit
 from shrinknet.analysis.recall_distortion import AtRatio, over_runs, recall_distortion
 from shrinknet.cli import console
 from shrinknet.cli.analyse import StepFlags, SubjectFlags
@@ -224,6 +224,7 @@ def limit(
     """Say how small a network can get."""
     if what not in {"weights", "neurons", "both"}:
         raise BadInputError("--what", "weights, neurons or both", repr(what), "Leave it out for both.")
+    check_asked(eps, max_accuracy_drop, draws)
     subject = _subject(source, given)
     found = list[Limit]()
     with console.Bar("limit") as bar:

@@ -12,6 +12,7 @@ from shrinknet.core.errors import BadInputError, did_you_mean
 from shrinknet.core.records import Group
 from shrinknet.sparsify.removal import NeuronRemoval
 from shrinknet.sparsify.to_plan import sizes_in
+from shrinknet.task.trees import AnyInputs
 
 RULES = ("fisher", "l1", "random")
 
@@ -41,7 +42,7 @@ class FisherPruning(NeuronRemoval):
     def __init__(
         self,
         model: nn.Module,
-        example_inputs: Tensor,
+        example_inputs: AnyInputs,
         *,
         rule: str = "fisher",
         every: int = 100,

@@ -11,7 +11,6 @@ from shrinknet.engine.gates import gated
 from shrinknet.graph.trace import named_tensors
 from shrinknet.sparsify.removal import NeuronRemoval
 from shrinknet.task.task import Task
-from shrinknet.task.trees import lone
 
 
 class Skeletonization(NeuronRemoval):
@@ -44,8 +43,7 @@ class Skeletonization(NeuronRemoval):
         only: str | Sequence[str] = (),
         seed: int = 0,
     ) -> None:
-        rows = lone(task.example_inputs, "method", "used with")
-        super().__init__(task.model, rows, every=every, count=count, only=only, seed=seed)
+        super().__init__(task.model, task.example_inputs, every=every, count=count, only=only, seed=seed)
         self.task, self.criterion = task, find_criterion(criterion, seed)
         self.network = gated(task)
 

@@ -13,6 +13,7 @@ from shrinknet.sparsify.base import Masks, Sparsifier
 from shrinknet.sparsify.blocks import Blocks
 from shrinknet.sparsify.keep import num_left, top
 from shrinknet.sparsify.schedules import check_sparsity
+from shrinknet.task.trees import AnyInputs, called
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ class OneShot(Sparsifier):
 
 
 def mean_slopes(
-    model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor]]
+    model: nn.Module, loss: Callable[[Any, Any], Tensor], batches: Iterable[tuple[AnyInputs, Any]]
 ) -> dict[str, Tensor]:
     """Return the slope of the mean loss over all batches, by parameter; the model's own gradients are left alone.
 
@@ -183,7 +184,7 @@ def mean_slopes(
     sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
     count = 0
     for inputs, targets in batches:
-        total = loss(model(inputs), targets).sum()
+        total = loss(called(model, inputs), targets).sum()
         slopes = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
         for name, slope in zip(parameters, slopes, strict=True):
             if slope is not None:
