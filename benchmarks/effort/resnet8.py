@@ -16,14 +16,13 @@ import statistics
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("ablation", "zoo", "fitting")]
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("fitting", "ablation", "zoo")]
 
 import matplotlib
 import torch
 from cifar import images
-from resnet8 import NUM_CALIBRATION, SHARES, STEP
+from resnet8 import NUM_CALIBRATION, SHARES, STEP, accuracy
 from rounds import RESULTS, SEED, once, write
-from torch import nn
 
 import shrinknet as sn
 from shrinknet.engine.gates import gated
@@ -32,7 +31,7 @@ from shrinknet.run.effort import _passes
 
 matplotlib.use("agg")
 
-EFFORTS, SEEDS, PASSES_OF_TAYLOR_1 = (10, 20, 40, 95, 200), (0, 1, 2), 3
+EFFORTS, SEEDS, PASSES_OF_TAYLOR_1 = (14, 27, 68, 200), (0, 1, 2), 3
 KINDS = ("none", "least-squares")
 
 
@@ -46,7 +45,7 @@ def main() -> None:
     calibration, test = (
         (inputs[rows], targets[rows]) for rows in (slice(NUM_CALIBRATION), slice(NUM_CALIBRATION, None))
     )
-    task = sn.Task(model, "cross-entropy", calibration, None, test, batch_size=250)
+    task = sn.Task(model, "cross-entropy", calibration, batch_size=250)
     path = RESULTS / "effort_resnet8.json"
     found = json.loads(path.read_text()) if path.exists() else {"accuracy": {}}
     for kind in asked:
@@ -55,7 +54,7 @@ def main() -> None:
                 one, seeds = {"criterion": "taylor-1", "step": _step(effort)}, SEEDS[:1]
             else:
                 one, seeds = {"effort": effort, "compensate": kind}, SEEDS
-            runs = [curve(task, model, {**one, "seed": seed}) for seed in seeds]
+            runs = [curve(task, test, {**one, "seed": seed}) for seed in seeds]
             found["accuracy"].setdefault(kind, {})[str(effort)] = {
                 key: statistics.mean(run[key] for run in runs) for key in runs[0]
             }
@@ -64,17 +63,16 @@ def main() -> None:
     draw(found)
 
 
-def curve(task: sn.Task, model: nn.Module, how: dict[str, object]) -> dict[str, float]:
+def curve(task: sn.Task, test: tuple, how: dict[str, object]) -> dict[str, float]:
     """One run, from which each size is cut."""
-    total = sum(parameter.numel() for parameter in model.parameters())
+    total = sum(parameter.numel() for parameter in task.model.parameters())
     goals = [sn.NumParameters(int(share * total)) for share in SHARES]
     runs: list[sn.Run] = []
     seconds = once(lambda: runs.append(
         sn.prune(task, goals=goals[-1:], price="parameters", scoring=sn.Scoring("6GiB"), **how)
     ))  # fmt: skip
-    measured = {
-        str(share): runs[0].at(goal).test.metrics_after["accuracy"] for share, goal in zip(SHARES, goals, strict=True)
-    }
+    cut = {str(share): runs[0].at(goal).model for share, goal in zip(SHARES, goals, strict=True)}
+    measured = {share: accuracy(smaller, test) for share, smaller in cut.items()}
     return {**measured, "seconds": seconds, "removed": len(runs[0].plan.removed)}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from shrinknet.compensation.compensate import Compensation
 from shrinknet.compensation.none import NoCompensation
 from shrinknet.core.errors import BadInputError
-from shrinknet.core.progress import Progress, Told, num_batches
+from shrinknet.core.progress import Progress, Silence, Told, num_batches
 from shrinknet.core.scores import Scores
 from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.engine.gates import GatedNetwork
@@ -87,6 +87,16 @@ class Scorers:
         task = self.task if data is None else self.task.with_calibration(data)
         return self.workers.enter_context(scored_by(task, replace(self.options, criterion=rule), self.shards))
 
+    def here(self, rule: Criterion, data: Data) -> Scorer:
+        """Return scores by this process: of few rows, which are too little work for many."""
+        score = _scorer(self.task.with_calibration(data), rule, "none", Silence())
+
+        def with_arithmetic(network: GatedNetwork) -> Scores:
+            with self.options.how.arithmetic():
+                return score(network)
+
+        return with_arithmetic
+
 
 def choosing(
     network: GatedNetwork, options: Pruning, limits: Limits, scorers: Scorers,
@@ -99,9 +109,11 @@ def choosing(
         return _refit_before(compensation, score) if rule.foresees_refits else score
 
     if effort is not None:
-        estimate, exact = effort.rules_on(scorers.task.calibration, options.seed)
-        on_candidates = None if exact is None else by(*exact)
-        return _remembered(scheduled(effort.schedule, by(*estimate), on_candidates, limits, price))
+        data = scorers.task.calibration
+        estimates = [scorers.here(effort.estimate, part) for part in effort.parts_of(data, options.seed)]
+        rows = effort.exact_rows_of(data, options.seed)
+        exact = None if rows is None else by(find_criterion("ablation"), rows)
+        return _remembered(scheduled(effort.schedule, estimates, exact, limits, price))
     if not options.how.races:
         return _remembered(find_method(options.method)(network, by(options.rule)))
     if options.method != "reranking" or options.clip != "none":

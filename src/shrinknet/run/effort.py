@@ -51,9 +51,6 @@ ROWS_TRIED = 4
 SHORT = 0.5
 """A measurement of less than so many seconds is taken three times."""
 
-Ranking = tuple[Criterion, Data | None]
-"""A rule, and the rows that it looks at; None for all."""
-
 
 @dataclass(frozen=True)
 class Effort:
@@ -69,20 +66,15 @@ class Effort:
     schedule: Schedule
     estimate: Criterion
 
-    def rules_on(self, data: Data, seed: int) -> tuple[Ranking, Ranking | None]:
-        """Return the rule that ranks and the one for the candidates, with the rows that each looks at.
+    def parts_of(self, data: Data, seed: int) -> list[Data]:
+        """Return the rows that the estimate looks at, one part after another, in an order drawn by a seed."""
+        size, drawn = self.schedule.num_rows, data.permuted(seed)
+        return [drawn.rows(start, start + size) for start in range(0, len(data) - size + 1, size)]
 
-        Some of the rows are drawn by the seed, and fall into batches as all of them do.
-        """
-
-        def some(count: int) -> Data | None:
-            return None if count >= len(data) else data.permuted(seed).rows(0, count)
-
-        exact = self.schedule.num_exact_rows
-        return (
-            (self.estimate, some(self.schedule.num_rows)),
-            (find_criterion(ESTIMATES[-1]), some(exact)) if exact else None,
-        )
+    def exact_rows_of(self, data: Data, seed: int) -> Data | None:
+        """Return the rows on which candidates are ablated exactly, drawn by a seed; None where none are."""
+        size = self.schedule.num_exact_rows
+        return data.permuted(seed).rows(0, size) if 0 < size < len(data) else data if size else None
 
     @property
     def facts(self) -> dict[str, object]:

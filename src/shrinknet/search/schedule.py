@@ -13,6 +13,7 @@ import numpy as np
 
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Step
+from shrinknet.core.scores import Scores
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.graph.widths import Present
 from shrinknet.measure.costs import CostsOf
@@ -22,22 +23,23 @@ from shrinknet.search.price import Price
 from shrinknet.search.rank import Choice, Limits, Ranked, ranked, takeable
 from shrinknet.search.steps import smallest_present
 
-LEAST_ROWS, FEW_ROWS = 128, 64
-"""An estimate looks at so many rows at least; at fewer where there would be few rankings."""
-
-FEW_RANKINGS = 40
+FEW_ROWS = 64
+"""An estimate looks at so many rows at least: rounds look at others each, and their mean is of more."""
 
 GONE_EACH = 0.01
 """Rankings after which a smaller part of what is there goes are not worth what they cost."""
 
-CANDIDATES = 2
+CANDIDATES = 3
 """So many times as many neurons as go are ablated exactly, where that can be afforded."""
 
 LEAST_EXACT_ROWS = 128
 """On fewer rows an ablation says less than the estimate."""
 
-SHARE_FOR_MEASURING, SHARE_FOR_RANKINGS = 0.2, 0.5
+SHARE_FOR_MEASURING, SHARE_FOR_RANKINGS = 0.15, 0.5
 """The part of an effort that is spent on measuring; of the rest, that on many rankings before a neuron is ablated."""
+
+KEPT = 0.7
+"""The weight of what the rounds before said, where a step has several."""
 
 HALVINGS = 7
 """How many neurons have to go is found to this power of a half."""
@@ -120,29 +122,34 @@ def schedule_of(passes: float, prices: Prices, num_rows: int, num_neurons: int, 
     Raises:
         BadInputError: they are too few for one ranking.
 
-    >>> found = schedule_of(95, Prices(1, 5, 0.155), 1000, 224, 130)
+    >>> found = schedule_of(95.0, Prices(1.0, 5.0, 0.155), 1000, 224, 130)
     >>> found.num_rounds, found.num_exact_rows, found.steps_left(0, 0, 130)
-    (3, 964, 19)
+    (7, 815, 14)
     """
 
-    def on(rows: int) -> float:
-        return prices.ranking * rows / num_rows
-
-    rows = min(num_rows, FEW_ROWS)
-    least = prices.measuring + 2 * on(rows)  # one ranking chooses, one orders what is left
+    few = min(num_rows, FEW_ROWS)
+    least = prices.measuring + 2 * prices.ranking * few / num_rows  # one ranking chooses, one orders what is left
     if passes < least:
         allowed = f"at least {least:.3g} forward passes over the calibration data, for one ranking"
         raise BadInputError("effort", allowed, f"{passes:.3g}", "Allow more, or give fewer calibration rows.")
     kept = 1 - min(num_to_go, num_neurons - 1) / num_neurons
     most = min(num_to_go, math.ceil(math.log(kept) / math.log(1 - GONE_EACH)))
+    found = _spent(passes, prices, num_rows, num_to_go, most, SHARE_FOR_RANKINGS)
+    return found if found.num_exact_rows else _spent(passes, prices, num_rows, num_to_go, most, 1.0)
+
+
+def _spent(passes: float, prices: Prices, num_rows: int, num_to_go: int, most: int, share: float) -> Schedule:
+    """Spend that share of what measuring leaves on rankings, at most so many; the rest on candidates, then on rows."""
+
+    def on(rows: int) -> float:
+        return prices.ranking * rows / num_rows
+
+    rows = min(num_rows, FEW_ROWS)
     steps = max(1, min(most, int(SHARE_FOR_MEASURING * passes / prices.measuring)))
     left = passes - steps * prices.measuring
-    more = min(num_rows, LEAST_ROWS)
-    if SHARE_FOR_RANKINGS * left / on(more) >= min(most, FEW_RANKINGS):
-        rows = more
-    rankings = max(1, min(most, int(SHARE_FOR_RANKINGS * left / on(rows))))
+    rankings = max(1, min(most, int(share * left / on(rows)) - 1))
     steps = min(steps, rankings)
-    rounds = rankings // steps
+    rounds = -(-rankings // steps) if share * left >= (rankings + steps) * on(rows) else rankings // steps
     left -= (steps * rounds + 1) * on(rows)
     candidates = CANDIDATES * num_to_go * prices.candidate
     exact_rows = min(num_rows, int(left / candidates * num_rows)) if candidates else 0
@@ -186,19 +193,24 @@ def num_there(network: GatedNetwork) -> int:
     return sum(len(network.alive(group)) for group in network.groups)
 
 
-def scheduled(schedule: Schedule, estimate: Scorer, exact: Scorer | None, limits: Limits, price: Price) -> Choose:
+def scheduled(
+    schedule: Schedule, estimates: Sequence[Scorer], exact: Scorer | None, limits: Limits, price: Price
+) -> Choose:
     """Choose in rounds by an estimate, and among the neurons that it puts first by exact scores.
+
+    A step's rounds look at other rows each, and what the earlier ones said counts, too: scores of a network that has
+    lost few neurons since are about the same, and their mean over more rows has less noise.
 
     Args:
         schedule: how many rounds there are.
-        estimate: cheap scores of all neurons.
+        estimates: cheap scores of all neurons, each by other rows.
         exact: scores of a network's candidates; None leaves the order to the estimate.
         limits: what every group keeps.
         price: what a neuron of each group frees.
     """
 
-    def next_of(network: GatedNetwork, count: int) -> Ranked:
-        order, prices = ranked(network, estimate(network)), price(network, limits)
+    def next_of(network: GatedNetwork, order: Ranked, count: int) -> Ranked:
+        prices = price(network, limits)
         first = takeable(network, order, CANDIDATES * count, limits, prices)
         if exact is None or len(first) <= count:
             return takeable(network, order, count, limits, prices)
@@ -207,16 +219,28 @@ def scheduled(schedule: Schedule, estimate: Scorer, exact: Scorer | None, limits
         return takeable(network, (one for one in scores if one[0] in candidates), count, limits, prices)
 
     def choose(network: GatedNetwork, count: int) -> Choice:
+        turn = network.trace.num_neurons - num_there(network)
+        scores = estimates[turn % len(estimates)](network)
         if count >= num_there(network):
-            return Choice(ranked(network, estimate(network)))
+            return Choice(ranked(network, scores))
         taken: Ranked = []
         for left in range(schedule.num_rounds, 0, -1):
-            some = next_of(network, -(-(count - len(taken)) // left)) if len(taken) < count else []
+            if taken:
+                turn += 1
+                scores = _mean(scores, estimates[turn % len(estimates)](network))
+            some = next_of(network, ranked(network, scores), -(-(count - len(taken)) // left))
             network = network.without(neuron for neuron, _ in some)
             taken += some
+            if not some or len(taken) >= count:
+                break
         return Choice(taken, is_settled=True)
 
     return choose
+
+
+def _mean(before: Scores, now: Scores) -> Scores:
+    """The mean of the scores of rounds, in which each earlier one counts less."""
+    return Scores({name: KEPT * before.values[name] + (1 - KEPT) * one for name, one in now.values.items()}, now.unit)
 
 
 def to_go(network: GatedNetwork, limits: Limits, reaches: Callable[[GatedNetwork], bool]) -> int:
