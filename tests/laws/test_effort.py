@@ -20,12 +20,15 @@ from shrinknet.search.schedule import CANDIDATES, Prices, Schedule, reaching, sc
 from shrinknet.search.steps import first_step
 
 
-def a_task(rows: int = 300, loss: object = "cross-entropy") -> sn.Task:
+def a_task(rows: int = 300, loss: object = "cross-entropy", steepness: float = 1.0) -> sn.Task:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 24), nn.ReLU(),
         nn.Linear(24, 4),
     )  # fmt: skip
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= steepness
     x = torch.randn(rows, 1, 8, 8)
     y = model(x).argmax(1)
     return sn.Task(model, loss, (x, y), (x[:50], y[:50]), batch_size=64)
@@ -123,6 +126,15 @@ def test_workers_give_the_same_bits() -> None:
     there = sn.prune(a_task(), goals=goals(), effort=12, scoring=sn.Scoring(executor="processes", workers=2))
     assert facts(there) == facts(here)
     assert there.plan == here.plan
+
+
+def test_a_run_that_a_guard_ends_orders_all_that_is_left() -> None:
+    run = sn.prune(a_task(steepness=4.0), guards=[sn.LossRise(0.05)], effort=60)
+    assert "would break the guard" in run.reason
+    assert len(run.plan.remaining) > 8, "the law is about runs that end early"
+    assert len(run.plan.removed) > 3, "a large step that breaks the guard is tried with fewer"
+    kept = len(a_network().groups)  # one of each group stays
+    assert len(run.plan.removed) + len(run.plan.remaining) == a_network().trace.num_neurons - kept
 
 
 def test_a_time_becomes_passes_by_one_measurement(monkeypatch) -> None:

@@ -138,7 +138,7 @@ def _remembered(choose: Choose) -> Choose:
                 return last[key]
         choice = choose(network, count)
         last.clear()
-        last[gates, None if choice.race is None else count] = choice
+        last[gates, count if choice.race is not None or choice.is_settled else None] = choice
         return choice
 
     return remembered

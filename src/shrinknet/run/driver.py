@@ -188,29 +188,47 @@ class Search:
         return run
 
     def _steps(self, history: list[Step], goals: Sequence[Goal], wanted: Sequence[Goal]) -> Until:
-        """Take steps until the goals are reached, each written as it happens; wanted are those of the whole curve."""
-        limit = room_left(wanted, self.start.measures)
+        """Take steps until the goals are reached, each written as it happens; wanted are those of the whole curve.
+
+        A large step that breaks a guard is tried again with half as many neurons, where nobody asked for its size.
+        """
+        most: int | None = None
+        while True:
+            search = self._until(history, goals, wanted, most)
+            for taken in search:
+                history.append(taken)
+                if self.folder is not None:
+                    self.folder.append(taken)  # killed here, it resumes here
+                self.progress.step(taken, _fraction(goals, self.start.measures, taken.measures, self.network))
+                if most is not None:
+                    break
+            size = 0 if search.undone is None else len(search.undone.removed)
+            if most is not None and not size and not search.reason:
+                most = None  # what follows depends on the history alone
+            elif self.effort is not None and size > 1 and (most is None or size <= most):
+                most = size // 2
+            else:
+                return search
+
+    def _until(self, history: list[Step], goals: Sequence[Goal], wanted: Sequence[Goal], most: int | None) -> Until:
         here, last = self._masked(history), history[-1]
         no_more = (
             "one neuron is left in each group" if self.limits == Limits() else f"nothing more can go with {self.limits}"
         )
+        limit = room_left(wanted, self.start.measures)
         taking = steps(
-            self.task, here, self.choose, self._pace(goals), last, limit, self.limits, self.ships.costs, self.price,
-            self.compensation, self._enough(wanted),
+            self.task, here, self.choose, self._pace(goals, most), last, limit, self.limits, self.ships.costs,
+            self.price, self.compensation, self._enough(wanted),
         )  # fmt: skip
-        search = Until(taking, self.start, goals, self.guards, last, no_more)
-        for taken in search:
-            history.append(taken)
-            if self.folder is not None:
-                self.folder.append(taken)  # killed here, it resumes here
-            self.progress.step(taken, _fraction(goals, self.start.measures, taken.measures, self.network))
-        return search
+        return Until(taking, self.start, goals, self.guards, last, no_more)
 
-    def _pace(self, goals: Sequence[Goal]) -> Pace:
+    def _pace(self, goals: Sequence[Goal], most: int | None) -> Pace:
         """How many neurons go at each step."""
         if self.effort is None:
             return lambda num_steps, network: self.step or 1
-        return pace(self.effort.schedule, self.network, self.limits, reaching(self.start, goals, self.ships.costs))
+        reaches = reaching(self.start, goals, self.ships.costs)
+        count = pace(self.effort.schedule, self.network, self.limits, reaches)
+        return count if most is None else lambda num_steps, network: min(most, count(num_steps, network))
 
     def _enough(self, wanted: Sequence[Goal]) -> Callable[[GatedNetwork], bool]:
         """Where steps are large by no wish of the user, the last one is no larger than it has to be."""

@@ -163,6 +163,7 @@ class Until:
         self._last = last
         self.reason = ""
         self.is_met = False
+        self.undone: Step | None = None
 
     def __iter__(self) -> Iterator[Step]:
         if self._done(self._last):
@@ -170,6 +171,7 @@ class Until:
         for step in self._steps:
             broken = next((g for g in self._guards if g.broken(self._start, step.measures)), None)
             if broken is not None:
+                self.undone = step
                 self.reason = f"the next step would break the guard: {broken}"
                 self.is_met = not self._goals
                 return
