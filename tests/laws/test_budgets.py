@@ -140,7 +140,7 @@ def test_many_neurons_go_several_at_a_step_unless_asked_otherwise(tmp_path, capl
     assert [len(step.removed) for step in run.history] == [0, 3, 3, 3, 1]
     assert run.config.search.step == 3
     for one in (run, sn.load(tmp_path / "run", data=[(torch.randn(8, 2), torch.arange(8) % 2)])):
-        assert (one.config.search.method, one.config.search.criterion) == ("single-ranking", "random")
+        assert (one.config.method, one.config.criterion) == ("single-ranking", "random")
     asked = sn.prune(task, "random", "single-ranking", goals=[sn.RemovedNeurons(4)], step=1)
     assert [len(step.removed) for step in asked.history] == [0, 1, 1, 1, 1]
     resumed = sn.prune(

@@ -122,6 +122,7 @@ class RunConfig:
     Attributes:
         search: how neurons were chosen.
         goals, guards: in words.
+        criterion, method: by their names; what zeros allow has ways of its own, which `search` does not know.
         ties: the groups that shrink together.
         loss, accuracy, metrics, couples_samples, batch_size: what the task was.
         content: the whole of it, as it is written: what the user added, too.
@@ -131,6 +132,8 @@ class RunConfig:
     goals: tuple[str, ...] = ()
     guards: tuple[str, ...] = ()
     ties: tuple[Tie, ...] = ()
+    criterion: str = "ablation"
+    method: str = "reranking"
     loss: str = ""
     accuracy: str | None = None
     metrics: Sequence[Mapping[str, Any]] = ()
@@ -148,18 +151,15 @@ class RunConfig:
         >>> config = RunConfig.of({"schema": 1, "goals": ["40 neurons removed"], "keep": ["fc1"]})
         >>> config.goals, config.search.keep, config.search.compensate
         (('40 neurons removed',), ['fc1'], 'none')
-        >>> RunConfig.of({"criterion": "zeros", "method": "to-plan"}).search.method
+        >>> RunConfig.of({"criterion": "zeros", "method": "to-plan"}).method
         'to-plan'
         """
         said = {key: value for key, value in content.items() if key != "schema"}
-        names = ("loss", "accuracy", "metrics", "couples_samples", "batch_size")
+        names = ("criterion", "method", "loss", "accuracy", "metrics", "couples_samples", "batch_size")
         facts: dict[str, Any] = {name: said[name] for name in names if name in said}
         goals, guards = (tuple(map(str, said.get(name, ()))) for name in ("goals", "guards"))
         ties = all_restored(Tie, said.get("ties", []))
-        search = read(SearchOptions, said)
-        for name in {"criterion", "method"} & said.keys():  # as they are written: what zeros allow has ways of its own
-            object.__setattr__(search, name, said[name])
-        return cls(search=search, goals=goals, guards=guards, ties=ties, content=said, **facts)
+        return cls(search=read(SearchOptions, said), goals=goals, guards=guards, ties=ties, content=said, **facts)
 
     @property
     def qualities(self) -> Mapping[str, Quality]:
