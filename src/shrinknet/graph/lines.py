@@ -4,13 +4,14 @@ import re
 import traceback
 from pathlib import Path
 
+import jaxtyping
 import torch
 from torch.fx import Node
 from torch.nn.utils.rnn import PackedSequence
 
 import shrinknet
 
-NOT_THEIRS = tuple(str(Path(str(one.__file__)).parent) for one in (torch, shrinknet))
+NOT_THEIRS = tuple(str(Path(str(one.__file__)).parent) for one in (torch, shrinknet, jaxtyping))
 
 PADDED = "Take padded rows as they are, and the state at each one's length: packing decides sizes by values."
 
