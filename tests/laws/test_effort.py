@@ -234,3 +234,20 @@ def test_as_many_are_to_go_as_it_takes_where_each_group_gives_the_same_share(mos
     found = to_go(network, Limits(), lambda now: int(now.present[1:].sum()) <= there - most)
     assert found == there - 3 if most > there - 3 else most <= found <= most + 3
     assert np.array_equal(network.present, network.trace.present())
+
+
+def test_the_bar_goes_by_the_steps_that_are_planned() -> None:
+    """Each step takes about as long, however many neurons go."""
+    told: list[float] = []
+
+    class Listener:
+        def ranking(self, done: int, total: int) -> None: ...
+
+        def step(self, step: sn.Step, fraction: float) -> None:
+            told.append(fraction)
+
+    run = sn.prune(a_task(), goals=goals(), effort=40, progress=Listener())
+    assert len(told) == len(run.history) - 1 > 4
+    assert told[-1] == 1.0
+    even = [number / len(told) for number in range(1, len(told) + 1)]
+    assert told == pytest.approx(even, abs=0.15)

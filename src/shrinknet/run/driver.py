@@ -35,7 +35,7 @@ from shrinknet.search.guards import Guard, check_ways
 from shrinknet.search.methods import Choose
 from shrinknet.search.price import Price, by_neuron, by_units
 from shrinknet.search.rank import Limits, takeable
-from shrinknet.search.schedule import pace, reaching, to_go
+from shrinknet.search.schedule import Paced, reaching, to_go
 from shrinknet.search.steps import Pace, Until, check_reachable, first_step, measure, room_left, steps
 from shrinknet.search.typed import check_asked
 from shrinknet.task.task import Task
@@ -192,14 +192,14 @@ class Search:
 
         A large step that breaks a guard is tried again with half as many neurons, where nobody asked for its size.
         """
-        most: int | None = None
+        paced, most = self._paced(goals), None
         while True:
-            search = self._until(history, goals, wanted, most)
+            search = self._until(history, goals, wanted, self._pace(paced, most))
             for taken in search:
                 history.append(taken)
                 if self.folder is not None:
                     self.folder.append(taken)  # killed here, it resumes here
-                self.progress.step(taken, _fraction(goals, self.start.measures, taken.measures, self.network))
+                self.progress.step(taken, self._fraction(history, goals, paced))
                 if most is not None:
                     break
             size = 0 if search.undone is None else len(search.undone.removed)
@@ -210,25 +210,39 @@ class Search:
             else:
                 return search
 
-    def _until(self, history: list[Step], goals: Sequence[Goal], wanted: Sequence[Goal], most: int | None) -> Until:
+    def _until(self, history: list[Step], goals: Sequence[Goal], wanted: Sequence[Goal], pace: Pace) -> Until:
         here, last = self._masked(history), history[-1]
         no_more = (
             "one neuron is left in each group" if self.limits == Limits() else f"nothing more can go with {self.limits}"
         )
         limit = room_left(wanted, self.start.measures)
         taking = steps(
-            self.task, here, self.choose, self._pace(goals, most), last, limit, self.limits, self.ships.costs,
+            self.task, here, self.choose, pace, last, limit, self.limits, self.ships.costs,
             self.price, self.compensation, self._enough(wanted),
         )  # fmt: skip
         return Until(taking, self.start, goals, self.guards, last, no_more)
 
-    def _pace(self, goals: Sequence[Goal], most: int | None) -> Pace:
-        """How many neurons go at each step."""
+    def _paced(self, goals: Sequence[Goal]) -> Paced | None:
+        """How an effort is spent on the way to the goals."""
         if self.effort is None:
+            return None
+        return Paced(self.effort.schedule, self.network, self.limits, reaching(self.start, goals, self.ships.costs))
+
+    def _pace(self, paced: Paced | None, most: int | None) -> Pace:
+        """How many neurons go at each step."""
+        if paced is None:
             return lambda num_steps, network: self.step or 1
-        reaches = reaching(self.start, goals, self.ships.costs)
-        count = pace(self.effort.schedule, self.network, self.limits, reaches)
-        return count if most is None else lambda num_steps, network: min(most, count(num_steps, network))
+        return paced.count if most is None else lambda num_steps, network: min(most, paced.count(num_steps, network))
+
+    def _fraction(self, history: Sequence[Step], goals: Sequence[Goal], paced: Paced | None) -> float:
+        """How much of the run is done: of its steps, where an effort says how many there are; else of the goals."""
+        start, last = self.start.measures, history[-1]
+        if paced is not None:
+            return paced.fraction(last.number, self._masked(history))
+        if goals:
+            return min(goal.progress(start, last.measures) for goal in goals)
+        removable = start.costs.num_neurons - len(self.network.groups)
+        return (start.costs.num_neurons - last.measures.costs.num_neurons) / max(1, removable)
 
     def _enough(self, wanted: Sequence[Goal]) -> Callable[[GatedNetwork], bool]:
         """Where steps are large by no wish of the user, the last one is no larger than it has to be."""
@@ -292,10 +306,3 @@ def _resumed(folder: RunFolder, start: Step, step: int | None) -> list[Step]:
     history = [replace(start, seconds=history[0].seconds), *history[1:]]
     folder.keep_history(history)
     return history
-
-
-def _fraction(goals: Sequence[Goal], start: Measures, now: Measures, network: GatedNetwork) -> float:
-    if goals:
-        return min(goal.progress(start, now) for goal in goals)
-    removable = start.costs.num_neurons - len(network.groups)
-    return (start.costs.num_neurons - now.costs.num_neurons) / max(1, removable)
