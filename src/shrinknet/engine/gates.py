@@ -178,7 +178,7 @@ class GatedNetwork:
         """
 
         def gating(site: Site, value: Tensor) -> Tensor:
-            samples = self.program.sample_axis(site)
+            samples = self.program.samples_at(site)
             if samples is None and len(gates) > 1:
                 return self.factor(site, value)
             factors = self.program.gates_at(site, gates)
@@ -186,8 +186,9 @@ class GatedNetwork:
             view[site.axis] = factors.shape[1]
             if len(gates) == 1 or samples is None:
                 return factors.view(view)
-            view[samples] = len(gates)
-            return (factors if samples < site.axis else factors.T).reshape(view)
+            factors = samples.spread(factors)
+            view[samples.axis] = len(factors)
+            return (factors if samples.axis < site.axis else factors.T).reshape(view)
 
         return gating
 
@@ -221,10 +222,11 @@ class GatedNetwork:
         totals = torch.zeros(len(inputs) if apart else 1, len(self.present), dtype=torch.float64)
         places = torch.zeros(len(self.present), dtype=torch.float64)
         for site, value in self.values_read(inputs).items():
-            ids, samples = self.program.ids[site].cpu(), self.program.sample_axis(site) if apart else None
+            ids, samples = self.program.ids[site].cpu(), self.program.samples_at(site) if apart else None
             # one row of all samples, or of weights, which no sample has a part in
-            rows = value.movedim(site.axis, 0)[None] if samples is None else value.movedim((samples, site.axis), (0, 1))
-            means = of(rows).double().reshape(len(rows), len(ids), -1).mean(2).cpu()
+            rows = value.movedim(site.axis, -1)
+            rows = rows[None] if samples is None else samples.without(site.axis).gathered(rows)
+            means = of(rows).double().reshape(len(rows), -1, len(ids)).mean(1).cpu()
             totals.index_add_(1, ids, means.expand(len(totals), -1) * (len(inputs) // len(totals)))
             places.index_add_(0, ids, torch.ones(len(ids), dtype=torch.float64))
         return totals / places.clamp(min=1)

@@ -13,7 +13,7 @@ from shrinknet.core.errors import BadInputError, NothingToRemoveError, RunFolder
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.progress import Progress
 from shrinknet.core.quantities import ACCURACY
-from shrinknet.core.records import Measures, Plan, Step, Tie, removed_by
+from shrinknet.core.records import Plan, Step, Tie, removed_by
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.memory import in_memory
 from shrinknet.export.artefact import Artefact
