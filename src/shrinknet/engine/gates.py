@@ -5,7 +5,7 @@ neurons of its group: a dense layer, a convolution. That is exact for every acti
 Statistics over neurons take the gates as weights instead (`weighted` in graph/call.py).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,15 +13,17 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.fx import Node
 
 from shrinknet.core.errors import BadInputError, NothingToRemoveError, UnfollowedOperatorError, first_line
 from shrinknet.core.records import Group, Neuron
+from shrinknet.engine.checkpoints import outputs_for_slopes
 from shrinknet.engine.passes import Passes, Values
 from shrinknet.engine.program import Gating, Program
 from shrinknet.graph.call import Site
 from shrinknet.graph.restrict import restrict
 from shrinknet.graph.trace import Trace, trace
-from shrinknet.graph.widths import Present
+from shrinknet.graph.widths import EXAMPLE_BATCH, Present
 from shrinknet.task.data import Batch
 from shrinknet.task.losses import Loss, with_slope
 from shrinknet.task.scoring import Scoring
@@ -115,9 +117,9 @@ class GatedNetwork:
         """Return what the masked network returns."""
         return self.program.outputs(inputs, self.gating())
 
-    def kept_values(self, batch: Batch) -> Values:
-        """Return the value of every node of the program that passes are kept of (see `Passes`)."""
-        return self.passes.values(batch, self.present, self.gating())
+    def kept_values(self, batch: Batch, reads: bool | Collection[Node] = True) -> Values:
+        """Return the values of the program that passes are kept of (see `Passes`): all, or at least those read."""
+        return self.passes.values(batch, self.present, self.gating(), reads)
 
     def kept_outputs(self, batch: Batch) -> Any:
         """Return what the masked network returns up to rounding, from a kept pass where there is one."""
@@ -167,7 +169,8 @@ class GatedNetwork:
 
         gating = self.gating_by_sample(gates)
         with torch.enable_grad():
-            losses = self.loss.each(self.passes.program.outputs(batch.inputs, gating), batch.targets)
+            outputs = outputs_for_slopes(self.passes.program, batch.inputs, gating)
+            losses = self.loss.each(outputs, batch.targets)
             (slopes,) = torch.autograd.grad(with_slope(losses, self.loss.name).sum(), gates)
         return slopes * present
 
@@ -287,7 +290,8 @@ ROWS_CHECKED = 64
 
 def _check_traced(task: Task, network: GatedNetwork) -> None:
     """The root of every proof: the traced network computes what the user's own does, on rows of every size there is."""
-    inputs = next(task.calibration.batches()).inputs[:ROWS_CHECKED]
+    most = network.program.scoring.pass_bytes // max(1, network.program.held.while_running)
+    inputs = next(task.calibration.batches()).inputs[: min(ROWS_CHECKED, max(EXAMPLE_BATCH, most))]
     with evaluating(task.model), torch.no_grad():
         if not are_alike(called(task.model, inputs), network.outputs(inputs)):
             raise UnfollowedOperatorError(

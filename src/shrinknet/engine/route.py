@@ -70,6 +70,12 @@ class Route:
         return tuple(node for node in given if node not in inside)
 
     @cached_property
+    def reads(self) -> frozenset[Node]:
+        """The values of the kept pass that a replay reads: what the entrances read and gave, and what lies beside."""
+        entered = [given for node in self.entrances for given in (node, *node.all_input_nodes)]
+        return frozenset({*entered, *self.beside} - self.program.constants.keys())
+
+    @cached_property
     def last_reader(self) -> dict[Node, list[Node]]:
         """For each replayed node, the values of the route that nothing reads after it."""
         readers = {given: node for node in self.replayed for given in node.all_input_nodes}
