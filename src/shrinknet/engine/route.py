@@ -256,7 +256,12 @@ def _first(node: Node) -> Any:
 
 
 def _places(ids_at_site: Tensor, neurons: range) -> tuple[Tensor, Tensor]:
-    found = ids_at_site[None, :] == torch.tensor(list(neurons), device=ids_at_site.device)[:, None]
-    width = int(found.sum(1).max())
-    places = torch.argsort(found.to(torch.int8), dim=1, descending=True, stable=True)[:, :width]
-    return places, found.gather(1, places)
+    """Where each neuron is read, in order, and which of these places are no padding; memory for these alone."""
+    places = ((ids_at_site >= neurons.start) & (ids_at_site < neurons.stop)).nonzero()[:, 0]
+    owners, order = (ids_at_site[places] - neurons.start).sort(stable=True)
+    counts = owners.bincount(minlength=len(neurons))
+    number = torch.arange(len(owners), device=owners.device) - (counts.cumsum(0) - counts)[owners]
+    table = counts.new_zeros(len(neurons), int(counts.max()))
+    real = torch.zeros_like(table, dtype=torch.bool)
+    table[owners, number], real[owners, number] = places[order], True
+    return table, real
