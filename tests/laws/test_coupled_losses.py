@@ -13,8 +13,10 @@ from shrinknet.analysis.pruning_limit import neuron_limit
 from shrinknet.criteria import find_criterion
 from shrinknet.criteria.skeletonization import Skeletonization
 from shrinknet.engine.gates import gated
+from shrinknet.engine.memory import least_bytes
 from shrinknet.task.data import Batch
 from shrinknet.task.losses import find_loss
+from shrinknet.task.scoring import SHARE_OF_ONE_PASS
 
 torch.manual_seed(3)
 INPUTS, CLASSES = torch.randn(14, 5, dtype=torch.float64), torch.arange(14) % 3
@@ -123,8 +125,8 @@ def test_convolutions_and_networks_without_lanes_are_scored_so_too() -> None:
 def test_memory_never_cuts_a_batch_that_the_loss_looks_at_as_a_whole() -> None:
     model = dense()
     whole = sn.rank(sn.Task(model, dice, (INPUTS, CLASSES)))
-    per_sample = gated(sn.Task(model, dice, (INPUTS, CLASSES))).program.bytes_per_sample
-    room = sn.Scoring(memory=per_sample * 16 * 4)
+    per_sample = least_bytes(gated(sn.Task(model, dice, (INPUTS, CLASSES))))
+    room = sn.Scoring(memory=per_sample * SHARE_OF_ONE_PASS * 8)
     with pytest.raises(
         sn.BadInputError, match=r"^batch_size must be at most \d+, as memory holds no more and the loss"
     ):

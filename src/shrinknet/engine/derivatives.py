@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.fx import Node
 
 from shrinknet.core.records import Group
+from shrinknet.engine.checkpoints import values_for_slopes
 from shrinknet.engine.gates import GatedNetwork
-from shrinknet.engine.passes import Values
+from shrinknet.engine.program import Program
 from shrinknet.engine.replay import Replay
 from shrinknet.graph.widths import shape_of
 from shrinknet.task.data import Batch
@@ -20,6 +21,10 @@ from shrinknet.task.trees import of_each, tensors_of
 
 Pair = tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]
 """For each candidate dE/dg and d2E/dg2 at g = 1, E summed over the samples of the batch."""
+
+
+JACOBIAN_ELEMENTS = 2**22
+"""Numbers of the Jacobians and Hessians of the samples that are taken at once; of one sample there may be more."""
 
 
 def in_chunks(
@@ -87,20 +92,19 @@ def curvatures_by_output(
     takes one vector-Jacobian product for all neurons at once.
 
     Cost: one forward pass, a backward pass for each element of v, and as many through what lies behind it alone; memory
-    for `elements x (elements + neurons)` numbers for each sample: samples are taken as many at a time as that allows.
+    for `elements x (elements + neurons)` numbers for each sample, of some samples at a time.
     """
-    size = 8 * elements_of(bend) * (elements_of(bend) + len(network.present))
-    rows = max(1, network.program.scoring.pass_bytes // size)
+    rows = max(1, JACOBIAN_ELEMENTS // (elements_of(bend) * (elements_of(bend) + len(network.present))))
     if rows < len(batch):
         parts = (curvatures_by_output(network, part, bend) for part in batch.split(rows))
         slopes, curvatures = zip(*parts, strict=True)
         return sum(slopes), sum(curvatures)
     program, present = network.passes.program, torch.from_numpy(network.present).to(batch.device)
-    slope, hessian = _in_value(network, bend, network.kept_values(batch), batch.targets)
+    slope, hessian = _in_value(network, bend, batch)
     gates = present.to(program.dtype).expand(len(batch), -1).clone().requires_grad_()
     with torch.enable_grad():
-        value = program.run(batch.inputs, network.gating_by_sample(gates), keep=True)[bend].reshape(len(batch), -1)
-        jacobian = _by_element(value, gates)
+        value = values_for_slopes(program, batch.inputs, network.gating_by_sample(gates), upto=bend)[bend]
+        jacobian = _by_element(value.reshape(len(batch), -1), gates)
     jacobian = (jacobian * present).to(hessian.dtype)
     curvature = torch.einsum("nck,nck->k", jacobian, hessian @ jacobian)
     return torch.einsum("nc,nck->k", slope.to(hessian.dtype), jacobian), curvature
@@ -118,25 +122,32 @@ def elements_of(node: Node) -> int:
     return math.prod(shape_of(node.meta["val"])[1:])
 
 
-def _in_value(network: GatedNetwork, bend: Node, values: Values, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _in_value(network: GatedNetwork, bend: Node, batch: Batch) -> tuple[Tensor, Tensor]:
     """Slope and Hessian of each sample's loss in the elements of one value: [batch, elements], and once more."""
     program = network.passes.program
-    nodes = program.nodes[program.nodes.index(bend) + 1 :] if bend is not program.output else []
+    behind = _behind(program, bend)
+    values = network.kept_values(batch, {bend, *(given for node in behind for given in node.all_input_nodes)})
     with torch.enable_grad():
         start = values[bend].detach().requires_grad_()
         moved = {**values, bend: start}
-        behind = {bend}
-        for node in nodes:
-            if not behind.isdisjoint(node.all_input_nodes):
-                moved[node] = program.call(node, moved, network.gating(), decomposed=True)
-                behind.add(node)
-        losses = with_slope(network.loss.of(moved[program.output].double(), targets), network.loss.name).sum()
+        for node in behind:
+            moved[node] = program.call(node, moved, network.gating(), decomposed=True)
+        losses = with_slope(network.loss.of(moved[program.output].double(), batch.targets), network.loss.name).sum()
         (slope,) = torch.autograd.grad(losses, start, create_graph=True)
         slopes = slope.reshape(len(slope), -1)
         if not slopes.requires_grad:
             return slopes.detach(), slopes.new_zeros(*slopes.shape, slopes.shape[1]).double()
         hessian = _by_element(slopes, start)
     return slopes.detach(), hessian.double()
+
+
+def _behind(program: Program, bend: Node) -> list[Node]:
+    """The nodes that depend on one value."""
+    behind = {bend: None}
+    for node in program.nodes:
+        if not behind.keys().isdisjoint(node.all_input_nodes):
+            behind[node] = None
+    return list(behind)[1:]
 
 
 def _ones(replay: Replay, candidates: Tensor) -> Tensor:

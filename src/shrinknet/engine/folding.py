@@ -49,6 +49,11 @@ class FoldedProgram(Program):
         """Return the nodes whose values a node's value is a function of; for a folded layer its norm's too."""
         return [*node.all_input_nodes, *(self._norm_of[node].all_input_nodes[1:] if node in self._norm_of else ())]
 
+    @property
+    def handed_on(self) -> Mapping[Node, Node]:
+        """Folded norms hand on what their convolutions gave."""
+        return self.norms
+
     def shares_memory(self, node: Node) -> bool:
         """Whether a node's value may lie in the memory of the value before it; a folded norm's is that value."""
         return node in self.norms or super().shares_memory(node)

@@ -5,7 +5,8 @@ neurons of its group: a dense layer, a convolution. That is exact for every acti
 Statistics over neurons take the gates as weights instead (`weighted` in graph/call.py).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,15 +14,17 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.fx import Node
 
 from shrinknet.core.errors import BadInputError, NothingToRemoveError, UnfollowedOperatorError, first_line
 from shrinknet.core.records import Group, Neuron
+from shrinknet.engine.checkpoints import outputs_for_slopes
 from shrinknet.engine.passes import Passes, Values
 from shrinknet.engine.program import Gating, Program
 from shrinknet.graph.call import Site
 from shrinknet.graph.restrict import restrict
-from shrinknet.graph.trace import Trace, trace
-from shrinknet.graph.widths import Present
+from shrinknet.graph.trace import Trace, named_tensors, trace
+from shrinknet.graph.widths import EXAMPLE_BATCH, Present
 from shrinknet.task.data import Batch
 from shrinknet.task.losses import Loss, with_slope
 from shrinknet.task.scoring import Scoring
@@ -115,9 +118,9 @@ class GatedNetwork:
         """Return what the masked network returns."""
         return self.program.outputs(inputs, self.gating())
 
-    def kept_values(self, batch: Batch) -> Values:
-        """Return the value of every node of the program that passes are kept of (see `Passes`)."""
-        return self.passes.values(batch, self.present, self.gating())
+    def kept_values(self, batch: Batch, reads: bool | Collection[Node] = True) -> Values:
+        """Return the values of the program that passes are kept of (see `Passes`): all, or at least those read."""
+        return self.passes.values(batch, self.present, self.gating(), reads)
 
     def kept_outputs(self, batch: Batch) -> Any:
         """Return what the masked network returns up to rounding, from a kept pass where there is one."""
@@ -167,7 +170,8 @@ class GatedNetwork:
 
         gating = self.gating_by_sample(gates)
         with torch.enable_grad():
-            losses = self.loss.each(self.passes.program.outputs(batch.inputs, gating), batch.targets)
+            outputs = outputs_for_slopes(self.passes.program, batch.inputs, gating)
+            losses = self.loss.each(outputs, batch.targets)
             (slopes,) = torch.autograd.grad(with_slope(losses, self.loss.name).sum(), gates)
         return slopes * present
 
@@ -269,18 +273,57 @@ def gated(
     Raises:
         NothingToRemoveError: there is none; the message gives the reasons.
     """
-    traced = trace(task.model, task.example_inputs, task.free)
-    if traced.groups:
-        traced = restrict(traced, keep, only)
-    if not traced.groups:
-        reasons = sorted({frozen.reason for frozen in traced.frozen})
+    known = _known(task)
+    if known is not None:
+        with suppress(UnfollowedOperatorError):  # its code is another one, not its weights
+            return _gated(task, known, keep, only, scoring)
+    return _gated(task, _traced_anew(task), keep, only, scoring)
+
+
+def _gated(
+    task: Task, found: Trace, keep: str | Sequence[str], only: str | Sequence[str], scoring: Scoring | None
+) -> GatedNetwork:
+    if found.groups:
+        found = restrict(found, keep, only)
+    if not found.groups:
+        reasons = sorted({frozen.reason for frozen in found.frozen})
         raise NothingToRemoveError(
             "model must be a network with neurons that can be removed. Got one where every neuron is frozen "
             f"({'; '.join(reasons[:4]) or 'no parameters'}). See 'shrinknet inspect'."
         )
-    network = gate(traced, task.loss, scoring)
+    network = gate(found, task.loss, scoring)
     _check_traced(task, network)
     return network
+
+
+def traced(task: Task) -> Trace:
+    """Return the trace of a task's network: made once, and again where its weights are no longer what they were."""
+    return _known(task) or _traced_anew(task)
+
+
+def _traced_anew(task: Task) -> Trace:
+    task.learnt.trace = None  # two at once would take twice the memory
+    found = trace(task.model, task.example_inputs, task.free)
+    task.learnt.trace, task.learnt.sizes = found, shapes_text(task.example_inputs)
+    return found
+
+
+def _known(task: Task) -> Trace | None:
+    """The trace of the network, where that has just the weights that it was traced with.
+
+    They are compared with the trace's copies: the versions that torch counts do not see all that is written.
+    """
+    found: Trace | None = task.learnt.trace
+    if found is None or task.learnt.sizes != shapes_text(task.example_inputs):
+        return None
+    copies, own = found.tensors, named_tensors(task.model)
+    is_same = own.keys() <= copies.keys() and all(_is_same(tensor, copies[name]) for name, tensor in own.items())
+    return found if is_same else None
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    is_alike = one.shape == other.shape and one.dtype == other.dtype and one.device == other.device
+    return is_alike and torch.equal(one, other)
 
 
 ROWS_CHECKED = 64
@@ -289,7 +332,8 @@ ROWS_CHECKED = 64
 
 def _check_traced(task: Task, network: GatedNetwork) -> None:
     """The root of every proof: the traced network computes what the user's own does, on rows of every size there is."""
-    inputs = next(task.calibration.batches()).inputs[:ROWS_CHECKED]
+    most = network.program.scoring.pass_bytes // max(1, network.program.held.while_running)
+    inputs = next(task.calibration.batches()).inputs[: min(ROWS_CHECKED, max(EXAMPLE_BATCH, most))]
     with evaluating(task.model), torch.no_grad():
         if not are_alike(called(task.model, inputs), network.outputs(inputs)):
             raise UnfollowedOperatorError(

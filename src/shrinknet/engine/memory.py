@@ -3,8 +3,10 @@
 import logging
 
 from shrinknet.core.errors import BadInputError
+from shrinknet.engine.checkpoints import least_bytes_for_slopes
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.replay import chunks_text, samples_at_once
+from shrinknet.engine.route import route
 from shrinknet.task.scoring import SHARE_OF_ONE_PASS
 from shrinknet.task.task import Task
 
@@ -12,12 +14,15 @@ log = logging.getLogger(__name__)
 
 
 def in_memory(task: Task, network: GatedNetwork) -> Task:
-    """Return the same task in batches small enough that one batch's values stay within bounds.
+    """Return the same task in batches small enough that what a batch's pass has to keep stays within bounds.
+
+    How many samples these have is the network's to say, not the memory's, as long as one such batch fits at all: values
+    that do not fit are computed again, and bits do not depend on the memory.
 
     Raises:
         BadInputError: one sample alone takes more.
     """
-    needed, allowed = network.program.bytes_per_sample, network.program.scoring.pass_bytes
+    needed, allowed = least_bytes(network), network.program.scoring.pass_bytes
     if needed > allowed:
         least = needed * SHARE_OF_ONE_PASS
         got = f"{network.program.scoring.memory:,} bytes"
@@ -27,3 +32,11 @@ def in_memory(task: Task, network: GatedNetwork) -> Task:
     smaller = task.in_batches_of(most if task.loss.couples_samples else min(most, samples_at_once(network)))
     log.info("%s", chunks_text(network, smaller.calibration.batch_size))
     return smaller
+
+
+def least_bytes(network: GatedNetwork) -> int:
+    """Return what one sample's pass has to keep at least, for a replay of one group or for slopes."""
+    program = network.passes.program
+    paths = [route(program, network.trace.ids_of(group)) for group in network.groups]
+    replayed = program.held.while_running + max(program.held.of(path.reads) for path in paths)
+    return max(replayed, least_bytes_for_slopes(program))

@@ -1,6 +1,6 @@
 """Forward passes that are kept from one ranking to the next: after a removal only what depends on it runs again."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -78,8 +78,10 @@ class Passes:
         """How many bytes more may be kept."""
         return self.memory - sum(kept.num_bytes for passes in self._kept.values() for kept in passes.values())
 
-    def values(self, batch: Batch, present: Present, gating: Gating | None) -> Values:
-        """Return the values of every node of a masked network on the inputs of a batch.
+    def values(
+        self, batch: Batch, present: Present, gating: Gating | None, reads: bool | Collection[Node] = True
+    ) -> Values:
+        """Return the values of a masked network on the inputs of a batch: of every node, or at least of those read.
 
         Cost: a forward pass the first time; then the nodes downstream of the gates that changed since.
         """
@@ -88,17 +90,15 @@ class Passes:
             values = self._brought_up_to_date(kept.values, kept.present, present, gating)
             self._keep(batch, replace(kept, present=present, values=values))
             return values
+        if self.program.held.all * len(batch) > self.free:
+            return self.program.run(batch.inputs, gating, keep=reads)
         values = self.program.run(batch.inputs, gating, keep=True)
-        size = self._bytes(values)
-        if size <= self.free:
-            self._keep(batch, Kept(batch.inputs, present, values, size))
+        self._keep(batch, Kept(batch.inputs, present, values, self._bytes(values)))
         return values
 
     def outputs(self, batch: Batch, present: Present, gating: Gating | None) -> Any:
         """Return what a masked network returns on the inputs of a batch."""
-        if self.memory:
-            return self.program.result(self.values(batch, present, gating))
-        return self.program.outputs(batch.inputs, gating)
+        return self.program.result(self.values(batch, present, gating, reads=()))
 
     def layouts(self, batch: Batch) -> Layouts:
         """Return what is laid out anew of a batch's pass, for as long as that is kept."""

@@ -1,7 +1,6 @@
 """A traced graph, ready to run node by node: with gates, in another precision, decomposed."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from operator import attrgetter
 from typing import Any, cast
@@ -14,6 +13,7 @@ from torch.fx.node import map_arg
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
 from shrinknet.core.errors import BadInputError
+from shrinknet.engine.held import Held
 from shrinknet.engine.samples import Samples, samples_in
 from shrinknet.graph.call import DECOMPOSED, WEIGHTED, Site, argument_at, windows_of
 from shrinknet.graph.operators import ALIASES, operator_name
@@ -62,8 +62,9 @@ class Program:
         self.outputs_of = _returned(self.end)
         last_reader = {given: node for node in self.nodes for given in node.all_input_nodes}
         self.dead_after: dict[Node, list[Node]] = {}
+        self.freed = last_reader.keys() - self.constants.keys() - set(self.outputs_of)
         for given, node in last_reader.items():
-            if given not in self.constants and given not in self.outputs_of:
+            if given in self.freed:
                 self.dead_after.setdefault(node, []).append(given)
 
     def _own(self, name: str) -> Any:
@@ -113,15 +114,29 @@ class Program:
         leaves = [values[leaf] if isinstance(leaf, Node) else leaf for leaf in cast(Sequence[Any], returned)]
         return tree_unflatten(leaves, self._form)
 
-    def run(self, inputs: AnyInputs, gating: Gating | None, *, keep: bool = False) -> dict[Node, Any]:
-        """Run the whole graph; return every value, or only the outputs unless `keep`."""
-        values = {**self.constants, **dict(zip(self.inputs, leaves_of(inputs), strict=True))}
-        for node in self.nodes:
+    def run(self, inputs: AnyInputs, gating: Gating | None, *, keep: bool | Collection[Node] = ()) -> dict[Node, Any]:
+        """Run the whole graph; return the outputs, and those values or all values that are to be kept."""
+        kept = self.freed if keep is True else keep or ()
+        return self.run_on(self.given_values(inputs), self.nodes, gating, kept)
+
+    def given_values(self, inputs: AnyInputs) -> dict[Node, Any]:
+        """Return the values that are there before anything is run."""
+        return {**self.constants, **dict(zip(self.inputs, leaves_of(inputs), strict=True))}
+
+    def run_on(
+        self, values: dict[Node, Any], nodes: Iterable[Node], gating: Gating | None, kept: Collection[Node] = ()
+    ) -> dict[Node, Any]:
+        """Run some nodes and add their values; those that no node reads any more go, unless they are kept."""
+        for node in nodes:
             values[node] = self.call(node, values, gating)
-            if not keep:
-                for dead in self.dead_after.get(node, ()):
-                    del values[dead]
+            self.free_after(node, values, kept)
         return values
+
+    def free_after(self, node: Node, values: dict[Node, Any], kept: Collection[Node] = ()) -> None:
+        """Let go of the values that nothing reads after a node, unless they are kept."""
+        for dead in self.dead_after.get(node, ()):
+            if dead not in kept:
+                del values[dead]
 
     def outputs(self, inputs: AnyInputs, gating: Gating | None = None) -> Any:
         """Return what the network returns: a tensor, or a tree of them."""
@@ -213,11 +228,19 @@ class Program:
         return any(self.samples_at(site) is None for site in counted)
 
     @cached_property
+    def held(self) -> Held:
+        """What a pass over one sample holds."""
+        return Held(tuple(self.nodes), self.inputs, self.outputs_of, self.handed_on)
+
+    @property
+    def handed_on(self) -> Mapping[Node, Node]:
+        """Nodes that only hand on the value of another, beside those that torch's operators say."""
+        return {}
+
+    @property
     def bytes_per_sample(self) -> int:
         """The memory of every value of the graph for one sample: what a pass that keeps them all needs."""
-        present = self.trace.present()
-        values = [node for node in (*self.inputs, *self.nodes) if isinstance(node.meta["val"], Tensor)]
-        return sum(math.prod(self.trace.shape(node, present)) * node.meta["val"].element_size() for node in values)
+        return self.held.all
 
     @cached_property
     def dtype(self) -> torch.dtype:

@@ -5,7 +5,7 @@ candidate neurons at once: each candidate has a lane of its own, the samples onc
 Candidates come in chunks, so that memory stays within a bound whatever the number of neurons and samples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -49,10 +49,13 @@ def keep_freed_memory() -> None:
 
 def samples_at_once(network: GatedNetwork) -> int:
     """Return how many samples a batch should have for a replay: one lane of them fills the caches, and no more."""
-    largest = max(
-        route(network.passes.program, network.trace.ids_of(group)).elements_per_sample for group in network.groups
-    )
-    return max(LEAST_SAMPLES, CHUNK_ELEMENTS // largest)
+    return max(LEAST_SAMPLES, CHUNK_ELEMENTS // largest_per_sample(network))
+
+
+def largest_per_sample(network: GatedNetwork) -> int:
+    """Return how many elements the largest value has that a replay of one sample and candidate holds."""
+    paths = (route(network.passes.program, network.trace.ids_of(group)) for group in network.groups)
+    return max(path.elements_per_sample for path in paths)
 
 
 def chunks_text(network: GatedNetwork, num_samples: int) -> str:
@@ -75,13 +78,14 @@ class Replay:
         network: the masked network as it is now.
         batch: the samples.
 
-    Cost: one forward pass; memory for the values that readers and their downstream need.
+    Cost: one forward pass; memory for the values that the groups' routes read. Where these do not fit, a pass for as
+    many groups at a time as do.
     """
 
     def __init__(self, network: GatedNetwork, batch: Batch) -> None:
         keep_freed_memory()
         self.network, self.batch, self.program = network, batch, network.passes.program
-        self.values = network.kept_values(batch)
+        self.values = network.kept_values(batch, self._readable(network.groups))
         self._layouts = network.passes.layouts(batch)
         self._beside: dict[tuple[Node, int], Any] = {}
         self._last_layers: dict[str, LastLayers | None] = {}
@@ -186,7 +190,28 @@ class Replay:
         return self._last_layers[group.name]
 
     def _route(self, group: Group) -> Route:
+        """How a group is read; the values that its replay reads are there from now on."""
+        path = self._path(group)
+        if not path.reads <= self.values.keys():
+            self._beside.clear()
+            self.values = {}  # what was there goes before the pass is run again
+            here = self.network.groups.index(group)
+            self.values = self.network.kept_values(self.batch, self._readable(self.network.groups[here:]))
+        return path
+
+    def _path(self, group: Group) -> Route:
         return route(self.program, self.network.trace.ids_of(group))
+
+    def _readable(self, groups: Sequence[Group]) -> frozenset[Node]:
+        """The values that the first of some groups read: of as many as the memory for one pass holds."""
+        held, allowed = self.program.held, self.program.scoring.pass_bytes // len(self.batch)
+        read = frozenset[Node]()
+        for group in groups:
+            more = read | self._path(group).reads
+            if read and held.while_running + held.of(more) > allowed:
+                break
+            read = more
+        return read
 
     def _changed_reader(
         self, path: Route, node: Node, site: Site, candidates: Tensor, gates: Tensor, decomposed: bool

@@ -71,6 +71,12 @@ class Route:
         return tuple(node for node in given if node not in inside)
 
     @cached_property
+    def reads(self) -> frozenset[Node]:
+        """The values of the kept pass that a replay reads: what the entrances read and gave, and what lies beside."""
+        entered = [given for node in self.entrances for given in (node, *node.all_input_nodes)]
+        return frozenset({*entered, *self.beside} - self.program.constants.keys())
+
+    @cached_property
     def last_reader(self) -> dict[Node, list[Node]]:
         """For each replayed node, the values of the route that nothing reads after it."""
         readers = {given: node for node in self.replayed for given in node.all_input_nodes}
@@ -249,7 +255,12 @@ def _counts(node: Node) -> bool:
 
 
 def _places(ids_at_site: Tensor, neurons: range) -> tuple[Tensor, Tensor]:
-    found = ids_at_site[None, :] == torch.tensor(list(neurons), device=ids_at_site.device)[:, None]
-    width = int(found.sum(1).max())
-    places = torch.argsort(found.to(torch.int8), dim=1, descending=True, stable=True)[:, :width]
-    return places, found.gather(1, places)
+    """Where each neuron is read, in order, and which of these places are no padding; memory for these alone."""
+    places = ((ids_at_site >= neurons.start) & (ids_at_site < neurons.stop)).nonzero()[:, 0]
+    owners, order = (ids_at_site[places] - neurons.start).sort(stable=True)
+    counts = owners.bincount(minlength=len(neurons))
+    number = torch.arange(len(owners), device=owners.device) - (counts.cumsum(0) - counts)[owners]
+    table = counts.new_zeros(len(neurons), int(counts.max()))
+    real = torch.zeros_like(table, dtype=torch.bool)
+    table[owners, number], real[owners, number] = places[order], True
+    return table, real

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from shrinknet.engine.checkpoints import outputs_for_slopes
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.task.data import Batch
 from shrinknet.task.losses import Loss, with_slope
@@ -31,7 +32,7 @@ def slopes_and_curvatures(
     present = torch.from_numpy(network.present).to(batch.device, network.program.dtype)
     gates = present.expand(len(batch), -1).clone().requires_grad_()
     with torch.enable_grad():
-        returned = network.passes.program.outputs(batch.inputs, network.gating_by_sample(gates))
+        returned = outputs_for_slopes(network.passes.program, batch.inputs, network.gating_by_sample(gates))
         outputs = [one for one in tensors_of(network.loss.read(returned)) if one.requires_grad]
 
     def along(change: list[Tensor]) -> Tensor:

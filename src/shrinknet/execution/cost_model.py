@@ -19,8 +19,9 @@ from shrinknet.core.records import Group
 from shrinknet.criteria.base import Cost, find_criterion
 from shrinknet.engine.closed_form import closed_form
 from shrinknet.engine.gates import GatedNetwork
+from shrinknet.engine.memory import least_bytes
 from shrinknet.engine.program import Program
-from shrinknet.engine.replay import CHUNK_ELEMENTS, keep_freed_memory, samples_at_once
+from shrinknet.engine.replay import CHUNK_ELEMENTS, keep_freed_memory, largest_per_sample, samples_at_once
 from shrinknet.engine.route import Route, route
 from shrinknet.graph.operators import operator_name
 from shrinknet.graph.widths import shape_of
@@ -35,6 +36,9 @@ CURVED = {"sigmoid": 2, "tanh": 16, "gelu": 8, "silu": 3, "exp": 5, "softmax": 5
 
 NUM_VALUES = 12
 """A replay goes from one value to the next, so that memory is measured over so many: more than the caches hold."""
+
+VALUES_AT_ONCE = 8
+"""So many values of a replay are there at once."""
 
 LOSS_PASSES = 6
 """How often a loss reads or writes the outputs."""
@@ -188,8 +192,14 @@ def forecast(
         network.trace.num_neurons * max(1, removals) * (1 - max(0, removals - 1) / (2 * network.trace.num_neurons))
     )
     loop = rates.seconds(forward_work(whole).times(num_samples * num_passes))
-    held = network.program.bytes_per_sample * min(num_samples, samples_at_once(network)) + 8 * 4 * CHUNK_ELEMENTS
-    return Forecast(work, held, rates.seconds(work) / workers, loop)
+    return Forecast(work, _held_bytes(network, num_samples), rates.seconds(work) / workers, loop)
+
+
+def _held_bytes(network: GatedNetwork, num_samples: int) -> int:
+    """The values of one batch's pass, as far as they are kept, and of the candidates that are replayed at once."""
+    program, size = network.program, min(num_samples, samples_at_once(network))
+    kept = min(size * program.held.all, max(program.scoring.pass_bytes, size * least_bytes(network)))
+    return kept + VALUES_AT_ONCE * program.dtype.itemsize * max(CHUNK_ELEMENTS, size * largest_per_sample(network))
 
 
 def _add_in_a_round(values: tuple[Tensor, ...]) -> None:

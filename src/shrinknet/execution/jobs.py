@@ -21,7 +21,7 @@ from torch.fx import Node
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.scores import Scores
 from shrinknet.criteria.base import Criterion, Statistics, scored
-from shrinknet.engine.gates import GatedNetwork, gate
+from shrinknet.engine.gates import GatedNetwork, gate, traced
 from shrinknet.engine.passes import Passes
 from shrinknet.engine.program import Program
 from shrinknet.execution.cluster import RayWorkers, connect
@@ -29,7 +29,7 @@ from shrinknet.execution.processes import Processes
 from shrinknet.execution.shards import Executor, Finished, Result, in_order
 from shrinknet.export.exported_program import pt2_bytes
 from shrinknet.graph.restrict import restrict
-from shrinknet.graph.trace import Trace, export_program, trace
+from shrinknet.graph.trace import Trace, trace
 from shrinknet.loading.models import load_model
 from shrinknet.task.data import Batch, Origin, aligned
 from shrinknet.task.losses import Loss
@@ -132,9 +132,9 @@ class ScoringJob:
             path = Path(folder) / "model.pt2"
             path.write_bytes(self.model)
             loaded = load_model(str(path))
-        traced = restrict(trace(loaded.model, self.example, self.free), self.keep, self.only)
-        traced.returns(self.outputs)
-        return Setting(gate(traced, self.loss, self.scoring), torch.device(self.device))
+        found = restrict(trace(loaded.model, self.example, self.free), self.keep, self.only)
+        found.returns(self.outputs)
+        return Setting(gate(found, self.loss, self.scoring), torch.device(self.device))
 
     def run(self, setting: Setting, shard: tuple[bytes, int]) -> Result:
         """Observe one batch, with a state that was packed."""
@@ -258,7 +258,9 @@ class Workers:
 
     @cached_property
     def _model(self) -> bytes:
-        return pt2_bytes(export_program(self.task.model, self.task.example_inputs, self.task.free))
+        exported = traced(self.task).exported
+        assert exported is not None
+        return pt2_bytes(exported)
 
     @cached_property
     def _sizes(self) -> list[int]:

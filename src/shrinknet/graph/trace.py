@@ -48,7 +48,8 @@ class Trace:
 
     `module` holds copies of the network's tensors under the user's own names. `layouts` says, for each node and each
     parameter, which neuron each element of each axis belongs to; `sites` where neurons are read; `groups` and
-    `frozen` are what `shrinknet inspect` shows.
+    `frozen` are what `shrinknet inspect` shows. `exported` is the untouched network as torch exported it, with the same
+    tensors.
     """
 
     module: GraphModule
@@ -58,6 +59,7 @@ class Trace:
     tensor_layouts: Mapping[str, Layout]
     sites: tuple[Site, ...]
     free: Free = field(default_factory=dict)
+    exported: ExportedProgram | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         neurons, groups = counted(self.num_neurons, "neuron"), counted(len(self.groups), "group")
@@ -156,12 +158,13 @@ def trace(model: nn.Module, example_inputs: AnyInputs, free: Axes | None = None)
     program = export_program(model, example_inputs, free)
     bounds = bounds_of(program, model, example_inputs, free or {})
     module = _own_copy(_with_own_names(program.module(check_guards=False), model))
+    _share(named_tensors(module), program)
     if bounds:
         values_at_example(module)
     rewrite(module)
     store, slots, sites = _send_labels(module)
     numbering = solve(store, slots)
-    return replace(_assemble(module, slots, sites, numbering), free=bounds)
+    return replace(_assemble(module, slots, sites, numbering), free=bounds, exported=program)
 
 
 @alone()
@@ -283,6 +286,17 @@ def _own_copy(module: nn.Module) -> GraphModule:
             copy = copies[tensor] = copy if isinstance(copy, nn.Parameter) else nn.Parameter(copy, False)
         setattr(parent, leaf, copy)
     return module
+
+
+def _share(tensors: Mapping[str, Tensor], program: ExportedProgram) -> None:
+    """Let an exported program hold these tensors in the place of the network's own, which may change."""
+    views: dict[Tensor, Tensor] = {}
+    for held in (program.state_dict, program.constants):
+        for name in held.keys() & tensors.keys():
+            own, copy = held[name], tensors[name]
+            is_parameter = isinstance(own, nn.Parameter)
+            view = nn.Parameter(copy.detach(), own.requires_grad) if is_parameter else copy.detach()
+            held[name] = views.setdefault(copy, view)
 
 
 def _send_labels(module: GraphModule) -> tuple[LabelStore, dict[str, Slots], list[Site]]:

@@ -39,7 +39,7 @@ def check_slopes(criterion: Criterion, network: GatedNetwork, data: Data) -> Non
     """
     if not criterion.follows_slopes:
         return
-    for batches in ([data.spread(ROWS)], data.batches()):
+    for batches in (data.spread(ROWS).split(data.batch_size), data.batches()):
         rows = list(batches)
         largest = _stands_out(criterion, network, rows)
         if largest is None:

@@ -22,7 +22,7 @@ from shrinknet.export.artefact import Artefact
 from shrinknet.export.base import exporter_names, find_exporter
 from shrinknet.export.exported_program import pt2_bytes
 from shrinknet.export.weights import safetensors_bytes
-from shrinknet.graph.trace import Trace, export_program, named_tensors
+from shrinknet.graph.trace import Trace, named_tensors
 from shrinknet.report.page import write_page
 from shrinknet.run.facts import Facts, Shipped
 from shrinknet.run.remade import architecture
@@ -97,7 +97,8 @@ def write_start(folder: RunFolder, task: Task, traced: Trace) -> None:
     write_machine(folder)
     folder.write_groups(traced.groups, traced.frozen)
     folder.write_json("architecture.json", architecture(task.model))
-    folder.write("original.pt2", pt2_bytes(export_program(task.model, task.example_inputs, task.free)))
+    assert traced.exported is not None
+    folder.write("original.pt2", pt2_bytes(traced.exported))
 
 
 def write_end(folder: RunFolder, run: Facts) -> None:

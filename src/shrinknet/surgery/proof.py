@@ -15,7 +15,7 @@ from shrinknet.graph.operators import describe, operator_name
 from shrinknet.graph.trace import Trace
 from shrinknet.graph.widths import EXAMPLE_BATCH
 from shrinknet.task.data import Data
-from shrinknet.task.trees import AnyInputs, leaves_of, num_rows, of_each, tensors_of, tolerance
+from shrinknet.task.trees import AnyInputs, num_rows, of_each, tensors_of, tolerance
 
 NUM_FLOAT64_SAMPLES = 256
 
@@ -123,24 +123,27 @@ def largest_of(values: Tensor) -> float:
 
 @torch.no_grad()
 def check_nodes(network: GatedNetwork, cut: GraphModule, rows: AnyInputs) -> tuple[int, str | None]:
-    """Run both networks node by node: real shapes against predicted ones, kept values against masked ones.
+    """Run both networks side by side: real shapes against predicted ones, kept values against masked ones.
 
     Returns:
         How many shapes were checked, and the first operator that differs (None when none does).
     """
-    smaller = cut_program(network.trace, cut, network.program.asked_dtype)
-    values = network.program.run(rows, network.gating(), keep=True)
-    cut_values: dict[Node, Any] = {**smaller.constants, **dict(zip(smaller.inputs, leaves_of(rows), strict=True))}
+    whole, smaller = network.program, cut_program(network.trace, cut, network.program.asked_dtype)
+    values, cut_values = whole.given_values(rows), smaller.given_values(rows)
     counterpart = {node.name: node for node in smaller.nodes}
-    of_cut = {counterpart[node.name]: node for node in network.program.nodes}
+    of_cut = {counterpart[node.name]: node for node in whole.nodes}
     checked = 0
     for cut_node in smaller.nodes:  # where samples are mixed with neurons, it counts them in nodes of its own
         node = of_cut.get(cut_node, cut_node)
+        if node is not cut_node:
+            values[node] = whole.call(node, values, network.gating())
         try:
             cut_values[cut_node] = smaller.call(cut_node, cut_values, None)
         except (RuntimeError, IndexError, ValueError) as error:
             return checked, f"{describe(node)}: {str(error).splitlines()[0]}{_why(node, cut_values)}"
         value, cut_value = values.get(node), cut_values[cut_node]
+        whole.free_after(node, values)
+        smaller.free_after(cut_node, cut_values)
         if not isinstance(value, Tensor):
             continue
         predicted = network.trace.shape(node, network.present, num_rows(rows))

@@ -10,8 +10,8 @@ from shrinknet.core.errors import BadInputError
 from shrinknet.core.options import Options, option
 from shrinknet.core.units import parse_bytes
 
-SHARE_OF_ONE_PASS = 8
-"""A batch is cut down until the values of its forward pass take at most this part of the memory."""
+SHARE_OF_ONE_PASS = 4
+"""What is kept of one batch's pass takes at most this part of the memory."""
 
 Executor = Literal["serial", "processes", "ray"]
 

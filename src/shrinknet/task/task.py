@@ -25,6 +25,13 @@ from shrinknet.task.trees import Inputs
 from shrinknet.task.unpacking import ByForward, Call, of_the_users
 
 
+class Learnt:
+    """What was learnt of a task's network: its trace, for as long as the task lives (see `engine.gates.traced`)."""
+
+    trace: Any = None
+    sizes: str = ""
+
+
 @dataclass(frozen=True, init=False)
 class Task:
     """What is to be shrunk, and by what it is judged.
@@ -93,6 +100,7 @@ class Task:
     output: str | int | None = None
     free: Mapping[str, Sequence[int]] = field(default_factory=dict)
     examples: tuple[Inputs, ...] = field(default=(), repr=False)
+    learnt: Learnt = field(default_factory=Learnt, repr=False, compare=False)
 
     def __init__(
         self,
@@ -133,7 +141,8 @@ class Task:
             judge, roles = answered_by(model, roles, judge, output)
         judge, examples = looked_through(model, judge, output, measured, list(roles.values()), is_asked=is_asked)
         fields = {"model": model, "loss": judge, "batch_size": batch_size, "metrics": measured, "output": output}
-        fields |= {"free": _axes_of(free or {}), "examples": examples, **dict.fromkeys(sources), **roles}
+        fields |= {"free": _axes_of(free or {}), "examples": examples, "learnt": Learnt()}
+        fields |= {**dict.fromkeys(sources), **roles}
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
@@ -158,7 +167,7 @@ class Task:
 
     def with_model(self, model: nn.Module) -> "Task":
         """Return the same task of another network that takes and gives the same."""
-        return self._with(model=model)
+        return self._with(model=model, learnt=Learnt())
 
     def with_roles(self, calibration: Data, validation: Data) -> "Task":
         """Return the same task of other rows of the same kind."""
