@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -97,6 +98,10 @@ class Exporter(Named, ABC):
     @abstractmethod
     def answer(self, content: bytes) -> Answer:
         """Open a file by its own runtime, ready to run on rows."""
+
+    def opened(self, content: bytes, path: Path) -> Answer:
+        """Open a file that lies in a folder, and may be anybody's: as our own, where its runtime opens any safely."""
+        return self.answer(content)
 
     def stored_bytes(self, shape: tuple[int, ...], dtype: torch.dtype) -> int:
         """How many bytes of the file one of the network's own tensors takes."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec
 
 from shrinknet.core.errors import BadInputError
+from shrinknet.core.units import names_in
 
 Call = tuple[Sequence[Any], Mapping[str, Any], Any]
 """Positional arguments, named arguments, targets (None: there are none)."""
@@ -20,7 +21,9 @@ PLACES = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEY
 Unpack = Callable[[str, Any], Call]
 """Given the role and a batch, the call of the network and the targets."""
 
-TARGETS = ("labels", "label", "targets", "target", "start_positions", "end_positions")
+TARGETS = names_in("""
+    labels, label, targets, target, start_positions, end_positions, next_sentence_label, sentence_order_label
+""")
 """Keys of a batch that are targets, also where the network's `forward` would take them."""
 
 
