@@ -128,7 +128,7 @@ def test_every_criterion_scores_or_says_why_not(name: str, criterion: str) -> No
     task = task_of(name)
     if (name, criterion) in REFUSED:
         with pytest.raises(
-            sn.BadInputError, match=r"targets that are classes.*Use `criterion='taylor-1'` or `'ablation'"
+            sn.BadInputError, match=r"targets that are classes.*Use `criterion='taylor-1'` or `criterion='ablation'"
         ):
             sn.rank(task, criterion)
         return
@@ -249,7 +249,7 @@ def test_what_a_criterion_is_not_for_is_said_before_anything_is_written(criterio
             return self.two(self.norm(self.one(left))), self.two(self.norm(self.one(right)))
 
     task = sn.Task(Normed(), contrast, (X, Z, CLASSES % 2))
-    with pytest.raises(sn.ShrinknetError, match=r"Use `?'?(criterion='taylor-1'` or `'ablation|taylor-2)"):
+    with pytest.raises(sn.ShrinknetError, match=r"Use `?'?(criterion='taylor-1'` or `criterion='ablation|taylor-2)"):
         sn.prune(task, criterion=criterion, goals=[sn.RemovedNeurons(2)], out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -114,7 +114,9 @@ def linear_error(outputs: Tensor, targets: Tensor, ignored: int = IGNORED) -> Te
 
 def _not_comparable(got: str) -> BadInputError:
     allowed = "used with targets that are classes within the outputs, or their values"
-    return BadInputError("criterion='skeletonization'", allowed, got, "Use `criterion='taylor-1'` or `'ablation'`.")
+    return BadInputError(
+        "criterion='skeletonization'", allowed, got, "Use `criterion='taylor-1'` or `criterion='ablation'`."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,5 +192,5 @@ def _weights(network: GraphModule, returned: Sequence[Node]) -> dict[Node, str]:
 
 def _more_than_its_word(got: str) -> BadInputError:
     allowed = "'own-loss' only for a network whose loss follows from what it returns without labels, and from these"
-    do = "Let the network return what its loss needs, say by `unpack` what is a target, or give a function of both."
+    do = "Return what it needs, name what is a target by unpack=batch -> (args, kwargs, targets), or give a function."
     return BadInputError("loss", allowed, got, do)
