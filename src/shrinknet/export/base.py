@@ -66,6 +66,7 @@ class Exporter(Named, ABC):
         quantizations: what it can make, of "none" and "int8".
         runs_here: whether this machine runs the file as the one that it is made for does.
         leaves_free: whether sizes other than the number of samples can stay free (`network.trace.free`).
+        plans_free: whether they can only up to a largest size, for which memory is planned.
         is_made_apart: whether a run makes the file, with a manifest, beside the models that its folder holds anyway.
     """
 
@@ -76,6 +77,7 @@ class Exporter(Named, ABC):
     runs_here: ClassVar[bool] = True
     is_made_apart: ClassVar[bool] = True
     leaves_free: ClassVar[bool] = False
+    plans_free: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -92,9 +92,14 @@ def lstm_of_one_width(
     return outputs, h, c[..., :-1]
 
 
+def is_recurrent(node: Node) -> bool:
+    """Whether a node of a graph, cut or not, is a recurrent layer."""
+    return node.target is lstm_of_one_width or (node.op == "call_function" and operator_name(node) in NUM_GATES)
+
+
 def projects(node: Node) -> bool:
     """Whether a node of a graph, cut or not, is an LSTM with a projection."""
-    is_lstm = node.target is lstm_of_one_width or (node.op == "call_function" and operator_name(node) == "lstm")
+    is_lstm = is_recurrent(node) and (node.target is lstm_of_one_width or operator_name(node) == "lstm")
     return is_lstm and len(cast(Sequence[Node], node.args[2])) % 2 == 1
 
 
