@@ -15,7 +15,7 @@ from shrinknet.core.registry import Named, registry_of_classes
 from shrinknet.core.scores import Scores
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.replay import Replay
-from shrinknet.task.data import Batch
+from shrinknet.task.data import Batch, Data
 
 Statistics = Mapping[str, Tensor]
 """What one batch says: tensors that add up over samples, most of them one for each group, neurons last."""
@@ -95,6 +95,9 @@ class Criterion(Named):
             allowed = "one that writes begin, observe and conclude, by which workers score too"
             do = "Let begin(network) return what score took from the network, and conclude(state, sums) the scores."
             raise BadInputError("criterion", allowed, f"{cls.__qualname__}, which overrides score", do)
+
+    def check(self, network: GatedNetwork, data: Data) -> None:
+        """Raise a ShrinknetError, before anything is scored or written, where network, loss or data cannot be used."""
 
     def begin(self, network: GatedNetwork) -> Any:
         """Return the state that batches are observed with: all that the rule takes from the network."""

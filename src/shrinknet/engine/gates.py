@@ -22,6 +22,7 @@ from shrinknet.engine.checkpoints import outputs_for_slopes
 from shrinknet.engine.passes import Passes, Values
 from shrinknet.engine.program import Gating, Program
 from shrinknet.graph.call import Site
+from shrinknet.graph.free import check_within
 from shrinknet.graph.restrict import restrict
 from shrinknet.graph.trace import Trace, named_tensors, trace
 from shrinknet.graph.widths import EXAMPLE_BATCH, Present
@@ -340,6 +341,8 @@ def _check_traced(task: Task, network: GatedNetwork) -> None:
                 "Cannot follow values through the model: its exported graph computes something else than the model "
                 "itself. Look for tensors changed in place, and for code that depends on the number of samples."
             )
+        for example in task.examples:
+            check_within(network.trace.module, network.trace.free, example)
         for given in (*task.examples[1:], *network.trace.other_sizes(inputs)):
             _check_traced_at(network, given, called_at(task.model, given))
 

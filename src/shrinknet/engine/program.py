@@ -12,7 +12,6 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
-from shrinknet.core.errors import BadInputError
 from shrinknet.engine.held import Held
 from shrinknet.engine.samples import Samples, samples_in
 from shrinknet.graph.call import DECOMPOSED, WEIGHTED, Site, argument_at, windows_of
@@ -81,13 +80,6 @@ class Program:
         if self.reads is not None:
             return self.outputs_of[self.reads]
         return self.outputs_of[0] if self._is_lone else self.end
-
-    def check_one_output(self, criterion: str) -> None:
-        """Raise BadInputError where the loss is given several outputs: a criterion starts at one."""
-        if self.output is self.end:
-            got = f"{criterion!r}, which starts at one output"
-            do = "Use 'taylor-2', which is exact on any network."
-            raise BadInputError("criterion", "one for a loss of all outputs, where a network returns several", got, do)
 
     def judged(self, values: Mapping[Node, Any]) -> Any:
         """Return what the loss is given of the values."""

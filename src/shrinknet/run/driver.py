@@ -20,12 +20,11 @@ from shrinknet.export.artefact import Artefact
 from shrinknet.graph.configs import has_config
 from shrinknet.graph.ties import ties_of
 from shrinknet.measure.costs import CostsOf
-from shrinknet.run.allowed import check_loss
+from shrinknet.run.allowed import check_loss, check_network
 from shrinknet.run.choosing import Scorers, choosing
 from shrinknet.run.effort import Effort, effort_asked, effort_of
 from shrinknet.run.facts import finish
 from shrinknet.run.family import is_far_below, judged, least_pruned, misses, next_wanted
-from shrinknet.run.noise import check_slopes
 from shrinknet.run.options import Pruning
 from shrinknet.run.own_class import foretell
 from shrinknet.run.run import Run
@@ -58,7 +57,7 @@ def search(task: Task, options: Pruning) -> Run:
     ships = Artefact(task, network.trace, options.kind, options.quantize, options.allow_float)
     ships.check(goals, options.max_latency)
     with scoring.arithmetic(), with_threads_of(options.out if options.resume else None):
-        check_slopes(options.rule, network, task.calibration)
+        check_network(task, options.rule, network)
         start = first_step(task, network, ships.costs)
     check_ways(options.guards, {one.name: one.quality for one in task.metrics} | {ACCURACY.name: ACCURACY})
     check_asked("goals", goals, lambda goal: goal.progress(start.measures, start.measures))

@@ -27,8 +27,7 @@ from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.execution.cost_model import Rates, Work, forward_work, ranking_work, run_work
 from shrinknet.measure.evaluation import evaluate_batches
-from shrinknet.run.allowed import check_loss
-from shrinknet.run.noise import check_slopes
+from shrinknet.run.allowed import check_loss, check_network
 from shrinknet.run.options import Pruning
 from shrinknet.search.schedule import CANDIDATES, FEW_ROWS, Prices, Schedule, schedule_of
 from shrinknet.task.data import Data
@@ -250,7 +249,7 @@ def _estimate(task: Task, network: GatedNetwork, seed: int) -> Criterion:
         criterion = find_criterion(name, seed)
         try:
             check_loss(task, criterion, Scoring())
-            check_slopes(criterion, network, task.calibration)
+            check_network(task, criterion, network)
             criterion.score(network, [task.calibration.spread(ROWS_TRIED)])
         except BadInputError:
             continue
