@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [
     str(ROOT / folder) for folder in ("examples", "tests", "tests/unit", "benchmarks/zoo", "benchmarks/walk")
 ]
+import annotations  # noqa: E402, F401
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("quick", deadline=None, max_examples=12, derandomize=True, suppress_health_check=SLOW)
