@@ -16,6 +16,7 @@ sys.path[:0] = [
     str(ROOT / folder) for folder in ("examples", "tests", "tests/unit", "benchmarks/zoo", "benchmarks/walk")
 ]
 import annotations  # noqa: E402, F401
+from listed_once import keep_onnx_operators  # noqa: E402
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("quick", deadline=None, max_examples=12, derandomize=True, suppress_health_check=SLOW)
@@ -26,6 +27,11 @@ settings.load_profile(os.environ.get("SHRINKNET_LAWS", "quick"))
 @pytest.fixture(autouse=True)
 def same_random_numbers() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def onnx_operators_are_listed_once() -> None:
+    keep_onnx_operators()
 
 
 @pytest.fixture

@@ -1,0 +1,33 @@
+"""Lists of operators that torch writes anew for each export are written once for all tests: they hold the same.
+
+`from_torchlib` takes as long as all else that `torch.onnx.export` does with a small network; the other is made anew for
+each of fifty namespaces whenever a program is decomposed, as every lowering does.
+"""
+
+import functools
+import sys
+
+import torch
+from torch._export import utils
+
+_COMPOSITE = "CompositeImplicitAutograd"
+_make_all = utils._materialize_cpp_cia_ops
+_seen: list[str] = []
+
+
+def _make_new_ones() -> None:
+    """Look at torch's composite operators again only where there are others than before."""
+    there = torch._C._dispatch_get_registrations_for_dispatch_key(_COMPOSITE)
+    if there != _seen:
+        _make_all()
+        _seen[:] = there
+
+
+utils._materialize_cpp_cia_ops = _make_new_ones
+
+
+def keep_onnx_operators() -> None:
+    """Keep the list of ONNX's operators, once something has imported what writes it."""
+    module = sys.modules.get("torch.onnx._internal.exporter._registration")
+    if module and not hasattr(module.ONNXRegistry.from_torchlib, "cache_info"):
+        module.ONNXRegistry.from_torchlib = staticmethod(functools.cache(module.ONNXRegistry.from_torchlib))
