@@ -3,6 +3,7 @@
 The quick check draws the same few networks each time; `make laws` draws 200 for each law, others each time.
 """
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,13 @@ SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("quick", deadline=None, max_examples=12, derandomize=True, suppress_health_check=SLOW)
 settings.register_profile("laws", deadline=None, max_examples=200, print_blob=True, suppress_health_check=SLOW)
 settings.load_profile(os.environ.get("SHRINKNET_LAWS", "quick"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_is_there_already_stays() -> None:
+    """Libraries that were imported are looked through for what nobody holds no more: that took a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
