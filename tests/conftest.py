@@ -17,7 +17,7 @@ sys.path[:0] = [
     str(ROOT / folder) for folder in ("examples", "tests", "tests/unit", "benchmarks/zoo", "benchmarks/walk")
 ]
 import annotations  # noqa: E402, F401
-from listed_once import keep_onnx_operators  # noqa: E402
+from made_once import keep_onnx_operators  # noqa: E402
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("quick", deadline=None, max_examples=12, derandomize=True, suppress_health_check=SLOW)
@@ -40,6 +40,11 @@ def same_random_numbers() -> None:
 @pytest.fixture(autouse=True)
 def onnx_operators_are_listed_once() -> None:
     keep_onnx_operators()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest begins first, so that none is under way alone at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture
