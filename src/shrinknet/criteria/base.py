@@ -148,9 +148,11 @@ class Criterion(Named):
             if not ("derivative for" in str(error) and "not implemented" in str(error)):
                 raise
             raise BadInputError(
-                f"criterion={self.name!r}", "one whose derivatives torch has, of this network and loss",
-                str(error).splitlines()[0].rstrip("."), "Use `criterion='ablation'`, which takes none.",
-            ) from error  # fmt: skip
+                f"criterion={self.name!r}",
+                "one whose derivatives torch has, of this network and loss",
+                str(error).splitlines()[0].rstrip("."),
+                "Use `criterion='ablation'`, which takes none.",
+            ) from error
 
 
 def scored(criterion: Criterion, network: GatedNetwork, look: Look) -> Scores:

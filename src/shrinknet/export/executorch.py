@@ -79,9 +79,13 @@ class ExecuTorch(Exporter):
                 raise self.refused("this network", error) from error
         constants = tuple(one for one in stored_values(program, network) if len(one.axes) > 1)  # biases hardly count
         return Built(
-            bytes(lowered.buffer), by_tensors(smaller), constants=constants, steps=output_steps(smaller),
-            notes=(HIDDEN,), float_operators=kept_in_float,
-        )  # fmt: skip
+            bytes(lowered.buffer),
+            by_tensors(smaller),
+            constants=constants,
+            steps=output_steps(smaller),
+            notes=(HIDDEN,),
+            float_operators=kept_in_float,
+        )
 
     def _exported(self, module: GraphModule, network: InferenceGraph, rows: tuple[Tensor, ...]) -> ExportedProgram:
         """Export one row, whose other sizes stay free where they are to.

@@ -128,9 +128,16 @@ def steps_left_open(free: Axes) -> Iterator[None]:
 
 
 def _sizes_of_recurrent(
-    x: Tensor, states: Tensor | Sequence[Tensor], weights: Sequence[Tensor], has_biases: bool, num_layers: int,
-    dropout: float, train: bool, bidirectional: bool, batch_first: bool,
-) -> tuple[Tensor, ...]:  # fmt: skip
+    x: Tensor,
+    states: Tensor | Sequence[Tensor],
+    weights: Sequence[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Tensor, ...]:
     """Tensors of the sizes that a recurrent layer gives: its outputs and last states."""
     last = [states] if isinstance(states, Tensor) else states
     width = last[0].shape[-1] * (2 if bidirectional else 1)
@@ -147,8 +154,11 @@ def bounds_of(program: ExportedProgram, model: nn.Module, inputs: AnyInputs, fre
         return {}
     values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
     names = [_name(path) for path, _ in tree_flatten_with_path(bound(model, inputs))[0]]
-    sizes = {name: values[given].shape for name, given in zip(names, program.graph_signature.user_inputs, strict=True)
-             if name in free}  # fmt: skip
+    sizes = {
+        name: values[given].shape
+        for name, given in zip(names, program.graph_signature.user_inputs, strict=True)
+        if name in free
+    }
     return {
         name: {axis: _bounds(program, name, axis, sizes[name][axis]) for axis in axes} for name, axes in free.items()
     }
@@ -157,9 +167,11 @@ def bounds_of(program: ExportedProgram, model: nn.Module, inputs: AnyInputs, fre
 def _bounds(program: ExportedProgram, name: str, axis: int, size: Any) -> tuple[int, int | None]:
     if not isinstance(size, torch.SymInt) or size.node.expr.is_number:
         raise BadInputError(
-            "free", "axes whose size the network leaves open", f"axis {axis} of {name!r}, which it fixes at {size}",
+            "free",
+            "axes whose size the network leaves open",
+            f"axis {axis} of {name!r}, which it fixes at {size}",
             "Name every input of that length, take an example of at least 2 there, and write no size into forward.",
-        )  # fmt: skip
+        )
     found = program.range_constraints.get(size.node.expr)
     from torch.utils._sympy.numbers import int_oo  # sympy changes the filters of warnings where it is imported
 

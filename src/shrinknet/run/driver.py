@@ -216,9 +216,18 @@ class Search:
         )
         limit = room_left(wanted, self.start.measures)
         taking = steps(
-            self.task, here, self.choose, pace, last, limit, self.limits, self.ships.costs,
-            self.price, self.compensation, self._enough(wanted),
-        )  # fmt: skip
+            self.task,
+            here,
+            self.choose,
+            pace,
+            last,
+            limit,
+            self.limits,
+            self.ships.costs,
+            self.price,
+            self.compensation,
+            self._enough(wanted),
+        )
         return Until(taking, self.start, goals, self.guards, last, no_more)
 
     def _paced(self, goals: Sequence[Goal]) -> Paced | None:
@@ -281,9 +290,17 @@ class Search:
         masked = self._masked(taken)
         measures = measure(self.task, masked, self.ships.costs)
         return finish(
-            Run, self.task, masked, tuple(history), whole.first(len(removed_by(taken))), measures, reason, is_met,
-            config, self.ships,
-        )  # fmt: skip
+            Run,
+            self.task,
+            masked,
+            tuple(history),
+            whole.first(len(removed_by(taken))),
+            measures,
+            reason,
+            is_met,
+            config,
+            self.ships,
+        )
 
 
 def _resumed(folder: RunFolder, start: Step, step: int | None) -> list[Step]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from shrinknet.core.records import Difference, Verification
 from shrinknet.engine.gates import GatedNetwork
