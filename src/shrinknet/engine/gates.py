@@ -134,11 +134,16 @@ class GatedNetwork:
         """Return the factors of the present gates; None where every neuron is there (the same bits then)."""
         if bool(self.present.all()):
             return None
-        return self.factor
+        present = torch.from_numpy(self.present).to(self.program.device)  # once for a pass
+
+        def gating(site: Site, value: Tensor) -> Tensor:
+            return shaped_along(present[self.program.ids[site]].to(value.dtype), site.axis, value.dim())
+
+        return gating
 
     def factor(self, site: Site, value: Tensor) -> Tensor:
         """Return the 0/1 factors at a site, shaped to multiply the value read there."""
-        present = torch.from_numpy(self.present).to(value.device)[self.program.ids[site]]
+        present = torch.from_numpy(self.present[self.program.numbers[site]]).to(value.device)
         return shaped_along(present.to(value.dtype), site.axis, value.dim())
 
     def gate_slopes(self, batch: Batch) -> dict[str, Float[Tensor, "batch neurons"]]:
@@ -225,7 +230,10 @@ class GatedNetwork:
         totals = torch.zeros(len(inputs) if apart else 1, len(self.present), dtype=torch.float64)
         places = torch.zeros(len(self.present), dtype=torch.float64)
         for site, value in self.values_read(inputs).items():
-            ids, samples = self.program.ids[site].cpu(), self.program.sample_axis(site) if apart else None
+            ids, samples = (
+                torch.from_numpy(self.program.numbers[site]),
+                self.program.sample_axis(site) if apart else None,
+            )
             # one row of all samples, or of weights, which no sample has a part in
             rows = value.movedim(site.axis, 0)[None] if samples is None else value.movedim((samples, site.axis), (0, 1))
             means = of(rows).double().reshape(len(rows), len(ids), -1).mean(2).cpu()

@@ -6,8 +6,6 @@ effort is spent (`search/schedule.py`), and the passes are written into `config.
 
 import logging
 import os
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -21,7 +19,7 @@ from shrinknet.core.records import Step
 from shrinknet.core.units import EXACT, counted, effort_seconds
 from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.engine.gates import GatedNetwork
-from shrinknet.execution.cost_model import Rates, Work, forward_work, ranking_work, run_work
+from shrinknet.execution.cost_model import Rates, Work, forward_work, ranking_work, run_work, seconds_of
 from shrinknet.measure.evaluation import evaluate_batches
 from shrinknet.run.allowed import check_loss
 from shrinknet.run.noise import check_slopes
@@ -169,7 +167,9 @@ def _passes_in(seconds: float, task: Task, network: GatedNetwork, options: Pruni
     one = start.seconds * len(task.calibration) / (len(task.calibration) + validation)
     if one < SHORT:
         one = median(
-            _timed(lambda: evaluate_batches(lambda batch: network.outputs(batch.inputs), task.loss, task.calibration))
+            seconds_of(
+                lambda: evaluate_batches(lambda batch: network.outputs(batch.inputs), task.loss, task.calibration)
+            )
             for _ in range(3)
         )
     return SHARE_FOR_SEARCH * seconds / one * _at_once(options.how)
@@ -180,12 +180,6 @@ def _at_once(how: Scoring) -> float:
     if how.executor == "serial":
         return 1.0
     return max(1.0, (how.workers or os.cpu_count() or 1) * how.threads / torch.get_num_threads())
-
-
-def _timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def _estimate(task: Task, network: GatedNetwork, seed: int) -> Criterion:
