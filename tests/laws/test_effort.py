@@ -103,7 +103,7 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bits(tmp_path, monkeypatch) 
 
     with pytest.raises(KeyboardInterrupt):
         sn.prune(a_task(), goals=goals(), effort="1s", out=tmp_path / "broken", progress=Breaks())
-    monkeypatch.setattr(efforts, "_timed", None)  # a run that goes on measures no time
+    monkeypatch.setattr(efforts, "seconds_of", None)  # a run that goes on measures no time
     again = sn.prune(a_task(), goals=goals(), effort="1s", out=tmp_path / "broken", resume=True)
     assert len(whole.history) > 4
     assert facts(again) == facts(whole)
@@ -119,7 +119,7 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bits(tmp_path, monkeypatch) 
 
 def slow(monkeypatch) -> dict[str, object]:
     """On a machine where a pass, as anything that is tried, takes so long that forty of them fit into a second."""
-    monkeypatch.setattr(efforts, "_timed", lambda work: efforts.SHARE_FOR_SEARCH / 40)
+    monkeypatch.setattr(efforts, "seconds_of", lambda work: efforts.SHARE_FOR_SEARCH / 40)
     monkeypatch.setattr(efforts, "_is_short", lambda *args: False)
     return {}
 

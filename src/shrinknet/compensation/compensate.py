@@ -18,9 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Node
+from torch.nn import functional
 
 from shrinknet.compensation.kinds import KINDS
 from shrinknet.compensation.least_squares import Moments, least_squares, residual_maker, with_ones
@@ -101,7 +103,7 @@ class Compensation:
         """Return a masked network whose readers make up for the neurons that were just removed."""
         starts = {group.name: network.trace.ids_of(group).start for group in network.groups}
         ids = [starts[neuron.group] + neuron.index for neuron in removed if neuron.group in starts]
-        work = _Refit(self, network, torch.tensor(sorted(ids), dtype=torch.long))
+        work = _Refit(self, network, sorted(ids))
         with torch.no_grad():
             work.go()
         self.values = work.values
@@ -140,7 +142,7 @@ class Compensation:
         Cost: one pass over the calibration data, and a product [elements, elements] for each reader.
         """
         matrices: dict[Site, Tensor] = {}
-        present = torch.from_numpy(network.present)
+        present = torch.from_numpy(network.present).to(network.program.device)
         for node, reader in self.readers.items():
             axis = reader.site.axis
             value = self.values[node.args[0]].movedim(axis, -1)  # type: ignore[index]
@@ -148,7 +150,7 @@ class Compensation:
             gram = (rows.T @ rows).double() / len(rows)
             owners = network.program.ids[reader.site]
             if not self.kind.fits_weights:
-                matrix = torch.cat([torch.eye(len(owners), dtype=gram.dtype), -gram[-1:, :-1]])
+                matrix = torch.cat([torch.eye(len(owners), dtype=gram.dtype, device=gram.device), -gram[-1:, :-1]])
             else:
                 matrix = residual_maker(gram, owners, present[owners], self.ridge)
             matrices[reader.site] = matrix
@@ -176,11 +178,11 @@ class Compensation:
 class _Refit:
     """One refit: the nodes behind the removed neurons run once more, and readers are fit on the way."""
 
-    def __init__(self, whole: Compensation, network: GatedNetwork, removed: Tensor) -> None:
+    def __init__(self, whole: Compensation, network: GatedNetwork, removed: Sequence[int]) -> None:
         self.whole, self.network, self.removed = whole, network, removed
         given = network.program
         self.program = Program(given.trace, given.asked_dtype, given.scoring, given.tensors, given.reads)
-        self.present = torch.from_numpy(network.present)
+        self.present = torch.from_numpy(network.present).to(self.program.device)
         self.values: dict[Node, Any] = {**whole.values, **self.program.constants}
         self.changed: set[Node] = set()
         self.tensors: dict[str, Tensor] = {}
@@ -203,7 +205,7 @@ class _Refit:
 
     def _reads_removed(self, node: Node) -> bool:
         sites = self.program.sites.get(node.name, ())
-        return any(bool(torch.isin(self.program.ids[site], self.removed).any()) for site in sites)
+        return any(np.isin(self.program.numbers[site], self.removed).any() for site in sites)
 
     def _set(self, constant: Node, value: Tensor) -> None:
         value = value.to(self.values[constant].dtype)
@@ -212,7 +214,7 @@ class _Refit:
     def _fit(self, reader: Reader) -> None:
         x = self.values[reader.node.args[0]]  # type: ignore[index]
         weight, bias = self.values[reader.weight], None if reader.bias is None else self.values[reader.bias]
-        alive = torch.cat([self.present[reader.owners], torch.tensor([bias is not None])])
+        alive = functional.pad(self.present[reader.owners], (0, 1), value=bias is not None)
         weights = as_matrix(weight, bias)
         if not self.whole.kind.fits_weights:
             if reader.bias is not None:
@@ -298,7 +300,7 @@ def with_floor(curvature: Tensor) -> Tensor:
     A sample that is answered surely has next to no curvature where it stands, and a large move would go unseen.
     """
     mean = curvature.diagonal(dim1=1, dim2=2).mean()
-    return curvature + FLOOR * mean * torch.eye(curvature.shape[1], dtype=curvature.dtype)
+    return curvature + FLOOR * mean * torch.eye(curvature.shape[1], dtype=curvature.dtype, device=curvature.device)
 
 
 @dataclass(frozen=True)

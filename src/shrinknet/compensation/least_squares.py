@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from shrinknet.compensation.readers import Reader
 
@@ -89,17 +90,17 @@ def residual_maker(
 
     R's columns are `H^-1[:, Q] ([H^-1]_QQ)^-1` for the elements Q of each neuron; 0 for what is gone.
     """
-    keep = torch.cat([alive.nonzero()[:, 0], torch.tensor([len(owners)])])
-    held = torch.full((len(keep),), ridge * float(gram.diagonal()[:-1].mean().clamp_min(1e-300)), dtype=gram.dtype)
+    keep = functional.pad(alive, (0, 1), value=True).nonzero()[:, 0]
+    held = gram.new_full((len(keep),), ridge * float(gram.diagonal()[:-1].mean().clamp_min(1e-300)))
     held[-1] = 0
     whole = torch.linalg.inv(gram[keep][:, keep] + torch.diag(held))
-    own, parts = owners[alive], torch.zeros(len(keep), len(keep) - 1, dtype=gram.dtype)
+    own, parts = owners[alive], gram.new_zeros(len(keep), len(keep) - 1)
     if len(own.unique()) == len(own):
         parts = whole[:, :-1] / whole.diagonal()[:-1]
     else:
         for neuron in own.unique():
             places = (own == neuron).nonzero()[:, 0]
             parts[:, places] = torch.linalg.solve(whole[places][:, places], whole[:, places].T).T
-    result = torch.zeros(len(owners) + 1, len(owners), dtype=gram.dtype)
+    result = gram.new_zeros(len(owners) + 1, len(owners))
     result[keep[:, None], keep[:-1][None]] = parts
     return result

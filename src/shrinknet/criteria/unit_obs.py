@@ -55,7 +55,8 @@ class UnitOBS(Criterion):
         weight, bias = constants[reader.weight], None if reader.bias is None else constants[reader.bias]
         present = torch.from_numpy(network.present)
         columns = as_matrix(weight, bias).cpu()[present[_outputs(network, reader)]]
-        alive = torch.cat([present[reader.owners], torch.tensor([True])]).nonzero()[:, 0]
+        owners = reader.owners.cpu()
+        alive = torch.cat([present[owners], torch.tensor([True])]).nonzero()[:, 0]
         totals = torch.zeros(len(present), dtype=torch.float64)
         if not bool(gram.diagonal()[:-1].any()):  # it reads nothing but zeros
             return totals
@@ -63,7 +64,7 @@ class UnitOBS(Criterion):
         held = torch.full((len(alive),), self.ridge * float(gram.diagonal()[:-1].mean()), dtype=torch.float64)
         held[-1] = 0  # the constant is not held
         inverse = torch.linalg.inv(gram + torch.diag(held))
-        owners = reader.owners[alive[:-1]]
+        owners = owners[alive[:-1]]
         for neuron in owners.unique().tolist():
             own = (owners == neuron).nonzero()[:, 0]
             gone = columns[:, alive[own]]

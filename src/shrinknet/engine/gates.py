@@ -135,11 +135,16 @@ class GatedNetwork:
         """Return the factors of the present gates; None where every neuron is there (the same bits then)."""
         if bool(self.present.all()):
             return None
-        return self.factor
+        present = torch.from_numpy(self.present).to(self.program.device)  # once for a pass
+
+        def gating(site: Site, value: Tensor) -> Tensor:
+            return shaped_along(present[self.program.ids[site]].to(value.dtype), site.axis, value.dim())
+
+        return gating
 
     def factor(self, site: Site, value: Tensor) -> Tensor:
         """Return the 0/1 factors at a site, shaped to multiply the value read there."""
-        present = torch.from_numpy(self.present).to(value.device)[self.program.ids[site]]
+        present = torch.from_numpy(self.present[self.program.numbers[site]]).to(value.device)
         return shaped_along(present.to(value.dtype), site.axis, value.dim())
 
     def gate_slopes(self, batch: Batch) -> dict[str, Float[Tensor, "batch neurons"]]:
@@ -227,7 +232,8 @@ class GatedNetwork:
         totals = torch.zeros(len(inputs) if apart else 1, len(self.present), dtype=torch.float64)
         places = torch.zeros(len(self.present), dtype=torch.float64)
         for site, value in self.values_read(inputs).items():
-            ids, samples = self.program.ids[site].cpu(), self.program.samples_at(site) if apart else None
+            ids = torch.from_numpy(self.program.numbers[site])
+            samples = self.program.samples_at(site) if apart else None
             # one row of all samples, or of weights, which no sample has a part in
             rows = value.movedim(site.axis, -1)
             rows = rows[None] if samples is None else samples.without(site.axis).gathered(rows)

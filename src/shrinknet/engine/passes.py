@@ -7,7 +7,6 @@ from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.fx import Node
 
@@ -122,11 +121,10 @@ class Passes:
         behind = {node for node, value in constants.items() if value is not values[node]}
         if not len(changed) and not behind:
             return values
-        ids = torch.from_numpy(changed)
         values = {**values, **constants}
         for node in self.program.nodes:
             sites = self.program.sites.get(node.name, ())
-            reads = any(bool(torch.isin(self.program.ids[site].cpu(), ids).any()) for site in sites)
+            reads = any(np.isin(self.program.numbers[site], changed).any() for site in sites)
             if reads or not behind.isdisjoint(self.program.given(node)):
                 values[node] = self.program.call(node, values, gating)
                 behind.add(node)

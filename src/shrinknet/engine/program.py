@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_arg
@@ -249,15 +250,20 @@ class Program:
         return argument_at(self._by_name[site.node].args, site.argument)  # type: ignore[no-any-return]
 
     @cached_property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return next((tensor.device for tensor in self.trace.tensors.values()), torch.device("cpu"))
+
+    @cached_property
     def ids(self) -> dict[Site, Tensor]:
-        """The neuron id of each element along the axis read at each site."""
-        layouts = self.trace.layouts
-        device = next((tensor.device for tensor in self.trace.tensors.values()), torch.device("cpu"))
-        return {
-            site: torch.from_numpy(np.asarray(layouts[self.source(site).name][site.axis])).to(device)
-            for sites in self.sites.values()
-            for site in sites
-        }
+        """The neuron id of each element along the axis read at each site, where the network lies."""
+        return {site: torch.from_numpy(ids).to(self.device) for site, ids in self.numbers.items()}
+
+    @cached_property
+    def numbers(self) -> dict[Site, NDArray[np.int64]]:
+        """The same in memory."""
+        layouts, sites = self.trace.layouts, [site for some in self.sites.values() for site in some]
+        return {site: np.asarray(layouts[self.source(site).name][site.axis]) for site in sites}
 
     @cached_property
     def spans(self) -> dict[Site, slice]:

@@ -166,9 +166,9 @@ def measured_rates(network: GatedNetwork) -> Rates:
     """
     keep_freed_memory()
     program, num_samples = network.passes.program, samples_at_once(network)
-    values = torch.rand(NUM_VALUES, CHUNK_ELEMENTS).unbind()
+    values = torch.rand(NUM_VALUES, CHUNK_ELEMENTS, device=program.device).unbind()
     bytes_per_second = 3 * NUM_VALUES * values[0].nbytes / _fastest(lambda: _add_in_a_round(values))
-    inputs = tuple(_like(node.meta["val"], num_samples) for node in program.inputs)
+    inputs = tuple(_like(node.meta["val"], num_samples, program.device) for node in program.inputs)
     with torch.no_grad():
         seconds = _fastest(lambda: program.outputs(inputs, network.gating())) / num_samples
     work = forward_work(network)
@@ -259,12 +259,13 @@ def _bytes_of(node: Node) -> int:
     return math.prod(sizes) // (2 if samples else 1) * value.element_size()
 
 
-def _like(value: Any, num_samples: int) -> Any:
+def _like(value: Any, num_samples: int, device: torch.device) -> Any:
     """Numbers of the shape and kind of an input; what is no tensor stays."""
     if not isinstance(value, Tensor):
         return value
     shape = (num_samples, *shape_of(value)[1:])
-    return torch.rand(shape, dtype=value.dtype) if value.is_floating_point() else torch.zeros(shape, dtype=value.dtype)
+    make = torch.rand if value.is_floating_point() else torch.zeros
+    return make(shape, dtype=value.dtype, device=device)
 
 
 def _fastest(work: Callable[[], object], least_seconds: float = 0.3) -> float:
@@ -272,7 +273,19 @@ def _fastest(work: Callable[[], object], least_seconds: float = 0.3) -> float:
     work()
     times: list[float] = []
     while sum(times) < least_seconds or len(times) < 5:
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
+        times.append(seconds_of(work))
     return sorted(times)[len(times) // 2]
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Return how long some work takes, until a GPU that does it is done, too."""
+    _wait()
+    started = time.perf_counter()
+    work()
+    _wait()
+    return time.perf_counter() - started
+
+
+def _wait() -> None:
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()

@@ -8,7 +8,6 @@ cost model counts: the same on every machine.
 
 import logging
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from shrinknet.core.records import Neuron, Step
 from shrinknet.core.units import EXACT, counted, effort_seconds
 from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.engine.gates import GatedNetwork
-from shrinknet.execution.cost_model import Rates, Work, forward_work, ranking_work, run_work
+from shrinknet.execution.cost_model import Rates, Work, forward_work, ranking_work, run_work, seconds_of
 from shrinknet.measure.evaluation import evaluate_batches
 from shrinknet.run.allowed import check_loss, check_network
 from shrinknet.run.options import Pruning
@@ -224,9 +223,9 @@ def _seconds_of_a_pass(task: Task, network: GatedNetwork, start: Step) -> float:
 
 def _seconds(work: Callable[[], object]) -> float:
     """How long something takes; what is short is done three times."""
-    times = [_timed(work)]
+    times = [seconds_of(work)]
     if times[0] < SHORT:
-        times += [_timed(work), _timed(work)]
+        times += [seconds_of(work), seconds_of(work)]
     return median(times)
 
 
@@ -235,12 +234,6 @@ def _at_once(how: Scoring) -> float:
     if how.executor == "serial":
         return 1.0
     return max(1.0, (how.workers or os.cpu_count() or 1) * how.threads / torch.get_num_threads())
-
-
-def _timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def _estimate(task: Task, network: GatedNetwork, seed: int) -> Criterion:

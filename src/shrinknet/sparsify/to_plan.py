@@ -122,7 +122,8 @@ def _drawn(network: GatedNetwork) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     example = torch.randn((2, *(int(size) for size in shape[1:])), generator=generator)
     kind = network.program.input.meta["val"].dtype
-    return example.to(kind) if kind.is_floating_point else torch.zeros_like(example, dtype=kind)
+    drawn = example.to(kind) if kind.is_floating_point else torch.zeros_like(example, dtype=kind)
+    return drawn.to(network.program.device)
 
 
 def _clear(network: GatedNetwork, tensors: dict[str, Tensor], neuron: Neuron) -> None:

@@ -1,8 +1,5 @@
 """What `bench` times, and what it forecasts."""
 
-import time
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -15,7 +12,7 @@ from shrinknet.core.units import bytes_text, counted
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.memory import in_memory
-from shrinknet.execution.cost_model import Forecast, Rates, forecast, forward_work, measured_rates
+from shrinknet.execution.cost_model import Forecast, Rates, forecast, forward_work, measured_rates, seconds_of
 from shrinknet.task.losses import find_loss
 from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task, evaluating, which_output
@@ -115,10 +112,10 @@ def _measured(task: Task, network: GatedNetwork, criterion: str) -> dict[str, in
     """Time a ranking, and a few of the plain loop's passes, each of which costs the same."""
     own, rule = in_memory(task, network), find_criterion(criterion)
     with torch.no_grad(), evaluating(task.model):
-        forward = min(_timed(lambda: _plain_passes(task, 1)) for _ in range(3))
-        loop = _timed(lambda: _plain_passes(task, PASSES_TIMED)) / PASSES_TIMED * network.trace.num_neurons
-    _timed(lambda: rule.score(network, own.calibration))
-    seconds = min(_timed(lambda: rule.score(network, own.calibration)) for _ in range(3))
+        forward = min(seconds_of(lambda: _plain_passes(task, 1)) for _ in range(3))
+        loop = seconds_of(lambda: _plain_passes(task, PASSES_TIMED)) / PASSES_TIMED * network.trace.num_neurons
+    seconds_of(lambda: rule.score(network, own.calibration))
+    seconds = min(seconds_of(lambda: rule.score(network, own.calibration)) for _ in range(3))
     rates = measured_rates(network)
     expected = forecast(network, criterion, len(task.calibration), rates).seconds
     return {
@@ -135,12 +132,6 @@ def _plain_passes(task: Task, count: int) -> None:
     for _ in range(count):
         for batch in task.calibration.batches():
             task.loss.of(task.loss.read(called(task.model, batch.inputs)), batch.targets)
-
-
-def _timed(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def _text(name: str, value: int | float) -> str:
