@@ -410,8 +410,8 @@ def test_a_pte_file_needs_a_largest_size_and_operators_that_leave_sizes_open() -
 
 def test_batches_longer_than_the_largest_size_are_refused() -> None:
     torch.manual_seed(0)
-    rows = [(torch.randn(6 + k // 12 * 3, 4), k % 3) for k in range(N)]
-    loader = DataLoader(Rows(rows.__getitem__), 6)
+    rows = [(torch.randn(7 + k // 8, 4), k % 3) for k in range(N)]
+    loader = DataLoader(Rows(rows.__getitem__), 8, collate_fn=beside)
     with pytest.raises(sn.BadInputError, match=r"^free must be at most 8 along axis 1 of 'x'\. Got rows of 9\."):
         sn.rank(sn.Task(Fixing(), "cross-entropy", loader, free={"x": {1: 8}}), "magnitude")
     assert sn.rank(sn.Task(Fixing(), "cross-entropy", loader, free={"x": {1: 9}}), "magnitude")

@@ -107,6 +107,16 @@ def test_a_loss_whose_rows_count_otherwise_together_is_the_batchs_and_couples_th
         sn.rank(task, "empirical-fisher")
 
 
+def test_a_coupling_as_small_as_that_of_an_untrained_network_is_seen() -> None:
+    """All rows cost about log 3, whatever their labels: the batch's mean over labels is near to that over rows."""
+    model = Judging(lambda o, t: functional.cross_entropy(o.expand(*o.shape[:2], 4), t, ignore_index=255))
+    with torch.no_grad():
+        model.net[2].weight.mul_(1e-4), model.net[2].bias.zero_()
+    labels = torch.randint(3, (N, 4)).where(torch.arange(4) <= torch.arange(N)[:, None] % 4, 255)
+    model.net = nn.Sequential(*model.net, nn.Unflatten(1, (3, 1)))
+    assert sn.Task(model, "own-loss", {"x": X, "labels": labels}).loss.couples_samples
+
+
 class Weighing(Judging):
     """Its loss has weights of its own, two outputs and two labels."""
 
@@ -136,7 +146,7 @@ def test_several_outputs_and_labels_and_what_weighs_them_are_part_of_the_word(tm
     smaller = float(run.model(**rows)["loss"])
     assert run.history[-1].measures.calibration_loss == pytest.approx(smaller, rel=1e-5)
     assert sn.load(tmp_path / "run", model=model, data=[rows]).plan == run.plan
-    with pytest.raises(sn.BadInputError, match=r"For a run, give the model itself"):
+    with pytest.raises(sn.BadInputError, match=r"A run is opened with the model itself, or by `trust=True`\."):
         sn.load(tmp_path / "run", data=[rows])
 
 

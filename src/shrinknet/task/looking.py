@@ -83,6 +83,7 @@ def of_the_network(model: nn.Module, data: Data, loss: Loss, output: str | int |
     with evaluating(model), torch.no_grad():
         batch = data.spread(ROWS_LOOKED_AT)
         outputs = _outputs(model, batch, data.role)
+        _check_outputs(outputs, batch)
         reads = _read_by_built_in(outputs, batch.targets, output)
         if output is not None and reads is not None:
             outputs, reads = tensors_of(outputs)[reads], None

@@ -14,7 +14,7 @@ from shrinknet.core.errors import BadInputError
 from shrinknet.core.units import names_in
 from shrinknet.task.data import Batch
 from shrinknet.task.losses import LOSSES, OWN_ANSWERS, OWN_LOSS, Loss
-from shrinknet.task.own_word import loss_of, own_word
+from shrinknet.task.own_word import FLOAT, ROUNDINGS, loss_of, own_word
 from shrinknet.task.per_sample import IGNORED, cross_entropy, cross_entropy_of_counted
 from shrinknet.task.trees import Inputs, are_alike, call_of, floats_of, num_rows, of_each, tensors_of
 from shrinknet.task.unpacking import TARGETS
@@ -105,7 +105,8 @@ def _built_in(model: nn.Module, rows: Rows, reads: int | None) -> Loss | None:
         is_silent = is_pair or not bool(counts[~is_said].any())  # the network ignores no other labels than the loss
         if is_said.any() and is_silent and are_alike(said[is_said], losses[is_said]):
             together = is_said & _as_most(counts, is_said)
-            if are_alike(_said(model, _some(rows, together)), said[together].mean()):
+            whole, mean = float(_said(model, _some(rows, together))), float(said[together].mean())
+            if abs(whole - mean) <= ROUNDINGS * FLOAT * max(1.0, abs(mean)):
                 return LOSSES[name]
     return None
 
@@ -164,8 +165,8 @@ def _labels(model: nn.Module) -> str:
 def _no_loss(came: str) -> BadInputError:
     allowed = f"{OWN_LOSS!r} only for a network whose forward takes labels and returns a loss"
     do = (
-        "Name the loss that it was trained by, or give a function of outputs and targets. For a run, give the model "
-        "itself, too."
+        "Name the loss that it was trained by, or give a function of outputs and targets. A run is opened with the "
+        "model itself, or by `trust=True`."
     )
     return BadInputError("loss", allowed, came, do)
 

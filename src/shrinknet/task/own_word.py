@@ -1,5 +1,6 @@
 """A network's own loss, taken at its word: the operators of its forward between what it returns and its `loss`."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -24,6 +25,9 @@ from shrinknet.task.trees import (
     row_axes,
     tensors_of,
 )
+
+ROUNDINGS, FLOAT = 64, torch.finfo(torch.float32).eps
+"""How many roundings a mean over rows may be from what is said of all of them: losses are float32 at best."""
 
 ROWS_TRACED = 3
 """So many rows the loss is followed on: two or one could be taken for sizes of something else."""
@@ -78,14 +82,30 @@ def own_word(model: nn.Module, inputs: Inputs, labels: Mapping[str, Any], output
     names = [f"the input {name}" for name, _ in named_leaves(bound(model, inputs), "")]
     word = OwnWord(_between(_followed(model, few), few, [_few(one) for one in tensors_of(outputs)], names))
     each, rows = replace(word, is_of_each=True), (outputs, dict(labels))
-    whole, apart = word(*rows), each(*rows)
-    if not are_alike(whole[0], apart.mean()):
+    if not _is_their_mean(word, each, rows):
         return word
-    return replace(each, is_mapped=_is_mapped(replace(each, is_mapped=True), rows, apart))
+    return replace(each, is_mapped=_is_mapped(replace(each, is_mapped=True), rows, each(*rows)))
 
 
 def _few(tensor: Tensor) -> Tensor:
     return tensor[:ROWS_TRACED]
+
+
+def _is_their_mean(word: OwnWord, each: OwnWord, rows: tuple[Any, Any]) -> bool:
+    """Whether the loss of a batch is the mean of those of its rows, of these outputs and of others far from them.
+
+    The rows of an untrained network may all cost the same, and then any mean is like any other.
+    """
+    draw = torch.Generator().manual_seed(0)
+    outputs, labels = rows
+    moved = of_each(outputs, lambda one: one + _noise(one, draw) if one.is_floating_point() else one)
+    found = [(float(word(given, labels)[0]), float(each(given, labels).mean())) for given in (outputs, moved)]
+    found = [found[0], *(pair for pair in found[1:] if math.isfinite(pair[0]))]  # probabilities moved may be none
+    return all(abs(whole - mean) <= ROUNDINGS * FLOAT * max(1.0, abs(whole)) for whole, mean in found)
+
+
+def _noise(tensor: Tensor, draw: torch.Generator) -> Tensor:
+    return torch.randn(tensor.shape, generator=draw).to(tensor)
 
 
 def _is_mapped(word: OwnWord, rows: tuple[Any, Any], apart: Tensor) -> bool:
