@@ -203,6 +203,9 @@ def test_what_changes_rows_on_the_way_is_not_passed_over() -> None:
 
 
 TAKES_ONE = "calibration inputs must be of a shape and dtype that the model takes. Got [30, 4] float32 and [30,"
+CALLED_ONCE = (
+    "calibration must be a batch with what the network's forward takes (input). Got 2 parts beside the targets. Where"
+)
 NO_TARGETS = "calibration targets must be one tensor for cross-entropy. Got nothing. Give one for each row, or say `loss='own-answers'`"
 X, Y = torch.randn(30, 4), torch.arange(30) % 3
 
@@ -227,7 +230,7 @@ INPUTS = {
     "a tuple of inputs": (((X, X), Y), TAKES_ONE),
     "a list of inputs": (([X, X[:, :2]], Y), TAKES_ONE),
     "a dict of inputs": (({"ids": X, "mask": X}, Y), TAKES_ONE),
-    "three tensors": (TensorDataset(X, X, Y), TAKES_ONE),
+    "three tensors": (TensorDataset(X, X, Y), CALLED_ONCE),
     "one tensor": (TensorDataset(X), NO_TARGETS),
     "a data set of dicts": (Named(), "(input). Got keys 'pixels', 'label'. Name the arrays so, or say unpack="),
     "inputs of other lengths": (((X, X[:20]), Y), "Got inputs[0][0] [30, 4], inputs[0][1] [20, 4], targets [30]. Give each a row"),
