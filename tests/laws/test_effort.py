@@ -142,7 +142,7 @@ def test_a_time_becomes_passes_by_one_measurement(monkeypatch) -> None:
     network = gated(task, scoring=sn.Scoring())
     start = first_step(task, network)
     options = efforts.Pruning(goals=goals(), effort="10s")
-    monkeypatch.setattr(efforts, "_timed", lambda work: 0.25)
+    monkeypatch.setattr(efforts, "seconds_of", lambda work: 0.25)
     assert efforts._passes_in(10.0, task, network, options, start) == pytest.approx(0.8 * 10 / 0.25)
 
 
