@@ -1,4 +1,4 @@
-"""Commands typed in processes of their own, which can be killed.
+"""Commands typed, and Python run, in processes of their own, which can be killed.
 
 Each is forked from a process that has imported what all would import, and done nothing else; it computes with one thread.
 """
@@ -6,6 +6,8 @@ Each is forked from a process that has imported what all would import, and done 
 import multiprocessing
 import os
 import sys
+import tempfile
+import types
 from pathlib import Path
 
 import torch
@@ -51,13 +53,34 @@ class Typed:
         self.process.join()
 
 
+def run_python(code: str, folder: Path) -> tuple[str, str]:
+    """Run code in a folder as `python -c` does, which must succeed; return what it prints, and says on stderr."""
+    with tempfile.TemporaryDirectory() as place:
+        out, err = Path(place, "out"), Path(place, "err")
+        process = READY.Process(target=_run, args=(code, str(folder), str(out), str(err)))
+        process.start()
+        process.join()
+        assert process.exitcode == 0, err.read_text()
+        return out.read_text(), err.read_text()
+
+
 def _type(words: list[str], folder: str, said: str) -> None:
+    sys.argv = ["shrinknet", *words]
+    _begin(folder, os.devnull, said)
+    main()
+
+
+def _run(code: str, folder: str, out: str, err: str) -> None:
+    sys.argv = ["-c"]
+    _begin(folder, out, err)
+    sys.modules["__main__"] = module = types.ModuleType("__main__")
+    exec(compile(code, "<string>", "exec"), vars(module))
+
+
+def _begin(folder: str, out: str, err: str) -> None:
     os.chdir(folder)
     sys.path.insert(0, "")
-    sys.argv = ["shrinknet", *words]
-    out = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(out, 2)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    for path, descriptor in ((out, 1), (err, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # of workers that it starts
-    main()

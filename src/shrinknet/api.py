@@ -11,10 +11,9 @@ from shrinknet.core.records import Neuron, RaceResult
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import gated
 from shrinknet.engine.memory import in_memory
-from shrinknet.run.allowed import check_loss
+from shrinknet.run.allowed import check_loss, check_network
 from shrinknet.run.choosing import race_of, scored_by
 from shrinknet.run.driver import search
-from shrinknet.run.noise import check_slopes
 from shrinknet.run.options import Pruning, Ranking
 from shrinknet.run.run import Run
 from shrinknet.search.rank import Limits, ranked
@@ -58,7 +57,7 @@ def rank(task: Task, options: Ranking) -> list[tuple[Neuron, float]]:
     network = gated(task, options.keep, options.only, scoring)
     task = in_memory(task, network)
     with scoring.arithmetic():
-        check_slopes(options.rule, network, task.calibration)
+        check_network(task, options.rule, network)
     with scored_by(task, options, options.shards) as score:
         return ranked(network, score(network))
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from typed import run_python
 
 import shrinknet as sn
 from shrinknet.core.folder import RunFolder
@@ -26,16 +27,10 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
-def run_python(code: str, folder: Path) -> str:
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_the_tutorial_is_what_a_newcomer_types(tmp_path, type_command, monkeypatch) -> None:
     page = DOCS / "tutorial.md"
     code = "\n".join(blocks(page, "python"))
-    said = run_python(code + "\nassert sum(p.numel() for p in small.parameters()) < 5000", tmp_path)
+    said, _ = run_python(code + "\nassert sum(p.numel() for p in small.parameters()) < 5000", tmp_path)
     assert "proven: masked and cut outputs differ by at most" in said
     typed = [shlex.split(line) for block in blocks(page, "sh") for line in block.splitlines()]
     assert [words[1] for words in typed] == ["inspect", "rank", "prune", "analyse", "analyse", "cut", "verify"]
@@ -48,7 +43,7 @@ def test_the_tutorial_is_what_a_newcomer_types(tmp_path, type_command, monkeypat
 
 
 def test_an_lstm_is_pruned_as_the_page_says(tmp_path) -> None:
-    said = run_python("\n".join(blocks(DOCS / "how-to" / "lstm.md", "python")), tmp_path)
+    said, _ = run_python("\n".join(blocks(DOCS / "how-to" / "lstm.md", "python")), tmp_path)
     assert int(said.strip()) < 24
 
 
@@ -79,7 +74,7 @@ assert all(abs(scores[sn.Neuron("0", k)] - float(said[k])) < 1e-6 for k in range
 assert sn.prune(task, SquaredActivation(), goals=[sn.RemovedNeurons(3)]).is_met
 print("as the page says")
 """
-    assert run_python(code, tmp_path).endswith("as the page says\n")
+    assert run_python(code, tmp_path)[0].endswith("as the page says\n")
 
 
 OF_CONTRIBUTING = {"Criterion": 10, "Metric": 10, "Goal": 10, "Exporter": 60}

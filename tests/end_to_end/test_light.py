@@ -61,13 +61,12 @@ def test_the_stub_lists_what_there_is() -> None:
         from shrinknet import prun  # noqa: F401
 
 
-@pytest.mark.parametrize("before", [
+BEFORE = [
     "", "import shrinknet.sparsify.api", "from shrinknet.sparsify import base", "from shrinknet import sparsify",
     "import shrinknet\nshrinknet.sparsify\nimport shrinknet.sparsify.base",
     "import importlib; importlib.import_module('shrinknet.sparsify')",
-])  # fmt: skip
-def test_sparsify_is_the_function_whatever_was_imported_before(before: str) -> None:
-    code = f"""{before}
+]  # fmt: skip
+SPARSIFY = """
 import pickle, sys
 import shrinknet as sn
 from shrinknet import sparsify
@@ -75,6 +74,20 @@ from shrinknet.sparsify.api import sparsify as itself
 assert sn.sparsify is sparsify is itself is pickle.loads(pickle.dumps(itself))
 assert sys.modules["shrinknet.sparsify"].__name__ == "shrinknet.sparsify"
 assert sn.core is sys.modules["shrinknet.core"]
+"""
+
+
+def test_sparsify_is_the_function_whatever_was_imported_before() -> None:
+    """Each in a process of its own, forked from one that has imported torch alone."""
+    code = f"""
+import os, sys, torch
+assert not any(name.startswith("shrinknet") for name in sys.modules)
+for before in {BEFORE!r}:
+    child = os.fork()
+    if not child:
+        exec(before + {SPARSIFY!r}, {{}})
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, before
 """
     done = run_python(code)
     assert done.returncode == 0, done.stderr

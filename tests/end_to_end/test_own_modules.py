@@ -1,8 +1,6 @@
 """A cut network goes on living: it trains, is cut again, is saved, and is rebuilt from its class in a new process."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import architectures
@@ -12,11 +10,13 @@ from architectures import ALL
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
+from typed import run_python
 
 import shrinknet as sn
 
 NEW_PROCESS = """
-import sys
+import sys, warnings
+warnings.simplefilter("ignore")
 sys.path[:0] = {paths!r}
 import torch
 from architectures import ALL
@@ -100,7 +100,7 @@ def _in_a_new_process(name: str, folder: Path, inputs: torch.Tensor) -> torch.Te
         inputs=str(folder / "inputs.safetensors"),
         out=str(folder / "outputs.safetensors"),
     )
-    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True)
+    run_python(script, folder)
     return load_file(folder / "outputs.safetensors")["outputs"]
 
 
@@ -135,11 +135,7 @@ def test_a_new_process_opens_a_run_in_its_own_class(tmp_path: Path) -> None:
     (tmp_path / "of_a_stranger.py").write_text(A_MODULE)
 
     def new_process(script: str) -> str:
-        made = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", script], cwd=tmp_path, capture_output=True, text=True
-        )
-        assert made.returncode == 0, made.stderr
-        return made.stdout + made.stderr
+        return "".join(run_python(f"import warnings; warnings.simplefilter('ignore'); {script}", tmp_path))
 
     new_process("import of_a_stranger as s; s.prune(s.Net(), 'net'); s.prune(s.Wide(8), 'wide')")
     opened = "import shrinknet as sn, torch, sys; rows = torch.linspace(-1, 1, 48).view(12, 4), torch.arange(12) % 3; "
@@ -171,12 +167,9 @@ def test_a_cut_vit_goes_on_as_an_exported_graph(tmp_path: Path) -> None:
     again = pruned(task_of(small, inputs), 0.2, tmp_path / "again")
     assert again.verification.holds
     assert again.measures.costs.num_parameters < run.measures.costs.num_parameters
-    script = (
-        "import sys, torch; m = torch.export.load(sys.argv[1]).module(); print(sum(p.numel() for p in m.parameters()))"
-    )
-    answer = subprocess.run([sys.executable, "-c", script, str(tmp_path / "again" / "model.pt2")], capture_output=True,
-                            text=True, check=True)  # fmt: skip
-    assert int(answer.stdout) == again.measures.costs.num_parameters
+    loaded = f"torch.export.load({str(tmp_path / 'again' / 'model.pt2')!r}).module()"
+    answer, _ = run_python(f"import torch; print(sum(p.numel() for p in {loaded}.parameters()))", tmp_path)
+    assert int(answer) == again.measures.costs.num_parameters
 
 
 def test_a_plan_of_another_network_is_refused(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from typed import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -27,10 +28,9 @@ assert smaller.measures.costs.flash_bytes <= 9 * 1024
 assert smaller.model[0].out_features < small[0].out_features
 """
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "proven: masked and cut outputs differ by at most" in done.stdout
-    assert "stopped: reached the goal: at most 12,288 bytes of flash." in done.stdout
+    said, _ = run_python(code, tmp_path)
+    assert "proven: masked and cut outputs differ by at most" in said
+    assert "stopped: reached the goal: at most 12,288 bytes of flash." in said
     assert {path.name for path in tmp_path.iterdir()} == {"net.pt2", "data.npz"}
 
 

@@ -55,6 +55,7 @@ def test_the_paper_s_images_are_drawn_as_said(real_data) -> None:
     assert torch.equal(again[0], inputs)
 
 
+@pytest.mark.slow
 def test_one_layer_on_real_mnist(real_data, type_command, tmp_path) -> None:
     """The whole recipe, from the images to the page, as a reader types it."""
     answer = type_command("reproduce", "isnn-mnist-1x100", "--out", tmp_path / "out")

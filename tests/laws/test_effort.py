@@ -103,20 +103,23 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bits(tmp_path, monkeypatch) 
 
     with pytest.raises(KeyboardInterrupt):
         sn.prune(a_task(), goals=goals(), effort="1s", out=tmp_path / "broken", progress=Breaks())
-    monkeypatch.setattr(efforts, "_passes_in", None)  # a run that goes on measures no time
+    monkeypatch.setattr(efforts, "seconds_of", None)  # a run that goes on measures no time
     again = sn.prune(a_task(), goals=goals(), effort="1s", out=tmp_path / "broken", resume=True)
     assert len(whole.history) > 4
     assert facts(again) == facts(whole)
     assert again.plan == whole.plan
     config = json.loads((tmp_path / "broken" / "config.json").read_text())
     assert config["effort"] == "1s"
-    assert config["passes"] == 40.0
+    assert config["passes"] == pytest.approx(40)
+    assert config["prices"] == pytest.approx(
+        {"measuring": 1 + 50 / 300, "ranking": 300 / 64, "candidate": 300 / 64 / 8}
+    )
     assert config["criterion"] == "taylor-2-sampled"
 
 
 def slow(monkeypatch) -> dict[str, object]:
-    """On a machine where a pass takes so long that forty of them fit."""
-    monkeypatch.setattr(efforts, "_passes_in", lambda *args: 40.0)
+    """On a machine where a pass, as anything that is tried, takes so long that forty of them fit into a second."""
+    monkeypatch.setattr(efforts, "seconds_of", lambda work: efforts.SHARE_FOR_SEARCH / 40)
     monkeypatch.setattr(efforts, "_is_short", lambda *args: False)
     return {}
 
@@ -135,15 +138,6 @@ def test_a_run_that_a_guard_ends_orders_all_that_is_left() -> None:
     assert len(run.plan.removed) > 3, "a large step that breaks the guard is tried with fewer"
     kept = len(a_network().groups)  # one of each group stays
     assert len(run.plan.removed) + len(run.plan.remaining) == a_network().trace.num_neurons - kept
-
-
-def test_a_time_becomes_passes_by_one_measurement(monkeypatch) -> None:
-    task = a_task()
-    network = gated(task, scoring=sn.Scoring())
-    start = first_step(task, network)
-    options = efforts.Pruning(goals=goals(), effort="10s")
-    monkeypatch.setattr(efforts, "seconds_of", lambda work: 0.25)
-    assert efforts._passes_in(10.0, task, network, options, start) == pytest.approx(0.8 * 10 / 0.25)
 
 
 def wrong(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -234,3 +228,20 @@ def test_as_many_are_to_go_as_it_takes_where_each_group_gives_the_same_share(mos
     found = to_go(network, Limits(), lambda now: int(now.present[1:].sum()) <= there - most)
     assert found == there - 3 if most > there - 3 else most <= found <= most + 3
     assert np.array_equal(network.present, network.trace.present())
+
+
+def test_the_bar_goes_by_the_steps_that_are_planned() -> None:
+    """Each step takes about as long, however many neurons go."""
+    told: list[float] = []
+
+    class Listener:
+        def ranking(self, done: int, total: int) -> None: ...
+
+        def step(self, step: sn.Step, fraction: float) -> None:
+            told.append(fraction)
+
+    run = sn.prune(a_task(), goals=goals(), effort=40, progress=Listener())
+    assert len(told) == len(run.history) - 1 > 4
+    assert told[-1] == 1.0
+    even = [number / len(told) for number in range(1, len(told) + 1)]
+    assert told == pytest.approx(even, abs=0.15)

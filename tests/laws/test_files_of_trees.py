@@ -247,21 +247,41 @@ def test_a_pt2_without_rows_and_a_factory_without_an_example_say_what_to_do(tmp_
     assert said.startswith("--example-input must be given with a factory. Got nothing. Write the shape of one sample")
 
 
-class Mixing(nn.Module):
-    """Attention without an axis of heads, which torch's exporter to ONNX does not take."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.two = nn.Linear(5, 8), nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = self.one(x)
-        return self.two(functional.scaled_dot_product_attention(hidden, hidden, hidden)).mean(1)
-
-
 def test_what_torchs_exporter_cannot_take_is_named() -> None:
-    task = sn.Task(Mixing(), "cross-entropy", (torch.randn(12, 4, 5), torch.arange(12) % 3))
-    with pytest.raises(sn.ExportError, match=(
-        r"Got the operator aten\.scaled_dot_product_attention\.default: AssertionError: only 4D .* are supported\. The"
-    )):  # fmt: skip
+    class Rare(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            return self[1](torch.special.bessel_j0(self[0](x)))
+
+    task = sn.Task(Rare(nn.Linear(5, 8), nn.Linear(8, 3)), "cross-entropy", (torch.randn(12, 5), torch.arange(12) % 3))
+    with pytest.raises(sn.ExportError, match=r"Got the operator prims\.bessel_j0\.default: DispatchError: No ONNX"):
         sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(2)], artefact="onnx")
+
+
+class OneHead(nn.Module):
+    """Attention as it is written without heads: values [rows, places, width]."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.out = (nn.Linear(6, 6) for _ in range(4))
+        self.form = form
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        given = [self.query(x), self.key(x), self.value(x)]
+        options = {"attn_mask": mask[:, None] > 0, "scale": 0.3} if self.form == "masked" else {"is_causal": True}
+        if self.form == "five axes":
+            given = [one.unflatten(2, (2, 1, 3)).movedim(1, 3) for one in given]
+        seen = functional.scaled_dot_product_attention(*given, **options)
+        seen = seen.movedim(3, 1).flatten(2) if self.form == "five axes" else seen
+        return self.out(seen).mean(1)
+
+
+@pytest.mark.parametrize("free", [False, True], ids=["fixed", "free"])
+@pytest.mark.parametrize("form", ["masked", "causal", "five axes"])
+def test_attention_of_any_rank_goes_to_onnx(form: str, free: bool) -> None:
+    """Torch's exporter knows values [rows, heads, places, width] alone."""
+    pytest.importorskip("onnxruntime")
+    rows = {"x": torch.randn(12, 5, 6), "mask": torch.ones(12, 5).tril(1), "labels": torch.arange(12) % 3}
+    sizes = {"x": [1], "mask": [1]} if free else {}
+    task = sn.Task(OneHead(form), "cross-entropy", rows, free=sizes)
+    run = sn.prune(task, "taylor-1", goals=[sn.RemovedNeurons(1)], artefact="onnx", tie="none")
+    assert run.artefact.difference.holds

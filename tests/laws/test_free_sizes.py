@@ -12,7 +12,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 import shrinknet as sn
+from shrinknet.core.quiet import quiet
 from shrinknet.criteria import criterion_names
+from shrinknet.export.base import find_exporter
 from shrinknet.run.checking import check_files
 from shrinknet.task.trees import inputs_of, tensors_of
 
@@ -105,10 +107,10 @@ def read_task(seed: int = 0, **options: Any) -> sn.Task:
     return sn.Task(Reading(), "cross-entropy", rows, batch_size=10, **{"free": free} | options)
 
 
-def seen_task(seed: int = 0) -> sn.Task:
+def seen_task(seed: int = 0, free: Any = None) -> sn.Task:
     torch.manual_seed(seed)
     rows = torch.randn(8, 1, 8, 8), torch.randint(2, (8, 8, 8))
-    return sn.Task(Seeing(), pixels, rows, free={"image": [2, 3]})
+    return sn.Task(Seeing(), pixels, rows, free=free or {"image": [2, 3]})
 
 
 def heard_task(seed: int = 0) -> sn.Task:
@@ -333,6 +335,8 @@ BAD = {
     "no such input": ({"ids": [1]}, r"^free must be of inputs of the network \(input_ids, attention_mask\)\. Got 'ids'\."),
     "no such axis": ({"input_ids": [2]}, r"^free must be axes of 'input_ids' from 1 to 1\. Got 2\. Axis 0 counts the samples"),
     "one of two": ({"input_ids": [1]}, r"^free must be axes whose size the network leaves open\. Got axis 1 of 'input_ids', which it fixes at 9"),
+    "no largest": ({"input_ids": {1: "many"}, "attention_mask": [1]}, r"^free must be names of inputs, each with the axes whose sizes"),
+    "shorter than rows": ({"input_ids": {1: 8}, "attention_mask": {1: 8}}, r"^free must be at most 8 along axis 1 of 'input_ids'\. Got rows of 9\."),
     "no axes": ({"input_ids": [True]}, r"^free must be names of inputs, each with the axes whose sizes stay free\."),
 }  # fmt: skip
 
@@ -346,9 +350,71 @@ def test_what_cannot_be_free_is_one_sentence(case: str) -> None:
 
 def test_a_file_that_fixes_sizes_is_refused() -> None:
     with pytest.raises(
-        sn.BadInputError, match=r"^artefact must be `artefact='onnx'` or `artefact='pt2'` for a task with free sizes"
+        sn.BadInputError, match=r"^artefact must be .*`artefact='onnx'` or `artefact='pt2'` for a task with free sizes"
     ):
-        sn.prune(read_task(), "magnitude", goals=[sn.RemovedNeurons(2)], artefact="executorch")
+        sn.prune(read_task(), "magnitude", goals=[sn.RemovedNeurons(2)], artefact="cortex-m", quantize="int8")
+
+
+BOUNDED = {
+    "reading": (lambda: read_task(), lambda size: inputs_of((), words(size, 3)), 32),  # the network's own largest
+    "seeing": (lambda: seen_task(free={"image": {2: 20, 3: 24}}), lambda size: torch.randn(3, 1, size, size + 4), 20),
+}
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+@pytest.mark.parametrize("name", BOUNDED)
+def test_a_pte_file_takes_every_size_up_to_the_largest_and_plans_memory_for_it(
+    name: str, quantize: str, tmp_path
+) -> None:
+    make, inputs, most = BOUNDED[name]
+    run = sn.prune(
+        make(), "magnitude", goals=[sn.RemovedNeurons(4)], step=4, artefact="executorch", quantize=quantize,
+        allow_float=True, tie="none", out=tmp_path / "run",
+    )  # fmt: skip
+    assert run.artefact.notes[-1].endswith("memory is planned for the largest")
+    assert run.artefact.arena_bytes == run.artefact.forecast_arena_bytes
+    answer = find_exporter("executorch", quantize).answer(run.shipped.content)
+    for size in (4, 10, most):
+        given = inputs(size)
+        for one, other in zip(tensors_of(answer(given)), tensors_of(run.network.outputs(given)), strict=True):
+            assert one.shape == other.shape
+            assert quantize == "int8" or torch.allclose(one, other, atol=1e-5)
+    with pytest.raises(RuntimeError), quiet():
+        answer(inputs(most + 4))
+    assert all(one.holds for one in check_files(run).values())
+    if quantize == "none":
+        assert run.artefact.arena_bytes == run.history[-1].measures.costs.peak_ram_bytes
+
+
+def test_the_arena_of_free_sizes_is_that_of_a_network_fixed_at_the_largest() -> None:
+    arenas = []
+    for side, free in ((8, {"image": {2: 16, 3: 16}}), (16, {})):
+        torch.manual_seed(0)
+        rows = torch.randn(8, 1, side, side), torch.randint(2, (8, side, side))
+        task = sn.Task(Seeing(), pixels, rows, free=free)
+        run = sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(2)], step=2, artefact="executorch")
+        arenas.append(run.artefact.arena_bytes)
+    assert arenas[0] == arenas[1]
+
+
+def test_a_pte_file_needs_a_largest_size_and_operators_that_leave_sizes_open() -> None:
+    with pytest.raises(sn.BadInputError, match=r"^free must be said with the largest size for `artefact='executorch'`"):
+        sn.prune(mean_task(), "magnitude", goals=[sn.RemovedNeurons(2)], artefact="executorch")
+    rows = torch.randn(N, 6, 4), torch.arange(N) % 3
+    task = sn.Task(Listening(nn.LSTM), "cross-entropy", rows, free={"x": {1: 12}})
+    with pytest.raises(
+        sn.ExportError, match=r"Got aten\.lstm\.input over a free number of steps: .*writes each step down"
+    ):
+        sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(2)], artefact="executorch")
+
+
+def test_batches_longer_than_the_largest_size_are_refused() -> None:
+    torch.manual_seed(0)
+    rows = [(torch.randn(7 + k // 8, 4), k % 3) for k in range(N)]
+    loader = DataLoader(Rows(rows.__getitem__), 8, collate_fn=beside)
+    with pytest.raises(sn.BadInputError, match=r"^free must be at most 8 along axis 1 of 'x'\. Got rows of 9\."):
+        sn.rank(sn.Task(Fixing(), "cross-entropy", loader, free={"x": {1: 8}}), "magnitude")
+    assert sn.rank(sn.Task(Fixing(), "cross-entropy", loader, free={"x": {1: 9}}), "magnitude")
 
 
 FACTORY = """
@@ -377,4 +443,14 @@ def test_the_command_line_says_what_is_free(tmp_path, monkeypatch) -> None:
     assert exported.exit_code == 0, exported.output
     assert "free: axis 1 of 'input_ids'" in (tmp_path / "run/artefacts/model.onnx.json").read_text()
     odd = typed("rank", "factories_of_free:reading", "--data", "rows.npz", "--free", "input_ids")
-    assert str(odd.exception) == "--free must be INPUT:AXIS. Got 'input_ids'. Write --free input_ids:1."
+    assert str(odd.exception) == (
+        "--free must be INPUT:AXIS or INPUT:AXIS:LARGEST. Got 'input_ids'. Write --free input_ids:1, or --free input_ids:1:128."
+    )
+    said = ["--free", "input_ids:1:16", "--free", "attention_mask:1:16", "--to", "executorch"]
+    done = typed(
+        "prune", "factories_of_free:reading", "--data", "rows.npz", "--out", "planned", "--remove", "2", "--criterion",
+        "magnitude", *said,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "(2 to 16); memory is planned for the largest" in (tmp_path / "planned/artefacts/model.pte.json").read_text()
+    assert typed("verify", "planned").exit_code == 0

@@ -46,11 +46,137 @@ def test_a_networks_own_loss_is_found_by_what_it_says_of_rows(name: str) -> None
     assert sn.rank(task) == sn.rank(sn.Task(model, name, {"x": X, "labels": targets}))
 
 
+def smoothed(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs, targets, label_smoothing=0.2)
+
+
+def focal(outputs: Tensor, targets: Tensor) -> Tensor:
+    sure = outputs.softmax(1).gather(1, targets[:, None])[:, 0]
+    return ((1 - sure) ** 2 * functional.cross_entropy(outputs, targets, reduction="none")).mean()
+
+
+def of_chosen_rows(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Which rows is seen in the values alone: no `torch.vmap`."""
+    return functional.cross_entropy(outputs[targets >= 0], targets[targets >= 0], label_smoothing=0.2)
+
+
+WORDS = {"smoothed": smoothed, "focal": focal, "of chosen rows": of_chosen_rows}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_a_loss_of_nobody_else_is_taken_at_its_word_row_by_row(name: str) -> None:
+    model = Judging(WORDS[name])
+    task = sn.Task(model, "own-loss", {"x": X, "labels": CLASSES})
+    assert task.facts["loss"] == "own-loss"
+    assert not task.loss.couples_samples
+    said = torch.stack([model(X[n : n + 1], CLASSES[n : n + 1])["loss"] for n in range(N)])
+    torch.testing.assert_close(task.loss.each(model(X), CLASSES), said)
+
+    def by_hand(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
+        return torch.stack([WORDS[name](outputs["logits"][n, None], targets[n, None]) for n in range(len(targets))])
+
+    other = sn.Task(model, by_hand, {"x": X, "labels": CLASSES})
+    for criterion in ("ablation", "taylor-1", "taylor-2", "gauss-newton", "taylor-2-sampled"):
+        expected = dict(sn.rank(other, criterion))
+        assert dict(sn.rank(task, criterion)) == pytest.approx(expected, rel=1e-4, abs=1e-7)
+
+
+def weighted(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs, targets, weight=torch.tensor([1.0, 2.0, 5.0]))
+
+
+def without_a_class(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs, targets, ignore_index=2)
+
+
+@pytest.mark.parametrize("loss", [weighted, without_a_class], ids=["weighted", "a class ignored"])
+def test_a_loss_whose_rows_count_otherwise_together_is_the_batchs_and_couples_them(loss) -> None:
+    """Of one row alone a class weight is divided out: it would be lost without a word."""
+    model = Judging(loss)
+    task = sn.Task(model, "own-loss", {"x": X, "labels": CLASSES})
+    assert task.loss.name == "own-loss"
+    assert task.loss.couples_samples
+    torch.testing.assert_close(task.loss.each(model(X), CLASSES), model(X, CLASSES)["loss"].expand(N))
+
+    def by_hand(outputs: dict[str, Tensor], targets: Tensor) -> Tensor:
+        return loss(outputs["logits"], targets).expand(len(targets))
+
+    expected = dict(sn.rank(sn.Task(model, by_hand, {"x": X, "labels": CLASSES})))
+    assert dict(sn.rank(task)) == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    with pytest.raises(sn.BadInputError, match="'own-loss', which looks at the batch as a whole"):
+        sn.rank(task, "empirical-fisher")
+
+
+def test_a_coupling_as_small_as_that_of_an_untrained_network_is_seen() -> None:
+    """All rows cost about log 3, whatever their labels: the batch's mean over labels is near to that over rows."""
+    model = Judging(lambda o, t: functional.cross_entropy(o.expand(*o.shape[:2], 4), t, ignore_index=255))
+    with torch.no_grad():
+        model.net[2].weight.mul_(1e-4), model.net[2].bias.zero_()
+    labels = torch.randint(3, (N, 4)).where(torch.arange(4) <= torch.arange(N)[:, None] % 4, 255)
+    model.net = nn.Sequential(*model.net, nn.Unflatten(1, (3, 1)))
+    assert sn.Task(model, "own-loss", {"x": X, "labels": labels}).loss.couples_samples
+
+
+class Weighing(Judging):
+    """Its loss has weights of its own, two outputs and two labels."""
+
+    def __init__(self) -> None:
+        super().__init__(smoothed)
+        self.spread, self.value = nn.Parameter(torch.tensor(0.3)), nn.Linear(8, 1)
+
+    def forward(
+        self, x: Tensor, labels: Tensor | None = None, next_sentence_label: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        hidden = self.net[:2](x)
+        said = {"classes": self.net[2](hidden), "value": self.value(hidden)[:, 0]}
+        if labels is None:
+            return said
+        errors = (said["value"] - next_sentence_label).square().mean()
+        return {"loss": self.loss(said["classes"], labels) + errors * self.spread.exp() - self.spread, **said}
+
+
+def test_several_outputs_and_labels_and_what_weighs_them_are_part_of_the_word(tmp_path) -> None:
+    model, rows = Weighing(), {"x": X, "labels": CLASSES, "next_sentence_label": torch.randn(N)}
+    task = sn.Task(model, "own-loss", rows)
+    said = torch.stack([model(**{key: one[n : n + 1] for key, one in rows.items()})["loss"] for n in range(N)])
+    found = task.loss.each(model(X), {key: rows[key] for key in ("labels", "next_sentence_label")})
+    torch.testing.assert_close(found, said)
+    run = sn.prune(task, "taylor-1", goals=[sn.RemovedNeurons(3)], out=tmp_path / "run")
+    assert run.verification.holds
+    smaller = float(run.model(**rows)["loss"])
+    assert run.history[-1].measures.calibration_loss == pytest.approx(smaller, rel=1e-5)
+    assert sn.load(tmp_path / "run", model=model, data=[rows]).plan == run.plan
+    with pytest.raises(sn.BadInputError, match=r"A run is opened with the model itself, or by `trust=True`\."):
+        sn.load(tmp_path / "run", data=[rows])
+
+
+def test_workers_take_a_network_at_the_same_word() -> None:
+    task = sn.Task(Judging(focal), "own-loss", {"x": X, "labels": CLASSES})
+    serial = sn.rank(task, "taylor-1")
+    assert sn.rank(task, "taylor-1", scoring=sn.Scoring(executor="processes", workers=2)) == serial
+
+
+class Masking(Judging):
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        said = super().forward(x, labels)
+        return said if labels is None else {**said, "loss": said["loss"] * x.abs().mean()}
+
+
+class Decaying(Judging):
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        said = super().forward(x, labels)
+        return said if labels is None else {**said, "loss": said["loss"] + self.net[0].weight.square().sum()}
+
+
+FOLLOWS = r"^loss must be 'own-loss' only for a network whose loss follows from what it returns"
 BAD = {
-    "a loss of nobody else": (Judging(lambda o, t: functional.cross_entropy(o, t, label_smoothing=0.2)), r"^loss must be the name of a loss or a function where a network's own is none of cross-entropy"),
     "no labels": (nn.Linear(4, 3), r"^loss must be 'own-loss' only for a network whose forward takes labels and returns a loss\. Got a forward without labels\."),
     "no loss": (Judging(lambda o, t: None), r"Got none\. Name the loss that it was trained by"),
     "a loss that fails": (Judging(lambda o, t: o @ o), r"Got RuntimeError: .*Name the loss"),
+    "a loss of inputs": (Masking(smoothed), FOLLOWS + r".*Got one that reads the input \['x'\], too\."),
+    "a loss of weights": (Decaying(smoothed), FOLLOWS + r".*Got one that reads the weight 'net.0.weight', too\."),
+    "a loss that branches": (Judging(lambda o, t: o.sum() if float(o.sum()) > 0 else -o.sum()), FOLLOWS),
+    "a loss that counts": (Judging(lambda o, t: smoothed(o, t) / len(t)), r"says something else, as where len\(labels\)"),
 }  # fmt: skip
 
 
@@ -126,6 +252,23 @@ def test_a_network_that_answers_questions_is_taken_at_its_word(tmp_path) -> None
     run = sn.prune(task, "taylor-2-sampled", goals=[sn.RemovedNeurons(4)], step=2, out=tmp_path / "run")
     assert run.verification.holds
     assert sn.load(tmp_path / "run", data=[rows]).plan == run.plan
+
+
+def test_a_loss_of_several_heads_of_hugging_face_is_taken_at_its_word(tmp_path) -> None:
+    torch.manual_seed(0)
+    model = bert(of_transformers(), "PreTraining").eval()
+    rows = {"input_ids": IDS, "labels": SOME, "next_sentence_label": torch.arange(N) % 2}
+    rows["labels"] = IDS.where(torch.arange(T) % 2 == 0, -100)  # as many in each row: the batch's mean is that of rows
+    task = sn.Task(model, "own-loss", rows)
+    with torch.no_grad():
+        targets = {key: rows[key] for key in ("labels", "next_sentence_label")}
+        found = task.loss.each(model(input_ids=IDS), targets)
+        said = [model(**{key: one[n : n + 1] for key, one in rows.items()}).loss for n in range(N)]
+    torch.testing.assert_close(found, torch.stack(said), rtol=1e-5, atol=1e-6)
+    run = sn.prune(task, "taylor-1", goals=[sn.RemovedNeurons(4)], step=2, out=tmp_path / "run")
+    assert run.verification.holds
+    uneven = sn.Task(model, "own-loss", {**rows, "labels": SOME})
+    assert uneven.loss.couples_samples
 
 
 def test_a_run_of_a_language_model_is_proven_and_opens_again(tmp_path) -> None:

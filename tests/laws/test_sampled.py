@@ -115,17 +115,17 @@ def test_what_signs_cannot_be_drawn_by_is_refused(arguments) -> None:
 
 
 class Mixing(nn.Module):
-    """Rows and places on one axis, as older language models read them."""
+    """Rows and places on one axis, turned round and back: nobody knows whose a place is."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.last = nn.Linear(2, 5), nn.Linear(5, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.last(torch.tanh(self.first(x.reshape(-1, 2)))).reshape(x.shape[0], -1)[:, :3]
+        return self.last(torch.tanh(self.first(x.reshape(-1, 2).flip(0).flip(0)))).reshape(x.shape[0], -1)[:, :3]
 
 
-def test_readers_that_mix_samples_are_looked_at_row_by_row() -> None:
+def test_where_nobody_knows_whose_a_place_is_samples_are_looked_at_one_by_one() -> None:
     task = task_of("classes", Mixing())
     network = gated(task)
     assert not network.program.has_samples_apart

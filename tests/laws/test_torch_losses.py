@@ -496,3 +496,67 @@ def test_whole_numbers_are_numbers_where_a_loss_compares_numbers() -> None:
     loss = nn.BCEWithLogitsLoss(weight=torch.tensor([1.0, 2.0, 0.5]))
     whole, floating = (sn.rank(sn.Task(model, loss, (rows, one))) for one in (labels, labels.float()))
     assert whole == floating
+
+
+class Triplet(nn.Module):
+    """One network, called on each part: with three arguments, with a tuple, with one part alone."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.net, self.form = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3)), form
+
+    def forward(self, *parts: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.net(part) for part in parts)
+
+
+class Three(Triplet):
+    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, ...]:
+        return super().forward(anchor, positive, negative)
+
+
+class AsOne(Triplet):
+    def forward(self, parts: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, ...]:
+        return super().forward(*parts)
+
+
+@pytest.mark.parametrize("loss", [nn.TripletMarginLoss(margin=0.4), functional.triplet_margin_loss])
+@pytest.mark.parametrize("form", ["plain", "as one", "a mapping"])
+def test_a_triplet_is_a_plain_tuple_and_needs_no_targets(form: str, loss) -> None:
+    """As people write it: `TripletMarginLoss()(a, p, n)`."""
+    parts = a, p, n = torch.randn(3, 20, 5)
+    model = AsOne(form) if form == "as one" else Three(form)
+    named = dict(zip(("anchor", "positive", "negative"), parts, strict=True))
+    rows = {"plain": tuple(parts), "as one": (tuple(parts),), "a mapping": named}[form]
+    task = sn.Task(model, loss, rows)
+    (batch,) = task.calibration.batches()
+    assert batch.targets is None
+    ranked = sn.rank(task)
+    assert len(ranked) == 7
+    for neuron, score in ranked:
+        cut = copy.deepcopy(model.net)
+        with torch.no_grad():
+            cut[2].weight[:, neuron.index] = 0
+            rise = loss(cut(a), cut(p), cut(n)) - loss(model.net(a), model.net(p), model.net(n))
+        assert score == pytest.approx(float(rise), abs=1e-6)
+
+
+def test_pairs_with_signs_are_a_plain_tuple() -> None:
+    """As people write it: `CosineEmbeddingLoss()(x1, x2, y)`."""
+
+    class Pair(Triplet):
+        def forward(self, x1: Tensor, x2: Tensor) -> tuple[Tensor, ...]:
+            return super().forward(x1, x2)
+
+    x1, x2, signs = torch.randn(20, 5), torch.randn(20, 5), torch.arange(20) % 2 * 2 - 1
+    model, loss = Pair("pair"), nn.CosineEmbeddingLoss(margin=0.1)
+    for given in (signs, signs.float()):
+        task = sn.Task(model, loss, (x1, x2, given))
+        found = task.loss.each(model(x1, x2), given)
+        assert float(found.mean().detach()) == pytest.approx(float(loss(*model(x1, x2), signs).detach()), rel=1e-6)
+
+
+def test_a_network_that_a_loop_calls_on_each_part_is_told_how_to_be_one_call() -> None:
+    parts = tuple(torch.randn(3, 20, 5))
+    with pytest.raises(sn.BadInputError, match=r"^calibration must be a batch with what the network's forward takes \(input\)\. Got 2 parts .*run\.model\.net"):  # fmt: skip
+        sn.Task(Triplet("alone").net, nn.TripletMarginLoss(), parts)

@@ -27,6 +27,17 @@ def test_progress_of_a_budget_is_the_share_of_the_way_down() -> None:
     assert goal.progress(measures(9, 40), measures(9, 40)) == 1, "a budget that is met from the start"
 
 
+def test_a_budget_may_be_a_share_of_what_the_network_costs() -> None:
+    goal = sn.NumParameters("70%")
+    start = measures(9, 100)
+    assert [goal.reached(start, measures(9, now)) for now in (71, 70)] == [False, True]
+    assert [goal.progress(start, measures(9, now)) for now in (100, 85, 70, 10)] == [0, 0.5, 1, 1]
+    assert str(goal) == "at most 70 % of the parameters"
+    assert repr(goal) == "NumParameters('70%')"
+    with pytest.raises(sn.BadInputError, match=r"NumParameters must be a fraction from 0 to 1 or a percentage from 0%"):
+        sn.NumParameters("170%")
+
+
 def test_a_floor_of_recall_names_the_worst_class_that_has_samples() -> None:
     """A class without samples has no recall, and is not the worst."""
     start = measures(9, 1, float("nan"), 0.9, 0.4, 0.8)
@@ -39,6 +50,7 @@ def test_a_floor_of_recall_names_the_worst_class_that_has_samples() -> None:
     ("one", "same", "other"),
     [
         (sn.FlashBytes("32 KiB"), sn.FlashBytes(32768), sn.FlashBytes(32767)),
+        (sn.FlashBytes("70%"), sn.FlashBytes(" 70 %"), sn.FlashBytes("71%")),
         (sn.RemovedNeurons(4), sn.RemovedNeurons(4), sn.RemovedNeurons(5)),
         (sn.RemovedFraction("40%"), sn.RemovedFraction(0.4), sn.RemovedFraction(0.5)),
         (sn.LossRise(0.1), sn.LossRise(0.1), sn.LossRise(0.2)),
@@ -141,7 +153,7 @@ BAD = [
     ([sn.FlashBytes], r"^goals must be a class that can be called without arguments\. Got 'FlashBytes', which said: TypeError"),
     ([object], r"^goals must be a list of goals, each of a class with the base shrinknet\.Goal\. Got <class 'object'>\."),
     (["flash"], r"^goals must be a list of goals, each of a class with the base shrinknet\.Goal\. Got 'flash'\."),
-    (sn.FlashBytes(4), r"^goals must be a list of goals\. Got FlashBytes\(budget=4\)\. Write it as goals=\["),
+    (sn.FlashBytes(4), r"^goals must be a list of goals\. Got FlashBytes\(4\)\. Write it as goals=\["),
 ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Models that cannot be followed are refused in one sentence that names the remedy; odd but legal ones work."""
 
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -236,3 +237,32 @@ def test_a_model_of_keras_is_a_task(layer, monkeypatch) -> None:
     run = sn.prune(sn.Task(model, "cross-entropy", rows), "taylor-1", goals=[sn.RemovedNeurons(2)])
     assert run.verification.holds
     assert run.exported.module()(rows[0]).shape == (12, 3)
+
+
+class Named(nn.Module):
+    """A module under a word of torch's graphs."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.add_module(name, nn.Linear(4, 6))
+        self.out, self.name = nn.Linear(6, 3), name
+
+    def forward(self, x):
+        return self.out(torch.relu(self.get_submodule(self.name)(x)))
+
+
+@pytest.mark.parametrize("name", ["code", "graph", "meta", "recompile"])
+def test_a_module_under_a_word_of_torchs_graphs_is_wrapped_as_its_refusal_says(name: str) -> None:
+    """Torch itself runs no export of such a network: names would have to be others in every file that ships."""
+    torch.manual_seed(0)
+    model = Named(name)
+    program = torch.export.export(model, (ROWS[0],))
+    with pytest.raises(Exception, match="nonexistent attribute"):
+        program.module()
+    with pytest.raises(
+        sn.BadInputError, match=r"hand over nn\.Sequential\(OrderedDict\(net=model\)\), whose class comes"
+    ):
+        sn.prune(sn.Task(model, "cross-entropy", ROWS), goals=[sn.RemovedNeurons(2)])
+    run = sn.prune(sn.Task(nn.Sequential(OrderedDict(net=model)), "cross-entropy", ROWS), goals=[sn.RemovedNeurons(2)])
+    assert type(run.model.net) is Named
+    assert run.model.net.get_submodule(name).out_features == 4

@@ -382,18 +382,41 @@ class Projecting(nn.Module):
         return self.head(self.cells(x)[0][:, -1])
 
 
-def projecting(layers: int) -> sn.Task:
+def projecting(layers: int, free=None) -> sn.Task:
     torch.manual_seed(0)
     model = Projecting(layers)
-    return sn.Task(model, "cross-entropy", (torch.randn(24, 5, 6), torch.arange(24) % 3))
+    return sn.Task(model, "cross-entropy", (torch.randn(24, 5, 6), torch.arange(24) % 3), free=free)
 
 
-def test_a_projection_as_wide_as_its_cells_is_not_cut_and_says_why() -> None:
-    """Of 7 cells and 3 outputs 4 cells go."""
-    keep = ["cells.weight_hh_l0[1]"]
-    with pytest.raises(sn.VerificationError, match=r"Its projection has become as wide as its cells, .* `tie='class'`"):
-        sn.prune(projecting(1), "magnitude", goals=[sn.RemovedNeurons(4)], tie="none", keep=keep)
-    assert sn.prune(projecting(1), "magnitude", goals=[sn.RemovedNeurons(3)], tie="none", keep=keep).verification.holds
+@pytest.mark.parametrize("artefact", ["pt2", "onnx", "executorch"])
+@pytest.mark.parametrize("free", [{}, {"x": [1]}], ids=["fixed", "free"])
+def test_a_projection_as_wide_as_its_cells_is_cut_and_goes_on(artefact: str, free, tmp_path) -> None:
+    """Of 7 cells and 3 outputs 4 cells go: torch takes that for no projection."""
+    pytest.importorskip({"pt2": "torch", "onnx": "onnxruntime", "executorch": "executorch"}[artefact])
+    if free and artefact != "pt2":
+        artefact = "weights"
+    options = {"tie": "none", "keep": ["cells.weight_hh_l0[1]"], "artefact": artefact, "out": tmp_path / "run"}
+    run = sn.prune(projecting(1, free), "magnitude", goals=[sn.RemovedNeurons(4)], **options)
+    assert run.verification.holds
+    weights = run.exported.state_dict
+    assert tuple(weights["cells.weight_hr_l0"].shape) == (3, 3)
+    x = torch.randn(3, 11 if free else 5, 6)
+    opened = torch.export.load(tmp_path / "run" / "model.pt2").module()
+    torch.testing.assert_close(opened(x), run.network.outputs(x))
+    assert (
+        run.measures.costs.flash_bytes == len((tmp_path / "run" / "model.safetensors").read_bytes())
+        or artefact != "weights"
+    )
+    with pytest.raises(sn.FixedWidthError):
+        _ = run.model
+    assert sn.load(tmp_path / "run", data=[(torch.randn(24, 5, 6), torch.arange(24) % 3)]).plan == run.plan
+
+
+def test_a_projection_without_a_common_share_shrinks_alone_and_the_class_comes_back(caplog) -> None:
+    """Of 7 cells and 3 outputs no share of both is whole; the projection stays the narrower one."""
+    run = sn.prune(projecting(1), "magnitude", goals=[sn.RemovedNeurons(2)])
+    assert (run.model.cells.hidden_size, run.model.cells.proj_size) == (7, 1)
+    assert "their width is also that of others that never go" in caplog.text
 
 
 def test_what_would_help_a_class_is_asked_of_cuts_that_may_not_run() -> None:

@@ -18,6 +18,7 @@ from shrinknet.search.rank import ranked
 from shrinknet.task.task import Task
 
 ORACLE = "ablation"
+"""What the others are held against: the true rise."""
 
 FIRST = 0.1
 """The share of the neurons that are removed at once to see what an order costs."""

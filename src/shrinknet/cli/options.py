@@ -60,7 +60,8 @@ class TaskFlags(LossFlags):
 
     batch_size: int = option(DEFAULT_BATCH_SIZE, "Rows for each pass; speed and memory only.", least=1)
     free: Sequence[str] = option(
-        (), "Sizes that stay free in what ships: INPUT:AXIS, such as input_ids:1 (may be repeated)."
+        (),
+        "Sizes that stay free in what ships: INPUT:AXIS or INPUT:AXIS:LARGEST, such as input_ids:1 (may be repeated).",
     )
 
 

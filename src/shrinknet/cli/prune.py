@@ -38,9 +38,14 @@ def command(
     wanted, kept = list(goals.made()), list(guards.made())
     task = make_task(model, data, options.seed, given)
     sources: dict[str, Any] = {
-        "model": source_of(model), "weights": source_of(given.weights), "data": source_of(data), "loss": given.loss,
-        "model_sha256": _hash(model), "weights_sha256": _hash(given.weights), "data_sha256": _hash(data),
-    }  # fmt: skip
+        "model": source_of(model),
+        "weights": source_of(given.weights),
+        "data": source_of(data),
+        "loss": given.loss,
+        "model_sha256": _hash(model),
+        "weights_sha256": _hash(given.weights),
+        "data_sha256": _hash(data),
+    }
     if task.loss.name in LOSSES:
         sources["loss"] = task.loss.name  # what the network's own answers or loss were found to mean
     if given.accuracy is not None:
@@ -48,8 +53,15 @@ def command(
     asked = replace(options, artefact=artefact_kind(options, wanted))
     with console.resumable(out), console.Bar("pruning") as bar:
         run = prune(
-            task, goals=wanted, guards=kept, **vars(asked), scoring=scoring, out=out, config=sources, progress=bar,
-        )  # fmt: skip
+            task,
+            goals=wanted,
+            guards=kept,
+            **vars(asked),
+            scoring=scoring,
+            out=out,
+            config=sources,
+            progress=bar,
+        )
     finish(run, out, json)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional
 
+from shrinknet.compensation.kinds import KINDS
 from shrinknet.compensation.least_squares import Moments, least_squares, residual_maker, with_ones
 from shrinknet.compensation.none import NoCompensation, Portions
 from shrinknet.compensation.readers import Reader, as_matrix, is_own, readers
@@ -65,7 +66,7 @@ class Compensation:
     """
 
     def __init__(self, kind: str, task: Task, network: GatedNetwork, ridge: float = RIDGE) -> None:
-        self.kind, self.network, self.ridge = kind, network, ridge
+        self.kind, self.network, self.ridge = KINDS[kind], network, ridge
         self.batch = _some_rows(task, network)
         own = Passes(network.program, network.program.scoring.kept_bytes)
         self.bare = replace(network, passes=own)  # the untouched network, with passes of its own
@@ -76,7 +77,7 @@ class Compensation:
         self.values, self.latest = dict(self.start), self.bare
         self._moments: dict[Node, Moments] = {}
         self._bends: dict[Node, Bend] = {}
-        if kind in {"least-squares", "newton"}:
+        if self.kind.fits_weights:
             for reader in self.readers.values():
                 self._check_rows(reader)
 
@@ -88,12 +89,12 @@ class Compensation:
         return self.latest
 
     def _check_rows(self, reader: Reader) -> None:
-        y = self.start[reader.node]
+        y, name = self.start[reader.node], self.kind.name
         rows, unknowns = reader.given(y).shape[0], len(reader.owners) + 1
         if rows < unknowns:
             raise BadInputError(
                 "calibration",
-                f"at least {unknowns:,} rows for `compensate={self.kind!r}`, the unknowns of {describe(reader.node)}",
+                f"at least {unknowns:,} rows for `compensate={name!r}`, the unknowns of {describe(reader.node)}",
                 f"{rows:,}",
                 "Give more rows, or use `compensate='mean'`.",
             )
@@ -148,7 +149,7 @@ class Compensation:
             rows = with_ones(value.flatten(0, -2))
             gram = (rows.T @ rows).double() / len(rows)
             owners = network.program.ids[reader.site]
-            if self.kind == "mean":
+            if not self.kind.fits_weights:
                 matrix = torch.cat([torch.eye(len(owners), dtype=gram.dtype, device=gram.device), -gram[-1:, :-1]])
             else:
                 matrix = residual_maker(gram, owners, present[owners], self.ridge)
@@ -215,7 +216,7 @@ class _Refit:
         weight, bias = self.values[reader.weight], None if reader.bias is None else self.values[reader.bias]
         alive = functional.pad(self.present[reader.owners], (0, 1), value=bias is not None)
         weights = as_matrix(weight, bias)
-        if self.whole.kind == "mean":
+        if not self.whole.kind.fits_weights:
             if reader.bias is not None:
                 moments = self.whole.moments(reader, x)
                 kept = torch.where(alive[:-1], moments.gram[-1, :-1], 0.0)
@@ -227,7 +228,7 @@ class _Refit:
             self._set(reader.bias, refit[:, -1])
 
     def _refit(self, reader: Reader, x: Tensor, weights: Tensor, alive: Tensor) -> Tensor:
-        if self.whole.kind == "newton" and self._makes_the_outputs(reader):
+        if self.whole.kind.follows_the_loss and self._makes_the_outputs(reader):
             return by_curvature(self.whole.bend(reader, x), weights, alive, self.whole.ridge)
         return least_squares(self.whole.moments(reader, x), weights, alive, self.whole.ridge)
 

@@ -63,11 +63,6 @@ class RaceResult:
         all_of_it = (len(self.contenders) + self.num_screened_out) * self.num_samples
         return sum(c.num_samples for c in self.contenders) / all_of_it
 
-    @property
-    def num_settled(self) -> int:
-        """How many of the winners needed all samples to be told from the others."""
-        return sum(c.num_samples == self.num_samples for c in self.contenders[: self.num_wanted])
-
 
 @dataclass(frozen=True, slots=True)
 class Group:

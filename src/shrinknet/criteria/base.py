@@ -15,7 +15,7 @@ from shrinknet.core.registry import Named, registry_of_classes
 from shrinknet.core.scores import Scores
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.replay import Replay
-from shrinknet.task.data import Batch
+from shrinknet.task.data import Batch, Data
 
 Statistics = Mapping[str, Tensor]
 """What one batch says: tensors that add up over samples, most of them one for each group, neurons last."""
@@ -96,6 +96,9 @@ class Criterion(Named):
             do = "Let begin(network) return what score took from the network, and conclude(state, sums) the scores."
             raise BadInputError("criterion", allowed, f"{cls.__qualname__}, which overrides score", do)
 
+    def check(self, network: GatedNetwork, data: Data) -> None:
+        """Raise a ShrinknetError, before anything is scored or written, where network, loss or data cannot be used."""
+
     def begin(self, network: GatedNetwork) -> Any:
         """Return the state that batches are observed with: all that the rule takes from the network."""
         return network
@@ -145,9 +148,11 @@ class Criterion(Named):
             if not ("derivative for" in str(error) and "not implemented" in str(error)):
                 raise
             raise BadInputError(
-                f"criterion={self.name!r}", "one whose derivatives torch has, of this network and loss",
-                str(error).splitlines()[0].rstrip("."), "Use `criterion='ablation'`, which takes none.",
-            ) from error  # fmt: skip
+                f"criterion={self.name!r}",
+                "one whose derivatives torch has, of this network and loss",
+                str(error).splitlines()[0].rstrip("."),
+                "Use `criterion='ablation'`, which takes none.",
+            ) from error
 
 
 def scored(criterion: Criterion, network: GatedNetwork, look: Look) -> Scores:

@@ -1,9 +1,9 @@
 """Optimal Cell Damage: Optimal Brain Damage summed over the weights that a neuron is read by."""
 
 from shrinknet.criteria.base import Criterion, Statistics
-from shrinknet.engine.diagonal import summed_by_neuron
+from shrinknet.engine.diagonal import nodes_followed, summed_by_neuron
 from shrinknet.engine.gates import GatedNetwork
-from shrinknet.task.data import Batch
+from shrinknet.task.data import Batch, Data
 
 
 class OptimalCellDamage(Criterion):
@@ -28,6 +28,10 @@ class OptimalCellDamage(Criterion):
 
     def __init__(self, levenberg_marquardt: bool = False) -> None:
         self.levenberg_marquardt = levenberg_marquardt
+
+    def check(self, network: GatedNetwork, data: Data) -> None:
+        """Raise UnfollowedOperatorError where the recursion does not go through an operator."""
+        nodes_followed(network.program)
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed saliencies over the batch."""

@@ -22,6 +22,7 @@ from shrinknet.engine.checkpoints import outputs_for_slopes
 from shrinknet.engine.passes import Passes, Values
 from shrinknet.engine.program import Gating, Program
 from shrinknet.graph.call import Site
+from shrinknet.graph.free import check_within
 from shrinknet.graph.restrict import restrict
 from shrinknet.graph.trace import Trace, named_tensors, trace
 from shrinknet.graph.widths import EXAMPLE_BATCH, Present
@@ -187,7 +188,7 @@ class GatedNetwork:
         """
 
         def gating(site: Site, value: Tensor) -> Tensor:
-            samples = self.program.sample_axis(site)
+            samples = self.program.samples_at(site)
             if samples is None and len(gates) > 1:
                 return self.factor(site, value)
             factors = self.program.gates_at(site, gates)
@@ -195,8 +196,9 @@ class GatedNetwork:
             view[site.axis] = factors.shape[1]
             if len(gates) == 1 or samples is None:
                 return factors.view(view)
-            view[samples] = len(gates)
-            return (factors if samples < site.axis else factors.T).reshape(view)
+            factors = samples.spread(factors)
+            view[samples.axis] = len(factors)
+            return (factors if samples.axis < site.axis else factors.T).reshape(view)
 
         return gating
 
@@ -230,13 +232,12 @@ class GatedNetwork:
         totals = torch.zeros(len(inputs) if apart else 1, len(self.present), dtype=torch.float64)
         places = torch.zeros(len(self.present), dtype=torch.float64)
         for site, value in self.values_read(inputs).items():
-            ids, samples = (
-                torch.from_numpy(self.program.numbers[site]),
-                self.program.sample_axis(site) if apart else None,
-            )
+            ids = torch.from_numpy(self.program.numbers[site])
+            samples = self.program.samples_at(site) if apart else None
             # one row of all samples, or of weights, which no sample has a part in
-            rows = value.movedim(site.axis, 0)[None] if samples is None else value.movedim((samples, site.axis), (0, 1))
-            means = of(rows).double().reshape(len(rows), len(ids), -1).mean(2).cpu()
+            rows = value.movedim(site.axis, -1)
+            rows = rows[None] if samples is None else samples.without(site.axis).gathered(rows)
+            means = of(rows).double().reshape(len(rows), -1, len(ids)).mean(1).cpu()
             totals.index_add_(1, ids, means.expand(len(totals), -1) * (len(inputs) // len(totals)))
             places.index_add_(0, ids, torch.ones(len(ids), dtype=torch.float64))
         return totals / places.clamp(min=1)
@@ -346,6 +347,8 @@ def _check_traced(task: Task, network: GatedNetwork) -> None:
                 "Cannot follow values through the model: its exported graph computes something else than the model "
                 "itself. Look for tensors changed in place, and for code that depends on the number of samples."
             )
+        for example in task.examples:
+            check_within(network.trace.module, network.trace.free, example)
         for given in (*task.examples[1:], *network.trace.other_sizes(inputs)):
             _check_traced_at(network, given, called_at(task.model, given))
 

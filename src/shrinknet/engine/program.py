@@ -13,8 +13,8 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 from torch.utils._pytree import TreeSpec, tree_unflatten
 
-from shrinknet.core.errors import BadInputError
 from shrinknet.engine.held import Held
+from shrinknet.engine.samples import Samples, samples_in
 from shrinknet.graph.call import DECOMPOSED, WEIGHTED, Site, argument_at, windows_of
 from shrinknet.graph.operators import ALIASES, operator_name
 from shrinknet.graph.rules.conv import num_groups
@@ -81,13 +81,6 @@ class Program:
         if self.reads is not None:
             return self.outputs_of[self.reads]
         return self.outputs_of[0] if self._is_lone else self.end
-
-    def check_one_output(self, criterion: str) -> None:
-        """Raise BadInputError where the loss is given several outputs: a criterion starts at one."""
-        if self.output is self.end:
-            got = f"{criterion!r}, which starts at one output"
-            do = "Use 'taylor-2', which is exact on any network."
-            raise BadInputError("criterion", "one for a loss of all outputs, where a network returns several", got, do)
 
     def judged(self, values: Mapping[Node, Any]) -> Any:
         """Return what the loss is given of the values."""
@@ -207,23 +200,25 @@ class Program:
         coarsest = max(own | {self.dtype}, key=lambda dtype: torch.finfo(dtype).eps)
         return self.asked_dtype or coarsest
 
-    def sample_axis(self, site: Site) -> int | None:
-        """Return the axis of the samples in the value that a site reads; None where they are mixed with others."""
-        samples = str(self.input.meta["val"].shape[0])
-        sizes = self.source(site).meta["val"].shape
-        found = [axis for axis, size in enumerate(sizes) if isinstance(size, torch.SymInt)]
-        return found[0] if len(found) == 1 and str(sizes[found[0]]) == samples else None
+    @cached_property
+    def samples(self) -> Mapping[Node, Samples]:
+        """Where the samples lie in each value; left out where that is not known."""
+        return samples_in((*self.inputs, *self.nodes), self.input.meta["val"].shape[0])
+
+    def samples_at(self, site: Site) -> Samples | None:
+        """Return where the samples lie in the value that a site reads; None where that is not known."""
+        return self.samples.get(self.source(site))
 
     @cached_property
     def has_samples_apart(self) -> bool:
-        """Whether every reader has an axis for the samples alone, so that each can have gates of its own."""
-        return all(self.sample_axis(site) is not None for sites in self.sites.values() for site in sites)
+        """Whether it is known of every reader where the samples lie, so that each can have gates of its own."""
+        return all(self.samples_at(site) is not None for sites in self.sites.values() for site in sites)
 
     @cached_property
     def mixes_samples(self) -> bool:
-        """Whether some reader has samples and something else on one axis."""
+        """Whether some reader has samples, and nobody knows where."""
         counted = [site for site in self.ids if has_samples(self.source(site).meta["val"])]
-        return any(self.sample_axis(site) is None for site in counted)
+        return any(self.samples_at(site) is None for site in counted)
 
     @cached_property
     def held(self) -> Held:

@@ -20,7 +20,7 @@ from shrinknet.engine.closed_form import LastLayers, closed_form
 from shrinknet.engine.gates import GatedNetwork, shaped_along
 from shrinknet.engine.low_rank import CHANGES
 from shrinknet.engine.program import Gating, has_samples
-from shrinknet.engine.route import Route, route, samples_axis
+from shrinknet.engine.route import Route, route
 from shrinknet.graph.call import Site
 from shrinknet.graph.operators import operator_name
 from shrinknet.task.data import Batch
@@ -230,8 +230,7 @@ class Replay:
         num_lanes = len(neurons)
         values: dict[Node, Any] = dict(self.program.constants)
         for node, value in entered.items():
-            axis = samples_axis(node.meta["val"])
-            values[node] = value.movedim(0, axis).flatten(axis, axis + 1)
+            values[node] = self.program.samples[node].in_lanes(value)
         for node in path.beside:
             values[node] = self._in_every_lane(node, num_lanes)
         gating = self._gating_of_lanes(path, neurons, gates)
@@ -263,7 +262,7 @@ class Replay:
             if isinstance(traced, torch.SymInt):
                 value = value * num_lanes
             elif isinstance(traced, Tensor) and has_samples(traced):
-                value = torch.cat([value] * num_lanes, samples_axis(traced))
+                value = self.program.samples[node].repeated(value, num_lanes)
             self._beside[node, num_lanes] = value
         return self._beside[node, num_lanes]
 
@@ -275,12 +274,12 @@ class Replay:
             factors = None if present is None else present(site, value)
             if site not in path.sites:
                 return factors
-            samples = samples_axis(self.program.source(site).meta["val"])
+            samples = self.program.samples[self.program.source(site)]
             changed = torch.where(self.program.ids[site] == neurons[:, None], gates[:, None], 1.0).to(value.dtype)
-            rows = changed[:, None].expand(-1, num_samples, -1).flatten(0, 1)
+            rows = samples.spread(changed[:, None].expand(-1, num_samples, -1).flatten(0, 1))
             view = [1] * value.dim()
-            view[samples], view[site.axis] = rows.shape
-            changed = (rows if samples < site.axis else rows.T).reshape(view)
+            view[samples.axis], view[site.axis] = rows.shape
+            changed = (rows if samples.axis < site.axis else rows.T).reshape(view)
             return changed if factors is None else factors * changed
 
         return gating

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.fx import Node
 
 from shrinknet.engine.program import Program, has_samples
+from shrinknet.engine.samples import first_of
 from shrinknet.graph.call import WEIGHTED, Site, is_factory
 from shrinknet.graph.operators import ALIASES, is_elementwise, is_linear_in_pieces, operator_name
-from shrinknet.graph.widths import shape_of
+from shrinknet.graph.widths import EXAMPLE_BATCH, shape_of
 
 
 @dataclass(frozen=True)
@@ -144,12 +145,12 @@ class Route:
     @cached_property
     def has_lanes(self) -> bool:
         """Whether candidates can be folded into the samples: every value has one axis that counts just these."""
-        depend, beside = ([_first(node) for node in nodes] for nodes in (self.downstream, self.beside))
-        sizes = [value for value in beside if isinstance(value, torch.SymInt)]
-        tensors = [value for value in (*depend, *beside) if isinstance(value, Tensor)]
+        depend, sized = set(self.downstream), [node.meta["val"] for node in self.beside]
+        sizes = [value for value in sized if isinstance(value, torch.SymInt)]
+        tensors = [node for node in (*self.downstream, *self.beside) if first_of(node) is not None]
         return (
-            all(map(self._counts_samples_alone, tensors))
-            and all(has_samples(value) for value in depend if isinstance(value, Tensor))
+            all(node in self.program.samples or (node not in depend and not _counts(node)) for node in tensors)
+            and all(self.program.samples[node].lead for node in self.program.outputs_of if node in depend)
             and all((size.node.expr / self._samples.node.expr).is_number for size in sizes)
             and all(self._reads_samples(node) for node in self.replayed)
         )
@@ -162,9 +163,6 @@ class Route:
     @property
     def _samples(self) -> torch.SymInt:
         return self.program.input.meta["val"].shape[0]  # type: ignore[no-any-return]
-
-    def _counts_samples_alone(self, value: Tensor) -> bool:
-        return [str(size) for size in value.shape if isinstance(size, torch.SymInt)] in ([], [str(self._samples)])
 
     @cached_property
     def bend(self) -> Node | None:
@@ -197,18 +195,20 @@ class Route:
         """Whether a reader of the group is a piecewise linear function of the gates that it multiplies."""
         sites = [site for site in self.program.sites[node.name] if site in self.sites]
         sources = {self.program.source(site) for site in sites}
-        has_samples = all(self.program.sample_axis(site) is not None for site in sites)
+        has_samples = all(self.program.samples_at(site) is not None for site in sites)
         return operator_name(node) not in WEIGHTED and has_samples and is_linear_in_pieces(node, sources)
 
     @cached_property
     def elements_per_sample(self) -> int:
         """The size of the largest value that a replay holds, for one sample and one candidate."""
-        behind = (shape_of(node.meta["val"]) for node in self.downstream if isinstance(node.meta["val"], Tensor))
-        read = ((shape_of(self.program.source(site).meta["val"]), site) for site in self.entrances.values())
+        read = ((self.program.source(site).meta["val"], site) for site in self.entrances.values())
         return max(
             [
-                *(math.prod(shape[1:]) for shape in behind),
-                *(math.prod(shape[1:]) // shape[site.axis] * self.places[site][0].shape[1] for shape, site in read),
+                *(_per_sample(node.meta["val"]) for node in self.downstream if isinstance(node.meta["val"], Tensor)),
+                *(
+                    _per_sample(value) // shape_of(value)[site.axis] * self.places[site][0].shape[1]
+                    for value, site in read
+                ),
                 1,
             ]
         )
@@ -222,11 +222,6 @@ def route(program: Program, group_ids: range) -> Route:
         ]
         program.routes[group_ids] = Route(ref(program), group_ids, frozenset(sites))
     return program.routes[group_ids]  # type: ignore[no-any-return]
-
-
-def samples_axis(value: Tensor) -> int:
-    """Return the axis of a traced value that counts the samples."""
-    return next(axis for axis, size in enumerate(value.shape) if isinstance(size, torch.SymInt))
 
 
 def _in_place_form(node: Node) -> Any:
@@ -249,10 +244,14 @@ def _looks_alike(one: Node, other: Any) -> bool:
     return bool(ours.shape == given.shape and ours.dtype == given.dtype)
 
 
-def _first(node: Node) -> Any:
-    """A node's traced value, or the first of them where there are several."""
-    value = node.meta["val"]
-    return value[0] if isinstance(value, tuple | list) else value
+def _per_sample(value: Tensor) -> int:
+    """The elements of a traced value for one sample."""
+    return math.prod(shape_of(value)) // (EXAMPLE_BATCH if has_samples(value) else 1)
+
+
+def _counts(node: Node) -> bool:
+    """Whether a node's value has an axis whose length depends on the batch."""
+    return has_samples(node.meta["val"]) if isinstance(node.meta["val"], Tensor) else False
 
 
 def _places(ids_at_site: Tensor, neurons: range) -> tuple[Tensor, Tensor]:

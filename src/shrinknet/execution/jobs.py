@@ -35,7 +35,7 @@ from shrinknet.task.data import Batch, Origin, aligned
 from shrinknet.task.losses import Loss
 from shrinknet.task.parts import Part
 from shrinknet.task.scoring import Scoring
-from shrinknet.task.task import Task, evaluating
+from shrinknet.task.task import FreeAxes, Task, evaluating
 from shrinknet.task.trees import Inputs, called, of_each, tensors_of, with_tensors
 
 
@@ -124,7 +124,7 @@ class ScoringJob:
     device: str
     example: Inputs
     outputs: Any
-    free: Mapping[str, Sequence[int]]
+    free: Mapping[str, FreeAxes]
 
     def set_up(self) -> Setting:
         """Trace the network again, where the worker is."""

@@ -46,7 +46,7 @@ class Processes:
                     num_deaths = 0
                     yield number, result
             except BrokenProcessPool as error:
-                self.close()
+                self._let_go(wait=False)  # the pool itself ends those that are left
                 num_deaths += 1
                 if num_deaths == MOST_DEATHS:
                     raise WorkerError(
@@ -67,9 +67,12 @@ class Processes:
             raise unimportable(error) from error
 
     def close(self) -> None:
-        """Let the workers go."""
+        """Let the workers go, and see them leave: a driver that ends first may never tell them, and wait for them."""
+        self._let_go(wait=True)
+
+    def _let_go(self, wait: bool) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.shutdown(wait, cancel_futures=True)
             self._pool = None
 
 

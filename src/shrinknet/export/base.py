@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -65,6 +66,7 @@ class Exporter(Named, ABC):
         quantizations: what it can make, of "none" and "int8".
         runs_here: whether this machine runs the file as the one that it is made for does.
         leaves_free: whether sizes other than the number of samples can stay free (`network.trace.free`).
+        plans_free: whether they can only up to a largest size, for which memory is planned.
         is_made_apart: whether a run makes the file, with a manifest, beside the models that its folder holds anyway.
     """
 
@@ -75,6 +77,7 @@ class Exporter(Named, ABC):
     runs_here: ClassVar[bool] = True
     is_made_apart: ClassVar[bool] = True
     leaves_free: ClassVar[bool] = False
+    plans_free: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -97,6 +100,10 @@ class Exporter(Named, ABC):
     @abstractmethod
     def answer(self, content: bytes) -> Answer:
         """Open a file by its own runtime, ready to run on rows."""
+
+    def opened(self, content: bytes, path: Path) -> Answer:
+        """Open a file that lies in a folder, and may be anybody's: as our own, where its runtime opens any safely."""
+        return self.answer(content)
 
     def stored_bytes(self, shape: tuple[int, ...], dtype: torch.dtype) -> int:
         """How many bytes of the file one of the network's own tensors takes."""

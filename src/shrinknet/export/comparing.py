@@ -60,7 +60,8 @@ class Comparer(Maker):
             return with_tensors(self._returned, (one.to(data.device) for one in found))
 
         quality = evaluate(outputs_of, self.task.loss, data, self.task.metrics)
-        for rows in self.trace.other_sizes(self.example):
+        largest_sizes = self.trace.largest_sizes(self.example) if self.exporter.plans_free else ()
+        for rows in (*self.trace.other_sizes(self.example), *largest_sizes):
             outputs_of(rows)
         dtypes = [one.dtype for one in tensors_of(self.example) if one.is_floating_point()]
         allowed = [
@@ -107,7 +108,11 @@ class Comparer(Maker):
             num_samples=quality.num_samples,
             ran_by_its_runtime=built.stand_in is None,
             versions=self.exporter.versions(),
-            notes=(*built.notes, *float_note(built.float_operators), *free_note(self.trace.free)),
+            notes=(
+                *built.notes,
+                *float_note(built.float_operators),
+                *free_note(self.trace.free, are_planned=self.exporter.plans_free),
+            ),
             float_operators=built.float_operators,
             latency=timed(answer, row, rounds) if rounds and built.stand_in is None else None,
         )
@@ -144,7 +149,7 @@ def float_note(float_operators: Sequence[str]) -> tuple[str, ...]:
     return (f"in float all the same, not in int8: {', '.join(float_operators)}",) if float_operators else ()
 
 
-def free_note(free: Free) -> tuple[str, ...]:
+def free_note(free: Free, *, are_planned: bool = False) -> tuple[str, ...]:
     """Return what a manifest says of sizes that are free, beside the number of samples.
 
     >>> free_note({"input_ids": {1: (2, 512)}, "mask": {1: (2, None)}})
@@ -155,7 +160,8 @@ def free_note(free: Free) -> tuple[str, ...]:
         for name, axes in free.items()
         for axis, (least, most) in axes.items()
     ]
-    return (f"free: {', '.join(said)}",) if said else ()
+    planned = "; memory is planned for the largest" if are_planned else ""
+    return (f"free: {', '.join(said)}{planned}",) if said else ()
 
 
 def _facts(names: Sequence[str], tree: Any, shapes: Sequence[tuple[int, ...]]) -> tuple[TensorFacts, ...]:

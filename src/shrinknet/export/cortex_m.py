@@ -80,10 +80,17 @@ class CortexM(Exporter):
 
         notes = (NOT_RUN, *[CHANNELS_LAST] * any(one.dim() == 4 for one in row), *[LIFTED] * taller.is_lifted)
         return Built(
-            bytes(lowered.buffer), taller.around(by_tensors(small)), arena, constants=constants,
-            steps=output_steps(small), stand_in=taller.around(answer), notes=notes, input_shapes=_shapes(row),
-            output_shapes=_shapes(by_tensors(small)(row)), float_operators=kept_in_float,
-        )  # fmt: skip
+            bytes(lowered.buffer),
+            taller.around(by_tensors(small)),
+            arena,
+            constants=constants,
+            steps=output_steps(small),
+            stand_in=taller.around(answer),
+            notes=notes,
+            input_shapes=_shapes(row),
+            output_shapes=_shapes(by_tensors(small)(row)),
+            float_operators=kept_in_float,
+        )
 
     def answer(self, content: bytes) -> Answer:
         """There is no runtime for it here.

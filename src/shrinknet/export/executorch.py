@@ -9,13 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
+from torch.fx import GraphModule
 
+from shrinknet.core.errors import BadInputError, ShrinknetError
 from shrinknet.core.quiet import quiet
 from shrinknet.export.arena import Arena
 from shrinknet.export.base import FAST, SLOW, Built, Exporter
 from shrinknet.export.inference import Answer, InferenceGraph, by_tensors, by_torch, joined_rows, one_by_one
 from shrinknet.export.lowering import arena_bytes, float_products, placed_values, planned_in_order, stored_values, where
 from shrinknet.export.quantization import output_steps, quantized
+from shrinknet.graph.free import bounds_of, free_sizes
+from shrinknet.graph.rules.recurrent import is_recurrent
 from shrinknet.task.trees import AnyInputs, Inputs
 
 HIDDEN = "the XNNPACK delegate plans its own workspace at run time: the arena holds only what goes in and out of it"
@@ -29,6 +34,7 @@ class ExecuTorch(Exporter):
     extra = "executorch"
     packages = ("executorch",)
     quantizations = ("none", "int8")
+    leaves_free = plans_free = True
 
     def build(self, network: InferenceGraph, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
         """Lower a network, in float32 to the portable operators, in int8 to XNNPACK."""
@@ -41,9 +47,11 @@ class ExecuTorch(Exporter):
 
             edge: Any = None
             try:
-                edge = to_edge(torch.export.export(network.flat, rows))
+                edge = to_edge(self._exported(network.flat, network, rows))
                 constant_prop_pass(edge.exported_program())  # a transposed weight is stored, never computed
-                lowered, placed = planned_in_order(edge)
+                lowered, placed = planned_in_order(edge, **_planning(network))
+            except ShrinknetError:
+                raise
             except Exception as error:  # executorch raises dozens of types, its internal ones among them
                 raise self.refused(where(edge, network, error), error) from error
         program = lowered.exported_program()
@@ -57,20 +65,48 @@ class ExecuTorch(Exporter):
     ) -> Built:
         with quiet():
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-            from executorch.exir import to_edge_transform_and_lower
+            from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
 
             try:
-                smaller = quantized(network.flat, inputs, xnnpack_quantizer(), calibration)
+                smaller = quantized(network.flat, inputs, xnnpack_quantizer(), calibration, network.trace.free)
                 kept_in_float = float_products(smaller, network)
-                program = torch.export.export(smaller, rows)
-                lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+                program = self._exported(smaller, network, rows)
+                edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+                lowered = edge.to_executorch(ExecutorchBackendConfig(**_planning(network)))
+            except ShrinknetError:
+                raise
             except Exception as error:
                 raise self.refused("this network", error) from error
         constants = tuple(one for one in stored_values(program, network) if len(one.axes) > 1)  # biases hardly count
         return Built(
-            bytes(lowered.buffer), by_tensors(smaller), constants=constants, steps=output_steps(smaller),
-            notes=(HIDDEN,), float_operators=kept_in_float,
-        )  # fmt: skip
+            bytes(lowered.buffer),
+            by_tensors(smaller),
+            constants=constants,
+            steps=output_steps(smaller),
+            notes=(HIDDEN,),
+            float_operators=kept_in_float,
+        )
+
+    def _exported(self, module: GraphModule, network: InferenceGraph, rows: tuple[Tensor, ...]) -> ExportedProgram:
+        """Export one row, whose other sizes stay free where they are to.
+
+        Raises:
+            ExportError: a recurrent layer is taken apart step by step. BadInputError: something else fixes a size.
+        """
+        free = network.trace.free
+        if not free:
+            return torch.export.export(module, rows)
+        axes = free_sizes(network.flat, rows, free)
+        sizes = tuple({axis: size for axis, size in one.items() if axis} for one in axes)
+        program = torch.export.export(module, rows, dynamic_shapes=sizes)
+        try:
+            bounds_of(program, network.flat, rows, free)
+        except BadInputError as error:
+            for node in filter(is_recurrent, network.module.graph.nodes):
+                said = NotImplementedError("its lowering writes each step down")
+                raise self.refused(f"{node.target} over a free number of steps", said) from error
+            raise
+        return program
 
     def answer(self, content: bytes) -> Answer:
         """Open a `.pte` file by ExecuTorch's Python runtime."""
@@ -104,6 +140,15 @@ class ExecuTorch(Exporter):
     def stored_bytes(self, shape: tuple[int, ...], dtype: torch.dtype) -> int:
         """Constants begin at multiples of 16 bytes."""
         return -(-int(torch.Size(shape).numel()) * dtype.itemsize // 16) * 16
+
+
+def _planning(network: InferenceGraph) -> dict[str, Any]:
+    """What a lowering is told where sizes are free: memory is planned for the largest ones."""
+    if not network.trace.free:
+        return {}
+    from executorch.exir.passes.sym_shape_eval_pass import ConstraintBasedSymShapeEvalPass
+
+    return {"sym_shape_eval_pass": ConstraintBasedSymShapeEvalPass()}
 
 
 def xnnpack_quantizer() -> Any:

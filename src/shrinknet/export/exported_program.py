@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch.export import ExportedProgram
@@ -11,6 +12,7 @@ from shrinknet.core.turns import alone
 from shrinknet.export.base import Built, Exporter
 from shrinknet.export.inference import Answer, InferenceGraph, by_torch
 from shrinknet.graph.free import free_sizes, steps_left_open
+from shrinknet.loading.models import load_model
 from shrinknet.task.trees import Inputs, call_of, in_plain_containers, of_each
 
 
@@ -33,6 +35,10 @@ class Pt2(Exporter):
     def answer(self, content: bytes) -> Answer:
         """Open the file by `torch.export.load`: we made these bytes ourselves a moment ago."""
         return by_torch(torch.export.load(io.BytesIO(content)).module())
+
+    def opened(self, content: bytes, path: Path) -> Answer:
+        """Open it as every `.pt2` file is: looked through first."""
+        return by_torch(load_model(str(path)).model)
 
 
 UNREADABLE_BACK = set(";,()[]")

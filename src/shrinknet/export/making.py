@@ -100,11 +100,21 @@ class Maker:
         return told
 
     def check_free(self) -> None:
-        """Raise BadInputError where the task has free sizes, and files of this kind fix them."""
-        if self.trace.free and self.exporter.is_made_apart and not self.exporter.leaves_free:
+        """Raise BadInputError where the task has free sizes, and files of this kind fix them, or need the largest."""
+        if not self.trace.free or not self.exporter.is_made_apart:
+            return
+        if not self.exporter.leaves_free:
             allowed = f"{named(lambda one: one.leaves_free)} for a task with free sizes, which other files fix"
             do = "Name one of these, or say nothing of `free`."
             raise BadInputError("artefact", allowed, f"`artefact={self.name!r}`", do)
+        unknown = (
+            (name, axis) for name, axes in self.trace.free.items() for axis, (_, most) in axes.items() if not most
+        )
+        if self.exporter.plans_free and (found := next(unknown, None)) is not None:
+            name, axis = found
+            allowed = f"said with the largest size for `artefact={self.name!r}`, whose memory is planned for it"
+            do = f"Write {{{name!r}: {{{axis}: 128}}}} for at most 128."
+            raise BadInputError("free", allowed, f"none for axis {axis} of {name!r}", do)
 
     @cached_property
     def _calibration(self) -> Sequence[Inputs]:

@@ -1,17 +1,21 @@
 """ONNX: `.onnx` files, made by torch's exporter and run by ONNX Runtime."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule, Node
 
 from shrinknet.core.quiet import quiet
 from shrinknet.export.base import Built, Exporter
 from shrinknet.export.inference import Answer, InferenceGraph, by_torch, given_back, in_rows
+from shrinknet.graph.call import DECOMPOSED
 from shrinknet.graph.free import free_sizes, steps_left_open
 from shrinknet.graph.operators import operator_name
+from shrinknet.graph.rules.recurrent import projects
+from shrinknet.surgery.remove import cut_copy
 from shrinknet.task.trees import AnyInputs, Inputs
 
 OPSET = 18
@@ -29,11 +33,12 @@ class Onnx(Exporter):
     def build(self, network: InferenceGraph, inputs: Inputs, calibration: Sequence[Inputs], quantize: str) -> Built:
         """Export by torch's own exporter; weights stand in the file."""
         rows = in_rows(inputs)
-        sizes = free_sizes(network.flat, rows, network.trace.free)
+        module = _in_pieces(network.flat)
+        sizes = free_sizes(module, rows, network.trace.free)
         self._check_steps(network)
         try:
             with quiet(), steps_left_open(network.trace.free):
-                program = torch.export.export(network.flat, rows, dynamic_shapes=sizes)
+                program = torch.export.export(module, rows, dynamic_shapes=sizes)
                 made = torch.onnx.export(program, dynamo=True, opset_version=OPSET, external_data=False, verbose=False)
                 assert made is not None
                 if not network.is_lone:
@@ -44,9 +49,9 @@ class Onnx(Exporter):
         return Built(content, by_torch(network.module))
 
     def _check_steps(self, network: InferenceGraph) -> None:
-        """Torch's exporter has a form of LSTM and GRU for any number of steps, and none of a plain recurrent layer."""
+        """Torch's exporter has a form of LSTM and GRU for any number of steps, none of plain layers and projections."""
         for node in network.module.graph.nodes if network.trace.free else ():
-            if operator_name(node).startswith("rnn_"):
+            if operator_name(node).startswith("rnn_") or projects(node):
                 said = NotImplementedError("torch's exporter writes each step down")
                 raise self.refused(f"{node.target} over a free number of steps", said)
 
@@ -62,6 +67,30 @@ class Onnx(Exporter):
             return given_back(map(torch.from_numpy, session.run(None, given)))
 
         return answer
+
+
+ATTENTION, HEADS_RANK = "scaled_dot_product_attention", 4
+"""Torch's exporter knows attention of values [rows, heads, places, width] alone."""
+
+
+def _in_pieces(module: GraphModule) -> GraphModule:
+    """Return a graph, or a copy in which what torch's exporter has no form of is written in smaller operators."""
+    if not any(map(_pieces, module.graph.nodes)):
+        return module
+    copy = cut_copy(module, {})
+    for node in copy.graph.nodes:
+        node.target = _pieces(node) or node.target
+    copy.recompile()
+    return copy
+
+
+def _pieces(node: Node) -> Callable[..., Any] | None:
+    """Attention of another rank as products and a softmax, an LSTM with a projection step by step."""
+    if projects(node):
+        return DECOMPOSED["lstm"]
+    is_attention = node.op == "call_function" and operator_name(node) == ATTENTION
+    is_odd = is_attention and node.args[0].meta["val"].dim() != HEADS_RANK  # type: ignore[union-attr]
+    return DECOMPOSED[ATTENTION] if is_odd else None
 
 
 TRANSLATED = re.compile(r"target=torch\.ops\.([\w.]+)")

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.export import Dim
 from torch.fx import GraphModule
 from torch.fx.node import map_arg
 
-from shrinknet.task.trees import AnyInputs, row_axes, tensors_of
+from shrinknet.graph.free import Axes, free_sizes
+from shrinknet.task.trees import AnyInputs, tensors_of
 
 
-def quantized(network: GraphModule, inputs: AnyInputs, quantizer: Any, calibration: Sequence[AnyInputs]) -> GraphModule:
+def quantized(
+    network: GraphModule, inputs: AnyInputs, quantizer: Any, calibration: Sequence[AnyInputs], free: Axes | None = None
+) -> GraphModule:
     """Return a network in int8, its ranges taken from calibration rows (Jacob et al. 2018; torchao's PT2E flow).
 
     Args:
@@ -19,13 +21,14 @@ def quantized(network: GraphModule, inputs: AnyInputs, quantizer: Any, calibrati
         inputs: two rows.
         quantizer: what the backend wants quantized, and how.
         calibration: batches of rows.
+        free: the sizes of inputs that stay free.
 
     Cost: one pass over the calibration rows.
     """
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     two = tuple(tensors_of(inputs))
-    program = torch.export.export(network, two, dynamic_shapes=row_axes(two, Dim("batch", min=1)))
+    program = torch.export.export(network, two, dynamic_shapes=free_sizes(network, two, free or {}))
     prepared = prepare_pt2e(program.module(check_guards=False), quantizer)
     with torch.no_grad():
         for rows in calibration:

@@ -1,6 +1,8 @@
 """Sizes that stay free, beside the number of samples: the length of a sequence, the sides of an image."""
 
 import inspect
+import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +22,8 @@ from shrinknet.graph.widths import size_of
 from shrinknet.task.trees import AnyInputs, Arguments, bound, tensors_of, with_tensors
 
 Axes = Mapping[str, Iterable[int]]
-"""For inputs by their names, the axes whose sizes stay free."""
+"""For inputs by their names, the axes whose sizes stay free; a mapping where something is known of their sizes: the
+largest, or the least and the largest."""
 
 Free = Mapping[str, Mapping[int, tuple[int, int | None]]]
 """The same, with the least and the largest size that the network takes there (None: there is none)."""
@@ -38,15 +41,24 @@ def free_sizes(model: nn.Module, inputs: AnyInputs, free: Axes) -> Any:
     named, spec = tree_flatten_with_path(bound(model, inputs))
     _check_names(free, {_name(path): leaf for path, leaf in named if isinstance(leaf, Tensor)})
     axes = [
-        {0: batch, **dict.fromkeys(free.get(_name(path), ()), Dim.AUTO)}
-        if isinstance(leaf, Tensor) and leaf.dim()
-        else None
+        {0: batch, **_hints(free.get(_name(path), ()))} if isinstance(leaf, Tensor) and leaf.dim() else None
         for path, leaf in named
     ]
     if isinstance(inputs, Arguments):
         return tree_unflatten(axes, spec)
     kinds = [p.kind for p in inspect.signature(model.forward).parameters.values()]
     return (tuple(axes),) if kinds and kinds[0] is inspect.Parameter.VAR_POSITIONAL else tuple(axes)
+
+
+def _hints(axes: Iterable[int]) -> dict[int, Any]:
+    """Axes whose sizes torch.export leaves open, up to the largest where one is known."""
+    return {axis: Dim.AUTO if most is None else Dim.AUTO(max=most) for axis, most in _largest(axes).items()}
+
+
+def _largest(axes: Iterable[int]) -> dict[int, int | None]:
+    """Axes, each with the largest size that is known there."""
+    known = axes if isinstance(axes, Mapping) else dict.fromkeys(axes)
+    return {axis: one[1] if isinstance(one, tuple) else one for axis, one in known.items()}
 
 
 def _name(path: Sequence[Any]) -> str:
@@ -64,6 +76,22 @@ def _check_names(free: Axes, inputs: Mapping[str, Tensor]) -> None:
             if not 0 < axis < inputs[name].dim():
                 allowed = f"axes of {name!r} from 1 to {inputs[name].dim() - 1}"
                 raise BadInputError("free", allowed, axis, "Axis 0 counts the samples, and is always free.")
+            most, here = _largest(axes).get(axis), inputs[name].shape[axis]
+            if most is not None and here > most:
+                raise _too_long(name, axis, most, here)
+
+
+def _too_long(name: str, axis: int, most: int, here: int) -> BadInputError:
+    allowed, got = f"at most {most} along axis {axis} of {name!r}", f"rows of {here}"
+    return BadInputError("free", allowed, got, "Say the largest size that there is.")
+
+
+def check_within(module: nn.Module, free: Free, inputs: AnyInputs) -> None:
+    """Raise BadInputError where inputs are longer along a free axis than the largest size that was said."""
+    for path, leaf in tree_flatten_with_path(bound(module, inputs))[0] if free else ():
+        for axis, (_, most) in free.get(_name(path), {}).items():
+            if most is not None and leaf.shape[axis] > most:
+                raise _too_long(_name(path), axis, most, leaf.shape[axis])
 
 
 aten: Any = torch.ops.aten
@@ -100,9 +128,16 @@ def steps_left_open(free: Axes) -> Iterator[None]:
 
 
 def _sizes_of_recurrent(
-    x: Tensor, states: Tensor | Sequence[Tensor], weights: Sequence[Tensor], has_biases: bool, num_layers: int,
-    dropout: float, train: bool, bidirectional: bool, batch_first: bool,
-) -> tuple[Tensor, ...]:  # fmt: skip
+    x: Tensor,
+    states: Tensor | Sequence[Tensor],
+    weights: Sequence[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Tensor, ...]:
     """Tensors of the sizes that a recurrent layer gives: its outputs and last states."""
     last = [states] if isinstance(states, Tensor) else states
     width = last[0].shape[-1] * (2 if bidirectional else 1)
@@ -119,8 +154,11 @@ def bounds_of(program: ExportedProgram, model: nn.Module, inputs: AnyInputs, fre
         return {}
     values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
     names = [_name(path) for path, _ in tree_flatten_with_path(bound(model, inputs))[0]]
-    sizes = {name: values[given].shape for name, given in zip(names, program.graph_signature.user_inputs, strict=True)
-             if name in free}  # fmt: skip
+    sizes = {
+        name: values[given].shape
+        for name, given in zip(names, program.graph_signature.user_inputs, strict=True)
+        if name in free
+    }
     return {
         name: {axis: _bounds(program, name, axis, sizes[name][axis]) for axis in axes} for name, axes in free.items()
     }
@@ -129,9 +167,11 @@ def bounds_of(program: ExportedProgram, model: nn.Module, inputs: AnyInputs, fre
 def _bounds(program: ExportedProgram, name: str, axis: int, size: Any) -> tuple[int, int | None]:
     if not isinstance(size, torch.SymInt) or size.node.expr.is_number:
         raise BadInputError(
-            "free", "axes whose size the network leaves open", f"axis {axis} of {name!r}, which it fixes at {size}",
+            "free",
+            "axes whose size the network leaves open",
+            f"axis {axis} of {name!r}, which it fixes at {size}",
             "Name every input of that length, take an example of at least 2 there, and write no size into forward.",
-        )  # fmt: skip
+        )
     found = program.range_constraints.get(size.node.expr)
     from torch.utils._sympy.numbers import int_oo  # sympy changes the filters of warnings where it is imported
 
@@ -169,15 +209,17 @@ def values_at_example(module: GraphModule) -> None:
         Noting(module).run(*[at_example(node.meta["val"]) for node in inputs], enable_io_processing=False)
 
 
-def other_sizes(module: nn.Module, free: Free, inputs: AnyInputs) -> Iterator[AnyInputs]:
+def other_sizes(
+    module: nn.Module, free: Free, inputs: AnyInputs, times: Sequence[float] = (2.0, 0.5)
+) -> Iterator[AnyInputs]:
     """Yield the same rows with free axes twice and half as long, as far as the network takes that."""
     if not free:
         return
     named = tree_flatten_with_path(bound(module, inputs))[0]
     bounds = [free.get(_name(path), {}) for path, leaf in named if isinstance(leaf, Tensor)]
     tensors = tensors_of(inputs)
-    for times in (2.0, 0.5):
-        changed = [_resized(one, axes, times) for one, axes in zip(tensors, bounds, strict=True)]
+    for one_time in times:
+        changed = [_resized(one, axes, one_time) for one, axes in zip(tensors, bounds, strict=True)]
         if [one.shape for one in changed] != [one.shape for one in tensors]:
             yield with_tensors(inputs, changed)
 
@@ -185,9 +227,13 @@ def other_sizes(module: nn.Module, free: Free, inputs: AnyInputs) -> Iterator[An
 def _resized(tensor: Tensor, bounds: Mapping[int, tuple[int, int | None]], times: float) -> Tensor:
     """A tensor with other lengths along some axes."""
     for axis, (least, most) in bounds.items():
-        size = int(tensor.shape[axis] * times)
+        size = int(min(tensor.shape[axis] * times, sys.maxsize))
         tensor = _as_long(tensor, axis, max(least, min(size, most or size)))
     return tensor
+
+
+LARGEST = math.inf
+"""So many times as long is as long as there is."""
 
 
 def at_example_sizes(module: GraphModule, inputs: AnyInputs) -> AnyInputs:

@@ -22,6 +22,9 @@ from shrinknet.graph.trace import Trace
 Axis = tuple[str, int]
 """A parameter and one of its axes."""
 
+STAYS: Axis = ("", 0)
+"""Stands among axes of one width where that width is not to change."""
+
 
 @dataclass(frozen=True, slots=True)
 class OneWidth:
@@ -79,9 +82,8 @@ def _of_classes(trace: Trace, model: nn.Module) -> Iterator[OneWidth]:
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
         for axes in _axes_of_one_width(module):
-            yield _along(
-                trace, f"{name!r} (nn.{type(module).__name__})", [(prefix + leaf, axis) for leaf, axis in axes]
-            )
+            own = [one if one is STAYS else (prefix + one[0], one[1]) for one in axes]
+            yield _along(trace, f"{name!r} (nn.{type(module).__name__})", own)
 
 
 def _of_config(trace: Trace, model: nn.Module) -> Iterator[OneWidth]:
@@ -91,22 +93,28 @@ def _of_config(trace: Trace, model: nn.Module) -> Iterator[OneWidth]:
 
 def _along(trace: Trace, by: str, axes: Sequence[Axis]) -> OneWidth:
     """What lies along some axes of parameters, those that the graph knows."""
-    tensors = trace.tensors
-    layouts = [trace.tensor_layouts.get(name, (None,) * (axis + 1))[axis] for name, axis in axes if name in tensors]
+    known = {*trace.tensors, STAYS[0]}
+    layouts = [trace.tensor_layouts.get(name, (None,) * (axis + 1))[axis] for name, axis in axes if name in known]
     return OneWidth(by, layouts)
 
 
 def _axes_of_one_width(module: nn.Module) -> Iterator[list[Axis]]:
     """Yield the axes that have one width between them, as torch's own classes say it.
 
-    A recurrent layer has one `hidden_size` for all layers and directions, and a `proj_size` that must stay below it;
-    attention reads and writes as many values as its heads have together.
+    A recurrent layer has one `hidden_size` for all layers and directions, and a `proj_size` that must stay below it:
+    the same share of both stays or, where no share of both is whole, `proj_size` alone shrinks. Attention reads and
+    writes as many values as its heads have together.
     """
     if isinstance(module, nn.RNNBase):
         names = [name for name, _ in module.named_parameters(recurse=False)]
-        yield [(name, axis) for name in names if name.startswith("weight_hr") for axis in (0, 1)] or [
-            (name, 1) for name in names if name.startswith("weight_hh")
-        ]
+        projections = [name for name in names if name.startswith("weight_hr")]
+        if not projections:
+            yield [(name, 1) for name in names if name.startswith("weight_hh")]
+        elif math.gcd(module.hidden_size, module.proj_size) > 1:
+            yield [(name, axis) for name in projections for axis in (0, 1)]
+        else:
+            yield [(name, 0) for name in projections]
+            yield [STAYS, *((name, 1) for name in projections)]
     elif isinstance(module, nn.MultiheadAttention):
         of_inputs = [("in_proj_weight", 0), ("in_proj_weight", 1)]
         apart = [("q_proj_weight", 0), ("q_proj_weight", 1), ("k_proj_weight", 0), ("v_proj_weight", 0)]

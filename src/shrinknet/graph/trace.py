@@ -21,6 +21,7 @@ from shrinknet.core.turns import alone, leaving_out
 from shrinknet.core.units import counted
 from shrinknet.graph.call import Call, Site, argument_at, find_rule, first_of, load_rules, makes_labels
 from shrinknet.graph.free import (
+    LARGEST,
     Axes,
     Free,
     at_example_sizes,
@@ -112,6 +113,11 @@ class Trace:
     def other_sizes(self, inputs: AnyInputs) -> Iterator[AnyInputs]:
         """Yield the same rows with other sizes along the axes that are free."""
         yield from other_sizes(self.module, self.free, inputs)
+
+    def largest_sizes(self, inputs: AnyInputs) -> Iterator[AnyInputs]:
+        """Yield the same rows with the largest sizes along the axes that are free, where these are known."""
+        if all(most is not None for axes in self.free.values() for _, most in axes.values()):
+            yield from other_sizes(self.module, self.free, inputs, (LARGEST,))
 
     def at_example_sizes(self, inputs: AnyInputs) -> AnyInputs:
         """Return the same rows with the sizes that what is known of values speaks of."""
@@ -225,7 +231,13 @@ def _check_names(model: nn.Module) -> None:
                 "a network whose modules have names without quotes, backslashes, line breaks and Python keywords, none "
                 "of them a word that torch's graphs use, such as code or graph"
             )
-            raise BadInputError("model", allowed, repr(name), "Give that module another name.")
+            do = "Give that module another name."
+            if is_tensor_name(f"net.{name}"):  # torch runs no export of its own in which a graph's word comes first
+                do = (
+                    "Give that module another name, or hand over nn.Sequential(OrderedDict(net=model)), whose class "
+                    "comes back as run.model.net."
+                )
+            raise BadInputError("model", allowed, repr(name), do)
 
 
 @contextmanager

@@ -1,6 +1,9 @@
-"""What a criterion and a way to search need of a loss."""
+"""What a criterion and a way to search need of a loss and of a network."""
 
+from shrinknet.compensation.kinds import KINDS
 from shrinknet.criteria import Criterion
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.run.noise import check_slopes
 from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task
 
@@ -13,5 +16,11 @@ def check_loss(task: Task, criterion: Criterion, scoring: Scoring, compensate: s
         task.loss.needs_each_sample(f"criterion={criterion.name!r}")
     if scoring.races:
         task.loss.needs_each_sample("confidence and screen")
-    if compensate == "newton":
-        task.loss.needs_each_sample("compensate='newton'")
+    if KINDS[compensate].follows_the_loss:
+        task.loss.needs_each_sample(f"compensate={compensate!r}")
+
+
+def check_network(task: Task, criterion: Criterion, network: GatedNetwork) -> None:
+    """What a criterion is not for is refused before anything is scored, or written."""
+    criterion.check(network, task.calibration)
+    check_slopes(criterion, network, task.calibration)

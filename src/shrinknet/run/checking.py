@@ -8,7 +8,6 @@ from typing import Any
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Difference, Manifest
 from shrinknet.export.artefact import Artefact
-from shrinknet.export.inference import by_torch
 from shrinknet.loading.models import fill, load_model
 from shrinknet.run.run import Run
 from shrinknet.surgery.proof import compare, cut_program
@@ -54,7 +53,5 @@ def _check_artefact(run: Run, manifest: Manifest) -> Difference:
     ships = Artefact(run.task, run.network.trace, manifest.kind, manifest.quantize, True, run.ships.find)
     if manifest.quantize != "none":
         return ships.checked_again(content, run.cut)
-    rows = ships.rows_to_check()
-    is_pt2 = manifest.kind == "pt2"  # opened as every .pt2 file is: looked through first
-    answer = by_torch(load_model(str(path)).model) if is_pt2 else ships.answer(content)
+    answer, rows = ships.exporter.opened(content, path), ships.rows_to_check()
     return compare(run.network, answer, (batch.inputs for batch in rows.batches()))[0]

@@ -99,9 +99,14 @@ class Scorers:
 
 
 def choosing(
-    network: GatedNetwork, options: Pruning, limits: Limits, scorers: Scorers,
-    compensation: Compensation | NoCompensation, effort: Effort | None, price: Price,
-) -> Choose:  # fmt: skip
+    network: GatedNetwork,
+    options: Pruning,
+    limits: Limits,
+    scorers: Scorers,
+    compensation: Compensation | NoCompensation,
+    effort: Effort | None,
+    price: Price,
+) -> Choose:
     """Return what finds the next neurons, by the rise once readers are refit where the criterion foresees it."""
 
     def by(rule: Criterion, data: Data | None = None) -> Scorer:

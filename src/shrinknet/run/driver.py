@@ -13,19 +13,18 @@ from shrinknet.core.errors import BadInputError, NothingToRemoveError, RunFolder
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.progress import Progress
 from shrinknet.core.quantities import ACCURACY
-from shrinknet.core.records import Measures, Plan, Step, Tie, removed_by
+from shrinknet.core.records import Plan, Step, Tie, removed_by
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.memory import in_memory
 from shrinknet.export.artefact import Artefact
 from shrinknet.graph.configs import has_config
 from shrinknet.graph.ties import ties_of
 from shrinknet.measure.costs import CostsOf
-from shrinknet.run.allowed import check_loss
+from shrinknet.run.allowed import check_loss, check_network
 from shrinknet.run.choosing import Scorers, choosing
 from shrinknet.run.effort import Effort, effort_asked, effort_of
 from shrinknet.run.facts import finish
 from shrinknet.run.family import is_far_below, judged, least_pruned, misses, next_wanted
-from shrinknet.run.noise import check_slopes
 from shrinknet.run.options import Pruning
 from shrinknet.run.own_class import foretell
 from shrinknet.run.run import Run
@@ -35,7 +34,7 @@ from shrinknet.search.guards import Guard, check_ways
 from shrinknet.search.methods import Choose
 from shrinknet.search.price import Price, by_neuron, by_units
 from shrinknet.search.rank import Limits, takeable
-from shrinknet.search.schedule import pace, reaching, to_go
+from shrinknet.search.schedule import Paced, reaching, to_go
 from shrinknet.search.steps import Pace, Until, check_reachable, first_step, measure, room_left, steps
 from shrinknet.search.typed import check_asked
 from shrinknet.task.task import Task
@@ -58,7 +57,7 @@ def search(task: Task, options: Pruning) -> Run:
     ships = Artefact(task, network.trace, options.kind, options.quantize, options.allow_float)
     ships.check(goals, options.max_latency)
     with scoring.arithmetic(), with_threads_of(options.out if options.resume else None):
-        check_slopes(options.rule, network, task.calibration)
+        check_network(task, options.rule, network)
         start = first_step(task, network, ships.costs)
     check_ways(options.guards, {one.name: one.quality for one in task.metrics} | {ACCURACY.name: ACCURACY})
     check_asked("goals", goals, lambda goal: goal.progress(start.measures, start.measures))
@@ -192,14 +191,14 @@ class Search:
 
         A large step that breaks a guard is tried again with half as many neurons, where nobody asked for its size.
         """
-        most: int | None = None
+        paced, most = self._paced(goals), None
         while True:
-            search = self._until(history, goals, wanted, most)
+            search = self._until(history, goals, wanted, self._pace(paced, most))
             for taken in search:
                 history.append(taken)
                 if self.folder is not None:
                     self.folder.append(taken)  # killed here, it resumes here
-                self.progress.step(taken, _fraction(goals, self.start.measures, taken.measures, self.network))
+                self.progress.step(taken, self._fraction(history, goals, paced))
                 if most is not None:
                     break
             size = 0 if search.undone is None else len(search.undone.removed)
@@ -210,25 +209,48 @@ class Search:
             else:
                 return search
 
-    def _until(self, history: list[Step], goals: Sequence[Goal], wanted: Sequence[Goal], most: int | None) -> Until:
+    def _until(self, history: list[Step], goals: Sequence[Goal], wanted: Sequence[Goal], pace: Pace) -> Until:
         here, last = self._masked(history), history[-1]
         no_more = (
             "one neuron is left in each group" if self.limits == Limits() else f"nothing more can go with {self.limits}"
         )
         limit = room_left(wanted, self.start.measures)
         taking = steps(
-            self.task, here, self.choose, self._pace(goals, most), last, limit, self.limits, self.ships.costs,
-            self.price, self.compensation, self._enough(wanted),
-        )  # fmt: skip
+            self.task,
+            here,
+            self.choose,
+            pace,
+            last,
+            limit,
+            self.limits,
+            self.ships.costs,
+            self.price,
+            self.compensation,
+            self._enough(wanted),
+        )
         return Until(taking, self.start, goals, self.guards, last, no_more)
 
-    def _pace(self, goals: Sequence[Goal], most: int | None) -> Pace:
-        """How many neurons go at each step."""
+    def _paced(self, goals: Sequence[Goal]) -> Paced | None:
+        """How an effort is spent on the way to the goals."""
         if self.effort is None:
+            return None
+        return Paced(self.effort.schedule, self.network, self.limits, reaching(self.start, goals, self.ships.costs))
+
+    def _pace(self, paced: Paced | None, most: int | None) -> Pace:
+        """How many neurons go at each step."""
+        if paced is None:
             return lambda num_steps, network: self.step or 1
-        reaches = reaching(self.start, goals, self.ships.costs)
-        count = pace(self.effort.schedule, self.network, self.limits, reaches)
-        return count if most is None else lambda num_steps, network: min(most, count(num_steps, network))
+        return paced.count if most is None else lambda num_steps, network: min(most, paced.count(num_steps, network))
+
+    def _fraction(self, history: Sequence[Step], goals: Sequence[Goal], paced: Paced | None) -> float:
+        """How much of the run is done: of its steps, where an effort says how many there are; else of the goals."""
+        start, last = self.start.measures, history[-1]
+        if paced is not None:
+            return paced.fraction(last.number, self._masked(history))
+        if goals:
+            return min(goal.progress(start, last.measures) for goal in goals)
+        removable = start.costs.num_neurons - len(self.network.groups)
+        return (start.costs.num_neurons - last.measures.costs.num_neurons) / max(1, removable)
 
     def _enough(self, wanted: Sequence[Goal]) -> Callable[[GatedNetwork], bool]:
         """Where steps are large by no wish of the user, the last one is no larger than it has to be."""
@@ -268,9 +290,17 @@ class Search:
         masked = self._masked(taken)
         measures = measure(self.task, masked, self.ships.costs)
         return finish(
-            Run, self.task, masked, tuple(history), whole.first(len(removed_by(taken))), measures, reason, is_met,
-            config, self.ships,
-        )  # fmt: skip
+            Run,
+            self.task,
+            masked,
+            tuple(history),
+            whole.first(len(removed_by(taken))),
+            measures,
+            reason,
+            is_met,
+            config,
+            self.ships,
+        )
 
 
 def _resumed(folder: RunFolder, start: Step, step: int | None) -> list[Step]:
@@ -292,10 +322,3 @@ def _resumed(folder: RunFolder, start: Step, step: int | None) -> list[Step]:
     history = [replace(start, seconds=history[0].seconds), *history[1:]]
     folder.keep_history(history)
     return history
-
-
-def _fraction(goals: Sequence[Goal], start: Measures, now: Measures, network: GatedNetwork) -> float:
-    if goals:
-        return min(goal.progress(start, now) for goal in goals)
-    removable = start.costs.num_neurons - len(network.groups)
-    return (start.costs.num_neurons - now.costs.num_neurons) / max(1, removable)

@@ -1,30 +1,34 @@
 """Effort: what a search may cost, in forward passes over the calibration data, or as a time that is turned into them.
 
 Where every removal by exact ablation is within the effort, that is the search. Otherwise a schedule says how the
-effort is spent (`search/schedule.py`), and the passes are written into `config.json`: a run that goes on reads them.
+effort is spent (`search/schedule.py`). What a time was turned into is written into `config.json`: the passes, and what
+things cost in passes as it was measured; a run that goes on reads them. An effort in passes is spent by prices that the
+cost model counts: the same on every machine.
 """
 
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 
 from shrinknet.core.config import DEFAULT_EFFORT
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.folder import RunFolder
-from shrinknet.core.records import Step
+from shrinknet.core.reading import restored
+from shrinknet.core.records import Neuron, Step
 from shrinknet.core.units import EXACT, counted, effort_seconds
 from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.execution.cost_model import Rates, Work, forward_work, ranking_work, run_work, seconds_of
 from shrinknet.measure.evaluation import evaluate_batches
-from shrinknet.run.allowed import check_loss
-from shrinknet.run.noise import check_slopes
+from shrinknet.run.allowed import check_loss, check_network
 from shrinknet.run.options import Pruning
-from shrinknet.search.schedule import CANDIDATES, Prices, Schedule, schedule_of
+from shrinknet.search.schedule import CANDIDATES, FEW_ROWS, Prices, Schedule, schedule_of
 from shrinknet.task.data import Data
 from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task
@@ -46,6 +50,9 @@ ESTIMATES = ("taylor-2-sampled", "taylor-1", "ablation")
 
 ROWS_TRIED = 4
 
+TRIED = 8
+"""So many candidates are ablated exactly to see how long that takes."""
+
 SHORT = 0.5
 """A measurement of less than so many seconds is taken three times."""
 
@@ -58,11 +65,13 @@ class Effort:
         asked: as it was asked for.
         schedule: how it is spent.
         estimate: the rule that ranks.
+        prices: what things cost, where that was measured.
     """
 
     asked: float | str
     schedule: Schedule
     estimate: Criterion
+    prices: Prices | None
 
     def parts_of(self, data: Data, seed: int) -> list[Data]:
         """Return the rows that the estimate looks at, one part after another, in an order drawn by a seed."""
@@ -77,7 +86,8 @@ class Effort:
     @property
     def facts(self) -> dict[str, object]:
         """What `config.json` says of it."""
-        return {"criterion": self.estimate.name, "effort": self.asked, "passes": self.schedule.passes}
+        measured = {} if self.prices is None else {"prices": asdict(self.prices)}
+        return {"criterion": self.estimate.name, "effort": self.asked, "passes": self.schedule.passes, **measured}
 
 
 def effort_asked(options: Pruning) -> float | str:
@@ -111,31 +121,38 @@ def effort_of(
     Raises:
         BadInputError: the effort is too small for one ranking.
 
-    Cost: at most three forward passes, where a time has to be turned into passes.
+    Cost: where a time has to be turned into passes, a few of them, and rankings and ablations of few rows.
     """
     asked, began = effort_asked(options), _began(options)
     if asked == EXACT or (began is not None and "passes" not in began):
         return None
-    num_rows, num_steps = len(task.calibration), -(-num_to_go // exact_step)
-    work = run_work(network, "ablation", num_rows, num_to_go, exact_step)
-    if began is None and isinstance(asked, str) and _is_short(network, work, num_steps, effort_seconds(asked)):
+    num_steps = -(-num_to_go // exact_step)
+    if (
+        began is None
+        and isinstance(asked, str)
+        and _is_short(task, network, num_to_go, exact_step, effort_seconds(asked))
+    ):
         log.info("Effort %s: exact ablation decides every removal, and takes less.", asked)
         return None
-    measuring = _measuring(task, options)
-    exact = _passes(network, work) / num_rows + num_steps * measuring
+    estimate, measuring = _estimate(task, network, options.seed), _measuring(task, options)
     if began is not None:
         passes = float(began["passes"])  # type: ignore[arg-type]
+        prices = _prices_of(began) or _counted_prices(network, estimate, measuring)
+    elif isinstance(asked, float):
+        passes, prices = asked, _counted_prices(network, estimate, measuring)
     else:
-        passes = asked if isinstance(asked, float) else _passes_in(effort_seconds(asked), task, network, options, start)
+        one = _seconds_of_a_pass(task, network, start)
+        passes = SHARE_FOR_SEARCH * effort_seconds(asked) / one * _at_once(options.how)
+        prices = _measured_prices(task, network, estimate, options, measuring, one)
+    num_rows, num_neurons = len(task.calibration), network.trace.num_neurons
+    mean_left = num_neurons - (num_to_go - 1) / 2
+    exact = 1 + num_steps * (prices.measuring + mean_left * prices.candidate)
     if exact <= passes:
-        log.info("Effort %s: exact ablation decides every removal (%s).", asked, _counted(exact))
+        log.info("Effort %s: exact ablation decides every removal (%s).", asked, _in_passes(exact))
         return None
-    estimate = _estimate(task, network, options.seed)
-    ranking, each = (_passes(network, ranking_work(network, rule, 1)) for rule in (estimate, "ablation"))
-    prices = Prices(measuring, ranking, each / network.trace.num_neurons)
-    schedule = schedule_of(passes, prices, num_rows, network.trace.num_neurons, num_to_go)
+    schedule = schedule_of(passes, prices, num_rows, num_neurons, num_to_go)
     log.info("%s", _in_words(asked, schedule, estimate, exact, num_rows, num_to_go))
-    return Effort(asked, schedule, estimate)
+    return Effort(asked, schedule, estimate, prices if isinstance(asked, str) else None)
 
 
 def _began(options: Pruning) -> dict[str, object] | None:
@@ -145,8 +162,10 @@ def _began(options: Pruning) -> dict[str, object] | None:
     return None
 
 
-def _is_short(network: GatedNetwork, work: Work, num_steps: int, seconds: float) -> bool:
-    calls = num_steps * len(network.groups) * len(network.program.nodes)
+def _is_short(task: Task, network: GatedNetwork, num_to_go: int, exact_step: int, seconds: float) -> bool:
+    """Whether the exact search is within a time on any machine: nothing has to be measured then."""
+    work = run_work(network, "ablation", len(task.calibration), num_to_go, exact_step)
+    calls = -(-num_to_go // exact_step) * len(network.groups) * len(network.program.nodes)
     return SLOW.seconds(work) + SLOW_CALL * calls <= SHARE_FOR_SEARCH * seconds
 
 
@@ -161,18 +180,53 @@ def _measuring(task: Task, options: Pruning) -> float:
     return (1 + validation) * (2 if options.refits else 1) + 2 * options.refits
 
 
-def _passes_in(seconds: float, task: Task, network: GatedNetwork, options: Pruning, start: Step) -> float:
-    """How many passes fit into a time, by all workers, as one that is measured now takes so long."""
+def _counted_prices(network: GatedNetwork, estimate: Criterion, measuring: float) -> Prices:
+    """What things cost by the cost model: the same on every machine."""
+    ranking, each = (_passes(network, ranking_work(network, rule, 1)) for rule in (estimate, "ablation"))
+    return Prices(measuring, ranking, each / network.trace.num_neurons)
+
+
+def _measured_prices(
+    task: Task, network: GatedNetwork, estimate: Criterion, options: Pruning, measuring: float, one: float
+) -> Prices:
+    """What things cost here, `one` pass taking so many seconds, tried on few rows and candidates.
+
+    What this process does alone takes as many passes as all workers do in that time.
+    """
+    rows = task.calibration.permuted(options.seed).rows(0, min(FEW_ROWS, len(task.calibration)))
+    some, ablation = network.among(_spread(network)), find_criterion("ablation")
+    passes, alone = len(task.calibration) / len(rows) / one, _at_once(options.how)
+    ranking = _seconds(lambda: estimate.score(network, rows.batches()))
+    candidate = _seconds(lambda: ablation.score(some, rows.batches())) / min(TRIED, network.trace.num_neurons)
+    return Prices(measuring * alone, ranking * passes * alone, candidate * passes)
+
+
+def _prices_of(began: Mapping[str, object]) -> Prices | None:
+    """The prices that were measured when the run began; None where they were counted."""
+    return restored(Prices, began["prices"]) if "prices" in began else None
+
+
+def _spread(network: GatedNetwork) -> set[Neuron]:
+    """A few neurons, of all groups as they are wide."""
+    neurons = [Neuron(group.name, index) for group in network.groups for index in range(group.width)]
+    return {neurons[place] for place in np.linspace(0, len(neurons) - 1, min(TRIED, len(neurons))).astype(int)}
+
+
+def _seconds_of_a_pass(task: Task, network: GatedNetwork, start: Step) -> float:
+    """How long a forward pass over the calibration rows takes: as long as the start took to be measured."""
     validation = 0 if task.validation is None else len(task.validation)
     one = start.seconds * len(task.calibration) / (len(task.calibration) + validation)
-    if one < SHORT:
-        one = median(
-            seconds_of(
-                lambda: evaluate_batches(lambda batch: network.outputs(batch.inputs), task.loss, task.calibration)
-            )
-            for _ in range(3)
-        )
-    return SHARE_FOR_SEARCH * seconds / one * _at_once(options.how)
+    if one >= SHORT:
+        return one
+    return _seconds(lambda: evaluate_batches(lambda batch: network.outputs(batch.inputs), task.loss, task.calibration))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """How long something takes; what is short is done three times."""
+    times = [seconds_of(work)]
+    if times[0] < SHORT:
+        times += [seconds_of(work), seconds_of(work)]
+    return median(times)
 
 
 def _at_once(how: Scoring) -> float:
@@ -188,7 +242,7 @@ def _estimate(task: Task, network: GatedNetwork, seed: int) -> Criterion:
         criterion = find_criterion(name, seed)
         try:
             check_loss(task, criterion, Scoring())
-            check_slopes(criterion, network, task.calibration)
+            check_network(task, criterion, network)
             criterion.score(network, [task.calibration.spread(ROWS_TRIED)])
         except BadInputError:
             continue
@@ -201,7 +255,7 @@ def _in_words(
 ) -> str:
     times = counted(schedule.num_rounds * schedule.steps_left(0, 0, num_to_go), "time")
     said = (
-        f"Effort {asked}, {_counted(schedule.passes)} (exact ablation of all would take {exact:,.0f}): "
+        f"Effort {asked}, {_in_passes(schedule.passes)} (exact ablation of all would take {exact:,.0f}): "
         f"{estimate.name} on {schedule.num_rows:,} of {num_rows:,} rows ranks about {times}"
     )
     if schedule.num_exact_rows:
@@ -212,5 +266,5 @@ def _in_words(
     return f"{said}."
 
 
-def _counted(passes: float) -> str:
+def _in_passes(passes: float) -> str:
     return counted(round(passes), "forward pass", "forward passes")

@@ -23,7 +23,7 @@ from shrinknet.search.typed import all_of
 from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task
 
-ORACLE = "ablation"
+DEFAULT_CRITERION = "ablation"
 """What scores where nobody names a rule."""
 
 
@@ -38,7 +38,7 @@ class Scored(RankOptions):
     @cached_property
     def rule(self) -> Criterion:
         """The criterion itself."""
-        return find_criterion(ORACLE if self.criterion is None else self.criterion, self.seed)
+        return find_criterion(DEFAULT_CRITERION if self.criterion is None else self.criterion, self.seed)
 
     @property
     def how(self) -> Scoring:
@@ -91,9 +91,19 @@ class Pruning(SearchOptions, Scored):
     def written(self, task: Task, ties: Sequence[Tie], effort: Mapping[str, Any]) -> RunConfig:
         """Return what `config.json` says of the run, with what is said of its effort."""
         sized = task.calibration if task.loss.couples_samples else task  # a loader's batches are part of such a loss
-        return RunConfig.of({
-            **recorded(self), "criterion": CRITERIA.text_of(self.criterion or ORACLE), "method": self.method, **effort,
-            "goals": list(map(str, self.goals)), "guards": list(map(str, self.guards)),
-            "artefact": EXPORTERS.text_of(self.kind), **task.facts, "batch_size": sized.batch_size,
-            **({"ties": as_json(ties)} if ties else {}), **recorded(self.how), **(self.config or {}),
-        })  # fmt: skip
+        return RunConfig.of(
+            {
+                **recorded(self),
+                "criterion": CRITERIA.text_of(self.criterion or DEFAULT_CRITERION),
+                "method": self.method,
+                **effort,
+                "goals": list(map(str, self.goals)),
+                "guards": list(map(str, self.guards)),
+                "artefact": EXPORTERS.text_of(self.kind),
+                **task.facts,
+                "batch_size": sized.batch_size,
+                **({"ties": as_json(ties)} if ties else {}),
+                **recorded(self.how),
+                **(self.config or {}),
+            }
+        )

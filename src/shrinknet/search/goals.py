@@ -132,18 +132,35 @@ class RemovedFraction(Goal):
         return f"{100 * self.fraction:g} % of the neurons removed"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False, repr=False)
 class Budget(Goal):
-    """A cost is at most `budget`, a number or text. A subclass says which cost `of` is."""
+    """A cost is at most a `budget`: a number, a text, or a share (70%) of what it is before anything is removed.
+
+    A subclass says which cost `of` is.
+
+    >>> str(Macs("70%")), str(Macs("1.5M"))
+    ('at most 70 % of the MACs', 'at most 1,500,000 MACs')
+    """
 
     of: ClassVar[Cost]
-    budget: int
+    budget: int | None
+    share: float | None
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.of.name
 
     def __init__(self, budget: int | str) -> None:
-        object.__setattr__(self, "budget", self.of.parse(type(self).__name__, budget))
+        argument, is_share = type(self).__name__, isinstance(budget, str) and budget.strip().endswith("%")
+        object.__setattr__(self, "budget", None if is_share else self.of.parse(argument, budget))
+        object.__setattr__(self, "share", parse_fraction(argument, budget) if is_share else None)
+
+    def __repr__(self) -> str:
+        said = repr(self.budget) if self.share is None else f"'{100 * self.share:g}%'"
+        return f"{type(self).__name__}({said})"
+
+    def limit(self, start: Measures) -> int:
+        """Return what the cost may be."""
+        return int((self.share or 0) * self.of.of(start.costs) + 1e-9) if self.budget is None else self.budget
 
     @property
     def cost(self) -> str:
@@ -157,19 +174,21 @@ class Budget(Goal):
 
     def reached(self, start: Measures, now: Measures) -> bool:
         """Whether the cost is within its budget."""
-        return self.of.of(now.costs) <= self.budget
+        return self.of.of(now.costs) <= self.limit(start)
 
     def progress(self, start: Measures, now: Measures) -> float:
         """How far the cost has come down."""
-        first, here = self.of.of(start.costs), self.of.of(now.costs)
-        return 1.0 if first <= self.budget else min(1.0, (first - here) / (first - self.budget))
+        first, here, limit = self.of.of(start.costs), self.of.of(now.costs), self.limit(start)
+        return 1.0 if first <= limit else min(1.0, (first - here) / (first - limit))
 
     def __str__(self) -> str:
+        if self.share is not None:
+            return f"at most {100 * self.share:g} % of the {self.unit}"
         return f"at most {self.budget:,} {self.unit}"
 
 
 class FlashBytes(Budget):
-    """At most that many bytes of the file that ships (the weights file, or the run's artefact), such as 64KiB.
+    """At most that many bytes of the file that ships (the weights file, or the run's artefact), such as 64KiB or 70%.
 
     >>> str(FlashBytes("32 KiB"))
     'at most 32,768 bytes of flash'
@@ -179,7 +198,7 @@ class FlashBytes(Budget):
 
 
 class PeakRamBytes(Budget):
-    """At most that many bytes of the planner's arena at batch 1, such as 20KiB.
+    """At most that many bytes of the planner's arena at batch 1, such as 20KiB or 70%.
 
     >>> str(PeakRamBytes("4 KiB"))
     'at most 4,096 bytes of RAM'
@@ -189,13 +208,13 @@ class PeakRamBytes(Budget):
 
 
 class NumParameters(Budget):
-    """At most that many parameters, such as 20k."""
+    """At most that many parameters, such as 20k or 70%."""
 
     of = PARAMETERS
 
 
 class Macs(Budget):
-    """At most that many MACs (multiply-accumulate operations) a sample, such as 1.5M."""
+    """At most that many MACs (multiply-accumulate operations) a sample, such as 1.5M or 70%."""
 
     of = MACS
 

@@ -76,9 +76,11 @@ class MetricDrop(Guard):
         known = did_you_mean(self.metric, [*start.metrics]) if start.metrics else ""
         if start.metrics.get(self.metric) is None:
             raise BadInputError(
-                type(self).__name__, "used with a metric that is measured on validation data", repr(self.metric),
+                type(self).__name__,
+                "used with a metric that is measured on validation data",
+                repr(self.metric),
                 f"{known} Give the task validation data, and the metric by `metrics`.".strip(),
-            )  # fmt: skip
+            )
         if self.is_in_points and abs(start.metrics[self.metric] or 0) > 1:
             got = f"{100 * self.largest:g}% of {self.metric!r}, which is {start.metrics[self.metric]:.4g} at the start"
             do = f"Write {self.largest * abs(start.metrics[self.metric] or 0):.3g} for that share of it."
@@ -163,9 +165,11 @@ def check_ways(guards: Sequence[object], qualities: Mapping[str, Quality]) -> No
             other, least = (MetricRise, "less") if guard.way == "below" else (MetricDrop, "more")
             kind = type(guard).__name__
             raise BadInputError(
-                kind, "about a metric that gets worse that way", f"{guard.metric!r}, of which {least} is better",
+                kind,
+                "about a metric that gets worse that way",
+                f"{guard.metric!r}, of which {least} is better",
                 f"Use {other.__name__}.",
-            )  # fmt: skip
+            )
 
 
 def _amount(argument: str, given: int | float | str) -> float:
@@ -202,9 +206,11 @@ class ClassRecall(Guard):
             recalls = [1.0 if recall != recall else recall for recall in start.validation_recalls or ()]
             worst = min(range(len(recalls)), key=recalls.__getitem__)
             raise BadInputError(
-                "ClassRecall", f"at most {recalls[worst]:.4f}, the recall of class {worst} at the start",
-                f"{float(self.least):g}", "Ask for less, or train the network for that class.",
-            )  # fmt: skip
+                "ClassRecall",
+                f"at most {recalls[worst]:.4f}, the recall of class {worst} at the start",
+                f"{float(self.least):g}",
+                "Ask for less, or train the network for that class.",
+            )
 
     def broken(self, start: Measures, now: Measures) -> bool:
         """Whether the worst class lies below."""

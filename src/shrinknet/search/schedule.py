@@ -161,14 +161,12 @@ def _spent(passes: float, prices: Prices, num_rows: int, num_to_go: int, most: i
     return Schedule(passes, rows, exact_rows, rounds, found)
 
 
-def pace(
-    schedule: Schedule, start: GatedNetwork, limits: Limits, reaches: Callable[[GatedNetwork], bool]
-) -> Callable[[int, GatedNetwork], int]:
-    """Return how many neurons go at the next step, given the number of the last one and who is there.
+class Paced:
+    """How many neurons go at each step, and how much of the search is done.
 
-    It is a function of these alone, so that a run that was killed goes on as it would have. How many are still to go is
-    found as if every group gave the same share; where those that went brought less (or more) than such a share, those
-    to come are taken to bring as little.
+    Both are functions of the last step's number and of who is there, so that a run that was killed goes on as it would
+    have. How many are still to go is found as if every group gave the same share; where those that went brought less
+    (or more) than such a share, those to come are taken to bring as little.
 
     Args:
         schedule: how the effort is spent.
@@ -176,16 +174,31 @@ def pace(
         limits: what every group keeps.
         reaches: whether a network is small enough.
     """
-    all_to_go, num_neurons = to_go(start, limits, reaches), num_there(start)
 
-    def count(num_steps: int, network: GatedNetwork) -> int:
-        there, left = num_there(network), to_go(network, limits, reaches)
-        gone = num_neurons - there
-        brought = (all_to_go - left) / gone if gone else 1.0
+    def __init__(
+        self, schedule: Schedule, start: GatedNetwork, limits: Limits, reaches: Callable[[GatedNetwork], bool]
+    ) -> None:
+        self._schedule, self._limits, self._reaches = schedule, limits, reaches
+        self._all_to_go, self._num_neurons = to_go(start, limits, reaches), num_there(start)
+
+    def count(self, num_steps: int, network: GatedNetwork) -> int:
+        """Return how many neurons go next."""
+        there = num_there(network)
+        return self._schedule.count(num_steps, self._num_neurons - there, there, self._left(network))
+
+    def fraction(self, num_steps: int, network: GatedNetwork) -> float:
+        """Return which share of the steps is done: each takes about as long."""
+        if self._reaches(network):
+            return 1.0
+        gone = self._num_neurons - num_there(network)
+        return num_steps / (num_steps + self._schedule.steps_left(num_steps, gone, self._left(network)))
+
+    def _left(self, network: GatedNetwork) -> int:
+        there, left = num_there(network), to_go(network, self._limits, self._reaches)
+        gone = self._num_neurons - there
+        brought = (self._all_to_go - left) / gone if gone else 1.0
         left = min(there - 1, round(left / min(MOST_BROUGHT, max(LEAST_BROUGHT, brought))))
-        return schedule.count(num_steps, gone, there, max(1, left))
-
-    return count
+        return max(1, left)
 
 
 def num_there(network: GatedNetwork) -> int:

@@ -189,9 +189,14 @@ class Until:
 
 
 def check_reachable(
-    goals: Sequence[Goal], start: Measures, network: GatedNetwork, limits: Limits, costs_of: CostsOf = costs,
-    least_of: CostsOf = costs, held_by: Callable[[Goal, Present], str] = lambda goal, present: "",
-) -> None:  # fmt: skip
+    goals: Sequence[Goal],
+    start: Measures,
+    network: GatedNetwork,
+    limits: Limits,
+    costs_of: CostsOf = costs,
+    least_of: CostsOf = costs,
+    held_by: Callable[[Goal, Present], str] = lambda goal, present: "",
+) -> None:
     """Raise BadInputError where even the smallest network that the limits leave does not reach a goal.
 
     Args:

@@ -176,9 +176,15 @@ def sparsify(
     own = task.with_model(model)
     trained = _optimizer(optimizer, model, learning_rate, weight_decay)
     training = Training(
-        model, _judged(task.loss), (rows.inputs, rows.targets), trained, _whole(batch_size), seed,
-        num_epochs=_whole(epochs), rate=cosine,
-    )  # fmt: skip
+        model,
+        _judged(task.loss),
+        (rows.inputs, rows.targets),
+        trained,
+        _whole(batch_size),
+        seed,
+        num_epochs=_whole(epochs),
+        rate=cosine,
+    )
     wanted = {"seed": seed, **(options or {})}
     steps = training.steps_per_epoch
     sparsifier = training.sparsifier = kind.for_training(own, epochs * steps, steps, wanted)

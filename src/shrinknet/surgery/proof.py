@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 
 from shrinknet.core.records import Difference, Verification
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.program import Program
-from shrinknet.graph.operators import describe, operator_name
+from shrinknet.graph.operators import describe
 from shrinknet.graph.trace import Trace
 from shrinknet.graph.widths import EXAMPLE_BATCH
 from shrinknet.task.data import Data
@@ -140,7 +140,7 @@ def check_nodes(network: GatedNetwork, cut: GraphModule, rows: AnyInputs) -> tup
         try:
             cut_values[cut_node] = smaller.call(cut_node, cut_values, None)
         except (RuntimeError, IndexError, ValueError) as error:
-            return checked, f"{describe(node)}: {str(error).splitlines()[0]}{_why(node, cut_values)}"
+            return checked, f"{describe(node)}: {str(error).splitlines()[0]}"
         value, cut_value = values.get(node), cut_values[cut_node]
         whole.free_after(node, values)
         smaller.free_after(cut_node, cut_values)
@@ -155,21 +155,6 @@ def check_nodes(network: GatedNetwork, cut: GraphModule, rows: AnyInputs) -> tup
         cut_values[cut_node] = kept  # each operator is checked by itself: roundings do not add up
         checked += 1
     return checked, None
-
-
-def _why(node: Node, values: dict[Node, Any]) -> str:
-    """Say what torch cannot be given, where that is known: it tells a projection from none by its width."""
-    if operator_name(node) != "lstm":
-        return ""
-    by_name = {given.name: value for given, value in values.items()}
-    states, weights = cast("list[list[Node]]", node.args[1:3])
-    output, cells = (by_name[state.name].shape[-1] for state in states)
-    if output != cells or len(weights) % 2 == 0:
-        return ""
-    return (
-        ". Its projection has become as wide as its cells, which torch takes for none: remove a neuron more or fewer, "
-        "or say `tie='class'`"
-    )
 
 
 def cut_program(trace: Trace, cut: GraphModule, dtype: torch.dtype | None) -> Program:

@@ -173,11 +173,12 @@ class Data:
         for key, value in row.items():
             if isinstance(value, list) and is_numbers(value):
                 raise BadInputError(
-                    self.role, "rows of tensors, arrays and numbers, which a DataLoader puts together",
+                    self.role,
+                    "rows of tensors, arrays and numbers, which a DataLoader puts together",
                     f"rows whose {key!r} is a list of numbers, of which it makes a list of columns",
                     "Make it a tensor (a Hugging Face data set does with_format('torch')), or give a DataLoader with a "
                     "collate_fn of its own.",
-                )  # fmt: skip
+                )
 
     def _named(self, inputs: Inputs, targets: Any) -> Iterator[tuple[str, Any]]:
         """Each leaf of inputs and targets, with what a message calls it."""

@@ -83,10 +83,24 @@ def of_the_network(model: nn.Module, data: Data, loss: Loss, output: str | int |
     with evaluating(model), torch.no_grad():
         batch = data.spread(ROWS_LOOKED_AT)
         outputs = _outputs(model, batch, data.role)
-        are_several = len(tensors_of(batch.targets)) > 1  # each is compared with an output of its own
-        reads = None if are_several else which_output(find_loss("cross-entropy"), outputs, output)
+        _check_outputs(outputs, batch)
+        reads = _read_by_built_in(outputs, batch.targets, output)
+        if output is not None and reads is not None:
+            outputs, reads = tensors_of(outputs)[reads], None
         found = own_loss(model, batch, outputs, reads)
     return found if loss.accuracy is None else replace(found, accuracy=loss.accuracy)
+
+
+def _read_by_built_in(outputs: Any, targets: Any, output: str | int | None) -> int | None:
+    """The output that a built-in loss of one would be given; None where it is not known which."""
+    if len(tensors_of(targets)) > 1:  # each is compared with an output of its own
+        return None
+    try:
+        return which_output(find_loss("cross-entropy"), outputs, output)
+    except BadInputError:
+        if output is not None:
+            raise
+        return None
 
 
 def answered_by(

@@ -24,6 +24,9 @@ from shrinknet.task.torch_losses import TorchLoss
 from shrinknet.task.trees import Inputs
 from shrinknet.task.unpacking import ByForward, Call, of_the_users
 
+FreeAxes = Sequence[int] | Mapping[int, int | None]
+"""Axes whose sizes stay free; in a mapping with the largest size of each."""
+
 
 class Learnt:
     """What was learnt of a task's network: its trace, for as long as the task lives (see `engine.gates.traced`)."""
@@ -78,6 +81,7 @@ class Task:
             what the network returns, as it is.
         free: inputs by their names, each with the axes whose sizes stay free in what ships, such as
             `{"input_ids": [1], "attention_mask": [1]}`; the samples' axis always is. Batches may then differ there.
+            With the largest size of each, `{"input_ids": {1: 128}}`, files whose memory is planned take them, too.
 
     Raises:
         BadInputError: data, weights, outputs or loss cannot be used; the message says what, where and what to do.
@@ -98,7 +102,7 @@ class Task:
     batch_size: int = field(default=DEFAULT_BATCH_SIZE)
     metrics: tuple[Measured, ...] = ()
     output: str | int | None = None
-    free: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    free: Mapping[str, FreeAxes] = field(default_factory=dict)
     examples: tuple[Inputs, ...] = field(default=(), repr=False)
     learnt: Learnt = field(default_factory=Learnt, repr=False, compare=False)
 
@@ -114,7 +118,7 @@ class Task:
         metrics: Given = (),
         unpack: Callable[[Any], Call] | None = None,
         output: str | int | None = None,
-        free: Mapping[str, Sequence[int]] | None = None,
+        free: Mapping[str, Sequence[int] | Mapping[Any, Any]] | None = None,
     ) -> None:
         check_default_device()
         _check_weights(model)
@@ -156,7 +160,8 @@ class Task:
         """What a run's config says of the loss and the metrics."""
         metrics: Mapping[str, Any] = {"metrics": [one.facts for one in self.metrics]} if self.metrics else {}
         output: Mapping[str, Any] = {} if self.output is None else {"output": self.output}
-        free: Mapping[str, Any] = {"free": {name: list(axes) for name, axes in self.free.items()}} if self.free else {}
+        axes = {name: dict(one) if isinstance(one, Mapping) else list(one) for name, one in self.free.items()}
+        free: Mapping[str, Any] = {"free": axes} if axes else {}
         return {**self.loss.facts, **metrics, **output, **free}
 
     @property
@@ -202,16 +207,24 @@ class Task:
         return other
 
 
-def _axes_of(free: Any) -> dict[str, tuple[int, ...]]:
-    """What was said of free sizes."""
-    is_said = isinstance(free, Mapping) and all(
-        isinstance(name, str) and isinstance(axes, Sequence) and all(type(axis) is int for axis in axes)
-        for name, axes in free.items()
-    )
-    if not is_said:
-        do = 'Write {"input_ids": [1]}.'
+def _axes_of(free: Any) -> dict[str, FreeAxes]:
+    """What was said of free sizes; JSON makes texts of the axes of a mapping."""
+    if not (
+        isinstance(free, Mapping) and all(isinstance(name, str) and _are_axes(axes) for name, axes in free.items())
+    ):
+        do = 'Write {"input_ids": [1]}, or {"input_ids": {1: 128}} with the largest size.'
         raise BadInputError("free", "names of inputs, each with the axes whose sizes stay free", repr(free), do)
-    return {name: tuple(axes) for name, axes in free.items()}
+    return {
+        name: {int(axis): most for axis, most in axes.items()} if isinstance(axes, Mapping) else tuple(axes)
+        for name, axes in free.items()
+    }
+
+
+def _are_axes(axes: Any) -> bool:
+    if isinstance(axes, Mapping):
+        is_said = all(most is None or (type(most) is int and most > 1) for most in axes.values())
+        return is_said and all(type(axis) is int or (isinstance(axis, str) and axis.isdecimal()) for axis in axes)
+    return isinstance(axes, Sequence) and all(type(axis) is int for axis in axes)
 
 
 def check_default_device() -> None:

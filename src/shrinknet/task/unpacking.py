@@ -1,6 +1,7 @@
 """What a batch means: which parts of it a network is called with, and which are the targets."""
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec
 
 from shrinknet.core.errors import BadInputError
+from shrinknet.core.units import names_in
 
 Call = tuple[Sequence[Any], Mapping[str, Any], Any]
 """Positional arguments, named arguments, targets (None: there are none)."""
@@ -20,7 +22,9 @@ PLACES = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEY
 Unpack = Callable[[str, Any], Call]
 """Given the role and a batch, the call of the network and the targets."""
 
-TARGETS = ("labels", "label", "targets", "target", "start_positions", "end_positions")
+TARGETS = names_in("""
+    labels, label, targets, target, start_positions, end_positions, next_sentence_label, sentence_order_label
+""")
 """Keys of a batch that are targets, also where the network's `forward` would take them."""
 
 
@@ -65,12 +69,29 @@ class ByForward:
         self.first = next((one.name for one in parameters if one.kind in PLACES), None)
         self.needed = [one.name for one in parameters if one.default is one.empty and one.name in self.names]
         self.exported: TreeSpec | None = getattr(model, "_in_spec", None)
+        is_any = inspect.Parameter.VAR_POSITIONAL in kinds.values()
+        self.most_places = sys.maxsize if is_any else sum(one.kind in PLACES for one in parameters)
         self.num_needed = sum(one.default is one.empty and one.kind in PLACES for one in parameters)
 
     def __call__(self, role: str, batch: Any) -> Call:
         """Return the call and the targets."""
         args, kwargs, targets = self._taken_apart(role, batch)
+        if len(args) > self.most_places:
+            raise self._too_many(role, len(args))
         return (args, kwargs, targets) if self.exported is None else (*self._as_exported(args, kwargs), targets)
+
+    def _too_many(self, role: str, count: int) -> BadInputError:
+        """A network of one input is called several times in a training loop with a triplet; here it is called once."""
+        names = ", ".join(self.names)
+        do = "Say unpack=batch -> (args, kwargs, targets)."
+        if self.most_places == 1:
+            do = (
+                "Where your loop calls the network on each part, let a forward of your own do so, forward(self, a, b): "
+                f"return self.net(a), self.net(b): run.model.net is then the smaller one. Where {names} is a tuple, "
+                f"give the parts as one, ((a, b), targets)."
+            )
+        got = f"{count} parts beside the targets"
+        return BadInputError(role, f"a batch with what the network's forward takes ({names})", got, do)
 
     def _as_exported(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """The same call in the form of the export, which takes no other: by place what came by place there."""

@@ -53,18 +53,19 @@ def make_task(model: str, data: str, seed: int, given: TaskFlags) -> Task:
     return task
 
 
-def free_axes(typed: Sequence[str]) -> dict[str, list[int]]:
-    """Return the axes of each input that were typed as INPUT:AXIS.
+def free_axes(typed: Sequence[str]) -> dict[str, dict[int, int | None]]:
+    """Return the axes of each input that were typed as INPUT:AXIS, with the largest size that was said behind it.
 
-    >>> free_axes(["input_ids:1", "image:2", "image:3"])
-    {'input_ids': [1], 'image': [2, 3]}
+    >>> free_axes(["input_ids:1", "image:2:512", "image:3:512"])
+    {'input_ids': {1: None}, 'image': {2: 512, 3: 512}}
     """
-    found: dict[str, list[int]] = {}
+    found: dict[str, dict[int, int | None]] = {}
     for one in typed:
-        name, _, axis = one.rpartition(":")
-        if not name or not axis.isdecimal():
-            raise BadInputError("--free", "INPUT:AXIS", repr(one), "Write --free input_ids:1.")
-        found.setdefault(name, []).append(int(axis))
+        name, *numbers = one.split(":")
+        if not name or not 1 <= len(numbers) <= 2 or not all(number.isdecimal() for number in numbers):
+            do = "Write --free input_ids:1, or --free input_ids:1:128."
+            raise BadInputError("--free", "INPUT:AXIS or INPUT:AXIS:LARGEST", repr(one), do)
+        found.setdefault(name, {})[int(numbers[0])] = int(numbers[1]) if len(numbers) > 1 else None
     return found
 
 

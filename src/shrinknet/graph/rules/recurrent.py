@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional
 
-from shrinknet.graph.call import Call, decomposed, macs, rule
+from shrinknet.graph.call import Call, decomposed, macs, resize, rule
 from shrinknet.graph.labels import Slots, along
 from shrinknet.graph.operators import operator_name
+from shrinknet.graph.widths import Widths
 
 NUM_GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 
@@ -70,6 +71,42 @@ def decomposed_lstm(
         h = h if projection is None else functional.linear(h, projection)
         outputs.append(h)
     return _stacked(outputs, rest), h[None], c[None]
+
+
+@resize("lstm")
+def keep_projection(node: Node, widths: Widths) -> None:
+    """Torch takes a projection that has become as wide as its cells for none: it then stands beside one cell more."""
+    states, weights = cast("list[list[Node]]", node.args[1:3])
+    output, cells = (widths.of(state, -1) for state in states)
+    if len(weights) % 2 and output == cells:
+        node.target = lstm_of_one_width
+
+
+def lstm_of_one_width(
+    x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    """An LSTM whose projection is as wide as its cells: behind these stands one that stays 0, and that nobody reads."""
+    weights, projection = _with_projection(weights)
+    wider = [*map(_with_one_more, weights), functional.pad(projection, (0, 1))]
+    outputs, h, c = torch.ops.aten.lstm.input(x, [states[0], functional.pad(states[1], (0, 1))], wider, *rest)
+    return outputs, h, c[..., :-1]
+
+
+def is_recurrent(node: Node) -> bool:
+    """Whether a node of a graph, cut or not, is a recurrent layer."""
+    return node.target is lstm_of_one_width or (node.op == "call_function" and operator_name(node) in NUM_GATES)
+
+
+def projects(node: Node) -> bool:
+    """Whether a node of a graph, cut or not, is an LSTM with a projection."""
+    is_lstm = is_recurrent(node) and (node.target is lstm_of_one_width or operator_name(node) == "lstm")
+    return is_lstm and len(cast(Sequence[Node], node.args[2])) % 2 == 1
+
+
+def _with_one_more(rows: Tensor) -> Tensor:
+    """Rows of four gates, with a row of zeros behind each gate's: i tanh(g) = 0 there, so that c stays as it is."""
+    behind = (0, 0) * (rows.dim() - 1) + (0, 1)
+    return functional.pad(rows.unflatten(0, (4, -1)), behind).flatten(0, 1)
 
 
 @decomposed("gru")

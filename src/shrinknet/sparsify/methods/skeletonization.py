@@ -46,6 +46,7 @@ class Skeletonization(NeuronRemoval):
         super().__init__(task.model, task.example_inputs, every=every, count=count, only=only, seed=seed)
         self.task, self.criterion = task, find_criterion(criterion, seed)
         self.network = gated(task)
+        self.criterion.check(self.network, task.calibration)
 
     def scores(self) -> dict[str, Tensor]:
         """Return what each neuron is worth now, with the weights as they now are."""

@@ -1,0 +1,114 @@
+"""Does a search end in its time? Every architecture of the zoo to 80 % of its multiply-accumulates, by a time alone.
+
+    python benchmarks/effort/zoo.py            # all of it, one process each: hours
+    python benchmarks/effort/zoo.py resnet18   # only these; prints, writes nothing
+
+Networks, input sizes and random weights are those of `benchmarks/zoo`; 64 samples are drawn at random. What answers
+with one row of numbers a sample is pruned by cross-entropy with random labels, anything else by its own answers. Each
+row says how many seconds were asked for and how many `prune` took (the search, and what lies around it: tracing, the
+proof), and how much memory the process had at its peak. Killed, the same command goes on from there.
+"""
+
+import json
+import logging
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("ablation", "zoo")]
+
+import torch
+from architectures import ALL, Architecture
+from rounds import RESULTS, SEED, write
+from torch import Tensor, nn
+
+import shrinknet as sn
+
+ASKED, SHARE, NUM_SAMPLES = 15, 0.8, 64
+MOST = 900
+"""After so many seconds a process is ended."""
+
+PARTIAL = RESULTS / "effort_zoo.partial.jsonl"
+
+
+def main() -> None:
+    """Prune what was asked for, or all."""
+    keys = [(one.source, one.name) for one in ALL if not sys.argv[1:] or any(name in one.name for name in sys.argv[1:])]
+    if sys.argv[1:]:
+        for key in keys:
+            print(json.dumps(apart(*key)), flush=True)
+        return
+    done = [json.loads(line) for line in PARTIAL.read_text().splitlines()] if PARTIAL.exists() else []
+    known = {(row["source"], row["name"]) for row in done}
+    with open(PARTIAL, "a") as file:
+        for key in keys:
+            if key not in known:
+                done.append(apart(*key))
+                file.write(json.dumps(done[-1]) + "\n")
+                file.flush()
+    write("effort_zoo", {"seconds_asked": ASKED, "share_of_macs": SHARE, "num_samples": NUM_SAMPLES, "rows": done})
+    PARTIAL.unlink()
+
+
+def apart(source: str, name: str) -> dict:
+    """Prune one architecture in a process of its own."""
+    command = [sys.executable, __file__, "--one", source, name]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=MOST, check=False)
+    except subprocess.TimeoutExpired:
+        return {"source": source, "name": name, "failed": f"not ended after {MOST} s"}
+    if ended.returncode:
+        return {"source": source, "name": name, "failed": (ended.stderr.strip().splitlines() or ["killed"])[-1]}
+    return {"source": source, "name": name, **json.loads(ended.stdout.splitlines()[-1])}
+
+
+def one(architecture: Architecture) -> dict:
+    """Prune one architecture, and return what was asked and what it took."""
+    model, inputs = architecture.build()
+    samples = tuple(more(tensor) for tensor in inputs)
+    model, task = ready(model, samples)
+    started = time.perf_counter()
+    run = sn.prune(task, goals=[sn.Macs(f"{SHARE:.0%}")], effort=f"{ASKED}s")
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    costs = run.measures.costs
+    return {
+        "seconds": round(seconds, 1),
+        "removed": len(run.plan.removed),
+        "met": run.is_met,
+        "share_of_macs": round(costs.macs / run.history[0].measures.costs.macs, 3),
+        "criterion": run.config.criterion,
+        "passes": run.config.content.get("passes"),
+        "peak_mib": peak,
+    }
+
+
+def more(tensor: Tensor) -> Tensor:
+    """As many samples as are wanted, like these."""
+    shape = (NUM_SAMPLES, *tensor.shape[1:])
+    if tensor.is_floating_point():
+        return torch.randn(shape).to(tensor.dtype)
+    return torch.randint(int(tensor.min()), int(tensor.max()) + 1, shape).to(tensor.dtype)
+
+
+def ready(model: nn.Module, samples: tuple[Tensor, ...]) -> tuple[nn.Module, sn.Task]:
+    """A task: by random labels where the answers are one row of numbers a sample, else by its own answers."""
+    with torch.no_grad():
+        answers = model(*(tensor[:2] for tensor in samples))
+    is_row = isinstance(answers, Tensor) and answers.dim() == 2 and answers.shape[1] > 1
+    if is_row:
+        return model, sn.Task(model, "cross-entropy", (*samples, torch.randint(0, answers.shape[1], (NUM_SAMPLES,))))
+    return model, sn.Task(model, "own-answers", samples)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(SEED)
+    if sys.argv[1:2] == ["--one"]:
+        warnings.simplefilter("ignore")
+        logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+        print("\n" + json.dumps(one(next(a for a in ALL if [a.source, a.name] == sys.argv[2:]))))
+    else:
+        main()
