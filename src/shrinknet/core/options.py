@@ -8,7 +8,7 @@ run (`recorded`), and how that is read back (`read`).
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache, wraps
+from functools import wraps
 from types import NoneType, UnionType
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
@@ -114,7 +114,6 @@ def checked(option: Said, value: Any) -> Any:
     return value
 
 
-@cache
 def _allowed(kind: Any, about: About) -> tuple[str, Callable[[Any], bool], Callable[[Any], str]]:
     """What a value of some type must be, in words and as a test, and what to do otherwise."""
     if get_origin(kind) is Literal:
