@@ -311,6 +311,6 @@ def test_sizes_that_a_file_fixes_are_refused_before_anything_is_scored(monkeypat
     monkeypatch.setattr("shrinknet.run.driver.first_step", lambda *given: pytest.fail("too late"))
     with pytest.raises(
         sn.BadInputError,
-        match=r"^artefact must be `artefact='onnx'` or `artefact='pt2'` for a task with free sizes, which other files fix\. Got `artefact='.*:Script'`\.",
+        match=r"^artefact must be `artefact='executorch'`, `artefact='onnx'` or `artefact='pt2'` for a task with free sizes, which other files fix\. Got `artefact='.*:Script'`\.",
     ):
         sn.prune(free, goals=[sn.RemovedNeurons(1)], artefact=Script)

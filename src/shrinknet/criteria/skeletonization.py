@@ -189,6 +189,7 @@ UNDER = {
 def linear_error_under(loss: Loss) -> LinearError:
     """Return the linear error that stands in for a loss; of probabilities where that is one of logits.
 
+    >>> from shrinknet.task.losses import find_loss
     >>> linear_error_under(find_loss("squared-error")).after is None
     True
     """

@@ -203,7 +203,10 @@ class Program:
     @cached_property
     def samples(self) -> Mapping[Node, Samples]:
         """Where the samples lie in each value; left out where that is not known."""
-        return samples_in((*self.inputs, *self.nodes), self.input.meta["val"].shape[0])
+        found = samples_in((*self.inputs, *self.nodes), self.input.meta["val"].shape[0])
+        if self.trace.free:  # how many places a sample has is not what it was when the graph was traced
+            return {node: samples for node, samples in found.items() if samples.are_alone}
+        return found
 
     def samples_at(self, site: Site) -> Samples | None:
         """Return where the samples lie in the value that a site reads; None where that is not known."""

@@ -37,8 +37,8 @@ class Pt2(Exporter):
         return by_torch(torch.export.load(io.BytesIO(content)).module())
 
     def opened(self, content: bytes, path: Path) -> Answer:
-        """Open it as every `.pt2` file is: looked through first."""
-        return by_torch(load_model(str(path)).model)
+        """Open it as every `.pt2` file is, looked through first; a file of somebody's own kind as that opens it."""
+        return by_torch(load_model(str(path)).model) if self.suffix == Pt2.suffix else self.answer(content)
 
 
 UNREADABLE_BACK = set(";,()[]")
