@@ -6,7 +6,6 @@ from functools import cached_property
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
-import numpy as np
 from torch import Tensor
 from torch.fx import Node
 
@@ -116,15 +115,15 @@ class Passes:
         return None
 
     def _brought_up_to_date(self, values: Values, before: Present, present: Present, gating: Gating | None) -> Values:
-        changed = np.flatnonzero(before != present)
+        changed = before != present
         constants = self.program.constants
         behind = {node for node, value in constants.items() if value is not values[node]}
-        if not len(changed) and not behind:
+        if not changed.any() and not behind:
             return values
         values = {**values, **constants}
         for node in self.program.nodes:
             sites = self.program.sites.get(node.name, ())
-            reads = any(np.isin(self.program.numbers[site], changed).any() for site in sites)
+            reads = any(changed[self.program.numbers[site]].any() for site in sites)
             if reads or not behind.isdisjoint(self.program.given(node)):
                 values[node] = self.program.call(node, values, gating)
                 behind.add(node)

@@ -99,7 +99,7 @@ def samples_in(nodes: Iterable[Node], counted: int | torch.SymInt) -> Mapping[No
         return found
     for node in nodes:
         axes = _counting_axes(node)
-        if len(axes) == 1 and (share := first_of(node).shape[axes[0]].node.expr / counted.node.expr).is_integer:
+        if len(axes) == 1 and (share := first_of(node).shape[axes[0]].node.expr / counted.node.expr).is_Integer:
             outer = 1 if share == 1 else _outer(node, axes[0], found)
             if outer is not None and int(share) % outer == 0:
                 found[node] = Samples(axes[0], outer, int(share) // outer)
