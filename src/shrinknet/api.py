@@ -1,7 +1,10 @@
 """What users call: `rank`, `race` and `prune`."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from shrinknet.core.config import Scope
 from shrinknet.core.errors import BadInputError
@@ -19,6 +22,8 @@ from shrinknet.run.run import Run
 from shrinknet.search.rank import Limits, ranked
 from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task
+
+log = logging.getLogger(__name__)
 
 DEFAULT_CONFIDENCE = 0.99
 
@@ -59,7 +64,12 @@ def rank(task: Task, options: Ranking) -> list[tuple[Neuron, float]]:
     with scoring.arithmetic():
         check_network(task, options.rule, network)
     with scored_by(task, options, options.shards) as score:
-        return ranked(network, score(network))
+        scores = score(network)
+    if scores.standard_errors:
+        errors = np.concatenate([scores.standard_errors[group.name] for group in network.groups])
+        said = "The scores' standard error, over the samples, is %.2g in the middle and %.2g at most."
+        log.info(said, np.median(errors), errors.max())
+    return ranked(network, scores)
 
 
 def race(

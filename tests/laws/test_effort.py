@@ -111,8 +111,9 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bits(tmp_path, monkeypatch) 
     config = json.loads((tmp_path / "broken" / "config.json").read_text())
     assert config["effort"] == "1s"
     assert config["passes"] == pytest.approx(40)
+    tried = 46  # rows: their sixteen passes are a twentieth of the second
     assert config["prices"] == pytest.approx(
-        {"measuring": 1 + 50 / 300, "ranking": 300 / 64, "candidate": 300 / 64 / 8}
+        {"measuring": 1 + 50 / 300, "ranking": 300 / tried, "candidate": 300 / tried / 8}
     )
     assert config["criterion"] == "taylor-2-sampled"
 
@@ -169,6 +170,22 @@ def test_too_little_says_how_little_is_enough() -> None:
         sn.prune(a_task(), goals=goals(), effort=0.01)
     least = float(str(e.value).split("at least ")[1].split()[0])
     assert sn.prune(a_task(), goals=goals(), effort=least * 1.01).is_met
+
+
+def test_too_short_a_time_says_how_long_is_enough_before_candidates_are_tried(monkeypatch) -> None:
+    """A pass is said to take 8 s: 0.8 of 20 s buy two, and a ranking of this network takes more."""
+    monkeypatch.setattr(efforts, "_seconds_of_a_pass", lambda task, network, start: 8.0)
+    monkeypatch.setattr(efforts, "_seconds", lambda work: 40.0)
+    monkeypatch.setattr(efforts, "_is_short", lambda *facts: False)
+    spread = efforts._spread
+    monkeypatch.setattr(efforts, "_spread", lambda network: pytest.fail("candidates are tried"))
+    with pytest.raises(
+        sn.BadInputError, match=r"^effort must be at least (\d+)s here, for one ranking: .* of 8 s each\. Got '20s'\."
+    ) as e:
+        sn.prune(a_task(), goals=goals(), effort="20s")
+    least = int(str(e.value).split("at least ")[1].split("s ")[0])
+    monkeypatch.setattr(efforts, "_spread", spread)
+    assert sn.prune(a_task(), goals=goals(), effort=f"{least + 1}s").is_met
 
 
 @pytest.mark.parametrize("more", [

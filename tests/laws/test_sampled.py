@@ -1,7 +1,9 @@
 """Laws of sampled curvature: over all signs there are, it is what `gauss-newton` says, whatever the loss."""
 
+import logging
 from itertools import combinations, product
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from shrinknet.criteria import find_criterion, taylor_2_sampled
 from shrinknet.criteria.taylor_2_sampled import Taylor2Sampled
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.sampled import slopes_and_curvatures
+from shrinknet.execution.jobs import Workers
 
 CLASSES = torch.tensor([0, 2, 1, 2, 0, 1])
 SHARES = torch.linspace(0.1, 0.9, 18, dtype=torch.float64).view(6, 3)
@@ -67,6 +70,38 @@ def test_one_draw_is_off_by_at_most_root_two_of_itself(name: str) -> None:
     task = task_of(name)
     mean, square = over_all_signs(gated(task), task)
     assert bool((square <= 3 * mean.square() * (1 + 1e-9) + 1e-20).all())
+
+
+@pytest.mark.parametrize("executor", ["serial", "processes"])
+def test_standard_errors_are_those_of_the_samples_scored_one_by_one(executor: str) -> None:
+    """Batches of one sample have each sample's signs; the slow twin takes the deviation of their scores."""
+    task = task_of("classes")
+    one_by_one = task.in_batches_of(1)
+    network = gated(task)
+    criterion = Taylor2Sampled(seed=4)
+    if executor == "serial":
+        found = criterion.score(network, one_by_one.calibration)
+    else:
+        workers = Workers(one_by_one, sn.Scoring(executor="processes", workers=2), (), (), criterion, None)
+        found = workers.score(network, lambda done, total: None)
+        workers.close()
+    each = [criterion.observed(network, batch, number) for number, batch in enumerate(one_by_one.calibration.batches())]
+    for group in network.groups:
+        scores = torch.stack([one[group.name] for one in each])
+        assert torch.allclose(torch.from_numpy(found.values[group.name]), scores.mean(0), rtol=1e-12)
+        twin = scores.std(0) / len(scores) ** 0.5
+        assert torch.allclose(torch.from_numpy(found.standard_errors[group.name]), twin, rtol=1e-9)
+    assert find_criterion("magnitude").score(network, one_by_one.calibration).standard_errors == {}
+
+
+def test_a_ranking_says_how_sure_its_scores_are(caplog) -> None:
+    caplog.set_level(logging.INFO, "shrinknet")
+    task = task_of("classes")
+    sn.rank(task, "taylor-2-sampled")
+    errors = Taylor2Sampled().score(gated(task), task.calibration).standard_errors
+    middle, most = (f"{how(np.concatenate(list(errors.values()))):.2g}" for how in (np.median, np.max))
+    said = f"The scores' standard error, over the samples, is {middle} in the middle and {most} at most."
+    assert said in caplog.messages
 
 
 def test_the_error_falls_with_the_root_of_the_draws() -> None:

@@ -1,7 +1,7 @@
 """Scores: the nouns that carry numbers for every neuron."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -21,10 +21,12 @@ class Scores:
 
     `values` maps a group's name to a float64 vector with one score for each of its neurons, those already gone
     included (their scores mean nothing). `unit` is "loss" where the criterion estimates the rise of the loss.
+    `standard_errors` are those of scores that are means over samples drawn by chance; none where they are not known.
     """
 
     values: Mapping[str, Array]
     unit: str
+    standard_errors: Mapping[str, Array] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         groups = ", ".join(f"{len(values):,} in {name!r}" for name, values in islice(self.values.items(), MOST_NAMED))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, final
 
 import torch
@@ -12,13 +12,17 @@ from torch.fx import Node
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Group
 from shrinknet.core.registry import Named, registry_of_classes
-from shrinknet.core.scores import Scores
+from shrinknet.core.scores import Array, Scores
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.replay import Replay
 from shrinknet.task.data import Batch, Data
 
 Statistics = Mapping[str, Tensor]
 """What one batch says: tensors that add up over samples, most of them one for each group, neurons last."""
+
+
+SQUARES = "squares of "
+"""Begins the names of sums of squares."""
 
 
 class Sums(dict[str, Tensor]):
@@ -159,12 +163,13 @@ def scored(criterion: Criterion, network: GatedNetwork, look: Look) -> Scores:
     """Score every neuron: begin, look at the data, conclude, until the criterion need not look again."""
     with torch.no_grad():
         concluded: Statistics | Again = Again(criterion.begin(network))
+        sums = Sums()
         while isinstance(concluded, Again):
             state, sums = concluded.state, Sums()
             for num_samples, observed in look(state) if criterion.needs_data else ():
                 sums.add(num_samples, observed)
             concluded = criterion.conclude(state, sums)
-    return as_scores(concluded, criterion, network)
+    return replace(as_scores(concluded, criterion, network), standard_errors=standard_errors(sums))
 
 
 def as_scores(values: Statistics, criterion: Criterion, network: GatedNetwork) -> Scores:
@@ -187,9 +192,27 @@ def as_scores(values: Statistics, criterion: Criterion, network: GatedNetwork) -
     return Scores(arrays, criterion.unit)
 
 
+def squares_of(network: GatedNetwork, estimates: Tensor) -> Statistics:
+    """Sum the squares of each sample's estimates [samples, neurons]: the scores' standard errors are known by them."""
+    squares = network.by_group(estimates.double().square().sum(0))
+    return {f"{SQUARES}{name}": value for name, value in squares.items()}
+
+
 def mean_over_samples(sums: Sums) -> Statistics:
     """Divide sums by the number of samples."""
-    return {name: total / sums.num_samples for name, total in sums.items()}
+    return {name: total / sums.num_samples for name, total in sums.items() if not name.startswith(SQUARES)}
+
+
+def standard_errors(sums: Sums) -> dict[str, Array]:
+    """Return `sqrt(variance / samples)` of each neuron's mean, where squares were added up.
+
+    The variance is that of the estimates over the samples, divided by one less than there are.
+    """
+    count, found = sums.num_samples, {}
+    for name in (name for name in sums if SQUARES + name in sums and count > 1):
+        variance = (sums[SQUARES + name] - sums[name].square() / count).clamp(min=0) / (count - 1)
+        found[name] = (variance / count).sqrt().numpy()
+    return found
 
 
 def of_batch(batch: Batch, statistics: Statistics) -> Statistics:

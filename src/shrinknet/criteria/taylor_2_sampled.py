@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from shrinknet.core.errors import BadInputError
-from shrinknet.criteria.base import Cost, Criterion, Statistics
+from shrinknet.criteria.base import Cost, Criterion, Statistics, squares_of
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.sampled import slopes_and_curvatures
 from shrinknet.task.data import Batch
@@ -19,6 +19,8 @@ class Taylor2Sampled(Criterion):
     A = (I - p 1^T) diag(sqrt(p)): its relative error for one sample and draw is at most sqrt(2) however sure the
     network is, where labels drawn from p (Martens 2014) have ones without bound. Any other loss takes
     `(z . J)(H z . J)`, which has the same mean, by one more backward pass.
+
+    Its standard error, over samples and signs, is that of the mean of the samples' estimates.
 
     Cost: one forward pass, and 1 + `draws` backward passes (1 + 2 `draws` for other losses than cross-entropy), for all
     neurons together; memory for one number for each sample and neuron.
@@ -47,7 +49,7 @@ class Taylor2Sampled(Criterion):
         return Cost(backward=1 + self.draws * (1 if network.loss.compares_classes else 2))
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
-        """Return the summed estimates over the batch."""
+        """Return the summed estimates over the batch, and their squares."""
         # drawing counts up the first word: with the number in the last, no two batches' signs overlap
         random = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, batch.number]))
 
@@ -56,4 +58,6 @@ class Taylor2Sampled(Criterion):
             return drawn.to(like.device, like.dtype)
 
         slopes, curvatures = slopes_and_curvatures(network, batch, self.draws, signs)
-        return network.by_group(curvatures.mean(0).sum(0) / 2 - slopes.sum(0))
+        curvatures = curvatures.mean(0)
+        estimates = network.by_group(curvatures.sum(0) / 2 - slopes.sum(0))
+        return {**estimates, **squares_of(network, curvatures / 2 - slopes)}

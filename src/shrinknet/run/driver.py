@@ -51,9 +51,9 @@ def search(task: Task, options: Pruning) -> Run:
     effort_asked(options)
     check_loss(task, options.rule, scoring, options.compensate)
     network = gated(task, options.keep, options.only, scoring)
+    task = in_memory(task, network)
     limits = replace(options.limits, ties=_ties(network, task, options))
     foretell(task, network, limits)
-    task = in_memory(task, network)
     ships = Artefact(task, network.trace, options.kind, options.quantize, options.allow_float)
     ships.check(goals, options.max_latency)
     with scoring.arithmetic(), with_threads_of(options.out if options.resume else None):

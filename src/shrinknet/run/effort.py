@@ -7,9 +7,10 @@ cost model counts: the same on every machine.
 """
 
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -28,7 +29,7 @@ from shrinknet.execution.cost_model import Rates, Work, forward_work, ranking_wo
 from shrinknet.measure.evaluation import evaluate_batches
 from shrinknet.run.allowed import check_loss, check_network
 from shrinknet.run.options import Pruning
-from shrinknet.search.schedule import CANDIDATES, FEW_ROWS, Prices, Schedule, schedule_of
+from shrinknet.search.schedule import CANDIDATES, FEW_ROWS, Prices, Schedule, least_passes, schedule_of
 from shrinknet.task.data import Data
 from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task
@@ -52,6 +53,9 @@ ROWS_TRIED = 4
 
 TRIED = 8
 """So many candidates are ablated exactly to see how long that takes."""
+
+SHARE_FOR_TRIALS, TRIAL = 0.05, 16
+"""The part of a time that trials may take; how many passes over its rows a trial is about."""
 
 SHORT = 0.5
 """A measurement of less than so many seconds is taken three times."""
@@ -141,9 +145,7 @@ def effort_of(
     elif isinstance(asked, float):
         passes, prices = asked, _counted_prices(network, estimate, measuring)
     else:
-        one = _seconds_of_a_pass(task, network, start)
-        passes = SHARE_FOR_SEARCH * effort_seconds(asked) / one * _at_once(options.how)
-        prices = _measured_prices(task, network, estimate, options, measuring, one)
+        passes, prices = _bought(task, network, estimate, options, measuring, asked, start)
     num_rows, num_neurons = len(task.calibration), network.trace.num_neurons
     mean_left = num_neurons - (num_to_go - 1) / 2
     exact = 1 + num_steps * (prices.measuring + mean_left * prices.candidate)
@@ -186,19 +188,38 @@ def _counted_prices(network: GatedNetwork, estimate: Criterion, measuring: float
     return Prices(measuring, ranking, each / network.trace.num_neurons)
 
 
-def _measured_prices(
-    task: Task, network: GatedNetwork, estimate: Criterion, options: Pruning, measuring: float, one: float
-) -> Prices:
-    """What things cost here, `one` pass taking so many seconds, tried on few rows and candidates.
+def _bought(
+    task: Task, network: GatedNetwork, estimate: Criterion, options: Pruning, measuring: float, asked: str, start: Step
+) -> tuple[float, Prices]:
+    """Return how many passes a time buys here, and what things cost in passes, tried on few rows and candidates.
 
     What this process does alone takes as many passes as all workers do in that time.
+
+    Raises:
+        BadInputError: the time is too short for one ranking.
     """
-    rows = task.calibration.permuted(options.seed).rows(0, min(FEW_ROWS, len(task.calibration)))
+    one, alone = _seconds_of_a_pass(task, network, start), _at_once(options.how)
+    passes = SHARE_FOR_SEARCH * effort_seconds(asked) / one * alone
+    rows = task.calibration.permuted(options.seed).rows(0, _rows_to_try(len(task.calibration), asked, one))
+    of_all = len(task.calibration) / len(rows) / one
+    ranking = _seconds(lambda: estimate.score(network, rows.batches())) * of_all * alone
+    prices = Prices(measuring * alone, ranking, 0.0)
+    least = least_passes(prices, len(task.calibration))
+    if passes < least:
+        allowed = (
+            f"at least {math.ceil(least * one / alone / SHARE_FOR_SEARCH)}s here, for one ranking: "
+            f"{least:.3g} forward passes over the calibration data, of {one:.2g} s each"
+        )
+        raise BadInputError("effort", allowed, repr(asked), "Allow more, or give fewer calibration rows.")
     some, ablation = network.among(_spread(network)), find_criterion("ablation")
-    passes, alone = len(task.calibration) / len(rows) / one, _at_once(options.how)
-    ranking = _seconds(lambda: estimate.score(network, rows.batches()))
-    candidate = _seconds(lambda: ablation.score(some, rows.batches())) / min(TRIED, network.trace.num_neurons)
-    return Prices(measuring * alone, ranking * passes * alone, candidate * passes)
+    each = _seconds(lambda: ablation.score(some, rows.batches())) / min(TRIED, network.trace.num_neurons)
+    return passes, replace(prices, candidate=each * of_all)
+
+
+def _rows_to_try(num_rows: int, asked: str, one: float) -> int:
+    """On how many rows a ranking and candidates are tried: on fewer, where that would take much of the time."""
+    affordable = SHARE_FOR_TRIALS * effort_seconds(asked) / (TRIAL * one / num_rows)
+    return min(num_rows, FEW_ROWS, max(ROWS_TRIED, int(affordable)))
 
 
 def _prices_of(began: Mapping[str, object]) -> Prices | None:

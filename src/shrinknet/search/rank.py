@@ -3,7 +3,7 @@
 import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -195,4 +195,4 @@ def clipped(network: GatedNetwork, scores: Scores, how: str) -> Scores:
     sizes = np.sort(np.abs(np.concatenate(alive)))
     limit = float(sizes.mean() if how == "mean" else sizes[len(sizes) // 2])
     values = {name: np.where(np.abs(vector) > limit, limit, vector) for name, vector in scores.values.items()}
-    return Scores(values, scores.unit)
+    return replace(scores, values=values)

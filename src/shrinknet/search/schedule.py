@@ -127,8 +127,7 @@ def schedule_of(passes: float, prices: Prices, num_rows: int, num_neurons: int, 
     (7, 815, 14)
     """
 
-    few = min(num_rows, FEW_ROWS)
-    least = prices.measuring + 2 * prices.ranking * few / num_rows  # one ranking chooses, one orders what is left
+    least = least_passes(prices, num_rows)
     if passes < least:
         allowed = f"at least {least:.3g} forward passes over the calibration data, for one ranking"
         raise BadInputError("effort", allowed, f"{passes:.3g}", "Allow more, or give fewer calibration rows.")
@@ -136,6 +135,15 @@ def schedule_of(passes: float, prices: Prices, num_rows: int, num_neurons: int, 
     most = min(num_to_go, math.ceil(math.log(kept) / math.log(1 - GONE_EACH)))
     found = _spent(passes, prices, num_rows, num_to_go, most, SHARE_FOR_RANKINGS)
     return found if found.num_exact_rows else _spent(passes, prices, num_rows, num_to_go, most, 1.0)
+
+
+def least_passes(prices: Prices, num_rows: int) -> float:
+    """Return what a search takes at least: to measure once, and a ranking that chooses and one that orders the rest.
+
+    >>> least_passes(Prices(1.0, 5.0, 0.155), 1000)
+    1.64
+    """
+    return prices.measuring + 2 * prices.ranking * min(num_rows, FEW_ROWS) / num_rows
 
 
 def _spent(passes: float, prices: Prices, num_rows: int, num_to_go: int, most: int, share: float) -> Schedule:
