@@ -2,12 +2,11 @@
 
     SHRINKNET_DATA=... python benchmarks/ablation/against.py OTHER_CHECKOUT
 
-Every round starts an interpreter for each of the two, in turns, in which every ranking below runs once to warm up and
-then so often as its row says; its time is the shortest of these. The ratio of a round is today's time by the other's.
+Two interpreters, one for each checkout, hold the same networks; rankings run in the one and in the other by turns, so
+that a slow minute of the machine slows both. A ratio is that of two neighbours in time, today's by the other's.
 Networks have random weights but for ResNet8; images are CIFAR-10's there, random elsewhere.
 """
 
-import json
 import os
 import statistics
 import subprocess
@@ -17,19 +16,18 @@ from itertools import pairwise
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[2]
-ROUNDS = 10
 ROWS = [
-    ("784-100-10", "ablation", 5000, 8),
-    ("784-100-10", "taylor-1", 5000, 8),
-    ("784-100-10", "taylor-2", 5000, 4),
-    ("784-50-50-10", "ablation", 5000, 8),
-    ("784-50-50-10", "gauss-newton", 5000, 4),
-    ("20-16-16-10", "ablation", 1000, 40),
-    ("20-16-16-10", "taylor-1", 1000, 40),
-    ("ResNet8", "ablation", 200, 2),
-    ("ResNet8", "taylor-1", 1000, 3),
+    ("784-100-10", "ablation", 5000, 100),
+    ("784-100-10", "taylor-1", 5000, 100),
+    ("784-100-10", "taylor-2", 5000, 40),
+    ("784-50-50-10", "ablation", 5000, 100),
+    ("784-50-50-10", "gauss-newton", 5000, 40),
+    ("20-16-16-10", "ablation", 1000, 400),
+    ("20-16-16-10", "taylor-1", 1000, 400),
+    ("ResNet8", "ablation", 200, 16),
+    ("ResNet8", "taylor-1", 1000, 40),
 ]
-"""Network, criterion, samples, and how often a round times the ranking."""
+"""Network, criterion, samples, and how often both rank."""
 
 
 def main() -> None:
@@ -37,38 +35,50 @@ def main() -> None:
     from rounds import write
 
     other = Path(sys.argv[1]).resolve()
-    times: dict[Path, list[list[float]]] = {HERE: [], other: []}
-    for turn in range(ROUNDS):
-        for checkout in (HERE, other) if turn % 2 else (other, HERE):
-            times[checkout].append(_one_round(checkout))
-        print(f"round {turn + 1} of {ROUNDS}", flush=True)
+    ours, theirs = Ranker(HERE), Ranker(other)
     rows = []
-    for place, (network, criterion, samples, _) in enumerate(ROWS):
-        now, before = ([found[place] for found in times[checkout]] for checkout in (HERE, other))
-        ratios = [a / b for a, b in zip(now, before, strict=True)]
+    for place, (network, criterion, samples, rounds) in enumerate(ROWS):
+        pairs = []
+        for turn in range(-2, rounds):  # the first two warm up
+            first, second = (ours, theirs) if turn % 2 else (theirs, ours)
+            found = {one: one.rank(place) for one in (first, second)}
+            if turn >= 0:
+                pairs.append((found[ours], found[theirs]))
+        ratios = [ours / theirs for ours, theirs in pairs]
         rows.append({
-            "network": network, "criterion": criterion, "samples": samples,
-            "seconds": min(now), "ratio_of_shortest": min(now) / min(before),
-            "median_ratio": statistics.median(ratios), "ratios": [round(ratio, 4) for ratio in sorted(ratios)],
+            "network": network, "criterion": criterion, "samples": samples, "rounds": rounds,
+            "seconds": statistics.median(now for now, _ in pairs), "median_ratio": statistics.median(ratios),
+            "quarters": [round(value, 4) for value in statistics.quantiles(ratios, n=4)],
+            "ratio_of_shortest": min(now for now, _ in pairs) / min(before for _, before in pairs),
         })  # fmt: skip
+        print(rows[-1], flush=True)
     commit = subprocess.run(["git", "-C", other, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    write("against", {
-        "other": commit.stdout.strip(), "rounds": ROUNDS,
-        "median_of_median_ratios": statistics.median(row["median_ratio"] for row in rows), "rows": rows,
-    })  # fmt: skip
+    middle = statistics.median(row["median_ratio"] for row in rows)
+    write("against", {"other": commit.stdout.strip(), "median_of_median_ratios": middle, "rows": rows})
 
 
-def _one_round(checkout: Path) -> list[float]:
-    environment = {**os.environ, "PYTHONPATH": str(checkout / "src")}
-    command = [sys.executable, __file__, "--one-round"]
-    found = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    *seconds, source = json.loads(found.stdout.splitlines()[-1])
-    assert Path(source).is_relative_to(checkout), source
-    return seconds
+class Ranker:
+    """An interpreter that ranks with the package of one checkout, one ranking after another, as it is told."""
+
+    def __init__(self, checkout: Path) -> None:
+        command, environment = (
+            [sys.executable, __file__, "--ranks"],
+            {**os.environ, "PYTHONPATH": str(checkout / "src")},
+        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        self._process = subprocess.Popen(command, env=environment, text=True, **pipes)
+        source = self._process.stdout.readline().strip()
+        assert Path(source).is_relative_to(checkout), source
+
+    def rank(self, place: int) -> float:
+        """Return the seconds that the ranking of a row took."""
+        self._process.stdin.write(f"{place}\n")
+        self._process.stdin.flush()
+        return float(self._process.stdout.readline())
 
 
-def one_round() -> None:
-    """Time every row once, with the package that the interpreter finds."""
+def ranks() -> None:
+    """Rank with the package that the interpreter finds, a row for each line that comes in."""
     import torch
 
     import shrinknet as sn
@@ -76,20 +86,19 @@ def one_round() -> None:
     from shrinknet.engine.gates import gated
     from shrinknet.engine.memory import in_memory
 
-    found: list[float | str] = []
-    for name, criterion, samples, repeats in ROWS:
+    prepared = []
+    for name, criterion, samples, _ in ROWS:
         torch.manual_seed(0)
         model, inputs = _network(name, samples)
         task = sn.Task(model.eval(), "cross-entropy", (inputs, torch.randint(0, 10, (samples,))))
         network = gated(task)
-        task = in_memory(task, network)
-        seconds = []
-        for _ in range(repeats + 1):
-            started = time.perf_counter()
-            find_criterion(criterion).score(network, task.calibration.batches())
-            seconds.append(time.perf_counter() - started)
-        found.append(min(seconds[1:]))
-    print(json.dumps([*found, sn.__file__]))
+        prepared.append((find_criterion(criterion), network, in_memory(task, network)))
+    print(sn.__file__, flush=True)
+    for line in sys.stdin:
+        rule, network, task = prepared[int(line)]
+        started = time.perf_counter()
+        rule.score(network, task.calibration.batches())
+        print(time.perf_counter() - started, flush=True)
 
 
 def _network(name: str, samples: int):
@@ -109,4 +118,4 @@ def _network(name: str, samples: int):
 
 
 if __name__ == "__main__":
-    one_round() if sys.argv[1] == "--one-round" else main()
+    ranks() if sys.argv[1] == "--ranks" else main()
