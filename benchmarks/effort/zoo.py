@@ -3,15 +3,16 @@
     python benchmarks/effort/zoo.py            # all of it, one process each: hours
     python benchmarks/effort/zoo.py resnet18   # only these; prints, writes nothing
 
-Networks, input sizes and random weights are those of `benchmarks/zoo`; 64 samples are drawn at random. What answers
+Networks, input sizes and random weights are those of `benchmarks/zoo`; 16 samples are drawn at random. What answers
 with one row of numbers a sample is pruned by cross-entropy with random labels, anything else by its own answers. Where
-the time is refused as too short for one ranking, twice what the refusal asks for is asked for. Each row says how many
+the time is refused as too short for one ranking, what the refusal asks for and a quarter more is asked for. Each row says how many
 seconds were asked for and how many `prune` took (the search, and what lies around it: tracing, the proof; a first
 refusal is not in it), and how much memory the process had at its peak. Killed, the same command goes on from there.
 """
 
 import json
 import logging
+import math
 import re
 import resource
 import subprocess
@@ -29,7 +30,7 @@ from torch import Tensor, nn
 
 import shrinknet as sn
 
-ASKED, SHARE, NUM_SAMPLES = 15, 0.8, 64
+ASKED, SHARE, NUM_SAMPLES = 15, 0.8, 16
 MOST = 900
 """After so many seconds a process is ended."""
 
@@ -82,7 +83,7 @@ def one(architecture: Architecture) -> dict:
             enough = re.match(r"effort must be at least (\d+)s here", str(error))
             if enough is None:
                 raise
-            asked = 2 * int(enough[1])
+            asked = math.ceil(1.25 * int(enough[1]))
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     costs = run.measures.costs

@@ -11,6 +11,7 @@ from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.replay import Replay
 from shrinknet.engine.route import route
 from shrinknet.engine.sampled import slopes_and_curvatures
+from shrinknet.engine.samples import Samples
 
 ROWS = 3
 
@@ -144,3 +145,12 @@ def test_what_is_not_known_is_not_taken_for_known() -> None:
     for index in range(group.width):
         after = network.without([sn.Neuron(group.name, index)]).losses(batch)
         torch.testing.assert_close(rises[index], after - before, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_images_in_every_lane_keep_their_channels_last(axis: int) -> None:
+    """What lies beside a replay is added to what it gives; of another layout that takes several times as long."""
+    images = torch.rand(3, 2, 5, 4).contiguous(memory_format=torch.channels_last)
+    lanes = Samples(axis).repeated(images, 2)
+    assert torch.equal(lanes, torch.cat([images, images], axis))
+    assert lanes.is_contiguous(memory_format=torch.channels_last)

@@ -83,6 +83,8 @@ class Samples:
 
     def repeated(self, value: Tensor, num_lanes: int) -> Tensor:
         """Return a value as that of so many lanes, each with the same samples."""
+        if self.outer == 1:  # images keep their channels last: with an axis more they would not
+            return torch.cat([value] * num_lanes, self.axis)
         apart = _unflattened(value, self.axis, self.outer)
         return torch.cat([apart] * num_lanes, self.axis + 1).flatten(self.axis, self.axis + 1)
 

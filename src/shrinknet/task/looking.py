@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 ROWS_LOOKED_AT = 128
 """So many rows, spread over the data, say whether samples depend on each other."""
 
-ROWS_ANSWERED_TWICE = 64
-"""So many rows say whether a network answers the same twice: a batch may be long, and a network slow."""
+ROWS_AT_ONCE = 64
+"""So many rows go through the network at once while a task is looked at: nobody knows yet how much memory they take."""
 
 
 def looked_through(
@@ -49,15 +49,15 @@ def looked_through(
     with evaluating(model), torch.no_grad():
         for data in roles:
             batches = data.checked_batches()
-            batch = next(batches)
+            checked = [next(batches)]
+            batch = next(_few_at_once(data).batches())
             outputs = _outputs(model, batch, data.role)
             if data is roles[0]:
                 _check_outputs(outputs, batch)
-                few = Batch(batch.inputs[:ROWS_ANSWERED_TWICE], None)
-                _check_same_twice(*(_outputs(model, few, data.role) for _ in range(2)))
+                _check_same_twice(outputs, _outputs(model, batch, data.role))
                 loss = replace(loss, reads=which_output(loss, outputs, output))
             read = loss.read(outputs)
-            for rows in chain([batch], batches):
+            for rows in chain(checked, batches):
                 loss = counting(loss) if has_ignored(rows.targets) else loss
                 examples.setdefault(_sizes(rows.inputs), rows.inputs[:2])
                 check_targets(rows.targets, read, loss, data.role)
@@ -71,6 +71,10 @@ def looked_through(
         _check_apart(model, rows, outputs)
         couples = couples_samples(loss, outputs, rows.targets)
         return (replace(loss, couples_samples=True) if couples else loss), tuple(examples.values())
+
+
+def _few_at_once(data: Data) -> Data:
+    return replace(data, batch_size=min(data.batch_size, ROWS_AT_ONCE))
 
 
 def _sizes(inputs: Inputs) -> str:
@@ -108,7 +112,7 @@ def answered_by(
 ) -> tuple[Loss, dict[str, Data]]:
     """Return the same roles with the network's own answers for targets, and what is compared with them."""
     with evaluating(model), torch.no_grad():
-        first = next(roles["calibration"].batches())
+        first = next(_few_at_once(roles["calibration"]).batches())
         outputs = _outputs(model, first, "calibration")
         reads = which_output(loss, outputs, output)
         key = "" if reads is None else _keyed(outputs)[reads][0]
@@ -116,7 +120,7 @@ def answered_by(
         said = of_own_answers(loss, loss.read(outputs), key, first.inputs)
         answered = dict[str, Data]()
         for role, data in roles.items():
-            parts = [answers_of(loss.read(_outputs(model, batch, role))) for batch in data.batches()]
+            parts = [answers_of(loss.read(_outputs(model, batch, role))) for batch in _few_at_once(data).batches()]
             answered[role] = replace(data, answers=_joined_answers(parts))
     if said.name != loss.name:
         taken, other = ("logits", "squares") if said.name.endswith("kl") else ("values that are no logits", "kl")
