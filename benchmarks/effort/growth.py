@@ -4,9 +4,8 @@
 
 784-N-C with ReLU on MNIST, trained by the benchmark; half of its neurons go, and three quarters. Outputs: images of
 one, two or three digits in a row, squeezed to 28 x 28 pixels in all, are of 10, 100 or 1,000 classes.
-For each network the exact search (one at a time) and searches of more and more passes, three seeds each; the least
-effort whose mean accuracy on test images is within a point of the exact search's at both sizes, and at every larger
-effort, too, is what is needed.
+For each network the exact search and searches of more and more passes, three seeds each; what is needed is the least
+effort from which on the mean accuracy on test images stays within a point of the exact search's at both sizes.
 """
 
 import math
@@ -113,7 +112,7 @@ def exact_search(task: sn.Task, neurons: int, test: tuple[Tensor, Tensor]) -> di
 
 
 def searched(task: sn.Task, neurons: int, test: tuple[Tensor, Tensor], effort: float, seed: int) -> list[float]:
-    """Return the accuracies on test images at each size, each of a search by the whole effort; 0 if that is too small."""
+    """Return the accuracies on test images at each size, each by the whole effort; 0 where that is too small."""
     goals = [sn.RemovedNeurons(neurons - round(kept * neurons)) for kept in KEPT]
     try:
         return [accuracy(sn.prune(task, goals=[goal], effort=effort, seed=seed).model, test) for goal in goals]

@@ -5,9 +5,10 @@
 
 Networks, input sizes and random weights are those of `benchmarks/zoo`; 16 samples are drawn at random. What answers
 with one row of numbers a sample is pruned by cross-entropy with random labels, anything else by its own answers. Where
-the time is refused as too short for one ranking, what the refusal asks for and a quarter more is asked for. Each row says how many
-seconds were asked for and how many `prune` took (the search, and what lies around it: tracing, the proof; a first
-refusal is not in it), and how much memory the process had at its peak. Killed, the same command goes on from there.
+the time is refused as too short for one ranking, what the refusal asks for and a quarter more is asked for. Each row
+says how many seconds were asked for and how many `prune` took (the search, and what lies around it: tracing, the
+proof; a first refusal is not in it), and how much memory the process had at its peak. Killed, the same command goes on
+from there.
 """
 
 import json
