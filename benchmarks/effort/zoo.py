@@ -6,9 +6,9 @@
 Networks, input sizes and random weights are those of `benchmarks/zoo`; 16 samples are drawn at random. What answers
 with one row of numbers a sample is pruned by cross-entropy with random labels, anything else by its own answers. Where
 the time is refused as too short for one ranking, what the refusal asks for and a quarter more is asked for. Each row
-says how many seconds were asked for and how many `prune` took (the search, and what lies around it: tracing, the
-proof; a first refusal is not in it), and how much memory the process had at its peak. Killed, the same command goes on
-from there.
+says how many seconds were asked for, how many the steps of the search took, and how many `prune` took in all (tracing,
+trials and the proof, too; not a first refusal), and how much memory the process had at its peak. Killed, the same
+command goes on from there.
 """
 
 import json
@@ -91,6 +91,7 @@ def one(architecture: Architecture) -> dict:
     return {
         "asked": asked,
         "seconds": round(seconds, 1),
+        "seconds_of_steps": round(sum(step.seconds for step in run.history), 1),
         "removed": len(run.plan.removed),
         "met": run.is_met,
         "share_of_macs": round(costs.macs / run.history[0].measures.costs.macs, 3),
