@@ -2,6 +2,7 @@
 
     python benchmarks/effort/zoo.py            # all of it, one process each: hours
     python benchmarks/effort/zoo.py resnet18   # only these; prints, writes nothing
+    python benchmarks/effort/zoo.py --table    # docs/effort-zoo.md again, from the results
 
 Networks, input sizes and random weights are those of `benchmarks/zoo`; 16 samples are drawn at random. What answers
 with one row of numbers a sample is pruned by cross-entropy with random labels, anything else by its own answers. Where
@@ -35,11 +36,21 @@ ASKED, SHARE, NUM_SAMPLES = 15, 0.8, 16
 MOST = 900
 """After so many seconds a process is ended."""
 
+PLANNED = 0.8
+"""The part of a time that a search plans to use: the rest is for what lies around it."""
+
+FORECAST = 1.25
+"""A forecast is good enough where no more than so many times as much is taken."""
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "effort-zoo.md"
 PARTIAL = RESULTS / "effort_zoo.partial.jsonl"
 
 
 def main() -> None:
     """Prune what was asked for, or all."""
+    if sys.argv[1:] == ["--table"]:
+        DOCUMENT.write_text(document(json.loads((RESULTS / "effort_zoo.json").read_text())))
+        return
     keys = [(one.source, one.name) for one in ALL if not sys.argv[1:] or any(name in one.name for name in sys.argv[1:])]
     if sys.argv[1:]:
         for key in keys:
@@ -55,6 +66,39 @@ def main() -> None:
                 file.flush()
     write("effort_zoo", {"least_asked": ASKED, "share_of_macs": SHARE, "num_samples": NUM_SAMPLES, "rows": done})
     PARTIAL.unlink()
+    DOCUMENT.write_text(document(json.loads((RESULTS / "effort_zoo.json").read_text())))
+
+
+def document(results: dict) -> str:
+    """Return docs/effort-zoo.md."""
+    rows, made = results["rows"], results["environment"]
+    ended = [row for row in rows if "failed" not in row]
+    on_time = [row for row in ended if row["seconds_of_steps"] <= FORECAST * PLANNED * row["asked"]]
+    lines = [
+        "# The zoo by effort",
+        "",
+        f"Written by `python benchmarks/effort/zoo.py` (torch {made['packages']['torch']}, seed {made['seed']}, "
+        f"{made['num_threads']} thread, {made['processor']}): each network to {results['share_of_macs']:.0%} of its "
+        f"multiply-accumulates with a time for the search and no other option, {results['num_samples']} samples, "
+        f"random weights. {results['least_asked']} s were asked for, or a quarter more than the least that one ranking "
+        f"takes. A search plans to use {PLANNED:.0%} of the time; the column *in all* has tracing, trials, cut and "
+        "proof, too, which no effort counts.",
+        "",
+        f"Of {len(rows)} networks, {len(ended)} ended, {sum(row['met'] for row in ended)} at their goal; the steps of "
+        f"{len(on_time)} took at most {FORECAST} times what was planned for them.",
+        "",
+        "| source | network | asked, s | steps, s | in all, s | estimate | neurons gone | of the MACs | peak memory |",
+        "| --- | --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        if "failed" in row:
+            lines.append(f"| {row['source']} | {row['name']} | {row['failed'].replace('|', '/')} | | | | | | |")
+            continue
+        lines.append(
+            f"| {row['source']} | {row['name']} | {row['asked']} | {row['seconds_of_steps']} | {row['seconds']} | "
+            f"{row['criterion']} | {row['removed']:,} | {row['share_of_macs']:.0%} | {row['peak_mib']:,} MiB |"
+        )
+    return "\n".join([*lines, ""])
 
 
 def apart(source: str, name: str) -> dict:
