@@ -31,13 +31,11 @@ from rounds import RESULTS, SEED, write
 from torch import Tensor, nn
 
 import shrinknet as sn
+from shrinknet.run.effort import SHARE_FOR_SEARCH
 
 ASKED, SHARE, NUM_SAMPLES = 15, 0.8, 16
 MOST = 900
 """After so many seconds a process is ended."""
-
-PLANNED = 0.8
-"""The part of a time that a search plans to use: the rest is for what lies around it."""
 
 FORECAST = 1.25
 """A forecast is good enough where no more than so many times as much is taken."""
@@ -73,7 +71,7 @@ def document(results: dict) -> str:
     """Return docs/effort-zoo.md."""
     rows, made = results["rows"], results["environment"]
     ended = [row for row in rows if "failed" not in row]
-    on_time = [row for row in ended if row["seconds_of_steps"] <= FORECAST * PLANNED * row["asked"]]
+    on_time = [row for row in ended if row["seconds_of_steps"] <= FORECAST * SHARE_FOR_SEARCH * row["asked"]]
     lines = [
         "# The zoo by effort",
         "",
@@ -81,7 +79,7 @@ def document(results: dict) -> str:
         f"{made['num_threads']} thread, {made['processor']}): each network to {results['share_of_macs']:.0%} of its "
         f"multiply-accumulates with a time for the search and no other option, {results['num_samples']} samples, "
         f"random weights. {results['least_asked']} s were asked for, or a quarter more than the least that one ranking "
-        f"takes. A search plans to use {PLANNED:.0%} of the time; the column *in all* has tracing, trials, cut and "
+        f"takes. A search plans to use {SHARE_FOR_SEARCH:.0%} of the time; the column *in all* has tracing, trials, cut and "
         "proof, too, which no effort counts.",
         "",
         f"Of {len(rows)} networks, {len(ended)} ended, {sum(row['met'] for row in ended)} at their goal; the steps of "
