@@ -78,9 +78,9 @@ def document(results: dict) -> str:
         f"Written by `python benchmarks/effort/zoo.py` (torch {made['packages']['torch']}, seed {made['seed']}, "
         f"{made['num_threads']} thread, {made['processor']}): each network to {results['share_of_macs']:.0%} of its "
         f"multiply-accumulates with a time for the search and no other option, {results['num_samples']} samples, "
-        f"random weights. {results['least_asked']} s were asked for, or a quarter more than the least that one ranking "
-        f"takes. A search plans to use {SHARE_FOR_SEARCH:.0%} of the time; the column *in all* has tracing, trials, cut "
-        "and proof, too, which no effort counts.",
+        f"random weights. {results['least_asked']} s were asked for, or a quarter more than the least that one "
+        f"ranking takes. A search plans to use {SHARE_FOR_SEARCH:.0%} of the time; the column *in all* has tracing, "
+        "trials, cut and proof, too, which no effort counts.",
         "",
         f"Of {len(rows)} networks, {len(ended)} ended, {sum(row['met'] for row in ended)} at their goal; the steps of "
         f"{len(on_time)} took at most {FORECAST} times what was planned for them.",
