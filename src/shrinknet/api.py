@@ -88,7 +88,7 @@ def race(
         first: how many neurons are wanted.
         keep, only: see `rank`.
         seed: the order in which samples are drawn.
-        scoring: `confidence` (0.99 where it is left out along with `screen`) and `screen`.
+        scoring: `confidence` (0.99 where it is left out along with `screen`), `tie_loss` and `screen`.
 
     Returns:
         The contenders, the wanted ones first, each with the interval of its score and the samples it took.

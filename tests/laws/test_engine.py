@@ -290,6 +290,29 @@ def test_a_race_finds_those_that_all_of_the_data_name(seed: int) -> None:
     assert result.share_of_work < 0.9
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_ties_end_a_race_early_and_cost_no_more_than_was_said(seed: int) -> None:
+    """Many neurons count for little and about as much: to tell them apart takes most of the rows."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3))
+    with torch.no_grad():
+        model[2].weight[:, :6] *= 0.3
+        model[2].weight *= 6
+    rows = torch.randn(2000, 6)
+    task = sn.Task(model, "cross-entropy", (rows, torch.distributions.Categorical(logits=model(rows)).sample()))
+    network, exact = gated(task), dict(sn.rank(task))
+    neurons, parts = list(network.groups[0].neurons), parts_of(task.calibration, seed)
+    shares = []
+    for tie_loss in (0.0, 1e-3, 1e-2, 5e-2):
+        result = race(network, parts, neurons, 3, 0.99, tie_loss)
+        chosen, others = result.contenders[:3], result.contenders[3:]
+        worst, best = max(exact[one.neuron] for one in chosen), min(exact[one.neuron] for one in others)
+        assert worst <= best + tie_loss
+        shares.append(result.share_of_work)
+    assert shares == sorted(shares, reverse=True)
+    assert shares[2] < 0.7 * shares[0]
+
+
 def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
     """Skewed rises, 200 of 2000 drawn 400 times: a one-sided tail of 5 % is missed on either side about so often."""
     generator = np.random.default_rng(0)
@@ -384,6 +407,16 @@ def test_a_race_is_for_ablation_and_reranking(options: dict, words: str) -> None
     task = task_of(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
     with pytest.raises(sn.BadInputError, match=words):
         sn.prune(task, scoring=sn.Scoring(confidence=0.9), **options)
+
+
+def test_ties_are_for_races() -> None:
+    with pytest.raises(sn.BadInputError, match=r"^tie_loss must be left out unless neurons race\. Got 0\.01\. Say "):
+        sn.Scoring(tie_loss=0.01)
+    with pytest.raises(sn.BadInputError, match=r"^tie_loss must be a number of at least 0\. Got -1\. Leave it out"):
+        sn.Scoring(confidence=0.9, tie_loss=-1)
+    task = task_of(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), num_samples=600)
+    alike = sn.race(task, 2, scoring=sn.Scoring(confidence=0.99, tie_loss=100.0))
+    assert alike.share_of_work == pytest.approx(64 / 600)
 
 
 def test_race_wants_fewer_than_all() -> None:

@@ -56,7 +56,12 @@ def parts_of(data: Data, seed: int) -> tuple[Data, ...]:
 
 
 def race(
-    network: GatedNetwork, parts: Sequence[Data], candidates: Sequence[Neuron], num_wanted: int, confidence: float
+    network: GatedNetwork,
+    parts: Sequence[Data],
+    candidates: Sequence[Neuron],
+    num_wanted: int,
+    confidence: float,
+    tie_loss: float = 0.0,
 ) -> RaceResult:
     """Find the candidates that cost the least to lose.
 
@@ -66,6 +71,7 @@ def race(
         candidates: the neurons that take part, in the order that breaks ties.
         num_wanted: how many are wanted.
         confidence: how sure the whole of the decisions is, before all of the data are seen.
+        tie_loss: the race is over once none of the best is surely worse than another by more than this.
 
     Returns:
         All candidates, the wanted ones first, each with the interval of its rise and the samples it was scored on.
@@ -81,7 +87,7 @@ def race(
     for part in parts:
         for neuron, rises in _rises(network, part, tuple(running)).items():
             running[neuron] = running[neuron].with_more(rises)
-        better, worse = _decided(running, wanted - len(let_in), tail)
+        better, worse = _decided(running, wanted - len(let_in), tail, tie_loss)
         let_in |= {neuron: running.pop(neuron) for neuron in better}
         dropped |= {neuron: running.pop(neuron) for neuron in worse}
         if not running:
@@ -150,8 +156,14 @@ def _rises(network: GatedNetwork, part: Data, neurons: Sequence[Neuron]) -> dict
     return {neuron: np.concatenate(rows) for neuron, rows in found.items()}
 
 
-def _decided(running: Mapping[Neuron, Rises], num_wanted: int, tail: float) -> tuple[list[Neuron], list[Neuron]]:
-    """Return who is surely among those wanted, and who surely is not; all are decided once all data are seen."""
+def _decided(
+    running: Mapping[Neuron, Rises], num_wanted: int, tail: float, tie_loss: float
+) -> tuple[list[Neuron], list[Neuron]]:
+    """Return who is surely among those wanted, and who surely is not.
+
+    All are decided once all data are seen, or once none of the best is worse than another by more than `tie_loss`:
+    whoever went out before is surely worse than these, so that the loss of no choice is higher by more.
+    """
     neurons, any_one = list(running), next(iter(running.values()))
     regressed = [rises.regressed() for rises in running.values()]
     means, residuals = np.array([mean for mean, _ in regressed]), np.stack([rest for _, rest in regressed])
@@ -162,7 +174,8 @@ def _decided(running: Mapping[Neuron, Rises], num_wanted: int, tail: float) -> t
     squares, num_seen = np.square(residuals).sum(1), residuals.shape[1]
     spread = squares[others, None] + squares[None, best] - 2 * residuals[others] @ residuals[best].T
     deviations = np.sqrt(np.maximum(spread, 0) / (num_seen - NUM_FITTED))
-    is_sure = means[others, None] - means[None, best] > half_width(deviations, num_seen, len(any_one.foreseen), tail)
+    ahead = means[others, None] - means[None, best] - half_width(deviations, num_seen, len(any_one.foreseen), tail)
+    is_sure = ahead > -tie_loss if bool((ahead > -tie_loss).all()) else ahead > 0
     better = [neurons[place] for place, sure in zip(best, is_sure.all(0), strict=True) if sure]
     worse = [neurons[place] for place, sure in zip(others, is_sure.all(1), strict=True) if sure]
     return better, worse

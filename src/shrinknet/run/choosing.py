@@ -64,7 +64,7 @@ def race_of(
     estimate = None if scoring.screen is None else _scorer(task, find_criterion("taylor-2"), "none", progress)
     parts = [task.calibration] if scoring.confidence is None else parts_of(task.calibration, seed)
     score = _scorer(task, criterion, "none", progress)
-    return racing(score, estimate, parts, scoring.confidence or 1.0, scoring.screen, limits)
+    return racing(score, estimate, parts, scoring.confidence or 1.0, scoring.screen, limits, scoring.tie_loss)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ def racing(
     confidence: float,
     screen: int | None,
     limits: Limits,
+    tie_loss: float = 0.0,
 ) -> Callable[[GatedNetwork, int], Choice]:
     """Choose the next neurons by a race.
 
@@ -33,6 +34,7 @@ def racing(
         confidence: how sure each choice is.
         screen: how many neurons take part; None lets all.
         limits: what every group keeps.
+        tie_loss: by how much the losses of candidates may differ that count as equal.
     """
 
     def choose(network: GatedNetwork, count: int) -> Choice:
@@ -44,7 +46,7 @@ def racing(
             num_out = len(candidates) - len(cheapest)
             candidates = [one for one in candidates if one in cheapest]
         if count < len(candidates):
-            result = race(network, parts, candidates, count, confidence)
+            result = race(network, parts, candidates, count, confidence, tie_loss)
             if estimates:
                 result = replace(result, num_screened_out=num_out, agreement=_agreement(result, estimates))
             choice = Choice([(c.neuron, c.score) for c in result.contenders], result)

@@ -21,9 +21,9 @@ class Scoring(Options):
     """How scoring is done: what it may use, and what it may leave out.
 
     `memory` is for the values of forward passes and of the candidates that are replayed from them, beside the model and
-    the data. `confidence` and `screen` are for `ablation` alone. The number of workers changes no bit; the number of
-    threads may change the last ones. `keeps_passes` keeps forward passes from one ranking to the next: a single ranking
-    has no use for that.
+    the data. `confidence`, `tie_loss` and `screen` are for `ablation` alone. The number of workers changes no bit; the
+    number of threads may change the last ones. `keeps_passes` keeps forward passes from one ranking to the next: a
+    single ranking has no use for that.
 
     Raises:
         BadInputError: one of them cannot be used.
@@ -39,6 +39,13 @@ class Scoring(Options):
         least=0.5,
         below=1,
         do="Leave it out to use all of the data.",
+    )
+    tie_loss: float = option(
+        0.0,
+        "A race calls candidates equal whose losses differ by no more than this.",
+        least=0,
+        do="Leave it out to tell all apart.",
+        is_later=True,
     )
     screen: int | None = option(None, "Ablate only so many neurons, the cheapest by taylor-2.", least=1)
     compile: bool = option(False, "Compile the last hidden layer's loop: pays after minutes.")
@@ -60,6 +67,9 @@ class Scoring(Options):
         if self.executor != "serial" and (self.confidence is not None or self.screen is not None):
             allowed = "serial where neurons race or are screened: one race has too little work for many workers"
             raise BadInputError("executor", allowed, repr(self.executor), "Leave it out.")
+        if self.tie_loss and self.confidence is None:
+            do = "Say `confidence=0.99`."
+            raise BadInputError("tie_loss", "left out unless neurons race", repr(self.tie_loss), do)
         if self.address is not None and self.executor != "ray":
             do = "Say `executor='ray'`."
             raise BadInputError("address", "left out unless the executor is ray", repr(self.address), do)
