@@ -115,5 +115,4 @@ def draw(found: dict) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     main()

@@ -15,8 +15,9 @@ import shrinknet as sn
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.measure.costs import costs
 from shrinknet.run import effort as efforts
+from shrinknet.search import schedule as schedules
 from shrinknet.search.rank import Limits
-from shrinknet.search.schedule import CANDIDATES, Prices, Schedule, reaching, schedule_of, to_go
+from shrinknet.search.schedule import CANDIDATES, Paced, Prices, Schedule, num_there, reaching, schedule_of, to_go
 from shrinknet.search.steps import first_step
 
 
@@ -245,6 +246,27 @@ def test_as_many_are_to_go_as_it_takes_where_each_group_gives_the_same_share(mos
     found = to_go(network, Limits(), lambda now: int(now.present[1:].sum()) <= there - most)
     assert found == there - 3 if most > there - 3 else most <= found <= most + 3
     assert np.array_equal(network.present, network.trace.present())
+
+
+def test_what_the_first_removals_bring_says_little_of_the_rest(monkeypatch) -> None:
+    """Behind a bottleneck the first neurons bring less than nothing: the rest must not all go at once for that."""
+    network = a_network()
+    there = network.trace.num_neurons
+    neurons = [n for group in network.groups for n in group.neurons]
+    for gone, still in ((1, 21), (2, 22), (4, 18)):
+        left = {there: 20, there - gone: still}
+        monkeypatch.setattr(schedules, "to_go", lambda network, limits, reaches, left=left: left[num_there(network)])
+        paced = Paced(Schedule(41.0, 100, 0, 1, Prices(0.0, 1.0, 0.0)), network, Limits(), lambda now: False)
+        assert paced.count(0, network) == 1
+        assert paced.count(gone, network.without(neurons[:gone])) <= 3
+
+
+def test_a_last_step_of_one_order_takes_as_many_as_it_needs() -> None:
+    """However few seem to be needed: the order is there. Where candidates are ablated exactly, each costs something."""
+    plain = Schedule(3.0, 100, 0, 1, Prices(1.0, 1.0, 0.0))
+    assert plain.count(0, 0, 50, 5) == 50
+    assert Schedule(3.0, 100, 0, 2, Prices(0.5, 0.5, 0.0)).count(0, 0, 50, 8) == 10
+    assert Schedule(3.0, 100, 100, 1, Prices(1.0, 1.0, 0.01)).count(0, 0, 50, 8) == 10
 
 
 def test_the_bar_goes_by_the_steps_that_are_planned() -> None:

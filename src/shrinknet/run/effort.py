@@ -178,7 +178,7 @@ def _passes(network: GatedNetwork, work: Work) -> float:
 
 def _measuring(task: Task, options: Pruning) -> float:
     """What measuring after each step costs, in passes; with a refit, which runs the network once more, twice that."""
-    validation = 0 if task.validation is None else len(task.validation) / len(task.calibration)
+    validation = 0.0 if task.validation is None else len(task.validation) / len(task.calibration)
     return (1 + validation) * (2 if options.refits else 1) + 2 * options.refits
 
 
@@ -274,7 +274,7 @@ def _estimate(task: Task, network: GatedNetwork, seed: int) -> Criterion:
 def _in_words(
     asked: float | str, schedule: Schedule, estimate: Criterion, exact: float, num_rows: int, num_to_go: int
 ) -> str:
-    times = counted(schedule.num_rounds * schedule.steps_left(0, 0, num_to_go), "time")
+    times = counted(min(num_to_go, schedule.num_rounds * schedule.steps_left(0, 0, num_to_go)), "time")
     said = (
         f"Effort {asked}, {_in_passes(schedule.passes)} (exact ablation of all would take {exact:,.0f}): "
         f"{estimate.name} on {schedule.num_rows:,} of {num_rows:,} rows ranks about {times}"

@@ -41,8 +41,12 @@ SHARE_FOR_MEASURING, SHARE_FOR_RANKINGS = 0.15, 0.5
 KEPT = 0.7
 """The weight of what the rounds before said, where a step has several."""
 
-HALVINGS = 7
+HALVINGS = 10
 """How many neurons have to go is found to this power of a half."""
+
+BELIEVED, LEAST_BELIEVED = 0.1, 10
+"""That each removal brings its share is believed as if it had been seen of that part of all that have to go, and of so
+many neurons at least: what the first few bring says little of the rest."""
 
 LEAST_BROUGHT, MOST_BROUGHT = 0.25, 2.0
 """A removal brings at least and at most so many times what it brings where each group gives the same share."""
@@ -98,12 +102,16 @@ class Schedule:
     def count(self, num_steps: int, num_gone: int, num_there: int, num_to_go: int) -> int:
         """Return how many neurons go next: the share of those that are there by which the steps left suffice.
 
+        The last step ends where it is enough; one order of all is given to it whole.
+
         >>> schedule = Schedule(11.0, 100, 0, 1, Prices(0.0, 1.0, 0.0))
-        >>> schedule.count(0, 0, 1024, 1023), schedule.count(0, 0, 1024, 1), schedule.count(9, 960, 64, 32)
-        (512, 1, 40)
+        >>> schedule.count(0, 0, 1024, 1023), schedule.count(0, 0, 1024, 2), schedule.count(9, 960, 64, 32)
+        (512, 2, 64)
         """
         steps = self.steps_left(num_steps, num_gone, num_to_go)
         if steps == 1:
+            if self.num_rounds == 1 and not self.num_exact_rows:
+                return num_there
             return min(num_there, math.ceil(SPARE * num_to_go))
         share = 1 - math.pow(1 - min(num_to_go, num_there - 1) / num_there, 1 / steps)
         return max(1, min(num_to_go, math.ceil(share * num_there - 1e-9)))
@@ -198,13 +206,14 @@ class Paced:
         """Return which share of the steps is done: each takes about as long."""
         if self._reaches(network):
             return 1.0
-        gone = self._num_neurons - num_there(network)
-        return num_steps / (num_steps + self._schedule.steps_left(num_steps, gone, self._left(network)))
+        gone, left = self._num_neurons - num_there(network), self._left(network)
+        return num_steps / (num_steps + min(left, self._schedule.steps_left(num_steps, gone, left)))
 
     def _left(self, network: GatedNetwork) -> int:
         there, left = num_there(network), to_go(network, self._limits, self._reaches)
         gone = self._num_neurons - there
-        brought = (self._all_to_go - left) / gone if gone else 1.0
+        believed = max(LEAST_BELIEVED, BELIEVED * self._all_to_go)
+        brought = (believed + self._all_to_go - left) / (believed + gone)
         left = min(there - 1, round(left / min(MOST_BROUGHT, max(LEAST_BROUGHT, brought))))
         return max(1, left)
 
@@ -267,7 +276,7 @@ def _mean(before: Scores, now: Scores) -> Scores:
 def to_go(network: GatedNetwork, limits: Limits, reaches: Callable[[GatedNetwork], bool]) -> int:
     """Return how many neurons go until a network is small enough, about: every group gives the same share.
 
-    Cost: `reaches` eight times.
+    Cost: `reaches` eleven times.
     """
     smallest = smallest_present(network, limits)
     may_go = network.present & ~smallest
