@@ -19,7 +19,6 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("fitting", "ablation", "zoo")]
 
 import matplotlib
-import torch
 from cifar import images
 from resnet8 import NUM_CALIBRATION, SHARES, STEP, accuracy
 from rounds import RESULTS, SEED, once, write

@@ -106,7 +106,7 @@ class Schedule:
 
         >>> schedule = Schedule(11.0, 100, 0, 1, Prices(0.0, 1.0, 0.0))
         >>> schedule.count(0, 0, 1024, 1023), schedule.count(0, 0, 1024, 2), schedule.count(9, 960, 64, 32)
-        (512, 2, 64)
+        (512, 1, 64)
         """
         steps = self.steps_left(num_steps, num_gone, num_to_go)
         if steps == 1:
