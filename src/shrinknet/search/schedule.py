@@ -45,8 +45,8 @@ HALVINGS = 10
 """How many neurons have to go is found to this power of a half."""
 
 BELIEVED, LEAST_BELIEVED = 0.1, 10
-"""That each removal brings its share is believed as if it had been seen of that part of all that have to go, and of so
-many neurons at least: what the first few bring says little of the rest."""
+"""Where removals bring less than their share, that they bring it is believed as if it had been seen of that part of all
+that have to go, and of so many neurons at least: what the first few fail to bring says little of the rest."""
 
 LEAST_BROUGHT, MOST_BROUGHT = 0.25, 2.0
 """A removal brings at least and at most so many times what it brings where each group gives the same share."""
@@ -212,9 +212,10 @@ class Paced:
     def _left(self, network: GatedNetwork) -> int:
         there, left = num_there(network), to_go(network, self._limits, self._reaches)
         gone = self._num_neurons - there
-        believed = max(LEAST_BELIEVED, BELIEVED * self._all_to_go)
-        brought = (believed + self._all_to_go - left) / (believed + gone)
-        left = min(there - 1, round(left / min(MOST_BROUGHT, max(LEAST_BROUGHT, brought))))
+        brought = self._all_to_go - left
+        believed = max(LEAST_BELIEVED, BELIEVED * self._all_to_go) if brought < gone else 0.0
+        share = (brought + believed) / (gone + believed) if gone else 1.0
+        left = min(there - 1, round(left / min(MOST_BROUGHT, max(LEAST_BROUGHT, share))))
         return max(1, left)
 
 
