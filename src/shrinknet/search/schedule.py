@@ -41,7 +41,7 @@ SHARE_FOR_MEASURING, SHARE_FOR_RANKINGS = 0.15, 0.5
 KEPT = 0.7
 """The weight of what the rounds before said, where a step has several."""
 
-HALVINGS = 10
+HALVINGS = 7
 """How many neurons have to go is found to this power of a half."""
 
 BELIEVED, LEAST_BELIEVED = 0.1, 10
@@ -277,7 +277,7 @@ def _mean(before: Scores, now: Scores) -> Scores:
 def to_go(network: GatedNetwork, limits: Limits, reaches: Callable[[GatedNetwork], bool]) -> int:
     """Return how many neurons go until a network is small enough, about: every group gives the same share.
 
-    Cost: `reaches` eleven times.
+    Cost: `reaches` eight times.
     """
     smallest = smallest_present(network, limits)
     may_go = network.present & ~smallest
