@@ -176,3 +176,18 @@ def test_an_operator_that_reads_one_value_twice_behind_the_last_hidden_layer(act
     for neuron in [neuron for group in network.groups for neuron in group.neurons]:
         rise = network.without([neuron]).losses(batch).mean() - network.losses(batch).mean()
         assert scores[neuron] == pytest.approx(float(rise), rel=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "own-answers"])
+def test_a_task_is_looked_at_by_a_few_rows_at_a_time(loss: str) -> None:
+    """Nobody knows yet how much memory they take: 1,000 images at once may be more than there is."""
+    rows = list[int]()
+
+    class Counting(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            rows.append(len(x))
+            return super().forward(x)
+
+    x, y = torch.randn(1000, 4), torch.arange(1000) % 3
+    sn.Task(Counting(4, 3), loss, (x, y) if loss == "cross-entropy" else x)
+    assert 64 <= max(rows) <= 128
