@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, final
 
 import torch
@@ -169,11 +169,11 @@ def scored(criterion: Criterion, network: GatedNetwork, look: Look) -> Scores:
             for num_samples, observed in look(state) if criterion.needs_data else ():
                 sums.add(num_samples, observed)
             concluded = criterion.conclude(state, sums)
-    return replace(as_scores(concluded, criterion, network), standard_errors=standard_errors(sums))
+    return as_scores(concluded, criterion, network, standard_errors(sums))
 
 
-def as_scores(values: Statistics, criterion: Criterion, network: GatedNetwork) -> Scores:
-    """Bring scores to the CPU as float64 vectors.
+def as_scores(values: Statistics, criterion: Criterion, network: GatedNetwork, errors: Mapping[str, Array]) -> Scores:
+    """Bring scores to the CPU as float64 vectors, beside their standard errors.
 
     Raises:
         BadInputError: there is not one score for each neuron of each group.
@@ -189,7 +189,7 @@ def as_scores(values: Statistics, criterion: Criterion, network: GatedNetwork) -
             "Return a tensor [neurons] under the name of every group.",
         )
     arrays = {name: values[name].detach().double().cpu().numpy() + 0.0 for name in widths}  # no minus zero
-    return Scores(arrays, criterion.unit)
+    return Scores(arrays, criterion.unit, errors)
 
 
 def squares_of(network: GatedNetwork, estimates: Tensor) -> Statistics:

@@ -68,7 +68,7 @@ def least_bytes_for_slopes(program: Program) -> int:
 
 def bytes_of_gates(program: Program) -> int:
     """Return what the gates of one sample and their slopes take."""
-    return GATES_HELD * len(program.trace.present()) * program.dtype.itemsize
+    return GATES_HELD * (program.trace.num_neurons + 1) * program.dtype.itemsize
 
 
 def _ways(held: Held, end: int) -> Iterator[list[int]]:

@@ -225,9 +225,9 @@ def checked(losses: Tensor, num_samples: int, name: str) -> Tensor:
             "give to each of its samples: loss.expand(len(targets))."
         )
         raise BadInputError("loss", allowed, f"shape {list(losses.shape)} from {name!r}", do)
-    bad = torch.nonzero(~losses.isfinite())
-    if len(bad):
-        row = int(bad[0])
+    is_finite = losses.isfinite()
+    if not is_finite.all():
+        row = int(torch.nonzero(~is_finite)[0])
         got = f"{float(losses[row].detach())} for sample {row} of a batch ({name!r})"
         raise BadInputError("loss", "finite on every sample", got, "Look at the model's outputs on that sample.")
     return losses

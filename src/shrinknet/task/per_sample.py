@@ -274,7 +274,8 @@ def targets_across(targets: Shaped[Tensor, "batch ..."], outputs: Float[Tensor, 
             [0.]])
     """
     if targets.numel() != outputs.numel():
-        targets = functional.one_hot(targets.clamp(min=0), outputs.shape[1]) * (targets != IGNORED)[:, None]
+        classes = torch.arange(outputs.shape[1], device=targets.device)
+        return (classes[:, None] == targets.view(-1)).to(outputs.dtype)  # no class is -100
     return targets.to(outputs.dtype).view(outputs.shape).T.contiguous()
 
 
