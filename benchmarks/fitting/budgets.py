@@ -88,7 +88,7 @@ def autoencoder() -> dict[str, object]:
 def halves(task: sn.Task, step: int) -> dict[str, object]:
     """Half the flash and half the RAM; where RAM cannot be halved, half the flash alone."""
     trace = gated(task).trace
-    whole = Artefact(task, trace, "executorch").costs(trace, trace.present())
+    whole = Artefact(task, trace, "executorch").costs(trace.present())
     flash, ram = sn.FlashBytes(whole.flash_bytes // 2), sn.PeakRamBytes(whole.peak_ram_bytes // 2)
     try:
         found = {"both": fit(task, [flash, ram], "none", step)}

@@ -63,7 +63,7 @@ def compared(model: torch.nn.Module, inputs: torch.Tensor) -> dict[str, object]:
     present = trace.present(tuple(gone))
     cut = cut_graph(trace, present)
     built = artefact.exporter.build(InferenceGraph.of(trace, cut), inputs[:2], [], "none")
-    forecast, rows = artefact.costs(trace, present), inputs[:1]
+    forecast, rows = artefact.costs(present), inputs[:1]
     worst = float((artefact.exporter.answer(built.content)(rows) - by_torch(cut)(rows)).abs().max())
     return {
         "num_bytes": len(built.content), "forecast_bytes": forecast.flash_bytes,

@@ -42,7 +42,7 @@ def main() -> None:
 def compared(task: sn.Task, step: int) -> dict[str, dict[str, object]]:
     """Accuracy within each budget, by neuron and by what is scarce."""
     trace = gated(task).trace
-    whole = Artefact(task, trace, "executorch").costs(trace, trace.present())
+    whole = Artefact(task, trace, "executorch").costs(trace.present())
     rows = {}
     for scarce, share in SHARES.items():
         goal = GOALS[scarce](int(share * getattr(whole, COSTS[scarce])))

@@ -100,7 +100,7 @@ def test_forecasts_are_what_the_file_measures(architecture) -> None:
         built = (
             artefact._whole[1] if share == 0 else exporter.build(InferenceGraph.of(trace, cut), inputs[:2], [], "none")
         )
-        forecast = artefact.costs(trace, present)
+        forecast = artefact.costs(present)
         assert forecast.peak_ram_bytes == built.arena.num_bytes
         assert forecast.flash_bytes == pytest.approx(len(built.content), rel=0.02)
         rows = inputs[:2]
@@ -120,7 +120,7 @@ def test_every_artefact_meets_its_budget_and_computes_what_torch_computes(task, 
     if kind == "onnx":
         pytest.importorskip("onnxruntime")
     whole = Artefact(task, gated(task).trace, kind, quantize)
-    start = whole.costs(whole.trace, whole.trace.present())
+    start = whole.costs(whole.trace.present())
     budget = int(0.7 * start.flash_bytes)
     goals: list[sn.Goal] = [sn.FlashBytes(budget)]
     if whole.plans_ram:
@@ -232,13 +232,13 @@ def test_the_next_removal_is_the_cheapest_for_each_unit(task, price: str) -> Non
     scores = dict(sn.rank(task, "taylor-1"))
     network = gated(task)
     ships = Artefact(task, network.trace, "executorch")
-    start = ships.costs(network.trace, network.present)
+    start = ships.costs(network.present)
     attribute = {"parameters": "num_parameters", "macs": "macs", "flash": "flash_bytes"}.get(price)
     values = {}
     for neuron, score in scores.items():
         after = network.trace.present((neuron,))
         if attribute:
-            units = getattr(start, attribute) - getattr(ships.costs(network.trace, after), attribute)
+            units = getattr(start, attribute) - getattr(ships.costs(after), attribute)
         else:
             arena = ships._whole[1].arena
             units = sum(size - value.num_bytes(after) for value, size in arena.at_peak(network.present))

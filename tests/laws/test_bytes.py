@@ -14,7 +14,7 @@ import shrinknet as sn
 from shrinknet.engine.gates import gated
 from shrinknet.export.weights import safetensors_bytes
 from shrinknet.graph.trace import named_tensors
-from shrinknet.measure.costs import costs, operator_costs
+from shrinknet.measure.costs import GraphCosts, costs, operator_costs
 from shrinknet.surgery.proof import cut_program
 from shrinknet.surgery.remove import cut_graph
 
@@ -26,6 +26,18 @@ def test_flash_bytes_announced_are_the_bytes_of_the_file(drawn: Drawn, data) -> 
         network = network.without(group.neurons[: data.draw(st.integers(0, group.width - 1))])
     announced = costs(network.trace, network.present).flash_bytes
     assert announced == len(safetensors_bytes(named_tensors(cut_graph(network.trace, network.present))))
+
+
+@given(networks, st.data())
+def test_costs_are_the_same_whatever_was_asked_for_before(drawn: Drawn, data) -> None:
+    network, counted = drawn.network, GraphCosts(drawn.network.trace)
+    whole = counted(network.present)
+    for group in network.groups:
+        network = network.without(group.neurons[: data.draw(st.integers(0, group.width - 1))])
+    cut = counted(network.present)
+    assert cut == costs(network.trace, network.present)
+    assert counted(drawn.network.present) == whole
+    assert cut.macs == sum(row.macs for row in operator_costs(network.trace, network.present))
 
 
 def test_costs_agree_with_a_count_by_hand() -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 import shrinknet as sn
 from shrinknet.engine.gates import GatedNetwork, gated
-from shrinknet.measure.costs import costs
+from shrinknet.measure.costs import GraphCosts, costs
 from shrinknet.run import effort as efforts
 from shrinknet.search import schedule as schedules
 from shrinknet.search.rank import Limits
@@ -74,9 +74,9 @@ def schedule_of_run(passes: float) -> Schedule:
     task = a_task()
     network = gated(task, scoring=sn.Scoring())
     options = efforts.Pruning(goals=goals(), effort=passes)
-    start = first_step(task, network)
-    wanted = to_go(network, Limits(), reaching(start, goals(), costs))
-    found = efforts.effort_of(task, network, options, wanted, 1, start)
+    start = first_step(task, network, GraphCosts(network.trace))
+    wanted = to_go(network, Limits(), reaching(start, goals(), GraphCosts(network.trace)))
+    found = efforts.effort_of(task, network, options, wanted, 1, start, lambda: None)
     assert found is not None
     return found.schedule
 
@@ -111,17 +111,17 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bits(tmp_path, monkeypatch) 
     assert again.plan == whole.plan
     config = json.loads((tmp_path / "broken" / "config.json").read_text())
     assert config["effort"] == "1s"
-    assert config["passes"] == pytest.approx(40)
-    tried = 46  # rows: their sixteen passes are a twentieth of the second
+    assert config["passes"] == pytest.approx(54)
+    tried = 63  # rows: their sixteen passes are a twentieth of the second
     assert config["prices"] == pytest.approx(
-        {"measuring": 1 + 50 / 300, "ranking": 300 / tried, "candidate": 300 / tried / 8}
+        {"measuring": 1 + 50 / 300 + 1, "ranking": 300 / tried, "candidate": 300 / tried / 8}
     )
     assert config["criterion"] == "taylor-2-sampled"
 
 
 def slow(monkeypatch) -> dict[str, object]:
-    """On a machine where a pass, as anything that is tried, takes so long that forty of them fit into a second."""
-    monkeypatch.setattr(efforts, "seconds_of", lambda work: efforts.SHARE_FOR_SEARCH / 40)
+    """On a machine where a pass, as anything that is tried, takes so long that 54 of them fit into a second."""
+    monkeypatch.setattr(efforts, "seconds_of", lambda work: efforts.SHARE_FOR_SEARCH / 54)
     monkeypatch.setattr(efforts, "_is_short", lambda *args: False)
     return {}
 
@@ -246,6 +246,16 @@ def test_as_many_are_to_go_as_it_takes_where_each_group_gives_the_same_share(mos
     found = to_go(network, Limits(), lambda now: int(now.present[1:].sum()) <= there - most)
     assert found == there - 3 if most > there - 3 else most <= found <= most + 3
     assert np.array_equal(network.present, network.trace.present())
+
+
+def test_how_many_are_still_to_go_is_found_once_for_a_network(monkeypatch) -> None:
+    asked, found = [], schedules.to_go
+    monkeypatch.setattr(schedules, "to_go", lambda network, *how: asked.append(network) or found(network, *how))
+    run = sn.prune(a_task(), goals=goals(), effort=40)
+    assert len(run.history) > 3
+    on_the_way = [num_there(network) for network in asked if num_there(network) < 38]
+    assert len(on_the_way) > 2
+    assert len(set(on_the_way)) == len(on_the_way), "the bar and the next step ask for the same"
 
 
 def test_what_the_first_removals_bring_says_little_of_the_rest(monkeypatch) -> None:

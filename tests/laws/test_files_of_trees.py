@@ -158,7 +158,7 @@ def test_the_forecast_of_several_inputs_is_what_the_file_measures(name: str, see
     gone = [one for group in trace.groups for one in group.neurons[: int(draw.integers(group.width))]]
     present = trace.present(tuple(gone))
     built = exporter.build(InferenceGraph.of(trace, cut_graph(trace, present)), task.example_inputs, [], "none")
-    forecast = artefact.costs(trace, present)
+    forecast = artefact.costs(present)
     assert forecast.peak_ram_bytes == built.arena.num_bytes
     assert forecast.flash_bytes == pytest.approx(len(built.content), rel=0.02, abs=192)
 

@@ -12,7 +12,7 @@ from networks import Drawn, networks
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.core.records import RaceResult, removed_by
+from shrinknet.core.records import RaceResult, Tie, removed_by
 from shrinknet.core.scores import Scores
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import gated
@@ -137,6 +137,18 @@ def test_a_neuron_of_several_elements_keeps_every_axis_at_a_multiple() -> None:
 
     assert blocks(Limits(8), conv, 22, 16, 8) == [6, 8, 0]
     assert [blocks(Limits(4, least), dense, 20) for least in (1, 17, 13)] == [[4], [0], [4]]
+
+
+@pytest.mark.parametrize("ties", [(), (Tie(("0", "3"), ("test",)),)], ids=["apart", "tied"])
+def test_what_stays_at_least_is_what_is_left_once_no_block_can_go(ties: tuple[Tie, ...]) -> None:
+    network = gated(wide_task())
+    for multiple, least, gone in itertools.product((1, 2, 3, 8), (1, 2, 5, 17), (0, 1, 3)):
+        limits = Limits(multiple, least, ties)
+        for bundle in limits.bundles(network.groups):
+            left = start = {group.name: group.width - gone for group in bundle}
+            while block := limits.block(bundle, left):
+                left = {name: left[name] - block[name] for name in left}
+            assert limits.smallest(bundle, start) == left
 
 
 @pytest.mark.parametrize("method", ["reranking", "single-ranking"])

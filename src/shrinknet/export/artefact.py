@@ -18,9 +18,9 @@ from shrinknet.export.base import Built
 from shrinknet.export.comparing import Comparer
 from shrinknet.export.inference import InferenceGraph, digest
 from shrinknet.export.making import named
-from shrinknet.graph.trace import Trace, named_tensors
+from shrinknet.graph.trace import named_tensors
 from shrinknet.graph.widths import Present
-from shrinknet.measure.costs import costs
+from shrinknet.measure.costs import GraphCosts
 from shrinknet.surgery.remove import cut_graph
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Artefact(Comparer):
         """Whether an arena is known, so that RAM can be budgeted."""
         return self.exporter.is_made_apart and self._whole[1].arena is not None
 
-    def costs(self, trace: Trace, present: Present) -> Costs:
+    def costs(self, present: Present) -> Costs:
         """Return what a network will cost: as `costs`, with the file's length and the planner's arena forecast.
 
         Flash is what the untouched network's file holds beside its tensors, and the tensors that are left. RAM is the
@@ -52,25 +52,25 @@ class Artefact(Comparer):
 
         Cost: one walk over the tensors and the planned values; the first call makes the untouched network's file.
         """
-        found = costs(trace, present)
+        found = self._graph_costs(present)
         if not self.exporter.is_made_apart:
             return found
         arena = self._whole[1].arena
         ram = found.peak_ram_bytes if arena is None else arena.forecast(present)
         return replace(found, flash_bytes=self._beside_tensors + self._stored(present), peak_ram_bytes=ram)
 
-    def least(self, trace: Trace, present: Present) -> Costs:
+    def least(self, present: Present) -> Costs:
         """Return what a network, and every one that keeps more neurons, costs at least.
 
         Flash is the length of its file. RAM is what is alive at once: a planner may need more, never less.
 
         Cost: makes that file.
         """
-        found = self.costs(trace, present)
+        found = self.costs(present)
         if not self.exporter.is_made_apart:
             return found
         log.info("Making the smallest network's %s file, to see whether its budget can be met.", self.exporter.suffix)
-        built, arena = self.built(InferenceGraph.of(trace, cut_graph(trace, present))), self._whole[1].arena
+        built, arena = self.built(InferenceGraph.of(self.trace, cut_graph(self.trace, present))), self._whole[1].arena
         ram = found.peak_ram_bytes if arena is None else sum(size for _, size in arena.at_peak(present))
         return replace(found, flash_bytes=len(built.content), peak_ram_bytes=ram)
 
@@ -82,6 +82,10 @@ class Artefact(Comparer):
             raise BadInputError("max_latency", allowed, f"`artefact={self.name!r}`", "Name one of these.")
         if any(getattr(goal, "cost", "") == "peak_ram_bytes" for goal in goals) and not self.plans_ram:
             raise no_planner("PeakRamBytes", self.name)
+
+    @cached_property
+    def _graph_costs(self) -> GraphCosts:
+        return GraphCosts(self.trace)
 
     @cached_property
     def _beside_tensors(self) -> int:
@@ -137,11 +141,11 @@ class Artefact(Comparer):
             arena = self._whole[1].arena
             assert arena is not None
             return float(sum(size - value.num_bytes(after) for value, size in arena.at_peak(before)))
-        one, other = (self.costs(self.trace, present) for present in (before, after))
+        one, other = (self.costs(present) for present in (before, after))
         return float(getattr(one, cost) - getattr(other, cost))
 
     def _freed_of_budgets(self, goals: Sequence[object], before: Present, after: Present) -> float:
-        now = self.costs(self.trace, before)
+        now = self.costs(before)
         lacking = {
             cost: getattr(now, cost) - getattr(goal, "budget", 0)
             for goal in goals

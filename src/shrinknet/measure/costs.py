@@ -3,7 +3,8 @@
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +13,17 @@ from torch.utils._pytree import tree_leaves
 
 from shrinknet.core.records import Costs, OperatorCosts, Reach
 from shrinknet.graph.call import MACS, windows_of
+from shrinknet.graph.groups import Layout
 from shrinknet.graph.operators import ALIASES, module_of, operator_name
-from shrinknet.graph.places import laid_out_shapes
+from shrinknet.graph.places import Windows, laid_out_shapes
 from shrinknet.graph.trace import Trace
-from shrinknet.graph.widths import Present, kept_shape
+from shrinknet.graph.widths import Present, Widths, kept_shape
 
-CostsOf = Callable[[Trace, Present], Costs]
+CostsOf = Callable[[Present], Costs]
 """What a network costs once only some neurons are present."""
+
+ShapeOf = Callable[[Node], tuple[int, ...]]
+"""The shape of a node's value for one sample."""
 
 
 def costs(trace: Trace, present: Present) -> Costs:
@@ -26,14 +31,48 @@ def costs(trace: Trace, present: Present) -> Costs:
 
     Cost: one walk over the graph, no tensor is touched.
     """
-    shapes = tensor_shapes(trace, present)
-    return Costs(
-        num_neurons=int(present[1:].sum()),
-        num_parameters=num_parameters(trace, shapes),
-        flash_bytes=flash_bytes(trace, shapes),
-        peak_ram_bytes=peak_ram_bytes(trace, present),
-        macs=macs(trace, present),
-    )
+    return GraphCosts(trace)(present)
+
+
+class GraphCosts:
+    """The costs of one graph, whichever neurons are present: what does not depend on these is looked up once.
+
+    Args:
+        trace: the graph.
+
+    Cost: one walk over the graph, here and for each set of neurons; no tensor is touched.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._tensors, self._accesses = stored_tensors(trace), accesses(trace)
+        self._counted = [node for node in trace.nodes if node.op == "call_function" and operator_name(node) in MACS]
+        whole, tensors = trace.present(), [one for one in trace.nodes if isinstance(one.meta.get("val"), Tensor)]
+        self._sizes = {node: trace.shape(node, whole) for node in tensors}
+
+    def __call__(self, present: Present) -> Costs:
+        """Return the costs of the network that has only these neurons."""
+        kept = {one.name: kept_shape(one.shape, one.layout, present) for one in self._tensors}
+        shape = self._shapes(present)
+        return Costs(
+            num_neurons=int(present[1:].sum()),
+            num_parameters=sum(math.prod(kept[one.name]) for one in self._tensors if one.is_parameter),
+            flash_bytes=flash_bytes(self._tensors, kept),
+            peak_ram_bytes=peak_ram_bytes(self._accesses, self._trace.widths(present), shape),
+            macs=sum(MACS[operator_name(node)](node, shape) for node in self._counted),
+        )
+
+    def _shapes(self, present: Present) -> ShapeOf:
+        """The shape of each node's value for one sample, each found once."""
+        found: dict[Node, tuple[int, ...]] = {}
+        layouts = self._trace.layouts
+
+        def shape(node: Node) -> tuple[int, ...]:
+            if node not in found:
+                found[node] = kept_shape(self._sizes[node], layouts.get(node.name, ()), present)
+            return found[node]
+
+        return shape
 
 
 def reach(trace: Trace) -> Reach:
@@ -80,22 +119,6 @@ def operator_costs(trace: Trace, present: Present) -> tuple[OperatorCosts, ...]:
     return tuple(rows)
 
 
-def tensor_shapes(trace: Trace, present: Present) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every parameter and buffer once only the present neurons are there."""
-    return {
-        name: kept_shape(tuple(tensor.shape), trace.tensor_layouts.get(name, ()), present)
-        for name, tensor in trace.tensors.items()
-    }
-
-
-def num_parameters(trace: Trace, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Count the elements of all parameters, shared ones once."""
-    counted = {
-        tensor: math.prod(shapes[name]) for name, tensor in trace.tensors.items() if isinstance(tensor, nn.Parameter)
-    }
-    return sum(counted.values())
-
-
 SAFETENSORS_NAMES = {
     torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.int32: "I32", torch.bfloat16: "BF16",
     torch.float16: "F16", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
@@ -103,18 +126,38 @@ SAFETENSORS_NAMES = {
 """The element types that a weights file holds, in the order in which the format lays them out."""
 
 
-def flash_bytes(trace: Trace, shapes: Mapping[str, tuple[int, ...]]) -> int:
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """A tensor as the weights file holds it, and which neurons lie along its axes."""
+
+    name: str
+    shape: tuple[int, ...]
+    layout: Layout
+    dtype: torch.dtype
+    is_parameter: bool
+
+
+def stored_tensors(trace: Trace) -> list[StoredTensor]:
+    """Return what the weights file holds: each shared tensor once, by element type and then by name."""
+    types, layouts = list(SAFETENSORS_NAMES), trace.tensor_layouts
+    found = [
+        StoredTensor(name, tuple(tensor.shape), layouts.get(name, ()), tensor.dtype, isinstance(tensor, nn.Parameter))
+        for name, tensor in stored(trace.tensors).items()
+    ]
+    return sorted(found, key=lambda one: (types.index(one.dtype), one.name))
+
+
+def flash_bytes(tensors: Sequence[StoredTensor], shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Return the length of the weights file (safetensors): 8 bytes, a JSON header padded to 8, and the data.
 
-    The file holds each shared tensor once, under its first name, by element type and then by name, which settles the
-    digits of the offsets.
+    The order of the tensors settles the digits of the offsets.
     """
-    header, offset, types = {}, 0, list(SAFETENSORS_NAMES)
-    for name, tensor in sorted(stored(trace.tensors).items(), key=lambda item: (types.index(item[1].dtype), item[0])):
-        size = math.prod(shapes[name]) * tensor.element_size()
-        header[name] = {
-            "dtype": SAFETENSORS_NAMES[tensor.dtype],
-            "shape": list(shapes[name]),
+    header, offset = {}, 0
+    for one in tensors:
+        size = math.prod(shapes[one.name]) * one.dtype.itemsize
+        header[one.name] = {
+            "dtype": SAFETENSORS_NAMES[one.dtype],
+            "shape": list(shapes[one.name]),
             "data_offsets": [offset, offset + size],
         }
         offset += size
@@ -130,47 +173,60 @@ def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for tensor, name in first.items()}
 
 
-def macs(trace: Trace, present: Present) -> int:
-    """Count the multiply-accumulate operations of one sample: products, convolutions, recurrent layers."""
-    return sum(macs_of(node, trace, present) for node in trace.nodes if node.op == "call_function")
-
-
 def macs_of(node: Node, trace: Trace, present: Present) -> int:
     """Count the multiply-accumulate operations of one node for one sample."""
     count = MACS.get(operator_name(node))
     return 0 if count is None else count(node, lambda given: trace.shape(given, present))
 
 
-def peak_ram_bytes(trace: Trace, present: Present) -> int:
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A node as it runs: the memories that it reads, the one that its value lies in, its windows over neurons."""
+
+    node: Node
+    reads: tuple[Node, ...]
+    value: Node | None
+    windows: Windows
+
+
+def accesses(trace: Trace) -> list[Access]:
+    """Return the nodes in the order in which they run; views share memory."""
+    owners: dict[Node, Node] = {}
+    found = []
+    for node in (node for node in trace.nodes if node.op in {"placeholder", "call_function", "output"}):
+        reads = tuple(owners[given] for given in node.all_input_nodes if given in owners)
+        if isinstance(node.meta.get("val"), Tensor):
+            is_alias = operator_name(node) in ALIASES and reads
+            owners[node] = reads[0] if is_alias else node
+        found.append(Access(node, reads, owners.get(node), windows_of(node)))
+    return found
+
+
+def peak_ram_bytes(nodes: Sequence[Access], widths: Widths, shape: ShapeOf) -> int:
     """Return the most bytes of activations alive at once at batch 1: every operator's inputs and output.
 
-    A value lives from the operator that makes it to the last that reads it; views share memory. What a runtime adds
-    (alignment, workspaces) is not in it.
+    A value lives from the operator that makes it to the last that reads it. What a runtime adds (alignment,
+    workspaces) is not in it.
     """
-    owners: dict[Node, Node] = {}
     born: dict[Node, int] = {}
     last_use: dict[Node, int] = {}
     on_the_way: list[tuple[int, int]] = []
-    order = [node for node in trace.nodes if node.op in {"placeholder", "call_function", "output"}]
-    widths, step = trace.widths(present), -1
-    for node in order:
+    step = -1
+    for one in nodes:
         step += 1
-        inputs = [owners[given] for given in node.all_input_nodes if given in owners]
-        last_use.update(dict.fromkeys(inputs, step))
-        for shape in laid_out_shapes(node, windows_of(node), widths, lambda given: trace.shape(given, present)):
-            on_the_way.append((step, math.prod(shape) * node.meta["val"].element_size()))
+        last_use.update(dict.fromkeys(one.reads, step))
+        for laid in laid_out_shapes(one.node, one.windows, widths, shape):
+            on_the_way.append((step, math.prod(laid) * one.node.meta["val"].element_size()))
             step += 1
-        if isinstance(node.meta.get("val"), Tensor):
-            is_alias = operator_name(node) in ALIASES and inputs
-            owners[node] = inputs[0] if is_alias else node
-            born.setdefault(owners[node], step)
-            last_use.setdefault(owners[node], step)
+        if one.value is not None:
+            born.setdefault(one.value, step)
+            last_use.setdefault(one.value, step)
     changes = [0] * (step + 2)
     for first, size in on_the_way:
         changes[first] += size
         changes[first + 2] -= size
     for node, step in born.items():
-        size = math.prod(trace.shape(node, present)) * node.meta["val"].element_size()
+        size = math.prod(shape(node)) * node.meta["val"].element_size()
         changes[step] += size
         changes[last_use[node] + 1] -= size
     return max(itertools.accumulate(changes))

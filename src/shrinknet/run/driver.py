@@ -65,7 +65,8 @@ def search(task: Task, options: Pruning) -> Run:
     check_asked("guards", options.guards, lambda guard: guard.broken(start.measures, start.measures))
     if not options.whole_curve:
         check_reachable(goals, start.measures, network, limits, ships.costs, ships.least, ships.held_by)
-    effort, step = _effort(task, network, options, limits, start, ships.costs)
+    price = by_neuron if options.price == "neuron" else by_units(ships.freed(options.price, goals))
+    effort, step = _effort(task, network, options, limits, start, ships.costs, price)
     options = replace(options, step=step)
     config = options.written(task, limits.ties, {} if effort is None else effort.facts)
     if options.out is not None:
@@ -75,7 +76,6 @@ def search(task: Task, options: Pruning) -> Run:
         if folder is not None:
             write_start(folder, task, network.trace)
         compensation = compensation_of(options.compensate, task, network)
-        price = by_neuron if options.price == "neuron" else by_units(ships.freed(options.price, goals))
         scorers = Scorers(task, options, None if folder is None else folder.path / "shards", workers)
         choose = choosing(network, options, limits, scorers, compensation, effort, price)
         return Search(
@@ -96,16 +96,25 @@ def search(task: Task, options: Pruning) -> Run:
 
 
 def _effort(
-    task: Task, network: GatedNetwork, options: Pruning, limits: Limits, start: Step, costs_of: CostsOf
+    task: Task, network: GatedNetwork, options: Pruning, limits: Limits, start: Step, costs_of: CostsOf, price: Price
 ) -> tuple[Effort | None, int | None]:
     """How the effort is spent, or how many neurons go at each step where something else says how to search."""
     if options.step is not None:
         return None, options.step
     aims = () if options.whole_curve else options.goals
-    num_to_go = to_go(network, limits, reaching(start, aims, costs_of))
+    reaches = reaching(start, aims, costs_of)
+    num_to_go = to_go(network, limits, reaches)
     step = _neurons_a_step(network, options)
     with options.how.arithmetic():
-        effort = effort_of(task, network, options, num_to_go, step, start)
+        effort = effort_of(
+            task,
+            network,
+            options,
+            num_to_go,
+            step,
+            start,
+            lambda: (to_go(network, limits, reaches), price(network, limits)),
+        )
     if effort is not None:
         return effort, None
     if step > 1:

@@ -110,7 +110,13 @@ def effort_asked(options: Pruning) -> float | str:
 
 
 def effort_of(
-    task: Task, network: GatedNetwork, options: Pruning, num_to_go: int, exact_step: int, start: Step
+    task: Task,
+    network: GatedNetwork,
+    options: Pruning,
+    num_to_go: int,
+    exact_step: int,
+    start: Step,
+    pacing: Callable[[], object],
 ) -> Effort | None:
     """Return how a search spends its effort; None where it is the exact search.
 
@@ -121,6 +127,7 @@ def effort_of(
         num_to_go: how many neurons have to go, about.
         exact_step: how many neurons go at each step of the exact search.
         start: the first step, whose measuring took some time.
+        pacing: what each step does to find how many go, and what a neuron of each group frees.
 
     Raises:
         BadInputError: the effort is too small for one ranking.
@@ -138,14 +145,14 @@ def effort_of(
     ):
         log.info("Effort %s: exact ablation decides every removal, and takes less.", asked)
         return None
-    estimate, measuring = _estimate(task, network, options.seed), _measuring(task, options)
+    estimate = _estimate(task, network, options.seed)
     if began is not None:
         passes = float(began["passes"])  # type: ignore[arg-type]
-        prices = _prices_of(began) or _counted_prices(network, estimate, measuring)
+        prices = _prices_of(began) or _counted_prices(task, network, estimate, options)
     elif isinstance(asked, float):
-        passes, prices = asked, _counted_prices(network, estimate, measuring)
+        passes, prices = asked, _counted_prices(task, network, estimate, options)
     else:
-        passes, prices = _bought(task, network, estimate, options, measuring, asked, start)
+        passes, prices = _bought(task, network, estimate, options, asked, start, pacing)
     num_rows, num_neurons = len(task.calibration), network.trace.num_neurons
     mean_left = num_neurons - (num_to_go - 1) / 2
     exact = 1 + num_steps * (prices.measuring + mean_left * prices.candidate)
@@ -182,14 +189,20 @@ def _measuring(task: Task, options: Pruning) -> float:
     return (1 + validation) * (2 if options.refits else 1) + 2 * options.refits
 
 
-def _counted_prices(network: GatedNetwork, estimate: Criterion, measuring: float) -> Prices:
+def _counted_prices(task: Task, network: GatedNetwork, estimate: Criterion, options: Pruning) -> Prices:
     """What things cost by the cost model: the same on every machine."""
     ranking, each = (_passes(network, ranking_work(network, rule, 1)) for rule in (estimate, "ablation"))
-    return Prices(measuring, ranking, each / network.trace.num_neurons)
+    return Prices(_measuring(task, options), ranking, each / network.trace.num_neurons)
 
 
 def _bought(
-    task: Task, network: GatedNetwork, estimate: Criterion, options: Pruning, measuring: float, asked: str, start: Step
+    task: Task,
+    network: GatedNetwork,
+    estimate: Criterion,
+    options: Pruning,
+    asked: str,
+    start: Step,
+    pacing: Callable[[], object],
 ) -> tuple[float, Prices]:
     """Return how many passes a time buys here, and what things cost in passes, tried on few rows and candidates.
 
@@ -203,7 +216,7 @@ def _bought(
     rows = task.calibration.permuted(options.seed).rows(0, _rows_to_try(len(task.calibration), asked, one))
     of_all = len(task.calibration) / len(rows) / one
     ranking = _seconds(lambda: estimate.score(network, rows.batches())) * of_all * alone
-    prices = Prices(measuring * alone, ranking, 0.0)
+    prices = Prices((_measuring(task, options) + _seconds(pacing) / one) * alone, ranking, 0.0)
     least = least_passes(prices, len(task.calibration))
     if passes < least:
         allowed = (

@@ -174,7 +174,7 @@ def _allowed_counts(run: Facts, order: tuple[Neuron, ...]) -> list[int]:
 def _costs_after(run: Facts, removed: tuple[Neuron, ...]) -> Measures:
     """The costs after some removals; the losses, which no goal looks at, are those of the start."""
     trace = run.network.trace
-    return replace(run.history[0].measures, costs=run.ships.costs(trace, trace.present(removed)))
+    return replace(run.history[0].measures, costs=run.ships.costs(trace.present(removed)))
 
 
 def least_pruned(run: AnyRun, place: int, goals: Sequence[Goal], member: Callable[[int], AnyRun]) -> AnyRun:

@@ -143,7 +143,7 @@ def reopened(folder: RunFolder, task: Task, find: Find = find_exporter) -> Run:
     ships = Artefact(task, network.trace, asked.kind, asked.quantize, asked.allow_float, find)
     compensation = compensation_of(asked.compensate, task, network)
     masked = compensation.after(portions_of(history, plan.removed))
-    measures = measure(task, masked, lambda trace, present: end.after.costs)
+    measures = measure(task, masked, lambda present: end.after.costs)
     run = finish(Run, task, masked, history, plan, measures, end.reason, end.is_met, config, ships, ship=False)
     _check_belongs(folder, run)
     unfit = folder.read_json("plan.json").get("fixed_width")

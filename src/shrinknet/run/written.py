@@ -135,7 +135,7 @@ def corners(run: Facts) -> list[Corner]:
         ships = run.ships if quantize != "none" else Artefact(run.task, trace, kind, quantize)
         for name, (cut, present) in corners_of.items():
             made = run.artefact if ships is run.ships and cut is run.cut else None
-            made = made or ships.ship(cut, ships.costs(trace, present))[1]
+            made = made or ships.ship(cut, ships.costs(present))[1]
             found.append(Corner(f"{name}, {'float32' if quantize == 'none' else quantize}", made))
     return found
 
@@ -144,7 +144,7 @@ def export(run: Facts, kind: object, out: str | Path | None, quantize: str, *, a
     """Write the smaller network as another program's file, with its manifest: see `Run.export`."""
     find_exporter(kind, quantize)
     ships = Artefact(run.task, run.network.trace, kind, quantize, allow_float)
-    content, manifest = ships.ship(run.cut, ships.costs(run.network.trace, run.network.present))
+    content, manifest = ships.ship(run.cut, ships.costs(run.network.present))
     if out is not None:
         path = Path(out)
         with writing(path):

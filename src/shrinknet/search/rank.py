@@ -89,14 +89,28 @@ class Limits:
         width / g of each go at once. A neuron that spans s elements of an axis keeps that axis a multiple of m where
         m / gcd(m, s) go at once.
         """
+        each, left, step = self._parts(bundle, alive)
+        target = (left - 1) // step * step
+        if target < self._least(each):
+            return {}
+        return {name: (left - target) * count for name, count in each.items()}
+
+    def smallest(self, bundle: Sequence[Group], alive: Mapping[str, int]) -> dict[str, int]:
+        """Return how many neurons of each group are left, `alive` being there, once no block can go any more."""
+        each, left, step = self._parts(bundle, alive)
+        target = min(left, -(-self._least(each) // step) * step)
+        return {name: alive[name] - (left - target) * count for name, count in each.items()}
+
+    def _parts(self, bundle: Sequence[Group], alive: Mapping[str, int]) -> tuple[dict[str, int], int, int]:
+        """How many of each group go at once, how many times they still can, and at how many times widths are right."""
         parts = math.gcd(*(group.width for group in bundle))
         each = {group.name: group.width // parts for group in bundle}
         left = min(alive[name] // count for name, count in each.items())
-        step = math.lcm(*(self._step(group, each[group.name]) for group in bundle))
-        target = (left - 1) // step * step
-        if target < 1 or any(target * count < self.min_neurons for count in each.values()):
-            return {}
-        return {name: (left - target) * count for name, count in each.items()}
+        return each, left, math.lcm(*(self._step(group, each[group.name]) for group in bundle))
+
+    def _least(self, each: Mapping[str, int]) -> int:
+        """How many times what goes at once has to stay."""
+        return max(1, *(-(-self.min_neurons // count) for count in each.values()))
 
     def _step(self, group: Group, at_once: int) -> int:
         if self.multiple_of == 1:  # counting owners takes as long as the group is wide

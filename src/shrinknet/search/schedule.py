@@ -60,7 +60,7 @@ class Prices:
     """What a search pays, in forward passes over the calibration data.
 
     Attributes:
-        measuring: measuring once, and refitting where readers make up for what is gone.
+        measuring: measuring once, refitting where readers make up for what is gone, and finding how many go next.
         ranking: one ranking by the estimate, on all rows.
         candidate: the exact ablation of one neuron, on all rows.
     """
@@ -196,6 +196,7 @@ class Paced:
     ) -> None:
         self._schedule, self._limits, self._reaches = schedule, limits, reaches
         self._all_to_go, self._num_neurons = to_go(start, limits, reaches), num_there(start)
+        self._latest: tuple[Present, int] | None = None
 
     def count(self, num_steps: int, network: GatedNetwork) -> int:
         """Return how many neurons go next."""
@@ -210,6 +211,12 @@ class Paced:
         return num_steps / (num_steps + min(left, self._schedule.steps_left(num_steps, gone, left)))
 
     def _left(self, network: GatedNetwork) -> int:
+        """How many are still to go: the answer for the network that was asked for last is there already."""
+        if self._latest is None or not np.array_equal(self._latest[0], network.present):
+            self._latest = network.present, self._found_left(network)
+        return self._latest[1]
+
+    def _found_left(self, network: GatedNetwork) -> int:
         there, left = num_there(network), to_go(network, self._limits, self._reaches)
         gone = self._num_neurons - there
         brought = self._all_to_go - left
@@ -302,7 +309,7 @@ def reaching(start: Step, goals: Sequence[Goal], costs_of: CostsOf) -> Callable[
     """Return whether all goals are reached by a network, as its costs are forecast; never, where there are no goals."""
 
     def reaches(network: GatedNetwork) -> bool:
-        now = replace(start.measures, costs=costs_of(network.trace, network.present))
+        now = replace(start.measures, costs=costs_of(network.present))
         return bool(goals) and all(goal.reached(start.measures, now) for goal in goals)
 
     return reaches

@@ -14,7 +14,7 @@ from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Measures, Step
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.graph.widths import Present
-from shrinknet.measure.costs import CostsOf, costs
+from shrinknet.measure.costs import CostsOf
 from shrinknet.measure.evaluation import Evaluation, evaluate_batches, other_answers
 from shrinknet.search.goals import Goal
 from shrinknet.search.guards import Guard
@@ -27,7 +27,7 @@ Pace = Callable[[int, GatedNetwork], int]
 """How many neurons go at the next step, given the number of the last one and the network as it is."""
 
 
-def measure(task: Task, network: GatedNetwork, costs_of: CostsOf = costs) -> Measures:
+def measure(task: Task, network: GatedNetwork, costs_of: CostsOf) -> Measures:
     """Measure a masked network: losses, metrics, recalls and what it will cost once cut, by `costs_of`.
 
     Cost: one pass over the calibration data and one over the validation data.
@@ -49,13 +49,13 @@ def _measures(task: Task, network: GatedNetwork, costs_of: CostsOf, validation: 
     return Measures(
         calibration_loss=calibration.loss,
         validation_loss=validation.loss if validation else None,
-        costs=costs_of(network.trace, network.present),
+        costs=costs_of(network.present),
         metrics=validation.metrics if validation else {},
         validation_recalls=validation.recalls if validation else None,
     )
 
 
-def first_step(task: Task, network: GatedNetwork, costs_of: CostsOf = costs) -> Step:
+def first_step(task: Task, network: GatedNetwork, costs_of: CostsOf) -> Step:
     """Return step 0: the untouched network."""
     started = time.perf_counter()
     validation = on_validation(task, network)
@@ -193,8 +193,8 @@ def check_reachable(
     start: Measures,
     network: GatedNetwork,
     limits: Limits,
-    costs_of: CostsOf = costs,
-    least_of: CostsOf = costs,
+    costs_of: CostsOf,
+    least_of: CostsOf,
     held_by: Callable[[Goal, Present], str] = lambda goal, present: "",
 ) -> None:
     """Raise BadInputError where even the smallest network that the limits leave does not reach a goal.
@@ -211,10 +211,10 @@ def check_reachable(
     Cost: one walk over the graph.
     """
     present = smallest_present(network, limits)
-    smallest = replace(start, costs=costs_of(network.trace, present))
+    smallest = replace(start, costs=costs_of(present))
     if all(goal.reached(start, smallest) for goal in goals):
         return
-    smallest = replace(start, costs=least_of(network.trace, present))
+    smallest = replace(start, costs=least_of(present))
     for goal in goals:
         if goal.reached(start, smallest):
             continue
@@ -233,8 +233,7 @@ def smallest_present(network: GatedNetwork, limits: Limits) -> Present:
     present = network.present.copy()
     left = {group.name: len(network.alive(group)) for group in network.groups}
     for bundle in limits.bundles(network.groups):
-        while block := limits.block(bundle, left):
-            left |= {name: left[name] - size for name, size in block.items()}
+        left |= limits.smallest(bundle, left)
         for group in bundle:
             present[network.trace.ids_of(group).start + network.alive(group)[left[group.name] :]] = False
     return present
