@@ -12,6 +12,7 @@ trials and the proof, too; not a first refusal), and how much memory the process
 command goes on from there.
 """
 
+import inspect
 import json
 import logging
 import math
@@ -158,7 +159,8 @@ def ready(model: nn.Module, samples: tuple[Tensor, ...]) -> tuple[nn.Module, sn.
     is_row = isinstance(answers, Tensor) and answers.dim() == 2 and answers.shape[1] > 1
     if is_row:
         return model, sn.Task(model, "cross-entropy", (*samples, torch.randint(0, answers.shape[1], (NUM_SAMPLES,))))
-    return model, sn.Task(model, "own-answers", samples)
+    named = dict(zip(inspect.signature(model.forward).parameters, samples, strict=False))
+    return model, sn.Task(model, "own-answers", named if len(samples) > 1 else samples)
 
 
 if __name__ == "__main__":

@@ -83,9 +83,9 @@ def reach(trace: Trace) -> Reach:
     >>> reach(trace(model, torch.randn(2, 4)))
     Reach(num_parameters=0.97, macs=1.0)
     """
-    none = trace.present()
+    whole, none = trace.present(), trace.present()
     none[1:] = False
-    before, after = (costs(trace, present) for present in (trace.present(), none))
+    before, after = map(GraphCosts(trace), (whole, none))
     return Reach(
         num_parameters=1 - after.num_parameters / max(1, before.num_parameters),
         macs=1 - after.macs / max(1, before.macs),
