@@ -10,6 +10,8 @@ from torch import nn
 import shrinknet as sn
 from shrinknet.core.folder import digest_of_plan
 from shrinknet.core.records import Plan
+from shrinknet.engine.gates import gated
+from shrinknet.run import own_class
 from shrinknet.sparsify.api import remove
 
 
@@ -168,6 +170,23 @@ def test_the_keep_that_an_error_names_gives_the_class_back(model: nn.Module, sha
     with pytest.raises(sn.FixedWidthError, match=rf"With `keep=\['{keep}'\]` the class comes back"):
         _ = sn.prune(task, **how).model
     assert type(sn.prune(task, keep=[keep], **how).model) is type(model)
+
+
+def test_of_many_blocks_one_is_tried_for_those_that_are_alike(monkeypatch) -> None:
+    tried = []
+    monkeypatch.setattr(
+        own_class, "why_not_own", lambda *how, one=own_class.why_not_own: tried.append(how) or one(*how)
+    )
+    model = nn.Sequential(
+        *(part for _ in range(9) for part in (Chunked(), nn.Linear(3, 4), nn.ReLU())), nn.Linear(4, 3)
+    )
+    task = sn.Task(model, "cross-entropy", (torch.randn(6, 4), torch.arange(6) % 3))
+    network = gated(task)
+    assert len(network.groups) == 4 * 9
+    less = network.without(sn.Neuron(group.name, 0) for group in network.groups)
+    keep = sorted(f"{place}.both" for place in range(0, 27, 3))
+    assert own_class.what_helps(task, less) == f" With `keep={keep}` the class comes back."
+    assert len(tried) == 5, "four kinds of groups, and the class with all but one of them"
 
 
 def test_equal_cuts_of_all_layers_come_back() -> None:

@@ -1,6 +1,8 @@
 """Whether the user's own class can hold a smaller network, and what would help where it cannot."""
 
 import logging
+import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -35,6 +37,9 @@ log = logging.getLogger(__name__)
 
 MOST_TRIES = 16
 """So often a class is tried where some attributes may be widths or not."""
+
+MOST_GROUPS, NUMBERS = 16, re.compile(r"\d+")
+"""Of more groups, blocks that are alike are tried once; their names differ by numbers."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def why_not_own(task: Task, network: GatedNetwork) -> FixedWidthError | None:
 def what_helps(task: Task, network: GatedNetwork) -> str:
     """Say what gives the class back: widths that shrink together, or groups that are left whole.
 
-    Cost: for each group one cut and one run of two rows.
+    Cost: for each group (of many: for each kind of them) one cut and one run of two rows.
     """
     broken = [by for tie in ties_of(network.trace, task.model) if not _holds(tie, network) for by in tie.by]
     ties = f" With `tie='class'` the widths of {' and '.join(broken)} go together." if broken else ""
@@ -117,8 +122,15 @@ def _holds(tie: Tie, network: GatedNetwork) -> bool:
 
 
 def _what_to_keep(task: Task, network: GatedNetwork) -> str:
-    """Say which groups the class does not bear the cut of, each by itself, if it comes back where they are whole."""
-    fixed = [group for group in network.groups if why_not_own(task, _cut_in(network, [group])) is not None]
+    """Say which groups the class does not bear the cut of, each by itself, if it comes back where they are whole.
+
+    Of many groups, one stands for those of its name in other blocks.
+    """
+    kinds = defaultdict[str, list[Group]](list)
+    for group in network.groups:
+        kinds[NUMBERS.sub("#", group.name) if len(network.groups) > MOST_GROUPS else group.name].append(group)
+    breaking = [alike for alike in kinds.values() if why_not_own(task, _cut_in(network, alike[:1])) is not None]
+    fixed = [group for alike in breaking for group in alike]
     rest = [group for group in network.groups if group not in fixed]
     if not fixed or why_not_own(task, _cut_in(network, rest)) is not None:
         return ""
