@@ -226,6 +226,34 @@ def test_nothing_is_overwritten_that_a_view_still_shows() -> None:
             assert scores[neuron] == pytest.approx(slow, rel=1e-10, abs=1e-13)
 
 
+class Biased(nn.Module):
+    """A bias that a network of its own computes of a table, as Swin v2 does; behind it the number of samples is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.randn(7, 2))
+        self.hidden, self.bias = nn.Linear(2, 5), nn.Linear(5, 4)
+        self.inner, self.out = nn.Linear(6, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        bias = self.bias(torch.relu(self.hidden(self.table))).sum(0)
+        return self.out(nn.functional.normalize(self.inner(x) + bias, dim=-1))
+
+
+def test_many_candidates_at_once_know_how_many_samples_there_are() -> None:
+    task = task_of(Biased().double())
+    network, (batch,) = gated(task), task.calibration.batches()
+    program = network.passes.program
+    ways = {group: route(program, network.trace.ids_of(group)) for group in network.groups}
+    odd = [group for group, way in ways.items() if not way.has_lanes]
+    assert any("sym_size" in node.name for group in odd for node in ways[group].replayed)
+    with torch.no_grad():
+        scores, whole = find_criterion("ablation").score(network, [batch]), network.losses(batch).mean()
+        for neuron in (neuron for group in odd for neuron in group.neurons):
+            slow = float(network.without([neuron]).losses(batch).mean() - whole)
+            assert scores[neuron] == pytest.approx(slow, rel=1e-10, abs=1e-13)
+
+
 def test_what_is_not_dense_to_the_end_has_no_closed_form() -> None:
     for model in (
         nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.LayerNorm(5), nn.Linear(5, 3)),

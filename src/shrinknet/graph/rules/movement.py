@@ -8,7 +8,7 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from shrinknet.core.units import names_in
-from shrinknet.graph.call import Call, argument, resize, rule
+from shrinknet.graph.call import Call, argument, decomposed, resize, rule
 from shrinknet.graph.labels import Slots, along, compact, varying
 from shrinknet.graph.operators import operator_name
 from shrinknet.graph.places import pick
@@ -93,6 +93,12 @@ def size(call: Call) -> Slots:
             call.freeze((slot,), f"its width is read at {call.where}")
         call.store.say(slot)
     return ()
+
+
+@decomposed("sym_size")
+def size_of_one(x: Tensor, axis: int) -> int:
+    """The length of an axis; torch's operator does not see it of many candidates at once."""
+    return x.shape[axis]
 
 
 def _run(node: Node, slot: Tensor, other: Tensor | None = None) -> Tensor:
