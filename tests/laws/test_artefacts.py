@@ -186,8 +186,8 @@ def test_after_a_miss_the_search_goes_on(task, monkeypatch) -> None:
     """A forecast that promises 900 bytes too little is found out by the file."""
     honest = Artefact.costs
 
-    def promising(self, trace, present):
-        found = honest(self, trace, present)
+    def promising(self, present):
+        found = honest(self, present)
         return sn.Costs(found.num_neurons, found.num_parameters, found.flash_bytes - 900, *_last_two(found))
 
     monkeypatch.setattr(Artefact, "costs", promising)
