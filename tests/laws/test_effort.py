@@ -120,7 +120,10 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bits(tmp_path, monkeypatch) 
 
 
 def slow(monkeypatch) -> dict[str, object]:
-    """On a machine where a pass, as anything that is tried, takes so long that 54 of them fit into a second."""
+    """On a machine where a pass, as anything that is tried, takes so long that 54 of them fit into a second.
+
+    It was forty until finding how many go had a price, too: then two steps were enough, and nothing was left to resume.
+    """
     monkeypatch.setattr(efforts, "seconds_of", lambda work: efforts.SHARE_FOR_SEARCH / 54)
     monkeypatch.setattr(efforts, "_is_short", lambda *args: False)
     return {}

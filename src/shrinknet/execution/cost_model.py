@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -88,7 +89,7 @@ def forward_work(network: GatedNetwork) -> Work:
 
 def replay_work(network: GatedNetwork, group: Group) -> Work:
     """Return the work of replaying one sample without one neuron of a group."""
-    program, present = network.passes.program, network.present
+    program, shape = network.passes.program, partial(network.trace.shape, present=network.present)
     path = route(program, network.trace.ids_of(group))
     if closed_form(path, network.loss) is not None:
         return _last_layer_work(network, path)
@@ -96,7 +97,7 @@ def replay_work(network: GatedNetwork, group: Group) -> Work:
     for node, site in path.entrances.items():
         width = shape_of(program.source(site).meta["val"])[site.axis]
         share = path.places[site][0].shape[1] / width
-        readers += Work(macs_of(node, network.trace, present) * share, 3 * _bytes_of(node))
+        readers += Work(macs_of(node, shape) * share, 3 * _bytes_of(node))
     return readers + _work_of(network, path.replayed) + _loss_work(network)
 
 
@@ -209,12 +210,12 @@ def _add_in_a_round(values: tuple[Tensor, ...]) -> None:
 
 
 def _work_of(network: GatedNetwork, nodes: Iterable[Node]) -> Work:
-    found = Work()
+    found, shape = Work(), partial(network.trace.shape, present=network.present)
     for node in nodes:
         if network.passes.program.shares_memory(node):
             continue
         weight = CURVED.get(operator_name(node), 1)
-        found += Work(macs_of(node, network.trace, network.present), 2 * weight * _bytes_of(node))
+        found += Work(macs_of(node, shape), 2 * weight * _bytes_of(node))
     return found
 
 

@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ class GraphCosts:
             num_parameters=sum(math.prod(kept[one.name]) for one in self._tensors if one.is_parameter),
             flash_bytes=flash_bytes(self._tensors, kept),
             peak_ram_bytes=peak_ram_bytes(self._accesses, self._trace.widths(present), shape),
-            macs=sum(MACS[operator_name(node)](node, shape) for node in self._counted),
+            macs=sum(macs_of(node, shape) for node in self._counted),
         )
 
     def _shapes(self, present: Present) -> ShapeOf:
@@ -98,6 +99,7 @@ def operator_costs(trace: Trace, present: Present) -> tuple[OperatorCosts, ...]:
     Cost: one walk over the graph, no tensor is touched.
     """
     tensors, counted, rows = trace.tensors, set[Tensor](), []
+    shape = partial(trace.shape, present=present)
     for node in trace.nodes:
         if node.op != "call_function":
             continue
@@ -105,16 +107,12 @@ def operator_costs(trace: Trace, present: Present) -> tuple[OperatorCosts, ...]:
             given for given in node.all_input_nodes if isinstance(tensors.get(str(given.target)), nn.Parameter)
         ]
         fresh = {tensors[str(given.target)]: given for given in parameters}
-        num_parameters = sum(
-            math.prod(trace.shape(given, present)) for key, given in fresh.items() if key not in counted
-        )
+        num_parameters = sum(math.prod(shape(given)) for key, given in fresh.items() if key not in counted)
         counted |= fresh.keys()
         values = [value for value in tree_leaves(node.meta.get("val")) if isinstance(value, Tensor)]
-        size = values[0].element_size() * math.prod(trace.shape(node, present)) if len(values) == 1 else 0
+        size = values[0].element_size() * math.prod(shape(node)) if len(values) == 1 else 0
         rows.append(
-            OperatorCosts(
-                node.name, operator_name(node), module_of(node), num_parameters, macs_of(node, trace, present), size
-            )
+            OperatorCosts(node.name, operator_name(node), module_of(node), num_parameters, macs_of(node, shape), size)
         )
     return tuple(rows)
 
@@ -173,10 +171,10 @@ def stored(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for tensor, name in first.items()}
 
 
-def macs_of(node: Node, trace: Trace, present: Present) -> int:
+def macs_of(node: Node, shape: ShapeOf) -> int:
     """Count the multiply-accumulate operations of one node for one sample."""
     count = MACS.get(operator_name(node))
-    return 0 if count is None else count(node, lambda given: trace.shape(given, present))
+    return 0 if count is None else count(node, shape)
 
 
 @dataclass(frozen=True, slots=True)
