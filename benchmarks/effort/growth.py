@@ -6,8 +6,10 @@
 one, two or three digits in a row, squeezed to 28 x 28 pixels in all, are of 10, 100 or 1,000 classes.
 For each network the exact search and searches of more and more passes, three seeds each; what is needed is the least
 effort from which on the mean accuracy on test images stays within a point of the exact search's at both sizes.
+Killed, the same command goes on from there.
 """
 
+import json
 import math
 import statistics
 import sys
@@ -16,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "ablation"))
 
 import torch
-from rounds import SEED, once, write
+from rounds import RESULTS, SEED, once, write
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -29,6 +31,7 @@ BETWEEN = {"neurons": 256, "rows": 1000, "outputs": 10}
 
 EFFORTS = tuple(round(3 * 2 ** (k / 2), 1) for k in range(15))
 KEPT, WITHIN, SEEDS = (0.5, 0.25), 0.01, (0, 1, 2)
+PARTIAL = RESULTS / "effort_growth.partial.jsonl"
 NUM_TRAINED_ON, NUM_TESTED, EPOCHS, BATCH = 40_000, 5000, {10: 4, 100: 6, 1000: 10}, 100
 
 
@@ -40,11 +43,19 @@ def main() -> None:
         "outputs": [(BETWEEN["neurons"], BETWEEN["rows"], count) for count in OUTPUTS],
     }
     sizes = dict.fromkeys(size for some in grown.values() for size in some)
-    found = {size: needed(*size) for size in sizes}
+    done = [json.loads(line) for line in PARTIAL.read_text().splitlines()] if PARTIAL.exists() else []
+    found = {(row["neurons"], row["rows"], row["outputs"]): row for row in done}
+    with open(PARTIAL, "a") as file:
+        for size in sizes:
+            if size not in found:
+                found[size] = needed(*size)
+                file.write(json.dumps(found[size]) + "\n")
+                file.flush()
     write("effort_growth", {
         "kept": KEPT, "within": WITHIN, "seeds": SEEDS, "efforts": EFFORTS,
         **{name: [found[size] for size in some] for name, some in grown.items()},
     })  # fmt: skip
+    PARTIAL.unlink()
 
 
 def needed(neurons: int, rows: int, outputs: int) -> dict[str, object]:

@@ -222,6 +222,30 @@ def test_ablation_with_compensation_is_the_true_rise_after_the_refit(kind: str) 
             assert scores.values[group.name][neuron.index] == pytest.approx(after - before, abs=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["mean", "least-squares"])
+def test_what_is_remembered_from_one_ranking_to_the_next_changes_no_bit(kind: str) -> None:
+    """Looked at after every refit, or after the last one alone, or once more from the start."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 7), nn.ReLU(),
+        nn.Linear(7, 3),
+    )  # fmt: skip
+    task = sn.Task(model, "cross-entropy", (torch.randn(90, 1, 6, 6), torch.arange(90) % 3))
+    network = gated(task)
+    looked, last = Compensation(kind, task, network), Compensation(kind, task, network)
+    here, there = network, network
+    looked.scoring(here)
+    for gone in ([sn.Neuron("0", 1)], [sn.Neuron("5", 2)], [sn.Neuron("2", 0), sn.Neuron("0", 3)]):
+        here, there = looked.refit(here.without(gone), gone), last.refit(there.without(gone), gone)
+        found = looked.scoring(here).residual_maker
+    expected = last.scoring(there).residual_maker
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(matrix, expected[site]) for site, matrix in found.items())
+    first = Compensation(kind, task, network).scoring(network).residual_maker
+    again = looked.scoring(looked.restart()).residual_maker
+    assert all(torch.equal(matrix, first[site]) for site, matrix in again.items())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_readers_that_read_something_new_change(kind: str) -> None:
     """Removing from one branch leaves the readers of the other as they are, to the bit."""

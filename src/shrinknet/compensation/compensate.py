@@ -77,6 +77,7 @@ class Compensation:
         self.values, self.latest = dict(self.start), self.bare
         self._moments: dict[Node, Moments] = {}
         self._bends: dict[Node, Bend] = {}
+        self._grams: dict[Node, Tensor] = {}
         if self.kind.fits_weights:
             for reader in self.readers.values():
                 self._check_rows(reader)
@@ -84,8 +85,8 @@ class Compensation:
     def restart(self) -> GatedNetwork:
         """Go back to the untouched network, and return it."""
         self.values, self.latest = dict(self.start), self.bare
-        self._moments.clear()
-        self._bends.clear()
+        for known in (self._moments, self._bends, self._grams):
+            known.clear()
         return self.latest
 
     def _check_rows(self, reader: Reader) -> None:
@@ -139,22 +140,27 @@ class Compensation:
         other channels say at the same place; their refit, which sees whole patches, does at least as well. Readers
         behind other readers of the same neurons see them gone.
 
-        Cost: one pass over the calibration data, and a product [elements, elements] for each reader.
+        Cost: an inverse [elements, elements] for each reader; a product of what it reads on the calibration data with
+        itself, once for each refit of what is before it.
         """
         matrices: dict[Site, Tensor] = {}
         present = torch.from_numpy(network.present).to(network.program.device)
-        for node, reader in self.readers.items():
-            axis = reader.site.axis
-            value = self.values[node.args[0]].movedim(axis, -1)  # type: ignore[index]
-            rows = with_ones(value.flatten(0, -2))
-            gram = (rows.T @ rows).double() / len(rows)
-            owners = network.program.ids[reader.site]
+        for reader in self.readers.values():
+            gram, owners = self._gram(reader), network.program.ids[reader.site]
             if not self.kind.fits_weights:
                 matrix = torch.cat([torch.eye(len(owners), dtype=gram.dtype, device=gram.device), -gram[-1:, :-1]])
             else:
                 matrix = residual_maker(gram, owners, present[owners], self.ridge)
             matrices[reader.site] = matrix
         return replace(network, residual_maker=matrices)
+
+    def _gram(self, reader: Reader) -> Tensor:
+        """Return the mean of x x^T (x: one place of what a reader reads, ones last), remembered until that changes."""
+        if reader.node not in self._grams:
+            value = self.values[reader.node.args[0]].movedim(reader.site.axis, -1)  # type: ignore[index]
+            rows = with_ones(value.flatten(0, -2))
+            self._grams[reader.node] = (rows.T @ rows).double() / len(rows)
+        return self._grams[reader.node]
 
     def moments(self, reader: Reader, x: Tensor) -> Moments:
         """Return the moments of a reader on what it reads now, remembered until that changes."""
@@ -171,8 +177,8 @@ class Compensation:
 
     def forget(self, node: Node) -> None:
         """Drop what is remembered of a reader: it reads something new."""
-        self._moments.pop(node, None)
-        self._bends.pop(node, None)
+        for known in (self._moments, self._bends, self._grams):
+            known.pop(node, None)
 
 
 class _Refit:
