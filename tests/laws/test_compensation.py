@@ -13,7 +13,7 @@ from torch import nn
 
 import shrinknet as sn
 from shrinknet.compensation.compensate import Compensation, compensation_of, curvatures, with_floor
-from shrinknet.compensation.least_squares import Moments, least_squares, residual_maker, with_ones
+from shrinknet.compensation.least_squares import Moments, least_squares, means, residual_maker, with_ones
 from shrinknet.compensation.readers import as_matrix, readers
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import GatedNetwork, gated
@@ -127,6 +127,17 @@ def test_after_least_squares_each_readers_error_is_the_closed_forms(drawn: Drawn
         left = as_matrix(first[reader.weight], None if reader.bias is None else first[reader.bias])
         left[:, :-1] *= present[reader.owners]
         assert bool((measured <= moments.error(left) + rounding).all()), "no reader is worse off than left as it was"
+
+
+@given(st.one_of(dense_networks(), conv_networks()))
+def test_means_are_those_of_all_rows(drawn: Drawn) -> None:
+    network = many_rows(drawn, 40).network
+    values = network.program.run(many_rows(drawn, 40).inputs, None, keep=True)
+    for node, reader in readers(network.program).items():
+        x, y = values[node.args[0]], values[node]
+        read, given = means(reader, x, y)
+        assert torch.allclose(read, reader.read(x).double().mean(0), rtol=0, atol=ROUNDING)
+        assert torch.allclose(given, reader.given(y).double().mean(0), rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("kind", ["mean", "least-squares"])

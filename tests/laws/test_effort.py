@@ -13,6 +13,7 @@ from torch import nn
 
 import shrinknet as sn
 from shrinknet.engine.gates import GatedNetwork, gated
+from shrinknet.execution.cost_model import forward_work, refit_work
 from shrinknet.measure.costs import GraphCosts, costs
 from shrinknet.run import effort as efforts
 from shrinknet.search import schedule as schedules
@@ -117,6 +118,18 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bits(tmp_path, monkeypatch) 
         {"measuring": 1 + 50 / 300 + 1, "ranking": 300 / tried, "candidate": 300 / tried / 8}
     )
     assert config["criterion"] == "taylor-2-sampled"
+
+
+@pytest.mark.parametrize("kind", ["mean", "least-squares"])
+def test_a_refit_is_paid_for_as_it_is_counted(kind: str, tmp_path, monkeypatch) -> None:
+    """With it go a measurement of the network without it, and a pass that runs what is behind."""
+    network = gated(a_task())
+    fits = refit_work(network, 300) if kind == "least-squares" else forward_work(network)
+    counted = efforts.NOMINAL.seconds(fits) / efforts.NOMINAL.seconds(forward_work(network))
+    sn.prune(a_task(), goals=goals(), effort="1s", compensate=kind, out=tmp_path / "run", **slow(monkeypatch))
+    prices = json.loads((tmp_path / "run" / "config.json").read_text())["prices"]
+    pacing = 1
+    assert prices["measuring"] == pytest.approx(2 * (1 + 50 / 300) + 1 + counted + pacing)
 
 
 def slow(monkeypatch) -> dict[str, object]:

@@ -3,10 +3,21 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import shrinknet as sn
+from shrinknet.compensation.compensate import Compensation
 from shrinknet.engine.gates import GatedNetwork, gated
-from shrinknet.execution.cost_model import Rates, Work, forecast, forward_work, ranking_work, replay_work, run_work
+from shrinknet.execution.cost_model import (
+    Rates,
+    Work,
+    forecast,
+    forward_work,
+    ranking_work,
+    refit_work,
+    replay_work,
+    run_work,
+)
 
 
 def network_of(model: nn.Module, shape: tuple[int, ...]) -> GatedNetwork:
@@ -53,6 +64,26 @@ def test_a_ranking_is_a_pass_and_its_replays_and_a_run_is_fewer_and_fewer() -> N
     expected = 10 * (forward_work(network).macs + 5 * (1 - 4 / 14) * replays.macs)
     assert run_work(network, "ablation", 10, 5).macs == pytest.approx(expected), "one pass, kept; then fewer and fewer"
     assert ranking_work(network, "random", 10) == Work()
+
+
+def test_a_refit_multiplies_what_is_counted() -> None:
+    """Beside torch's own count of the products of a refit; the pass that it runs beside them is taken off."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 5), nn.ReLU(),
+        nn.Linear(5, 2),
+    )  # fmt: skip
+    task = sn.Task(model, "cross-entropy", (torch.randn(60, 1, 6, 6), torch.arange(60) % 2))
+    network = gated(task)
+    compensation = Compensation("least-squares", task, network)
+    gone = [sn.Neuron("0", 0)]
+    with FlopCounterMode(display=False) as counter:
+        compensation.refit(network.without(gone), gone)
+    behind = forward_work(network).macs - 3 * 9 * 16  # the first layer is not run again
+    unknowns = (28, 9, 6)
+    assert [len(reader.owners) + 1 for reader in compensation.readers.values()] == list(unknowns)
+    solved = sum(number**3 for number in unknowns)  # what torch does not count
+    assert counter.get_total_flops() / 2 == pytest.approx(60 * (refit_work(network, 60).macs + behind) - solved)
 
 
 def test_time_is_work_over_rates_shared_by_workers() -> None:

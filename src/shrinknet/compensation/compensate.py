@@ -25,7 +25,7 @@ from torch.fx import Node
 from torch.nn import functional
 
 from shrinknet.compensation.kinds import KINDS
-from shrinknet.compensation.least_squares import Moments, least_squares, residual_maker, with_ones
+from shrinknet.compensation.least_squares import Moments, least_squares, means, residual_maker, with_ones
 from shrinknet.compensation.none import NoCompensation, Portions
 from shrinknet.compensation.readers import Reader, as_matrix, is_own, readers
 from shrinknet.core.errors import BadInputError
@@ -224,9 +224,8 @@ class _Refit:
         weights = as_matrix(weight, bias)
         if not self.whole.kind.fits_weights:
             if reader.bias is not None:
-                moments = self.whole.moments(reader, x)
-                kept = torch.where(alive[:-1], moments.gram[-1, :-1], 0.0)
-                self._set(reader.bias, moments.cross[-1] - weights[:, :-1] @ kept)
+                read, given = means(reader, x, self.whole.start[reader.node])
+                self._set(reader.bias, given - weights[:, :-1] @ torch.where(alive[:-1], read, 0.0))
             return
         refit = self._refit(reader, x, weights, alive)
         self._set(reader.weight, torch.where(alive[:-1], refit[:, :-1], weights[:, :-1]).reshape(weight.shape))

@@ -54,6 +54,15 @@ class Moments:
         return ridge * float(self.gram.diagonal()[:-1].mean().clamp_min(torch.finfo(torch.float64).tiny))
 
 
+def means(reader: Reader, x: Tensor, y: Tensor) -> tuple[Float[Tensor, " columns"], Float[Tensor, " outputs"]]:
+    """Return the means over all rows of what a reader reads and of what it should give, in float64.
+
+    Rows are laid out of the mean sample: that is the same, and far less.
+    """
+    mean_x, mean_y = (values.mean(0, keepdim=True, dtype=torch.float64) for values in (x, y))
+    return reader.read(mean_x).mean(0), reader.given(mean_y).mean(0)
+
+
 def with_ones(rows: Tensor) -> Tensor:
     """Put a column of ones behind the others: the bias reads it."""
     return torch.cat([rows, rows.new_ones(len(rows), 1)], 1)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from shrinknet.compensation.readers import readers
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Group
 from shrinknet.criteria.base import Cost, find_criterion
@@ -136,6 +137,21 @@ def run_work(network: GatedNetwork, criterion: object, num_samples: int, num_rem
     num_passes = 1 if cost.replays else num_steps
     replays = _replays_work(network, cost).times(num_steps * mean_share)
     return (_passes_work(network, cost).times(num_passes) + replays).times(num_samples)
+
+
+def refit_work(network: GatedNetwork, num_samples: int) -> Work:
+    """Return the work, for each of so many samples, of refitting the weights of every reader by least squares.
+
+    The rows that a reader reads are laid out, multiplied with themselves and with what it should give, and one system
+    is solved for all samples (`compensation/least_squares.py`).
+    """
+    found = Work()
+    for reader in readers(network.program).values():
+        weight, unknowns = reader.weight.meta["val"], len(reader.owners) + 1
+        rows = math.prod(shape_of(reader.node.meta["val"])[1:]) // weight.shape[0]
+        products = rows * unknowns * (unknowns + weight.shape[0])
+        found += Work(products + unknowns**3 / num_samples, 3 * rows * unknowns * weight.element_size())
+    return found
 
 
 def _passes_work(network: GatedNetwork, cost: Cost) -> Work:

@@ -17,6 +17,7 @@ from statistics import median
 import numpy as np
 import torch
 
+from shrinknet.compensation.kinds import KINDS
 from shrinknet.core.config import DEFAULT_EFFORT
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.folder import RunFolder
@@ -25,7 +26,15 @@ from shrinknet.core.records import Neuron, Step
 from shrinknet.core.units import EXACT, counted, effort_seconds
 from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.engine.gates import GatedNetwork
-from shrinknet.execution.cost_model import Rates, Work, forward_work, ranking_work, run_work, seconds_of
+from shrinknet.execution.cost_model import (
+    Rates,
+    Work,
+    forward_work,
+    ranking_work,
+    refit_work,
+    run_work,
+    seconds_of,
+)
 from shrinknet.measure.evaluation import evaluate_batches
 from shrinknet.run.allowed import check_loss, check_network
 from shrinknet.run.options import Pruning
@@ -183,16 +192,21 @@ def _passes(network: GatedNetwork, work: Work) -> float:
     return float(NOMINAL.seconds(work) / NOMINAL.seconds(forward_work(network)))
 
 
-def _measuring(task: Task, options: Pruning) -> float:
-    """What measuring after each step costs, in passes; with a refit, which runs the network once more, twice that."""
+def _measuring(task: Task, network: GatedNetwork, options: Pruning) -> float:
+    """What measuring after each step costs, in passes; with a refit, the network without it is measured, too."""
     validation = 0.0 if task.validation is None else len(task.validation) / len(task.calibration)
-    return (1 + validation) * (2 if options.refits else 1) + 2 * options.refits
+    measured = 1 + validation
+    if not options.refits:
+        return measured
+    fits_weights = KINDS[options.compensate].fits_weights
+    fits = _passes(network, refit_work(network, len(task.calibration))) if fits_weights else 1.0
+    return 2 * measured + 1 + fits
 
 
 def _counted_prices(task: Task, network: GatedNetwork, estimate: Criterion, options: Pruning) -> Prices:
     """What things cost by the cost model: the same on every machine."""
     ranking, each = (_passes(network, ranking_work(network, rule, 1)) for rule in (estimate, "ablation"))
-    return Prices(_measuring(task, options), ranking, each / network.trace.num_neurons)
+    return Prices(_measuring(task, network, options), ranking, each / network.trace.num_neurons)
 
 
 def _bought(
@@ -216,7 +230,7 @@ def _bought(
     rows = task.calibration.permuted(options.seed).rows(0, _rows_to_try(len(task.calibration), asked, one))
     of_all = len(task.calibration) / len(rows) / one
     ranking = _seconds(lambda: estimate.score(network, rows.batches())) * of_all * alone
-    prices = Prices((_measuring(task, options) + _seconds(pacing) / one) * alone, ranking, 0.0)
+    prices = Prices((_measuring(task, network, options) + _seconds(pacing) / one) * alone, ranking, 0.0)
     least = least_passes(prices, len(task.calibration))
     if passes < least:
         allowed = (
