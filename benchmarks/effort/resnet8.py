@@ -4,14 +4,16 @@
 
 The rows are those of `fitting/resnet8.py`, whose exact search (two channels at a step) and rival stand beside: 1,000 of
 the 10,000 test images are seen by scores and refits, accuracy is that on the other 9,000. An effort is in forward
-passes over the 1,000 images, measuring included; the search draws rows and signs by its seed, and accuracies are means
-over several. What the exact search takes is counted by the same prices, for as many removals.
+passes over the 1,000 images, measuring and refits included: a hundredth, a fiftieth and a twentieth of what the exact
+search takes by the same prices for as many removals. A search draws rows and signs by its seed; accuracies are means
+over several, with their standard errors.
 
 `taylor-1` is given the same efforts: as many rankings on all rows as that buys, with a removal of equally many channels
 after each.
 """
 
 import json
+import math
 import statistics
 import sys
 from pathlib import Path
@@ -25,13 +27,17 @@ from rounds import RESULTS, SEED, once, write
 
 import shrinknet as sn
 from shrinknet.engine.gates import gated
-from shrinknet.execution.cost_model import run_work
+from shrinknet.execution.cost_model import refit_work, run_work
 from shrinknet.run.effort import _passes
 
 matplotlib.use("agg")
 
-EFFORTS, SEEDS, PASSES_OF_TAYLOR_1 = (14, 27, 68), (0, 1, 2), 3
+PARTS, SEEDS, PASSES_OF_TAYLOR_1 = (100, 50, 20), (0, 1, 2, 3, 4, 5), 3
+"""An effort is such a part of the exact search."""
+
 KINDS = ("none", "least-squares")
+REMOVED = 90
+"""About so many channels go."""
 
 
 def main() -> None:
@@ -46,22 +52,29 @@ def main() -> None:
     )
     task = sn.Task(model, "cross-entropy", calibration, batch_size=250)
     path = RESULTS / "effort_resnet8.json"
-    found = json.loads(path.read_text()) if path.exists() else {"accuracy": {}}
+    found = json.loads(path.read_text()) if path.exists() else {"accuracy": {}, "exact": {}}
     for kind in asked:
-        for effort in EFFORTS:
+        found["exact"] |= {kind: exact(task, kind)} if kind in KINDS else {}
+        for part in PARTS:
+            effort = round(found["exact"][kind if kind in KINDS else "none"]["passes"] / part)
             if kind == "taylor-1":
                 one, seeds = {"criterion": "taylor-1", "step": _step(effort)}, SEEDS[:1]
             else:
                 one, seeds = {"effort": effort, "compensate": kind}, SEEDS
             runs = [curve(task, test, {**one, "seed": seed}) for seed in seeds]
-            found["accuracy"].setdefault(kind, {})[str(effort)] = {
-                key: statistics.mean(run[key] for run in runs) for key in runs[0]
-            }
-            found |= {"shares": SHARES, "seeds": SEEDS}
-            if kind == "none":  # the exact search removes about as many
-                found["exact"] = exact(task, round(runs[0]["removed"]))
+            found["accuracy"].setdefault(kind, {})[str(part)] = {"passes": effort, **means(runs)}
+            found |= {"shares": SHARES, "seeds": SEEDS, "parts": PARTS}
             write("effort_resnet8", found)
     draw(found)
+
+
+def means(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Return the mean of each figure, and the standard errors of the accuracies'."""
+    found = {key: statistics.mean(run[key] for run in runs) for key in runs[0]}
+    if len(runs) > 1:
+        errors = {key: statistics.stdev(run[key] for run in runs) / math.sqrt(len(runs)) for key in map(str, SHARES)}
+        found["standard_errors"] = errors
+    return found
 
 
 def curve(task: sn.Task, test: tuple, how: dict[str, object]) -> dict[str, float]:
@@ -82,13 +95,14 @@ def _step(effort: int) -> int:
     return max(1, round(100 * (PASSES_OF_TAYLOR_1 + 1) / effort))
 
 
-def exact(task: sn.Task, removed: int) -> dict[str, float]:
+def exact(task: sn.Task, kind: str) -> dict[str, float]:
     """What the exact search takes, in passes, and the accuracies that are committed."""
     network = gated(task, scoring=sn.Scoring("6GiB"))
-    rankings = -(-removed // STEP)
-    passes = _passes(network, run_work(network, "ablation", 1, removed, STEP)) + rankings
-    committed = json.loads((RESULTS / "fitting_resnet8.json").read_text())["accuracy"]
-    return {"passes": passes, **{kind: committed[f"ablation, {kind}"] for kind in KINDS}}
+    committed = json.loads((RESULTS / "fitting_resnet8.json").read_text())["accuracy"][f"ablation, {kind}"]
+    num_steps = -(-REMOVED // STEP)
+    refit = 2 + _passes(network, refit_work(network, NUM_CALIBRATION)) if kind == "least-squares" else 0
+    passes = _passes(network, run_work(network, "ablation", 1, REMOVED, STEP)) + num_steps * (1 + refit)
+    return {"passes": passes, **committed}
 
 
 def draw(found: dict) -> None:
@@ -97,13 +111,15 @@ def draw(found: dict) -> None:
 
     figure, axes = pyplot.subplots(1, len(SHARES), figsize=(12, 3.6), sharey=True)
     for axis, share in zip(axes, SHARES, strict=True):
-        for kind, by_effort in found["accuracy"].items():
-            efforts = sorted(map(int, by_effort))
+        for kind, by_part in found["accuracy"].items():
+            rows = sorted(by_part.values(), key=lambda row: row["passes"])
             label = {"none": "by effort", "least-squares": "by effort, least squares"}.get(kind, kind)
-            (line,) = axis.plot(efforts, [by_effort[str(one)][str(share)] for one in efforts], marker="o", label=label)
+            passes, accuracies = ([row[key] for row in rows] for key in ("passes", str(share)))
+            errors = [row.get("standard_errors", {}).get(str(share), 0) for row in rows]
+            line = axis.errorbar(passes, accuracies, errors, marker="o", capsize=3, label=label)
             if kind in KINDS:
-                exact = found["exact"]
-                axis.plot(exact["passes"], exact[kind][str(share)], marker="*", ms=12, color=line.get_color(),
+                exact = found["exact"][kind]
+                axis.plot(exact["passes"], exact[str(share)], marker="*", ms=12, color=line[0].get_color(),
                           linestyle="none", label=f"exact, {kind}")  # fmt: skip
         axis.set(xscale="log", xlabel="forward passes over 1,000 images", title=f"{share:.0%} of the parameters")
         axis.grid(alpha=0.3)

@@ -11,12 +11,13 @@ from functools import cached_property
 from pathlib import Path
 
 from coverage import CoverageData
-from mutants import PACKAGE, Mutant
+from mutants import PACKAGE, ROOMS, Mutant
 
 FILES = (
     "tests/laws/test_*.py", "tests/unit/test_*.py", "tests/end_to_end/test_own_modules.py",
-    "tests/end_to_end/test_run_folder.py",
+    "tests/end_to_end/test_run_folder.py", *(str(PACKAGE / name) for names in ROOMS.values() for name in names),
 )  # fmt: skip
+"""Files of tests, and the rooms themselves, whose examples are tests, too."""
 LEFT_OUT = (
     "test_analysis", "test_error_pages", "test_hostile_files", "test_sparsify", "test_sparsify_parts", "test_zoo",
 )  # fmt: skip

@@ -12,7 +12,14 @@ from references.surgeon import inverse, rise, without
 from torch import nn
 
 import shrinknet as sn
-from shrinknet.compensation.compensate import Compensation, compensation_of, curvatures, with_floor
+from shrinknet.compensation.compensate import (
+    Bend,
+    Compensation,
+    by_curvature,
+    compensation_of,
+    curvatures,
+    with_floor,
+)
 from shrinknet.compensation.least_squares import Moments, least_squares, means, residual_maker, with_ones
 from shrinknet.compensation.readers import as_matrix, readers
 from shrinknet.criteria import find_criterion
@@ -233,6 +240,17 @@ def test_ablation_with_compensation_is_the_true_rise_after_the_refit(kind: str) 
             assert scores.values[group.name][neuron.index] == pytest.approx(after - before, abs=1e-9)
 
 
+@pytest.mark.parametrize("criterion", ["gauss-newton", "taylor-2"])
+def test_other_criteria_than_ablation_score_the_network_as_it_stands(criterion: str) -> None:
+    """They replay, too, but say what happens before any refit."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4), nn.Sigmoid(), nn.Linear(4, 3))
+    task = sn.Task(model, "cross-entropy", (torch.randn(60, 6), torch.arange(60) % 3))
+    runs = [sn.prune(task, criterion, goals=[sn.RemovedNeurons(1)], compensate=kind) for kind in KINDS[:2]]
+    alone = sn.prune(task, criterion, goals=[sn.RemovedNeurons(1)])
+    assert all(run.history[1].scores == pytest.approx(alone.history[1].scores, rel=1e-6) for run in runs)
+
+
 @pytest.mark.parametrize("kind", ["mean", "least-squares"])
 def test_what_is_remembered_from_one_ranking_to_the_next_changes_no_bit(kind: str) -> None:
     """Looked at after every refit, or after the last one alone, or once more from the start."""
@@ -383,6 +401,32 @@ def test_every_sample_holds_newtons_fit_in_every_direction() -> None:
     compensation.refit(network.without(gone), gone)
     (bend,) = compensation._bends.values()
     assert torch.linalg.matrix_rank(bend.system.flatten(2).flatten(0, 1)) == bend.wanted.numel()
+
+
+def test_newtons_fit_is_where_what_it_holds_down_has_no_slope() -> None:
+    torch.manual_seed(0)
+    x, y, some = torch.randn(40, 5).double(), torch.randn(40, 3).double(), torch.randn(40, 3, 3).double()
+    curvature, weights = some @ some.mT, torch.randn(3, 5).double()
+    alive = torch.tensor([True, True, False, True, True])
+    fit = by_curvature(Bend.of(x, y, curvature), weights, alive, ridge=0.3).requires_grad_()
+    assert not fit[:, ~alive].any()
+    moved = x @ fit.T - y
+    held = 0.3 * (curvature.diagonal(dim1=1, dim2=2).T @ x.square() / 40)[:, alive].mean()
+    away = torch.einsum("ni,nij,nj->", moved, curvature, moved) / 40 + held * (fit - weights).square().sum()
+    (slope,) = torch.autograd.grad(away, fit)
+    assert slope[:, alive].abs().max() < ROUNDING
+
+
+def test_how_many_rows_a_fit_looks_at_is_told_where_memory_holds_fewer(caplog) -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    task = sn.Task(model, "cross-entropy", (torch.randn(40, 4), torch.arange(40) % 3))
+    each = gated(task).program.bytes_per_sample
+    for memory, rows in ((2 * each * 40, 40), (2 * each * 39, 39)):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            compensation = Compensation("mean", task, gated(task, scoring=sn.Scoring(memory)))
+        assert len(compensation.batch) == rows
+        assert ("looks at the first 39 of 40 rows" in caplog.text) == (rows == 39)
 
 
 def test_newton_holds_the_loss_better_than_least_squares_for_the_last_reader() -> None:

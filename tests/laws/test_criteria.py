@@ -17,7 +17,7 @@ from shrinknet.compensation.readers import as_matrix, readers
 from shrinknet.criteria import criterion_names, find_criterion
 from shrinknet.criteria.optimal_cell_damage import OptimalCellDamage
 from shrinknet.criteria.sequential_attention import SequentialAttention
-from shrinknet.criteria.skeletonization import Skeletonization
+from shrinknet.criteria.skeletonization import Skeletonization, linear_error
 from shrinknet.criteria.taylor_2 import bend_of
 from shrinknet.criteria.unit_obs import UnitOBS
 from shrinknet.engine.gates import gated
@@ -491,6 +491,12 @@ def test_without_the_activations_curvature_no_damage_is_negative(drawn: Drawn) -
     task = drawn.task("squared-error")
     found = OptimalCellDamage(levenberg_marquardt=True).score(gated(task), task.calibration.batches())
     assert min(float(values.min()) for values in found.values.values()) >= 0
+
+
+def test_the_linear_error_takes_classes_within_the_outputs_alone() -> None:
+    for beyond in (3, 4, -1):
+        with pytest.raises(sn.BadInputError, match=r"^criterion='skeletonization' must be used with targets that are"):
+            linear_error(torch.rand(2, 3), torch.tensor([1, beyond]))
 
 
 @given(networks, st.sampled_from(["cross-entropy", "squared-error"]))

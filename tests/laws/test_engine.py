@@ -1,5 +1,6 @@
 """Laws of the exact engine: every shortcut equals its slow, obvious twin."""
 
+import copy
 import subprocess
 import sys
 
@@ -246,12 +247,31 @@ def test_many_candidates_at_once_know_how_many_samples_there_are() -> None:
     program = network.passes.program
     ways = {group: route(program, network.trace.ids_of(group)) for group in network.groups}
     odd = [group for group, way in ways.items() if not way.has_lanes]
+    assert {group.name for group in ways} - {group.name for group in odd} == {"bias"}, "it is the same for every sample"
     assert any("sym_size" in node.name for group in odd for node in ways[group].replayed)
     with torch.no_grad():
         scores, whole = find_criterion("ablation").score(network, [batch]), network.losses(batch).mean()
         for neuron in (neuron for group in odd for neuron in group.neurons):
             slow = float(network.without([neuron]).losses(batch).mean() - whole)
             assert scores[neuron] == pytest.approx(slow, rel=1e-10, abs=1e-13)
+
+
+class Reordered(nn.Module):
+    """Reads columns in an order that it holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("order", torch.tensor([2, 0, 1]))
+        self.one, self.two = nn.Linear(3, 5), nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.two(torch.relu(self.one(x[:, self.order])))
+
+
+def test_whole_numbers_stay_whole_in_another_precision() -> None:
+    model, x = Reordered(), torch.randn(4, 3)
+    program = Program(sn.trace(model, x), torch.float64)
+    torch.testing.assert_close(program.outputs((x.double(),)), copy.deepcopy(model).double()(x.double()))
 
 
 def test_what_is_not_dense_to_the_end_has_no_closed_form() -> None:
@@ -367,7 +387,10 @@ def test_a_race_says_of_each_contender_how_far_off_its_score_may_be() -> None:
     outside, widths = 0, []
     for _ in range(400):
         order = generator.permutation(2000)
-        one = _contender(sn.Neuron("0", 0), Rises(rises[order][:200], foreseen[order]), 0.05)
+        seen = Rises(rises[order][:200], foreseen[order])
+        one, (_, residuals) = _contender(sn.Neuron("0", 0), seen, 0.05), seen.regressed()
+        deviation = np.sqrt(residuals @ residuals / 197)  # a mean and the slopes of two neurons are fitted
+        assert one.half_width == pytest.approx(half_width(deviation, 200, 2000, 0.05))
         outside += abs(one.score - rises.mean()) > one.half_width
         widths.append(one.half_width)
     assert 0.06 < outside / 400 < 0.15

@@ -27,6 +27,8 @@ def test_a_value_of_an_operators_own_shape_shrinks_as_it_does() -> None:
         assert lengths(axes_of(shape, first, trace), trace, gone) == [2, 4, 4]
     last = axes_of((1, 4, 4, 3), first, trace)
     assert sorted(lengths(last, trace, gone)) == [2, 4, 4], "in whatever order"
+    padded = axes_of((1, 3, 6, 6), first, trace)
+    assert lengths(padded, trace, gone) == [2, 6, 6], "longer by padding, not two of each neuron"
     assert lengths(axes_of((1, 3, 4, 4), nodes["conv2d_1"], trace), trace, gone) == [2, 4, 4], "what it reads"
     assert lengths(axes_of((5, 3, 2, 2), nodes["conv2d_1"], trace), trace, gone) == [5, 2, 2, 2], "its weight"
 

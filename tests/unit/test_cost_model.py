@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import shrinknet as sn
 from shrinknet.compensation.compensate import Compensation
+from shrinknet.criteria.taylor_2 import Taylor2
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.execution.cost_model import (
     Rates,
@@ -64,6 +65,28 @@ def test_a_ranking_is_a_pass_and_its_replays_and_a_run_is_fewer_and_fewer() -> N
     expected = 10 * (forward_work(network).macs + 5 * (1 - 4 / 14) * replays.macs)
     assert run_work(network, "ablation", 10, 5).macs == pytest.approx(expected), "one pass, kept; then fewer and fewer"
     assert ranking_work(network, "random", 10) == Work()
+
+
+class Branching(nn.Module):
+    """What `first` gives reaches the outputs through a sigmoid and beside it; what `second` gives in straight lines."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.beside, self.second, self.last = (nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        return self.last((self.beside(x) + self.second(x).sigmoid()).relu())
+
+
+def test_a_second_order_ranking_goes_back_from_each_output_and_replays_what_is_no_straight_line() -> None:
+    network = network_of(Branching(), (4,))
+    cost = Taylor2().cost(network)
+    assert [group.name for group in network.groups] == ["first", "beside"]
+    assert [group.name for group in cost.replayed] == ["first"]
+    assert list(cost.behind.values()) == [4], "the outputs"
+    assert (cost.forward, cost.backward) == (2, 0), "one pass that is kept, one to go back from"
+    assert cost.replays == 8
 
 
 def test_a_refit_multiplies_what_is_counted() -> None:

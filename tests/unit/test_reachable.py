@@ -30,6 +30,11 @@ def test_what_cannot_be_reached_is_refused_before_the_search(task, goal, least, 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_goal_out_of_reach_is_found_behind_one_within_it(task) -> None:
+    with pytest.raises(BadInputError, match=r"at least 13 of 139 parameters stay"):
+        sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(3), sn.NumParameters(12)])
+
+
 def test_the_whole_curve_is_drawn_all_the_same(task) -> None:
     assert not sn.prune(task, "magnitude", goals=[sn.NumParameters(12)], whole_curve=True).is_met
 

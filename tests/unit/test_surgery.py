@@ -1,6 +1,7 @@
 """The user's own module: handed back smaller, or refused with the place that fixes a width."""
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
@@ -371,6 +372,32 @@ def test_a_plan_sets_widths_and_nothing_else(value: object) -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     with pytest.raises(sn.BadInputError, match=r"^plan must be one of this network\. Got attribute 'out_features'"):
         sn.apply_plan(model, PLAN | {"attributes": {"0": {"out_features": value}}})
+
+
+def test_a_plan_without_a_hash_is_told(tmp_path, caplog) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    for plan in (PLAN | {"sha256": digest_of_plan(PLAN)}, PLAN):
+        (tmp_path / "plan.json").write_text(json.dumps(plan))
+        assert sn.apply_plan(model, tmp_path / "plan.json")[0].out_features == 2
+        assert ("bears no hash" in caplog.text) == ("sha256" not in plan)
+
+
+class Normalising(nn.Module):
+    """Its own code calls the norm: in the graph the norm's width is a number of the whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        return self.last(nn.functional.layer_norm(x, self.norm.normalized_shape, self.norm.weight, self.norm.bias))
+
+
+def test_a_norm_that_others_call_says_its_new_width() -> None:
+    task = sn.Task(Normalising(), "cross-entropy", (torch.randn(12, 4), torch.arange(12) % 3))
+    run = sn.prune(task, "magnitude", goals=[sn.RemovedNeurons(2)])
+    assert run.model.norm.normalized_shape == (4,)
 
 
 class Stepping(nn.Module):
