@@ -132,6 +132,18 @@ def test_a_refit_is_paid_for_as_it_is_counted(kind: str, tmp_path, monkeypatch) 
     assert prices["measuring"] == pytest.approx(2 * (1 + 50 / 300) + 1 + counted + pacing)
 
 
+def test_refits_count_where_the_exact_search_is_taken_for_short() -> None:
+    task, network = a_task(), a_network()
+
+    def is_short(seconds: int, kind: str) -> bool:
+        options = efforts.Pruning(goals=goals(), compensate=kind)
+        return efforts._is_short(task, network, options, f"{seconds}s", 20, 1)
+
+    enough = next(seconds for seconds in range(1, 600) if is_short(seconds, "none"))
+    assert not is_short(enough, "least-squares")
+    assert is_short(100 * enough, "least-squares")
+
+
 def slow(monkeypatch) -> dict[str, object]:
     """On a machine where a pass, as anything that is tried, takes so long that 54 of them fit into a second.
 

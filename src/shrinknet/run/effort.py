@@ -147,11 +147,7 @@ def effort_of(
     if asked == EXACT or (began is not None and "passes" not in began):
         return None
     num_steps = -(-num_to_go // exact_step)
-    if (
-        began is None
-        and isinstance(asked, str)
-        and _is_short(task, network, num_to_go, exact_step, effort_seconds(asked))
-    ):
+    if began is None and isinstance(asked, str) and _is_short(task, network, options, asked, num_to_go, exact_step):
         log.info("Effort %s: exact ablation decides every removal, and takes less.", asked)
         return None
     estimate = _estimate(task, network, options.seed)
@@ -180,11 +176,13 @@ def _began(options: Pruning) -> dict[str, object] | None:
     return None
 
 
-def _is_short(task: Task, network: GatedNetwork, num_to_go: int, exact_step: int, seconds: float) -> bool:
+def _is_short(task: Task, network: GatedNetwork, options: Pruning, asked: str, num_to_go: int, exact_step: int) -> bool:
     """Whether the exact search is within a time on any machine: nothing has to be measured then."""
-    work = run_work(network, "ablation", len(task.calibration), num_to_go, exact_step)
-    calls = -(-num_to_go // exact_step) * len(network.groups) * len(network.program.nodes)
-    return SLOW.seconds(work) + SLOW_CALL * calls <= SHARE_FOR_SEARCH * seconds
+    num_rows, num_steps = len(task.calibration), -(-num_to_go // exact_step)
+    work = run_work(network, "ablation", num_rows, num_to_go, exact_step)
+    work += _work_of_a_refit(network, options, num_rows).times(num_rows * num_steps)
+    calls = num_steps * len(network.groups) * len(network.program.nodes)
+    return SLOW.seconds(work) + SLOW_CALL * calls <= SHARE_FOR_SEARCH * effort_seconds(asked)
 
 
 def _passes(network: GatedNetwork, work: Work) -> float:
@@ -198,9 +196,14 @@ def _measuring(task: Task, network: GatedNetwork, options: Pruning) -> float:
     measured = 1 + validation
     if not options.refits:
         return measured
-    fits_weights = KINDS[options.compensate].fits_weights
-    fits = _passes(network, refit_work(network, len(task.calibration))) if fits_weights else 1.0
-    return 2 * measured + 1 + fits
+    return 2 * measured + 1 + _passes(network, _work_of_a_refit(network, options, len(task.calibration)))
+
+
+def _work_of_a_refit(network: GatedNetwork, options: Pruning, num_rows: int) -> Work:
+    """The work of a refit beside the pass that it runs, for each sample; one that sets biases alone takes a pass."""
+    if not options.refits:
+        return Work()
+    return refit_work(network, num_rows) if KINDS[options.compensate].fits_weights else forward_work(network)
 
 
 def _counted_prices(task: Task, network: GatedNetwork, estimate: Criterion, options: Pruning) -> Prices:
