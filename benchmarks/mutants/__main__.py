@@ -38,7 +38,12 @@ def main() -> None:
     if asked.seed == 0:
         chosen = [*named(ROOT), *chosen]
     tried = asked.work / "tried.jsonl"
-    known = {name: one for name, one in _known(tried).items() if one["outcome"] != "survived" or not asked.again}
+    explained = {name for kind in _reasons().values() for name in kind}
+    known = {
+        name: one
+        for name, one in _known(tried).items()
+        if one["outcome"] != "survived" or name in explained or not asked.again
+    }
     todo = [mutant for mutant in chosen if mutant.id not in known]
     with tried.open("a") as file:
         for result in _with_progress(all_tried(todo, covering, trees, asked.seconds), len(todo)):
@@ -56,7 +61,7 @@ def _asked() -> argparse.Namespace:
     parser.add_argument("--tests", nargs="+", default=FILES, help="patterns of the files of tests that may see them")
     parser.add_argument("--workers", type=int, default=1, help="mutants tried at the same time")
     parser.add_argument("--work", type=Path, default=Path("build/mutants"), help="where copies and results are kept")
-    parser.add_argument("--again", action="store_true", help="try those that survived once more")
+    parser.add_argument("--again", action="store_true", help="try those that survived without a reason once more")
     return parser.parse_args()
 
 
@@ -85,8 +90,12 @@ def _with_progress(results: Iterator[dict], count: int) -> Iterator[dict]:
         yield result
 
 
+def _reasons() -> dict[str, dict[str, str]]:
+    return tomllib.loads((HERE / "survivors.toml").read_text())
+
+
 def _write(results: list[dict], asked: argparse.Namespace) -> None:
-    reasons = tomllib.loads((HERE / "survivors.toml").read_text())
+    reasons = _reasons()
     num_places = {room: len(places(ROOT, room)) for room in ROOMS}
     found = scores(results, num_places, reasons)
     content = {"seed": asked.seed, "each": asked.each, "seconds": asked.seconds, "scores": found, "mutants": results}
