@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Group, Neuron, RaceResult, Tie
 from shrinknet.core.scores import Scores
 from shrinknet.engine.gates import GatedNetwork
@@ -58,20 +57,11 @@ class Limits:
             neurons go in blocks.
         min_neurons: at least so many neurons of each group stay.
         ties: groups that shrink together.
-
-    Raises:
-        BadInputError: a number is no whole number of at least 1.
     """
 
     multiple_of: int = 1
     min_neurons: int = 1
     ties: tuple[Tie, ...] = ()
-
-    def __post_init__(self) -> None:
-        for argument in ("multiple_of", "min_neurons"):
-            value = getattr(self, argument)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise BadInputError(argument, "a whole number of at least 1", repr(value), "Leave it out for 1.")
 
     def bundles(self, groups: Iterable[Group]) -> list[tuple[Group, ...]]:
         """Return the groups, those together that shrink together; none of those that stay whole."""
