@@ -87,8 +87,10 @@ def some_gone(trace: sn.Trace, share: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("architecture", ONE_INPUT + TRAINED, ids=lambda one: one.name)
-def test_forecasts_are_what_the_file_measures(architecture) -> None:
+def test_forecasts_are_what_the_file_measures(architecture, request) -> None:
     """Of each network that exports: the arena exactly, the length within 2 %, the outputs those of torch."""
+    if architecture in TRAINED:
+        request.getfixturevalue("real_data")
     model, (inputs, *_) = architecture.build()
     inputs = inputs[:, :STEPS] if architecture.name in UNROLLED else inputs
     task = sn.Task(model, _sum, (inputs, torch.zeros(len(inputs))))
