@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import shrinknet as sn
 from shrinknet.graph.configs import axes_by_number, has_config, numbers
-from shrinknet.surgery.own_config import mend_config
+from shrinknet.surgery.own_config import _counts_heads, mend_config
 from shrinknet.task.trees import called, same
 
 pytest.importorskip("cpu_torchvision", reason="transformers looks for torchvision", exc_type=ImportError)
@@ -160,3 +160,9 @@ def test_a_language_model_that_keeps_its_keys_is_told_how_not_to() -> None:
     model.config.use_cache = True
     with pytest.raises(sn.BadInputError, match=r"Say model\.config\.use_cache = False"):
         sn.rank(sn.Task(model.eval(), "next-token", batch), "magnitude")
+
+
+def test_a_number_counts_heads_by_its_own_name_not_by_that_of_the_config_around_it() -> None:
+    assert _counts_heads(("text_config", "num_attention_heads"))
+    assert not _counts_heads(("head_config", "hidden_size"))
+    assert not _counts_heads(("text_config", "head_dim"))

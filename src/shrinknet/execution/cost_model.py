@@ -94,12 +94,12 @@ def replay_work(network: GatedNetwork, group: Group) -> Work:
     path = route(program, network.trace.ids_of(group))
     if closed_form(path, network.loss) is not None:
         return _last_layer_work(network, path)
-    readers = Work()
+    changed = Work()
     for node, site in path.entrances.items():
         width = shape_of(program.source(site).meta["val"])[site.axis]
         share = path.places[site][0].shape[1] / width
-        readers += Work(macs_of(node, shape) * share, 3 * _bytes_of(node))
-    return readers + _work_of(network, path.replayed) + _loss_work(network)
+        changed += Work(macs_of(node, shape) * share, 3 * _bytes_of(node))
+    return changed + _work_of(network, path.replayed) + _loss_work(network)
 
 
 def ranking_work(network: GatedNetwork, criterion: object, num_samples: int) -> Work:
