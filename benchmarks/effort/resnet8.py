@@ -1,6 +1,7 @@
 """MLPerf Tiny's ResNet8 at 75, 50 and 35 % of its parameters, by how much the search may cost.
 
     SHRINKNET_DATA=... python benchmarks/effort/resnet8.py [none least-squares taylor-1]
+    SHRINKNET_DATA=... python benchmarks/effort/resnet8.py --draws [none least-squares]
 
 The rows are those of `fitting/resnet8.py`, whose exact search (two channels at a step) and rival stand beside: 1,000 of
 the 10,000 test images are seen by scores and refits, accuracy is that on the other 9,000. An effort is in forward
@@ -10,6 +11,9 @@ over several, with their standard errors.
 
 `taylor-1` is given the same efforts: as many rankings on all rows as that buys, with a removal of equally many channels
 after each.
+
+`--draws`: the exact search on one draw of the images is one sample of what it reaches. Both searches again on other
+draws, the same images for both: the exact one, and a twentieth of it for two seeds. Killed, it goes on from there.
 """
 
 import json
@@ -39,18 +43,17 @@ KINDS = ("none", "least-squares")
 REMOVED = 90
 """About so many channels go."""
 
+DRAWS, SEEDS_OF_A_DRAW, PART_OF_A_DRAW = (1, 2, 3, 4), (0, 1), 20
+PARTIAL = RESULTS / "effort_resnet8_draws.partial.jsonl"
+
 
 def main() -> None:
     """Measure what is asked for, beside what was measured before."""
-    from trained_networks import resnet8
-
     asked = sys.argv[1:] or [*KINDS, "taylor-1"]
-    model = resnet8().eval()
-    inputs, targets = images(10_000, SEED)
-    calibration, test = (
-        (inputs[rows], targets[rows]) for rows in (slice(NUM_CALIBRATION), slice(NUM_CALIBRATION, None))
-    )
-    task = sn.Task(model, "cross-entropy", calibration, batch_size=250)
+    if asked[0] == "--draws":
+        by_draws(asked[1:] or list(KINDS))
+        return
+    task, test = drawn(SEED)
     path = RESULTS / "effort_resnet8.json"
     found = json.loads(path.read_text()) if path.exists() else {"accuracy": {}, "exact": {}}
     for kind in asked:
@@ -66,6 +69,51 @@ def main() -> None:
             found |= {"shares": SHARES, "seeds": SEEDS, "parts": PARTS}
             write("effort_resnet8", found)
     draw(found)
+
+
+def by_draws(kinds: list[str]) -> None:
+    """Measure both searches on each draw, and the mean of what the one by effort lacks."""
+    done = [json.loads(line) for line in PARTIAL.read_text().splitlines()] if PARTIAL.exists() else []
+    with open(PARTIAL, "a") as file:
+        for kind in kinds:
+            for number in DRAWS:
+                if not any((row["kind"], row["draw"]) == (kind, number) for row in done):
+                    done.append(on_a_draw(kind, number))
+                    file.write(json.dumps(done[-1]) + "\n")
+                    file.flush()
+    lacks = {kind: lacking([row for row in done if row["kind"] == kind]) for kind in kinds}
+    write("effort_resnet8_draws", {"part": PART_OF_A_DRAW, "shares": SHARES, "lacks": lacks, "rows": done})
+    PARTIAL.unlink()
+
+
+def on_a_draw(kind: str, number: int) -> dict[str, object]:
+    """Both searches on the same images."""
+    task, test = drawn(number)
+    passes = round(exact(task, kind)["passes"] / PART_OF_A_DRAW)
+    runs = [curve(task, test, {"effort": passes, "compensate": kind, "seed": seed}) for seed in SEEDS_OF_A_DRAW]
+    whole = curve(task, test, {"step": STEP, "compensate": kind})
+    return {"kind": kind, "draw": number, "passes": passes, "by_effort": runs, "exact": whole}
+
+
+def lacking(rows: list[dict]) -> dict[str, dict[str, float]]:
+    """Return by how much the exact search is more accurate at each size: mean over draws, and its standard error."""
+    found = {}
+    for share in map(str, SHARES):
+        each = [row["exact"][share] - statistics.mean(run[share] for run in row["by_effort"]) for row in rows]
+        error = statistics.stdev(each) / math.sqrt(len(each)) if len(each) > 1 else None
+        found[share] = {"mean": statistics.mean(each), "standard_error": error}
+    return found
+
+
+def drawn(number: int) -> tuple[sn.Task, tuple]:
+    """Return the network with calibration images of a draw, and the other images."""
+    from trained_networks import resnet8
+
+    inputs, targets = images(10_000, number)
+    calibration, test = (
+        (inputs[rows], targets[rows]) for rows in (slice(NUM_CALIBRATION), slice(NUM_CALIBRATION, None))
+    )
+    return sn.Task(resnet8().eval(), "cross-entropy", calibration, batch_size=250), test
 
 
 def means(runs: list[dict[str, float]]) -> dict[str, float]:

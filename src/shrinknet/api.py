@@ -15,7 +15,7 @@ from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import gated
 from shrinknet.engine.memory import in_memory
 from shrinknet.run.allowed import check_loss, check_network
-from shrinknet.run.choosing import race_of, scored_by
+from shrinknet.run.choosing import differentiated_twice, race_of, scored_by
 from shrinknet.run.driver import search
 from shrinknet.run.options import Pruning, Ranking
 from shrinknet.run.run import Run
@@ -60,7 +60,7 @@ def rank(task: Task, options: Ranking) -> list[tuple[Neuron, float]]:
         raise BadInputError("confidence and screen", "left out for an order of all neurons", got, do)
     check_loss(task, options.rule, scoring)
     network = gated(task, options.keep, options.only, scoring)
-    task = in_memory(task, network)
+    task = in_memory(task, network, differentiated_twice(options.rule, scoring, network))
     with scoring.arithmetic():
         check_network(task, options.rule, network)
     with scored_by(task, options, options.shards) as score:
@@ -115,7 +115,7 @@ def race(
     if isinstance(first, bool) or not isinstance(first, int) or not 1 <= first < network.trace.num_neurons:
         allowed = f"a whole number from 1 to {network.trace.num_neurons - 1}, one less than there are neurons"
         raise BadInputError("first", allowed, repr(first), "For an order of all neurons use rank().")
-    task = in_memory(task, network)
+    task = in_memory(task, network, differentiated_twice(ablation, scoring, network))
     with scoring.arithmetic():
         choice = race_of(task, ablation, Limits(), seed, scoring, Silence())(network, first)
     assert choice.race is not None

@@ -15,8 +15,9 @@ from shrinknet.core.errors import UnfollowedOperatorError
 from shrinknet.criteria import criterion_names, find_criterion
 from shrinknet.criteria.sequential_attention import SequentialAttention
 from shrinknet.engine.checkpoints import bytes_for_slopes, bytes_of_gates, in_segments
+from shrinknet.engine.derivatives import bytes_for_curvature, slope_and_curvature
 from shrinknet.engine.gates import GatedNetwork, gate
-from shrinknet.engine.memory import in_memory, least_bytes
+from shrinknet.engine.memory import SHARE_OF_GRAPHS, in_memory, least_bytes
 from shrinknet.engine.replay import Replay
 from shrinknet.surgery.proof import check_nodes
 from shrinknet.surgery.remove import cut_graph
@@ -160,6 +161,31 @@ def test_what_slopes_hold_is_known_before_they_are_taken(case: Case, memory: str
     cuts = [0, *accumulate(map(len, segments_of(network)))]
     measured = peak_bytes(lambda: network.gate_slopes(batch))
     assert measured < 1.2 * (bytes_for_slopes(program.held, cuts) + bytes_of_gates(program)) * ROWS
+
+
+@pytest.mark.parametrize("case", ["attention", "dense"], indirect=True)
+def test_what_second_derivatives_of_a_replay_hold_is_known_before_they_are_taken(case: Case) -> None:
+    """Of the group that holds most: that is what memory is asked for."""
+    network, (batch,) = case.network(), case.task.calibration
+    group = max(network.groups, key=lambda one: bytes_for_curvature(network, one))
+    replay, some = Replay(network, batch), torch.arange(2)
+    slope_and_curvature(replay, group, some)  # what stands beside is there
+    measured = peak_bytes(lambda: slope_and_curvature(replay, group, some))
+    forecast = bytes_for_curvature(network, group) * ROWS * len(some)
+    assert forecast / 2 < measured < 1.1 * forecast
+
+
+@pytest.mark.parametrize("case", ["attention"], indirect=True)
+def test_second_derivatives_of_replays_see_as_many_rows_as_fit(case: Case) -> None:
+    rule, network = find_criterion("taylor-2"), case.network()
+    twice = rule.differentiated_twice(network)
+    of_a_row = SHARE_OF_GRAPHS * max(bytes_for_curvature(network, group) for group in twice)
+    three = in_memory(case.task, case.network(3 * of_a_row), twice)
+    assert [len(batch) for batch in three.calibration] == [3] * (ROWS // 3)
+    assert len(list(in_memory(case.task, case.network(3 * of_a_row)).calibration)) < 4
+    words = f"memory must be enough for the second derivatives of one sample's replay, {of_a_row:,} bytes. Got "
+    with pytest.raises(sn.BadInputError, match=f"{words}.*taylor-2-sampled"):
+        sn.rank(case.task, criterion="taylor-2", scoring=sn.Scoring(memory=of_a_row - 1))
 
 
 def test_the_proof_holds_no_more_values_than_a_pass(case: Case) -> None:

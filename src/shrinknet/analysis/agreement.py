@@ -66,13 +66,13 @@ def agreement(
     ['ablation', 'random']
     """
     untouched = gated(task)
-    task = in_memory(task, untouched)
     network = untouched.without(gone)
     alive = [Neuron(group.name, int(k)) for group in network.groups for k in network.alive(group)]
     if len(alive) < 2:
         raise BadInputError("gone", "few enough that two neurons are left", str(len(gone)), "Name fewer.")
     names = tuple(criteria) or criterion_names()
     wanted = [find_criterion(name, seed) for name in names]
+    task = in_memory(task, untouched, {group for rule in wanted for group in rule.differentiated_twice(untouched)})
     with network.program.scoring.arithmetic():
         found = _compared(task, network, wanted, alive, tell)
     return sorted(found, key=lambda one: (one.why_not != "", -np.nan_to_num(one.overall, nan=-2.0), one.criterion))

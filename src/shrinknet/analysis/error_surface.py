@@ -147,7 +147,7 @@ def error_surface(task: Task, neuron: Neuron, *, gone: Iterable[Neuron] = (), al
     True
     """
     network = gated(task)
-    task = in_memory(task, network)
+    task = in_memory(task, network, [_group(network, neuron)])
     with network.program.scoring.arithmetic():
         return _surface(task, network.without(_checked(network, gone)), neuron, alphas or Alphas(), 0)
 
@@ -177,7 +177,8 @@ def error_surfaces(
     if not steps:
         raise BadInputError("run", "a run that removed something", "one that stopped at once", "Give it a goal.")
     scoring, kind = run.network.program.scoring, run.config.search.compensate
-    task, found = in_memory(run.task, run.network), []
+    groups = {_group(run.network, step.removed[0]) for step in steps[::every]}
+    task, found = in_memory(run.task, run.network, groups), []
     network = gated(task, run.config.search.keep, run.config.search.only, scoring)
     compensation = compensation_of(kind, task, network)
     with scoring.arithmetic():

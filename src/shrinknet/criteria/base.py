@@ -119,6 +119,10 @@ class Criterion(Named):
         """Return what one ranking costs; None where nobody has counted."""
         return None if self.needs_data else Cost(forward=0)
 
+    def differentiated_twice(self, network: GatedNetwork) -> tuple[Group, ...]:
+        """Return the groups whose replays it differentiates twice: their graphs have to fit the memory."""
+        return ()
+
     @property
     def needs_data(self) -> bool:
         """Whether the rule looks at data."""

@@ -28,22 +28,27 @@ class Taylor2(Criterion):
     twice through their replay, as exactly; so are all under a loss that couples samples.
 
     Cost: one forward pass; C + 1 backward passes for the first kind, C the number of outputs; about five replays of
-    what lies downstream for each neuron of the second. Memory for one chunk of candidates.
+    what lies downstream for each neuron of the second. Memory for the graph
+    of one chunk of candidates' replays.
     """
 
     name, unit = "taylor-2", "loss"
 
     def cost(self, network: GatedNetwork) -> Cost:
         """Return what one ranking costs: both kinds of neurons."""
-        bends = {group: bend_of(network, group) for group in network.groups}
-        behind = {bend: elements_of(bend) for bend in bends.values() if bend is not None}
-        replayed = tuple(group for group, bend in bends.items() if bend is None)
+        bends = dict.fromkeys(bend_of(network, group) for group in network.groups)
+        behind = {bend: elements_of(bend) for bend in bends if bend is not None}
+        replayed = self.differentiated_twice(network)
         return Cost(1 + len(behind), replays=REPLAYS + 3, replayed=replayed, behind=behind)
+
+    def differentiated_twice(self, network: GatedNetwork) -> tuple[Group, ...]:
+        """Return the groups behind which no value is narrow enough to take its elements one by one."""
+        return tuple(group for group in network.groups if bend_of(network, group) is None)
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed estimates over the batch."""
         bends = {group: bend_of(network, group) for group in network.groups}
-        replayed = [group for group, bend in bends.items() if bend is None]
+        replayed = self.differentiated_twice(network)
         found = dict(over_candidates(network, batch, parabola_at_zero, replayed)) if replayed else {}
         for bend in dict.fromkeys(bend for bend in bends.values() if bend is not None):
             slopes, curvatures = curvatures_by_output(network, batch, bend)

@@ -14,6 +14,7 @@ from shrinknet.engine.checkpoints import values_for_slopes
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.program import Program
 from shrinknet.engine.replay import Replay
+from shrinknet.engine.route import route
 from shrinknet.graph.widths import shape_of
 from shrinknet.task.data import Batch
 from shrinknet.task.losses import with_slope
@@ -25,6 +26,16 @@ Pair = tuple[Float[Tensor, " candidates"], Float[Tensor, " candidates"]]
 
 JACOBIAN_ELEMENTS = 2**22
 """Numbers of the Jacobians and Hessians of the samples that are taken at once; of one sample there may be more."""
+
+
+GRAPHS_HELD = 2.5
+"""A graph of second derivatives holds so many times the values of its replay."""
+
+
+def bytes_for_curvature(network: GatedNetwork, group: Group) -> int:
+    """Return what `slope_and_curvature` holds of the replay of one sample and candidate."""
+    program = network.passes.program
+    return int(GRAPHS_HELD * program.held.of(route(program, network.trace.ids_of(group)).replayed))
 
 
 def in_chunks(
@@ -42,7 +53,7 @@ def slope_and_curvature(replay: Replay, group: Group, candidates: Int[Tensor, " 
     Each candidate is a function of its own gate only, so two backward passes through the replay give the second
     derivatives of all of them: exact for every activation, through every layer downstream.
 
-    Cost: about five replays; memory for one replayed chunk and its graph.
+    Cost: about five replays; memory for the graph of one chunk: `bytes_for_curvature` for each sample and candidate.
     """
     gates = _ones(replay, candidates).requires_grad_()
     with torch.enable_grad():

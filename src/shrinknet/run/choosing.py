@@ -9,6 +9,7 @@ from shrinknet.compensation.compensate import Compensation
 from shrinknet.compensation.none import NoCompensation
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.progress import Progress, Silence, Told, num_batches
+from shrinknet.core.records import Group
 from shrinknet.core.scores import Scores
 from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.engine.gates import GatedNetwork
@@ -50,6 +51,15 @@ def _scorer(task: Task, criterion: Criterion, clip: str, progress: Progress) -> 
     return score
 
 
+SCREENED_BY = "taylor-2"
+"""What a race's `screen` goes by."""
+
+
+def differentiated_twice(rule: Criterion, how: Scoring, network: GatedNetwork) -> tuple[Group, ...]:
+    """Return the groups whose replays are differentiated twice, by a rule or by the screen of its races."""
+    return (rule if how.screen is None else find_criterion(SCREENED_BY)).differentiated_twice(network)
+
+
 def race_of(
     task: Task, criterion: Criterion, limits: Limits, seed: int, scoring: Scoring, progress: Progress
 ) -> Choose:
@@ -61,7 +71,7 @@ def race_of(
     if not criterion.can_race:
         allowed = "left out unless the criterion is ablation"
         raise BadInputError("confidence and screen", allowed, repr(criterion.name), "Use `criterion='ablation'`.")
-    estimate = None if scoring.screen is None else _scorer(task, find_criterion("taylor-2"), "none", progress)
+    estimate = None if scoring.screen is None else _scorer(task, find_criterion(SCREENED_BY), "none", progress)
     parts = [task.calibration] if scoring.confidence is None else parts_of(task.calibration, seed)
     score = _scorer(task, criterion, "none", progress)
     return racing(score, estimate, parts, scoring.confidence or 1.0, scoring.screen, limits, scoring.tie_loss)

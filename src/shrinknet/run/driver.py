@@ -21,7 +21,7 @@ from shrinknet.graph.configs import has_config
 from shrinknet.graph.ties import ties_of
 from shrinknet.measure.costs import CostsOf
 from shrinknet.run.allowed import check_loss, check_network
-from shrinknet.run.choosing import Scorers, choosing
+from shrinknet.run.choosing import Scorers, choosing, differentiated_twice
 from shrinknet.run.effort import Effort, effort_asked, effort_of
 from shrinknet.run.facts import finish
 from shrinknet.run.family import is_far_below, judged, least_pruned, misses, next_wanted
@@ -51,7 +51,7 @@ def search(task: Task, options: Pruning) -> Run:
     effort_asked(options)
     check_loss(task, options.rule, scoring, options.compensate)
     network = gated(task, options.keep, options.only, scoring)
-    task = in_memory(task, network)
+    task = in_memory(task, network, differentiated_twice(options.rule, scoring, network))
     limits = replace(options.limits, ties=_ties(network, task, options))
     foretell(task, network, limits)
     ships = Artefact(task, network.trace, options.kind, options.quantize, options.allow_float)

@@ -110,7 +110,8 @@ def _planned(
 
 def _measured(task: Task, network: GatedNetwork, criterion: str) -> dict[str, int | float]:
     """Time a ranking, and a few of the plain loop's passes, each of which costs the same."""
-    own, rule = in_memory(task, network), find_criterion(criterion)
+    rule = find_criterion(criterion)
+    own = in_memory(task, network, rule.differentiated_twice(network))
     with torch.no_grad(), evaluating(task.model):
         forward = min(seconds_of(lambda: _plain_passes(task, 1)) for _ in range(3))
         loop = seconds_of(lambda: _plain_passes(task, PASSES_TIMED)) / PASSES_TIMED * network.trace.num_neurons
