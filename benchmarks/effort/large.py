@@ -44,16 +44,8 @@ def main() -> None:
     path = RESULTS / "effort_large.json"
     found = json.loads(path.read_text())["networks"] if path.exists() else {}
     for name in asked.names:
-        command = [
-            sys.executable,
-            __file__,
-            name,
-            "--one",
-            "--effort",
-            asked.effort,
-            "--rows",
-            str(asked.rows or ROWS[name]),
-        ]
+        how = ["--one", "--effort", asked.effort, "--rows", str(asked.rows or ROWS[name])]
+        command = [sys.executable, __file__, name, *how]
         ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found[name] = json.loads(ended.stdout.splitlines()[-1])
         print(name, found[name], flush=True)

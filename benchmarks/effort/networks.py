@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "zoo"))
 SEED, BATCH = 0, 128
-EPOCHS, PEAK, DECAY = {"resnet20": 14, "mobilenetv2": 14}, 0.4, 5e-4
+EPOCHS, PEAK, DECAY = {"resnet20": 14, "mobilenetv2": 14}, 0.1, 5e-4
 """How long each is trained; the largest step size; weight decay."""
 
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
