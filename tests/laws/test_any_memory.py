@@ -1,6 +1,7 @@
 """Memory decides what is kept and what is computed again, and no bit: values are forecast before anything is run."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import accumulate
 
 import numpy as np
@@ -184,8 +185,16 @@ def test_second_derivatives_of_replays_see_as_many_rows_as_fit(case: Case) -> No
     assert [len(batch) for batch in three.calibration] == [3] * (ROWS // 3)
     assert len(list(in_memory(case.task, case.network(3 * of_a_row)).calibration)) < 4
     words = f"memory must be enough for the second derivatives of one sample's replay, {of_a_row:,} bytes. Got "
-    with pytest.raises(sn.BadInputError, match=f"{words}.*taylor-2-sampled"):
-        sn.rank(case.task, criterion="taylor-2", scoring=sn.Scoring(memory=of_a_row - 1))
+    too_little = sn.Scoring(memory=of_a_row - 1)
+    screened = replace(too_little, screen=8)
+    for ask in (
+        lambda: sn.rank(case.task, criterion="taylor-2", scoring=too_little),
+        lambda: sn.prune(case.task, criterion="taylor-2", goals=[sn.RemovedNeurons(1)], scoring=too_little),
+        lambda: sn.prune(case.task, criterion="ablation", goals=[sn.RemovedNeurons(1)], scoring=screened),
+        lambda: sn.race(case.task, scoring=screened),
+    ):
+        with pytest.raises(sn.BadInputError, match=f"{words}.*taylor-2-sampled"):
+            ask()
 
 
 def test_the_proof_holds_no_more_values_than_a_pass(case: Case) -> None:
