@@ -45,7 +45,7 @@ ELEMENTWISE = {
     "divide": lambda z: torch.divide(z, z.abs() + 1),
     "divide, rounded": lambda z: torch.divide(z, 2, rounding_mode="floor"),
     "true_divide": lambda z: torch.true_divide(z, 2),
-    "floor_divide": lambda z: torch.floor_divide(z, 2.0),
+    "floor_divide": lambda z: torch.floor_divide(z.detach(), 2.0),
     "clip": lambda z: torch.clip(z, -1, 1),
     "arctan2": lambda z: torch.arctan2(z, z + 1),
     "greater": lambda z: torch.greater(z, 0) * z,
@@ -78,13 +78,15 @@ IN_PLACE = {
     "subtract_": lambda z: (z * 1).subtract_(2),
     "divide_": lambda z: (z * 1).divide_(2),
     "true_divide_": lambda z: (z * 1).true_divide_(2),
-    "floor_divide_": lambda z: (z * 1).floor_divide_(2.0),
+    "floor_divide_": lambda z: (z.detach() * 1).floor_divide_(2.0),
     "clip_": lambda z: (z * 1).clip_(-1, 1),
     "greater_": lambda z: (z * 1).greater_(0.5) + z,
     "lerp_": lambda z: (z * 1).lerp_(z + 1, 0.2),
     "addcmul_": lambda z: (z * 1).addcmul_(z, z),
     "masked_fill_": lambda z: (z * 1).masked_fill_(z > 0, 1.0),
     "copy_": lambda z: torch.zeros_like(z).copy_(z),
+    "copy_ of one row to all": lambda z: (z * 1).copy_(z[:1]),
+    "copy_ of another precision": lambda z: torch.zeros_like(z).copy_(z.float()) + z,
     "narrow, changed": lambda z: torch.cat([z, z.clone().narrow(1, 0, 6).multiply_(3)], 1),
     **{
         name: partial(lambda name, z: getattr(functional, name)(z * 1, inplace=True), name)
@@ -202,4 +204,10 @@ def test_what_torch_writes_in_other_operators_is_followed_and_proven(family: str
     network = GatedNetwork(Program(traced), find_loss("squared-error"), present)
     proof = verify_on(network, cut_graph(traced, present), lambda: [inputs])
     assert proof.broke_at is None
-    torch.testing.assert_close(Program(traced).outputs(inputs), model(inputs), rtol=0, atol=1e-9)
+    inputs.requires_grad_()
+    of_network, of_graph = model(inputs), Program(traced).outputs(inputs)
+    torch.testing.assert_close(of_graph, of_network, rtol=0, atol=1e-9)
+    (slopes,), (traced_slopes,) = (torch.autograd.grad(each.sum(), inputs) for each in (of_network, of_graph))
+    torch.testing.assert_close(
+        traced_slopes, slopes, rtol=0, atol=1e-9
+    )  # whatever torch can differentiate still can be

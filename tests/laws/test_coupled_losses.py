@@ -268,11 +268,24 @@ class Along(nn.Module):
         return self.what(x)
 
 
-@pytest.mark.parametrize("what", [
+MIXES_ROWS = [
     lambda x: x * x.softmax(0), lambda x: x - x.mean(0, keepdim=True), lambda x: x.cumsum(0),
     lambda x: functional.batch_norm(x, None, None, training=True), lambda x: (x @ x.T).softmax(1) @ x,
-])  # fmt: skip
-def test_a_network_in_which_samples_depend_on_each_other_is_refused(what) -> None:
-    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6), Along(what), nn.Linear(6, 3)).double()
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("what", MIXES_ROWS)
+def test_a_network_in_which_samples_depend_on_each_other_is_refused(what, precision) -> None:
+    model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 6), Along(what), nn.Linear(6, 3)).to(precision)
     with pytest.raises(sn.BadInputError, match=r"^model must be a network that answers each row by itself"):
         sn.Task(model, "cross-entropy", (INPUTS, CLASSES))
+
+
+def test_roundings_that_grow_are_not_taken_for_rows_that_mix() -> None:
+    def unlike_by_rounding(x):  # other kernels for other numbers of rows, and layers behind that make much of it
+        return x * (1 + 1e-3 * len(x) * torch.finfo(x.dtype).eps / torch.finfo(torch.float32).eps)
+
+    model = nn.Sequential(nn.Linear(5, 6), Along(unlike_by_rounding), nn.Linear(6, 3))
+    assert sn.Task(model, "cross-entropy", (INPUTS, CLASSES)).loss.name == "cross-entropy"
+    assert all(one.dtype == torch.float32 for one in model.parameters())

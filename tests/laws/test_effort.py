@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import shrinknet as sn
+from shrinknet.criteria.ablation import Ablation
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.execution.cost_model import forward_work, refit_work
 from shrinknet.measure.costs import GraphCosts, costs
@@ -215,6 +216,24 @@ def test_too_short_a_time_says_how_long_is_enough_before_candidates_are_tried(mo
     least = int(str(e.value).split("at least ")[1].split("s ")[0])
     monkeypatch.setattr(efforts, "_spread", spread)
     assert sn.prune(a_task(), goals=goals(), effort=f"{least + 1}s").is_met
+
+
+def test_a_ranking_by_ablation_is_priced_by_a_few_candidates(monkeypatch, tmp_path) -> None:
+    """A trial of all of a large network would take hours before the search begins."""
+    tried, score = [], Ablation.score
+
+    def seen(rule: Ablation, network: GatedNetwork, batches: object) -> dict[str, object]:
+        tried.append(sum(len(network.scored(group)) for group in network.groups))
+        return score(rule, network, batches)
+
+    slow(monkeypatch)
+    monkeypatch.setattr(efforts, "seconds_of", lambda work: (work(), efforts.SHARE_FOR_SEARCH / 54)[1])
+    monkeypatch.setattr(Ablation, "score", seen)
+    sn.prune(a_task(loss=wrong), goals=goals(), effort="1s", out=tmp_path / "run")
+    config, num_neurons = json.loads((tmp_path / "run" / "config.json").read_text()), a_network().trace.num_neurons
+    assert config["criterion"] == "ablation"
+    assert set(tried[:6]) == {efforts.TRIED}, "three times for rankings, three for candidates: they are short"
+    assert config["prices"]["ranking"] == pytest.approx(config["prices"]["candidate"] * num_neurons)
 
 
 @pytest.mark.parametrize("more", [

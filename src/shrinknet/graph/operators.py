@@ -17,13 +17,13 @@ def operators(text: str) -> frozenset[str]:
 
 ELEMENTWISE = operators("""
     hardswish, relu6, log_sigmoid, dropout, feature_dropout, alpha_dropout, detach, contiguous, type_as, rsub, to,
-    where, masked_fill, copy, zeros_like, ones_like, full_like, empty_like, floor_divide, fill
+    where, masked_fill, zeros_like, ones_like, full_like, empty_like, floor_divide, fill
 """)
 """Operators that treat every element alone (dropout does in eval mode) and that torch does not tag as such."""
 
 
 REWRITTEN = operators("""
-    stack, split, split_with_sizes, unsafe_split, unsafe_split_with_sizes, unbind, view, _unsafe_view
+    stack, split, split_with_sizes, unsafe_split, unsafe_split_with_sizes, unbind, view, _unsafe_view, copy
 """)
 """Operators without a rule that are written as others before labels ride (graph/rewrite.py)."""
 

@@ -36,6 +36,7 @@ def rewrite(module: GraphModule) -> None:
         _drop_assertions,
         decompose,
         _make_out_of_place,
+        _write_copies,
         _write_sizes,
         _join_stacks,
         _slice_pieces,
@@ -73,6 +74,15 @@ def fake_mode_of(graph: Graph) -> Any:
 def _drop_assertions(graph: Graph) -> None:
     """Take out nodes that only assert a tensor's dtype: they compute nothing, and forbid another precision."""
     for node in _calls(graph, "_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size"):
+        graph.erase_node(node)
+
+
+def _write_copies(graph: Graph) -> None:
+    """What is copied into a tensor is spread over its sizes, in its precision: `copy` itself has no derivative."""
+    for node in _calls(graph, "copy"):
+        into, values = node.args[:2]
+        spread = insert(node, aten.expand.default, values, _sizes(into, before=node))  # type: ignore[arg-type]
+        node.replace_all_uses_with(insert(node, aten.to.dtype, spread, into.meta["val"].dtype))  # type: ignore[union-attr]
         graph.erase_node(node)
 
 

@@ -232,8 +232,12 @@ def _bought(
     passes = SHARE_FOR_SEARCH * effort_seconds(asked) / one * alone
     rows = task.calibration.permuted(options.seed).rows(0, _rows_to_try(len(task.calibration), asked, one))
     of_all = len(task.calibration) / len(rows) / one
-    ranking = _seconds(lambda: estimate.score(network, rows.batches())) * of_all * alone
-    prices = Prices((_measuring(task, network, options) + _seconds(pacing) / one) * alone, ranking, 0.0)
+    if estimate.name == "ablation":  # of all candidates it would take hours, where a few say it
+        ranking = _seconds_of_a_candidate(network, rows) * network.trace.num_neurons
+    else:
+        ranking = _seconds(lambda: estimate.score(network, rows.batches()))
+    measuring = _measuring(task, network, options) + _seconds(pacing) / one
+    prices = Prices(measuring * alone, ranking * of_all * alone, 0.0)
     least = least_passes(prices, len(task.calibration))
     if passes < least:
         allowed = (
@@ -241,9 +245,13 @@ def _bought(
             f"{least:.3g} forward passes over the calibration data, of {one:.2g} s each"
         )
         raise BadInputError("effort", allowed, repr(asked), "Allow more, or give fewer calibration rows.")
+    return passes, replace(prices, candidate=_seconds_of_a_candidate(network, rows) * of_all)
+
+
+def _seconds_of_a_candidate(network: GatedNetwork, rows: Data) -> float:
+    """How long the exact ablation of one neuron takes, on some rows."""
     some, ablation = network.among(_spread(network)), find_criterion("ablation")
-    each = _seconds(lambda: ablation.score(some, rows.batches())) / min(TRIED, network.trace.num_neurons)
-    return passes, replace(prices, candidate=each * of_all)
+    return _seconds(lambda: ablation.score(some, rows.batches())) / min(TRIED, network.trace.num_neurons)
 
 
 def _rows_to_try(num_rows: int, asked: str, one: float) -> int:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -20,7 +21,7 @@ from shrinknet.task.losses import Loss, find_loss
 from shrinknet.task.measured import Computation, Measured
 from shrinknet.task.own_answers import answers_of, counting, has_ignored, of_own_answers, own_loss
 from shrinknet.task.targets import check_classes, check_targets
-from shrinknet.task.trees import Inputs, are_alike, called, joined, named_leaves, same, tensors_of
+from shrinknet.task.trees import Inputs, are_alike, called, floats_of, joined, named_leaves, of_each, same, tensors_of
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,9 @@ ROWS_LOOKED_AT = 128
 
 ROWS_AT_ONCE = 64
 """So many rows go through the network at once while a task is looked at: nobody knows yet how much memory they take."""
+
+MOST_COPIED = 2**28
+"""A network of more numbers than that (2 GiB in float64) is not copied to be looked at in finer precision."""
 
 
 def looked_through(
@@ -221,14 +225,44 @@ def _check_same_twice(outputs: Any, again: Any) -> None:
 
 
 def _check_apart(model: nn.Module, rows: Batch, outputs: Any) -> None:
-    """A row's answer must not depend on the rows beside it: means over samples, batches and lanes all lean on that."""
+    """A row's answer must not depend on the rows beside it: means over samples, batches and lanes all lean on that.
+
+    Where roundings are coarse, or grow on their way through the network, only float64 tells them from mixed rows.
+    """
     cut = len(rows) // 3
     if cut == 0:
         return
-    inputs = rows.inputs
-    parts = [_outputs(model, Batch(given, rows.targets), "calibration") for given in (inputs[:cut], inputs[cut:])]
-    if not are_alike(outputs, _joined_answers(parts)):
+    is_apart = are_alike(outputs, _answers_apart(model, rows, cut))
+    is_fine = all(torch.finfo(one.dtype).eps <= torch.finfo(torch.float32).eps for one in floats_of(outputs))
+    if not (is_apart and is_fine) and (exact := _in_float64(model, rows)) is not None:
+        is_apart = are_alike(*(_in_float32(answers) for answers in (exact[-1], _answers_apart(*exact[:2], cut))))
+    if not is_apart:
         raise _mixes_rows(f"other answers to {counted(cut, 'row')} alone than to the same rows among {len(rows)}")
+
+
+def _answers_apart(model: nn.Module, rows: Batch, cut: int) -> Any:
+    """The answers to the first rows alone and to the rest, put together."""
+    parts = (Batch(given, rows.targets) for given in (rows.inputs[:cut], rows.inputs[cut:]))
+    return _joined_answers([_outputs(model, part, "calibration") for part in parts])
+
+
+def _in_float64(model: nn.Module, rows: Batch) -> tuple[nn.Module, Batch, Any] | None:
+    """A copy of the network in float64, the rows and its answers; None where it is too large or cannot be."""
+    if sum(weights.numel() for weights in model.state_dict().values()) > MOST_COPIED:
+        return None
+    try:
+        exact = deepcopy(model).to("cpu", torch.float64)
+        inputs = of_each(rows.inputs, lambda one: one.double().cpu() if one.is_floating_point() else one.cpu())
+        answers = called(exact, inputs)
+    except Exception:  # whatever copying a user's modules, or running them in another precision, raises
+        return None
+    is_exact = all(one.dtype == torch.float64 for one in floats_of(answers))
+    return (exact, Batch(inputs, rows.targets), answers) if is_exact else None
+
+
+def _in_float32(answers: Any) -> Any:
+    """Answers in float64, to be compared as far as float32 reaches: mixed rows differ by more in any precision."""
+    return of_each(answers, lambda one: one.float() if one.is_floating_point() else one)
 
 
 def _joined_answers(parts: Sequence[Any]) -> Any:
