@@ -76,6 +76,9 @@ class Said:
     def ranking(self, done: int, total: int) -> None:
         """Say nothing."""
 
+    def tell(self, what: str, fraction: float) -> None:
+        """Say nothing."""
+
     def step(self, step: sn.Step, fraction: float) -> None:
         """Say how far the search is."""
         logging.info(

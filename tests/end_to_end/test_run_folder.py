@@ -251,6 +251,8 @@ def test_a_run_that_is_not_finished_is_told_how_to_go_on(tmp_path) -> None:
     class Stops:
         def ranking(self, done: int, total: int) -> None: ...
 
+        def tell(self, what: str, fraction: float) -> None: ...
+
         def step(self, step: Any, fraction: float) -> None:
             raise KeyboardInterrupt
 
@@ -308,6 +310,8 @@ def test_a_disk_that_takes_no_more_is_one_sentence(number: int, words: str, tmp_
 def test_a_folder_that_is_gone_is_one_sentence(tmp_path) -> None:
     class Deletes:
         def ranking(self, done: int, total: int) -> None: ...
+
+        def tell(self, what: str, fraction: float) -> None: ...
 
         def step(self, step: Any, fraction: float) -> None:
             shutil.rmtree(tmp_path / "run")

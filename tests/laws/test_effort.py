@@ -100,6 +100,8 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bits(tmp_path, monkeypatch) 
     class Breaks:
         def ranking(self, done: int, total: int) -> None: ...
 
+        def tell(self, what: str, fraction: float) -> None: ...
+
         def step(self, step: sn.Step, fraction: float) -> None:
             if step.number == 2:
                 raise KeyboardInterrupt
@@ -335,6 +337,8 @@ def test_the_bar_goes_by_the_steps_that_are_planned() -> None:
 
     class Listener:
         def ranking(self, done: int, total: int) -> None: ...
+
+        def tell(self, what: str, fraction: float) -> None: ...
 
         def step(self, step: sn.Step, fraction: float) -> None:
             told.append(fraction)

@@ -55,6 +55,9 @@ class Watching:
     def ranking(self, done: int, total: int) -> None:
         pass
 
+    def tell(self, what: str, fraction: float) -> None:
+        pass
+
     def step(self, step: sn.Step, fraction: float) -> None:
         if step.number in (5, NUM_STEPS):
             self.seen.append(bytes_held())

@@ -19,7 +19,8 @@ def command(run: RunPath, given: RunFlags, out: Out, asked: GoalFlags, json: Jso
         raise BadInputError("cut", allowed, "none", "Name one or more.")
     opened = reopen(run, given)
     assert opened.folder is not None
-    smaller = opened.at(*goals)
+    with console.Bar("cutting") as bar:
+        smaller = opened.at(*goals, tell=bar.tell)
     smaller.verification.raise_if_broken()
     smaller.save(out, goals=list(map(str, goals)), guards=[], cut_from=str(run.resolve()))
     if opened.config.guards:

@@ -11,11 +11,13 @@ class Kind:
         name: what it is asked for by.
         fits_weights: whether the weights of readers are fit, not their biases alone.
         follows_the_loss: whether the reader that makes the outputs is fit by the loss's own curvature in each sample.
+        ends_jointly: whether all weights of the network that is handed back are refit together at the end.
     """
 
     name: str
     fits_weights: bool = False
     follows_the_loss: bool = False
+    ends_jointly: bool = False
 
 
 KINDS = {
@@ -25,6 +27,7 @@ KINDS = {
         Kind("mean"),
         Kind("least-squares", fits_weights=True),
         Kind("newton", fits_weights=True, follows_the_loss=True),
+        Kind("joint", fits_weights=True, ends_jointly=True),
     )
 }
 """Each by its name."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
+from shrinknet.core.named import import_path
 from shrinknet.core.options import Options, option, read
 from shrinknet.core.quantities import ACCURACY, Quality
 from shrinknet.core.reading import all_restored
@@ -14,7 +15,7 @@ Method = Literal["reranking", "single-ranking"]
 Clip = Literal["none", "mean", "median"]
 Quantize = Literal["none", "int8"]
 Price = Literal["neuron", "parameters", "flash", "ram", "macs", "budget"]
-Compensate = Literal["none", "mean", "least-squares", "newton"]
+Compensate = Literal["none", "mean", "least-squares", "newton", "joint"]
 TieBy = Literal["class", "config", "none"]
 
 WEIGHTS = "weights"
@@ -27,6 +28,16 @@ DEFAULT_EFFORT = "10min"
 
 MOST_PAIRS = 20_000
 """In a group with more pairs `cancellation` looks at only so many."""
+
+
+def _ways(argument: str, given: object) -> tuple[object, ...]:
+    """Names with commas between them, functions, or both."""
+    several = given if isinstance(given, list | tuple) else (given,)
+    return tuple(one for each in several for one in (each.split(",") if isinstance(each, str) else (each,)))
+
+
+def _way_text(way: object) -> str:
+    return way if isinstance(way, str) else import_path(way) or str(getattr(way, "__qualname__", way))
 
 
 def _globs(argument: str, given: str | Sequence[str]) -> list[str]:
@@ -92,6 +103,10 @@ class SearchOptions(RankOptions):
     )
     price: Price = option("neuron", "What a removal frees; budget adds up the shares of what is still missing.")
     compensate: Compensate = option("none", "How readers make up for what is gone, without retraining.")
+    augment: Sequence[object] = option(
+        (), "What joint may make of calibration inputs: flip, shift (images), or package.module:function.",
+        parse=_ways, written=lambda ways: list(map(_way_text, ways)), is_later=True,
+    )  # fmt: skip
     resume: bool = option(False, "Go on with the run that the folder holds.", is_recorded=False)
     max_latency: float | None = option(
         None, "At most that long a sample on this machine, such as 5ms.", parse=parse_milliseconds

@@ -26,6 +26,9 @@ class Progress(Protocol):
     def step(self, step: Step, fraction: float) -> None:
         """A step was taken; that fraction of the way to the goal is done."""
 
+    def tell(self, what: str, fraction: float) -> None:
+        """Something else is under way, and that fraction of it is done."""
+
 
 class Silence:
     """Nobody wants to know."""
@@ -34,6 +37,9 @@ class Silence:
         """Say nothing."""
 
     def step(self, step: Step, fraction: float) -> None:
+        """Say nothing."""
+
+    def tell(self, what: str, fraction: float) -> None:
         """Say nothing."""
 
 

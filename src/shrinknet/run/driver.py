@@ -20,6 +20,7 @@ from shrinknet.export.artefact import Artefact
 from shrinknet.graph.configs import has_config
 from shrinknet.graph.ties import ties_of
 from shrinknet.measure.costs import CostsOf
+from shrinknet.recovery.augment import Augmentation, check_augmentations
 from shrinknet.run.allowed import check_loss, check_network
 from shrinknet.run.choosing import Scorers, choosing, differentiated_twice
 from shrinknet.run.effort import Effort, effort_asked, effort_of
@@ -28,6 +29,7 @@ from shrinknet.run.family import is_far_below, judged, least_pruned, misses, nex
 from shrinknet.run.options import Pruning
 from shrinknet.run.own_class import foretell
 from shrinknet.run.run import Run
+from shrinknet.run.together import refit_together
 from shrinknet.run.written import check_containers, under_way, with_threads_of, write_end, write_start
 from shrinknet.search.goals import Goal
 from shrinknet.search.guards import Guard, check_ways
@@ -49,6 +51,7 @@ def search(task: Task, options: Pruning) -> Run:
     """Prune a task's network as the options say (see `shrinknet.prune`)."""
     scoring, goals = options.how, options.goals
     effort_asked(options)
+    check_augmentations(options.augmentations, task.example_inputs)
     check_loss(task, options.rule, scoring, options.compensate)
     network = gated(task, options.keep, options.only, scoring)
     task = in_memory(task, network, differentiated_twice(options.rule, scoring, network))
@@ -92,6 +95,7 @@ def search(task: Task, options: Pruning) -> Run:
             compensation,
             folder,
             options.told,
+            options.augmentations,
         ).run(goals, config)
 
 
@@ -171,6 +175,7 @@ class Search:
     compensation: Compensation | NoCompensation
     folder: RunFolder | None
     progress: Progress
+    augmentations: tuple[Augmentation, ...] = ()
 
     def run(self, goals: Sequence[Goal], config: RunConfig) -> Run:
         """Take steps until every goal is reached, by measurement where there is an artefact; then cut, prove, write."""
@@ -188,7 +193,7 @@ class Search:
                 break
             log.info("The artefact misses its budget, and the search goes on: %s.", "; ".join(missed))
             wanted = next_wanted(run, goals, wanted, max_latency)
-        run = judged(run, goals, max_latency)
+        run = refit_together(judged(run, goals, max_latency), self.progress.tell)
         if self.folder is not None:
             run = replace(run, folder=self.folder)
             write_end(self.folder, run)
@@ -298,7 +303,7 @@ class Search:
         whole = Plan(removed, tuple(neuron for neuron, _ in remaining))
         masked = self._masked(taken)
         measures = measure(self.task, masked, self.ships.costs)
-        return finish(
+        finished = finish(
             Run,
             self.task,
             masked,
@@ -310,6 +315,7 @@ class Search:
             config,
             self.ships,
         )
+        return replace(finished, augmentations=self.augmentations)
 
 
 def _resumed(folder: RunFolder, start: Step, step: int | None) -> list[Step]:

@@ -36,6 +36,7 @@ from shrinknet.execution.cost_model import (
     seconds_of,
 )
 from shrinknet.measure.evaluation import evaluate_batches
+from shrinknet.recovery.joint import PASSES_AN_EPOCH, epochs_within
 from shrinknet.run.allowed import check_loss, check_network
 from shrinknet.run.options import Pruning
 from shrinknet.search.schedule import CANDIDATES, FEW_ROWS, Prices, Schedule, least_passes, schedule_of
@@ -54,6 +55,9 @@ that is within its time by these rates needs no measurement."""
 
 SHARE_FOR_SEARCH = 0.8
 """The rest of a time is for what comes before and after: files, the proof, the page."""
+
+SHARE_FOR_JOINT = 0.5
+"""A joint refit takes at most that part of the effort."""
 
 ESTIMATES = ("taylor-2-sampled", "taylor-1", "ablation")
 """What ranks where exact ablation of all is too much: the first that loss and network allow."""
@@ -79,12 +83,14 @@ class Effort:
         schedule: how it is spent.
         estimate: the rule that ranks.
         prices: what things cost, where that was measured.
+        epochs: how often a joint refit goes through the rows at the end, where there is one.
     """
 
     asked: float | str
     schedule: Schedule
     estimate: Criterion
     prices: Prices | None
+    epochs: int | None = None
 
     def parts_of(self, data: Data, seed: int) -> list[Data]:
         """Return the rows that the estimate looks at, one part after another, in an order drawn by a seed."""
@@ -100,7 +106,10 @@ class Effort:
     def facts(self) -> dict[str, object]:
         """What `config.json` says of it."""
         measured = {} if self.prices is None else {"prices": asdict(self.prices)}
-        return {"criterion": self.estimate.name, "effort": self.asked, "passes": self.schedule.passes, **measured}
+        epochs = {} if self.epochs is None else {"epochs": self.epochs}
+        return {
+            "criterion": self.estimate.name, "effort": self.asked, "passes": self.schedule.passes, **measured, **epochs,
+        }  # fmt: skip
 
 
 def effort_asked(options: Pruning) -> float | str:
@@ -158,6 +167,10 @@ def effort_of(
         passes, prices = asked, _counted_prices(task, network, estimate, options)
     else:
         passes, prices = _bought(task, network, estimate, options, asked, start, pacing)
+    epochs = None
+    if KINDS[options.compensate].ends_jointly:
+        epochs = int(str(began["epochs"])) if began is not None else epochs_within(SHARE_FOR_JOINT * passes)
+        passes -= 0 if began is not None else epochs * PASSES_AN_EPOCH
     num_rows, num_neurons = len(task.calibration), network.trace.num_neurons
     mean_left = num_neurons - (num_to_go - 1) / 2
     exact = 1 + num_steps * (prices.measuring + mean_left * prices.candidate)
@@ -166,7 +179,7 @@ def effort_of(
         return None
     schedule = schedule_of(passes, prices, num_rows, num_neurons, num_to_go)
     log.info("%s", _in_words(asked, schedule, estimate, exact, num_rows, num_to_go))
-    return Effort(asked, schedule, estimate, prices if isinstance(asked, str) else None)
+    return Effort(asked, schedule, estimate, prices if isinstance(asked, str) else None, epochs)
 
 
 def _began(options: Pruning) -> dict[str, object] | None:

@@ -19,6 +19,7 @@ from shrinknet.export.artefact import Artefact
 from shrinknet.graph.configs import has_config
 from shrinknet.graph.trace import export_program, named_tensors
 from shrinknet.measure.evaluation import evaluate
+from shrinknet.recovery.augment import Augmentation
 from shrinknet.run.own_class import Own, own_class, what_helps
 from shrinknet.surgery.own_config import mend_config
 from shrinknet.surgery.own_module import Attributes, new_attributes
@@ -60,6 +61,7 @@ class Facts:
     shipped: Shipped | None = None
     folder: RunFolder | None = None
     unfit: str | None = None
+    augmentations: tuple[Augmentation, ...] | None = ()
 
     @property
     def artefact(self) -> Manifest | None:

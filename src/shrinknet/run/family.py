@@ -123,7 +123,7 @@ def _with_so_many_gone(run: AnyRun, count: int, wanted: Sequence[Goal], goals: S
     measures = measure(run.task, network, run.ships.costs)
     plan = run.plan.first(count)
     found = finish(type(run), run.task, network, run.history, plan, measures, reason, is_met, run.config, run.ships)
-    return replace(found, unfit=run.unfit)
+    return replace(found, unfit=run.unfit, augmentations=run.augmentations)
 
 
 def _what_ranks_on(run: Facts) -> str:

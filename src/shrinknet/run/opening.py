@@ -9,18 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from shrinknet.compensation.compensate import compensation_of
-from shrinknet.core.config import WEIGHTS, RunConfig
+from shrinknet.compensation.kinds import KINDS
+from shrinknet.core.config import WEIGHTS, RunConfig, SearchOptions
 from shrinknet.core.errors import BadInputError, RunFolderError
 from shrinknet.core.folder import RunFolder, whole
 from shrinknet.core.named import is_import_path
 from shrinknet.core.records import removed_by
-from shrinknet.engine.gates import gated
+from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.export.artefact import Artefact
 from shrinknet.export.base import BY_NAME as EXPORTERS
 from shrinknet.export.base import Exporter, Find, exporter_names, find_exporter
 from shrinknet.graph.trace import named_tensors
 from shrinknet.loading.data import ROLES, load_data
-from shrinknet.loading.models import load_model
+from shrinknet.loading.models import fill, load_model
+from shrinknet.recovery.augment import BY_NAME as AUGMENTATIONS
+from shrinknet.recovery.augment import Augmentation
+from shrinknet.recovery.joint import smaller, spread
 from shrinknet.run.facts import Shipped, finish
 from shrinknet.run.family import portions_of
 from shrinknet.run.remade import remade, trusted
@@ -98,7 +102,7 @@ def load(
         more = {"output": config.get("output"), "free": config.get("free")}
         task = Task(network, judged_by, *sources, _batch_size(config), accuracy, measured, **more)
         with whole(opened):
-            return reopened(opened, task, finding(artefact, trust=trust))
+            return reopened(opened, task, finding(artefact, trust=trust), trust=trust)
 
 
 def _check_is_pruning(config: Mapping[str, Any]) -> None:
@@ -119,10 +123,10 @@ def _original(opened: RunFolder, model: nn.Module | str | None, trust: bool) -> 
     return own
 
 
-def reopened(folder: RunFolder, task: Task, find: Find = find_exporter) -> Run:
+def reopened(folder: RunFolder, task: Task, find: Find = find_exporter, *, trust: bool = False) -> Run:
     """Return the run in a folder, given its original network and data again. Nothing is scored.
 
-    `find` finds its exporters.
+    `find` finds its exporters; `trust` lets augmentations of one's own be imported.
 
     Raises:
         RunFolderError: the network is not the one that the run began with, or the run is not finished.
@@ -141,13 +145,30 @@ def reopened(folder: RunFolder, task: Task, find: Find = find_exporter) -> Run:
             f"folder must have a history. Got {str(folder.path)!r}, which has none. Make the run again."
         )
     ships = Artefact(task, network.trace, asked.kind, asked.quantize, asked.allow_float, find)
-    compensation = compensation_of(asked.compensate, task, network)
-    masked = compensation.after(portions_of(history, plan.removed))
+    if KINDS[asked.compensate].ends_jointly:
+        bare = network.without(plan.removed)
+        masked = bare.refit(as_cut(bare, folder.path / "model.safetensors"))
+    else:
+        masked = compensation_of(asked.compensate, task, network).after(portions_of(history, plan.removed))
     measures = measure(task, masked, lambda present: end.after.costs)
     run = finish(Run, task, masked, history, plan, measures, end.reason, end.is_met, config, ships, ship=False)
     _check_belongs(folder, run)
     unfit = folder.read_json("plan.json").get("fixed_width")
-    return replace(run, folder=folder, unfit=unfit, shipped=_shipped(folder, ships.name))
+    augmentations = _augmentations(asked, trust=trust)
+    return replace(run, folder=folder, unfit=unfit, shipped=_shipped(folder, ships.name), augmentations=augmentations)
+
+
+def as_cut(network: GatedNetwork, file: Path) -> dict[str, Tensor]:
+    """Return a masked network's tensors with the weights of the smaller one that was written in their places."""
+    cut = smaller(network)
+    fill(cut, file)
+    return spread(network, {name: tensor.detach() for name, tensor in named_tensors(cut).items()})
+
+
+def _augmentations(asked: SearchOptions, *, trust: bool) -> tuple[Augmentation, ...] | None:
+    """What a joint refit makes of inputs; None where some are code that nobody trusts."""
+    names = list(map(str, asked.augment))
+    return tuple(map(AUGMENTATIONS.find, names)) if trust or not any(map(is_import_path, names)) else None
 
 
 def _shipped(folder: RunFolder, kind: str) -> Shipped | None:

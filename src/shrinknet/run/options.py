@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from shrinknet.compensation.kinds import KINDS
 from shrinknet.core.config import RankOptions, RunConfig, SearchOptions
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.options import recorded
@@ -16,6 +17,8 @@ from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.criteria.base import BY_NAME as CRITERIA
 from shrinknet.export.base import BY_NAME as EXPORTERS
 from shrinknet.export.base import find_exporter
+from shrinknet.recovery.augment import BY_NAME as AUGMENTATIONS
+from shrinknet.recovery.augment import Augmentation
 from shrinknet.search.goals import Goal
 from shrinknet.search.guards import Guard
 from shrinknet.search.rank import Limits
@@ -25,6 +28,8 @@ from shrinknet.task.task import Task
 
 DEFAULT_CRITERION = "ablation"
 """What scores where nobody names a rule."""
+
+HOW_JOINTLY = "Say `compensate='joint'`."
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,9 @@ class Pruning(SearchOptions, Scored):
         object.__setattr__(self, "goals", all_of("goals", self.goals, Goal))
         object.__setattr__(self, "guards", all_of("guards", self.guards, Guard))
         find_exporter(self.kind, self.quantize)
+        if self.augmentations and not KINDS[self.compensate].ends_jointly:
+            given = f"{', '.join(one.name for one in self.augmentations)} beside compensate={self.compensate!r}"
+            raise BadInputError("augment", "left out unless all weights are refit together", given, HOW_JOINTLY)
         if self.refits and self.how.executor != "serial":
             given = repr(self.compensate)
             raise BadInputError("compensate", "none where workers score", given, "Use `executor='serial'`.")
@@ -82,6 +90,11 @@ class Pruning(SearchOptions, Scored):
     def how(self) -> Scoring:
         """How scoring is done: forward passes are kept from one ranking to the next."""
         return replace(self.scoring or Scoring(), keeps_passes=True)
+
+    @cached_property
+    def augmentations(self) -> tuple[Augmentation, ...]:
+        """What the joint refit makes of calibration inputs."""
+        return tuple(map(AUGMENTATIONS.find, self.augment))
 
     @property
     def limits(self) -> Limits:

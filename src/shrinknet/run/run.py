@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shrinknet.core.folder import RunFolder
+from shrinknet.core.progress import Tell, tell_nobody
 from shrinknet.core.records import Corner, Manifest
 from shrinknet.report import summary
 from shrinknet.run import family, written
 from shrinknet.run.facts import Facts
+from shrinknet.run.together import refit_together
 from shrinknet.search.goals import Goal
 
 
@@ -25,18 +27,22 @@ class Run(Facts):
         test: loss and metrics on data that nothing else has seen.
         config: what the run was made with, as `config.json` has it.
         folder: where the run is written, if anywhere.
+        augmentations: what a joint refit makes of calibration inputs; None where a folder names some of one's own.
         unfit: why the class that the run began with does not bear a cut, where an exported network stands in for it.
     """
 
-    def at(self, *goals: Goal) -> "Run":
+    def at(self, *goals: Goal, tell: Tell = tell_nobody) -> "Run":
         """Return another member of the family: the first of the same order that reaches every goal. Nothing is scored.
 
         Where the history ends before a goal, the order of the last ranking is followed; `is_met` says whether the
         goals can be reached at all. An artefact that misses a budget by measurement is followed by a smaller one.
 
-        Cost: no scoring; a few passes over the data to measure and prove the one network.
+        `tell` is told how far a joint refit is.
+
+        Cost: no scoring; a few passes over the data to measure and prove the one network; where the run's weights were
+        refit together, those of this one are, too.
         """
-        return family.at(self, goals)
+        return refit_together(family.at(self, goals), tell)
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Return (what, before, after) for every figure that was measured."""

@@ -149,7 +149,7 @@ def check_nodes(network: GatedNetwork, cut: GraphModule, rows: AnyInputs) -> tup
         predicted = network.trace.shape(node, network.present, num_rows(rows))
         if tuple(cut_value.shape) != predicted:
             return checked, f"{describe(node)}: shape {list(cut_value.shape)}, expected {list(predicted)}"
-        kept = _kept(value, network, node.name)
+        kept = kept_part(value, network, node.name)
         if not _close(kept, cut_value, network.program.precision):
             return checked, f"{describe(node)}: other values than in the masked network"
         cut_values[cut_node] = kept  # each operator is checked by itself: roundings do not add up
@@ -157,12 +157,12 @@ def check_nodes(network: GatedNetwork, cut: GraphModule, rows: AnyInputs) -> tup
     return checked, None
 
 
-def cut_program(trace: Trace, cut: GraphModule, dtype: torch.dtype | None) -> Program:
-    """Return the cut graph ready to run; it has no gates."""
-    return Program(replace(trace, module=cut, sites=()), dtype)
+def cut_program(trace: Trace, cut: GraphModule, dtype: torch.dtype | None, reads: int | None = None) -> Program:
+    """Return the cut graph ready to run; it has no gates. The loss is given output `reads`."""
+    return Program(replace(trace, module=cut, sites=()), dtype, reads=reads)
 
 
-def _kept(value: Tensor, network: GatedNetwork, name: str) -> Tensor:
+def kept_part(value: Tensor, network: GatedNetwork, name: str) -> Tensor:
     """The part of a masked value that the cut network still has."""
     for axis, ids in enumerate(network.trace.layouts.get(name, ())):
         if ids is not None:

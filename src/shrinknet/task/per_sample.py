@@ -160,7 +160,7 @@ def divergence(outputs: Shaped[Tensor, "..."], answers: Shaped[Tensor, "batch ..
     classes = classes_of_logits(answers)
     classes = classes if classes < 0 else classes - answers.dim()
     lead = outputs.dim() - answers.dim()
-    losses = _divergences(outputs, answers.expand_as(outputs), classes)
+    losses = divergence_along(outputs, answers.expand_as(outputs), classes)
     return losses.flatten(lead + 1).mean(-1) if losses.dim() > lead + 1 else losses
 
 
@@ -169,7 +169,12 @@ def classes_of_logits(outputs: Tensor) -> int:
     return -1 if outputs.dim() == 3 else 1
 
 
-def _divergences(outputs: Tensor, answers: Tensor, classes: int) -> Tensor:
+def divergence_along(outputs: Tensor, answers: Tensor, classes: int) -> Tensor:
+    """Return `divergence` at each position, the classes lying along that axis.
+
+    >>> divergence_along(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4), 1).shape
+    torch.Size([2, 4])
+    """
     said, wanted = outputs.log_softmax(classes), answers.log_softmax(classes)
     return functional.kl_div(said, wanted, reduction="none", log_target=True).sum(classes)
 
@@ -285,7 +290,7 @@ def divergence_across(outputs: Float[Tensor, "... outputs batch"], answers: Floa
     >>> divergence_across(torch.zeros(2, 1), torch.zeros(2, 1))
     tensor([0.])
     """
-    return _divergences(outputs, answers.expand_as(outputs), -2)
+    return divergence_along(outputs, answers.expand_as(outputs), -2)
 
 
 OF_CANDIDATES: dict[PerSample, PerSample] = {

@@ -1,0 +1,38 @@
+"""The end of a run with `compensate="joint"`: all weights of what is handed back are refit together, once."""
+
+import logging
+from dataclasses import replace
+
+from shrinknet.compensation.kinds import KINDS
+from shrinknet.core.errors import BadInputError
+from shrinknet.core.progress import Tell, tell_nobody
+from shrinknet.recovery.augment import augmented
+from shrinknet.recovery.joint import EPOCHS, refit_jointly
+from shrinknet.run.facts import AnyRun, finish
+from shrinknet.search.steps import measure
+
+log = logging.getLogger(__name__)
+
+
+def refit_together(run: AnyRun, tell: Tell = tell_nobody) -> AnyRun:
+    """Return a run whose network's weights are all refit together, where its compensation ends so; else the run.
+
+    Raises:
+        BadInputError: it was made with augmentations of one's own, which a folder names and nobody else does.
+
+    Cost: see `refit_jointly`; then measures, cut, proof and artefact again.
+    """
+    search = run.config.search
+    if not KINDS[search.compensate].ends_jointly or not run.verification.holds:
+        return run
+    if run.augmentations is None:
+        got = f"{', '.join(map(str, search.augment))} in the folder"
+        do = "If that is your own, open the run with `trust=True`."
+        raise BadInputError("augment", "trusted where it is code: nothing that a run folder names is imported", got, do)
+    epochs, augment = int(str(run.config.content.get("epochs", EPOCHS))), augmented(run.augmentations)
+    with run.network.program.scoring.arithmetic():
+        network = refit_jointly(run.task, run.network, augment, epochs, search.seed, tell)
+        measures = measure(run.task, network, run.ships.costs)
+    ended = run.history, run.plan, measures, run.reason, run.is_met, run.config, run.ships
+    log.info("Refit together: calibration loss %.4g -> %.4g.", run.measures.calibration_loss, measures.calibration_loss)
+    return replace(finish(type(run), run.task, network, *ended), unfit=run.unfit, augmentations=run.augmentations)
