@@ -20,14 +20,14 @@ from shrinknet.compensation.compensate import (
     curvatures,
     with_floor,
 )
-from shrinknet.compensation.least_squares import Moments, least_squares, means, residual_maker, with_ones
+from shrinknet.compensation.least_squares import Moments, least_squares, means, residual_maker, scaled, with_ones
 from shrinknet.compensation.readers import as_matrix, readers
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.measure.evaluation import evaluate
 from shrinknet.run.checking import check_files
 
-KINDS = ("mean", "least-squares", "newton")
+KINDS = ("mean", "constant", "scale", "least-squares", "newton")
 ROUNDING = 1e-9
 
 
@@ -134,6 +134,90 @@ def test_after_least_squares_each_readers_error_is_the_closed_forms(drawn: Drawn
         left = as_matrix(first[reader.weight], None if reader.bias is None else first[reader.bias])
         left[:, :-1] *= present[reader.owners]
         assert bool((measured <= moments.error(left) + rounding).all()), "no reader is worse off than left as it was"
+
+
+@given(st.integers(0, 2**16), st.booleans())
+def test_factors_of_neurons_are_those_of_one_large_least_squares(seed: int, has_bias: bool) -> None:
+    """The slow twin lays out a row for each output of each row, a column for each neuron, and one for each bias."""
+    torch.manual_seed(seed)
+    owners, alive = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([True, True, False, False, True, True, has_bias])
+    x = with_ones(torch.randn(40, 6, dtype=torch.float64) + 0.5)
+    weights, y = torch.randn(3, 7, dtype=torch.float64), torch.randn(40, 3, dtype=torch.float64)
+    moments = Moments(x.T @ x / 40, x.T @ y / 40, y.square().mean(0), 40)
+    ridge = 1e-3
+    fit = scaled(moments, weights, owners, alive, ridge)
+
+    given = torch.stack([(x[:, :6] * (owners == owner)) @ weights[:, :6].T for owner in (0, 2)], -1)
+    biases = torch.eye(3, dtype=torch.float64).expand(40, 3, 3) * has_bias
+    seen = given - given.mean(0) * has_bias
+    held = ridge * seen.square().sum(1).mean(0).mean()
+    rows = torch.cat([given, biases], -1).flatten(0, 1) / 40**0.5
+    hold = torch.cat([torch.eye(2, dtype=torch.float64) * held**0.5, torch.zeros(2, 3, dtype=torch.float64)], 1)
+    wanted = torch.cat([y.flatten() / 40**0.5, held**0.5 * torch.ones(2, dtype=torch.float64)])
+    twin = torch.linalg.pinv(torch.cat([rows, hold])) @ wanted
+    assert torch.allclose(fit[:, :2], weights[:, :2] * twin[0], atol=ROUNDING)
+    assert torch.allclose(fit[:, 4:6], weights[:, 4:6] * twin[1], atol=ROUNDING)
+    assert torch.allclose(fit[:, 6], twin[2:] * has_bias, atol=ROUNDING)
+    assert not fit[:, 2:4].any()
+
+
+@given(st.one_of(dense_networks(), conv_networks()), st.data())
+def test_with_factors_the_first_reader_errs_no_more_than_with_means_and_no_less_than_least_squares(drawn, data) -> None:
+    drawn = many_rows(drawn)
+    network = drawn.network
+    gone, errors = removals(data, network), []
+    with torch.no_grad():
+        before = network.program.run(drawn.inputs, None, keep=True)
+    for kind in ("mean", "scale", "least-squares"):
+        refit = Compensation(kind, drawn.task(), network, 1e-12).refit(network.without(gone), gone)
+        found = readers(network.program)
+        node = next(one for one in network.program.nodes if one in found and reads(found[one], network, gone))
+        with torch.no_grad():
+            after = refit.program.run(drawn.inputs, refit.gating(), keep=True)
+        errors.append(float((after[node] - before[node]).square().mean()))
+    by_means, by_factors, by_weights = errors
+    assert by_weights <= by_factors + ROUNDING
+    assert by_factors <= by_means + ROUNDING
+
+
+def reads(reader, network: GatedNetwork, gone: list[sn.Neuron]) -> bool:
+    return any(bool((reader.owners == _id(network, neuron)).any()) for neuron in gone)
+
+
+@given(st.one_of(dense_networks(), conv_networks()), st.data())
+def test_with_constants_the_loss_is_never_higher_than_with_means(drawn: Drawn, data) -> None:
+    drawn = many_rows(drawn)
+    network, task = drawn.network, drawn.task()
+    gone = removals(data, network)
+    by_means, by_constants = (
+        Compensation(kind, task, network).refit(network.without(gone), gone) for kind in ("mean", "constant")
+    )
+    losses = [evaluate(one.outputs, task.loss, task.calibration).loss for one in (by_means, by_constants)]
+    assert losses[1] <= losses[0] + ROUNDING
+
+
+def test_constants_lower_the_loss_of_a_network_that_knows_something_and_leave_values_as_they_are() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 6, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 4),
+    ).double().eval()  # fmt: skip
+    inputs = torch.randn(300, 1, 6, 6, dtype=torch.float64)
+    task = sn.Task(model, "cross-entropy", (inputs, model(4 * inputs).argmax(1)), batch_size=300)
+    network, falls = gated(task), 0
+    for group in network.groups:
+        for neuron in group.neurons:
+            losses = []
+            for kind in ("mean", "constant"):
+                compensation = Compensation(kind, task, network)
+                refit = compensation.refit(network.without([neuron]), [neuron])
+                losses.append(evaluate(refit.outputs, task.loss, task.calibration).loss)
+                with torch.no_grad():
+                    again = refit.program.run(compensation.batch.inputs, refit.gating(), keep=True)
+                for node, value in again.items():
+                    assert torch.allclose(compensation.values[node], value, rtol=0, atol=ROUNDING)
+            falls += losses[1] < losses[0] - 1e-4
+    assert falls > 0.8 * network.trace.num_neurons
 
 
 @given(st.one_of(dense_networks(), conv_networks()))

@@ -3,6 +3,8 @@
 Everything is measured against what each reader gave in the untouched network, on the calibration data:
 
     mean            the bias is set so that each reader gives the same mean
+    constant        biases go on from there to where the loss is least (constant.py)
+    scale           the bias, and one factor for each survivor, are fit so that what each reader gives changes least
     least-squares   weights and bias on the survivors are refit so that what it gives changes least (least_squares.py)
     newton          the same; but for the reader that makes the outputs, a change counts by the loss's own curvature
                     there: argmin mean (x W'^T - y) H (x W'^T - y)^T, H = d2 loss / d outputs2 of each sample
@@ -24,15 +26,16 @@ from torch import Tensor
 from torch.fx import Node
 from torch.nn import functional
 
+from shrinknet.compensation.constant import least_loss
 from shrinknet.compensation.kinds import KINDS
-from shrinknet.compensation.least_squares import Moments, least_squares, means, residual_maker, with_ones
+from shrinknet.compensation.least_squares import Moments, least_squares, means, residual_maker, scaled, with_ones
 from shrinknet.compensation.none import NoCompensation, Portions
-from shrinknet.compensation.readers import Reader, as_matrix, is_own, readers
+from shrinknet.compensation.readers import Reader, as_matrix, downstream, is_own, readers
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Measures, Neuron
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.passes import Passes
-from shrinknet.engine.program import Program
+from shrinknet.engine.program import Gating, Program
 from shrinknet.graph.call import Site, argument
 from shrinknet.graph.operators import describe, is_elementwise, operator_name
 from shrinknet.task.data import Batch, joined_batches
@@ -55,7 +58,7 @@ class Compensation:
     """What the untouched network gave, and the network as the last refit left it.
 
     Args:
-        kind: "mean", "least-squares" or "newton".
+        kind: one of `KINDS` but "none"; of "joint" the search's part: least squares.
         task: its calibration data; as many rows as memory allows are looked at.
         network: the untouched network.
 
@@ -192,6 +195,7 @@ class _Refit:
         self.values: dict[Node, Any] = {**whole.values, **self.program.constants}
         self.changed: set[Node] = set()
         self.tensors: dict[str, Tensor] = {}
+        self.fitted: list[Reader] = []
 
     def go(self) -> None:
         """Run."""
@@ -208,6 +212,19 @@ class _Refit:
                 self._move_statistics(node)
             self.values[node] = self.program.call(node, self.values, gating)
             self.changed.add(node)
+        if self.whole.kind.follows_the_loss and not self.whole.kind.lays_out_rows:
+            self._go_on_to_the_least_loss(gating)
+
+    def _go_on_to_the_least_loss(self, gating: Gating | None) -> None:
+        """Move the biases that were just fit, and run what lies behind them again."""
+        refit = self.network.refit(self.tensors)
+        for bias, value in least_loss(refit, self.whole.batch, self.values, self.fitted).items():
+            self._set(bias, value)
+        nodes = [reader.node for reader in self.fitted]
+        behind = {*nodes, *downstream(nodes)}
+        for node in self.program.nodes:
+            if node in behind:
+                self.values[node] = self.program.call(node, self.values, gating)
 
     def _reads_removed(self, node: Node) -> bool:
         sites = self.program.sites.get(node.name, ())
@@ -218,11 +235,12 @@ class _Refit:
         self.values[constant] = self.program.constants[constant] = self.tensors[str(constant.target)] = value
 
     def _fit(self, reader: Reader) -> None:
+        self.fitted.append(reader)
         x = self.values[reader.node.args[0]]  # type: ignore[index]
         weight, bias = self.values[reader.weight], None if reader.bias is None else self.values[reader.bias]
         alive = functional.pad(self.present[reader.owners], (0, 1), value=bias is not None)
         weights = as_matrix(weight, bias)
-        if not self.whole.kind.fits_weights:
+        if not self.whole.kind.lays_out_rows:
             if reader.bias is not None:
                 read, given = means(reader, x, self.whole.start[reader.node])
                 self._set(reader.bias, given - weights[:, :-1] @ torch.where(alive[:-1], read, 0.0))
@@ -235,13 +253,16 @@ class _Refit:
     def _refit(self, reader: Reader, x: Tensor, weights: Tensor, alive: Tensor) -> Tensor:
         if self.whole.kind.follows_the_loss and self._makes_the_outputs(reader):
             return by_curvature(self.whole.bend(reader, x), weights, alive, self.whole.ridge)
-        return least_squares(self.whole.moments(reader, x), weights, alive, self.whole.ridge)
+        moments = self.whole.moments(reader, x)
+        if self.whole.kind.fits_factors:
+            return scaled(moments, weights, reader.owners, alive, self.whole.ridge)
+        return least_squares(moments, weights, alive, self.whole.ridge)
 
     def _makes_the_outputs(self, reader: Reader) -> bool:
         y = self.whole.start[reader.node]
         if not reader.is_dense or y.dim() != 2 or y.shape[1] * (len(reader.owners) + 1) > MOST_UNKNOWNS:
             return False
-        behind, last = [node for node in self.program.nodes if node in _downstream(reader.node)], reader.node
+        behind, last = [node for node in self.program.nodes if node in downstream([reader.node])], reader.node
         for node in behind:
             if not is_elementwise(node) or node.all_input_nodes != [last]:
                 return False
@@ -263,16 +284,6 @@ class _Refit:
         self._set(read[1], self.whole.first[read[1]] * torch.where(before.var(over) > 0, ratio, 1.0))
 
 
-def _downstream(node: Node) -> set[Node]:
-    found, waiting = set[Node](), [node]
-    while waiting:
-        for user in waiting.pop().users:
-            if user.op == "call_function" and user not in found:
-                found.add(user)
-                waiting.append(user)
-    return found
-
-
 def curvatures(network: GatedNetwork, node: Node, values: Mapping[Node, Any], targets: Tensor) -> Tensor:
     """Return the Gauss-Newton curvature of each sample's loss in what a reader gives [samples, outputs, outputs].
 
@@ -287,7 +298,7 @@ def curvatures(network: GatedNetwork, node: Node, values: Mapping[Node, Any], ta
         y = values[node].detach().requires_grad_()
         found: dict[Node, Any] = {**program.constants, node: y}
         for one in program.nodes:
-            if one in _downstream(node):
+            if one in downstream([node]):
                 found[one] = program.call(one, found, None, decomposed=True)
         slope = torch.ones_like(y)
         if found[program.output] is not y:

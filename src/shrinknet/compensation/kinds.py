@@ -9,15 +9,23 @@ class Kind:
 
     Attributes:
         name: what it is asked for by.
-        fits_weights: whether the weights of readers are fit, not their biases alone.
-        follows_the_loss: whether the reader that makes the outputs is fit by the loss's own curvature in each sample.
+        fits_factors: whether a factor of each neuron is fit, beside the bias.
+        fits_weights: whether each weight of the readers is.
+        follows_the_loss: whether what the loss says of each sample decides: of biases, or in the reader that makes the
+            outputs.
         ends_jointly: whether all weights of the network that is handed back are refit together at the end.
     """
 
     name: str
+    fits_factors: bool = False
     fits_weights: bool = False
     follows_the_loss: bool = False
     ends_jointly: bool = False
+
+    @property
+    def lays_out_rows(self) -> bool:
+        """Whether it takes the second moments of what readers read, which costs more than a pass."""
+        return self.fits_factors or self.fits_weights
 
 
 KINDS = {
@@ -25,6 +33,8 @@ KINDS = {
     for one in (
         Kind("none"),
         Kind("mean"),
+        Kind("constant", follows_the_loss=True),
+        Kind("scale", fits_factors=True),
         Kind("least-squares", fits_weights=True),
         Kind("newton", fits_weights=True, follows_the_loss=True),
         Kind("joint", fits_weights=True, ends_jointly=True),

@@ -89,6 +89,41 @@ def least_squares(
     return refit
 
 
+def scaled(
+    moments: Moments,
+    weights: Float[Tensor, "outputs columns"],
+    owners: Int[Tensor, " elements"],
+    alive: Bool[Tensor, " columns"],
+    ridge: float,
+) -> Float[Tensor, "outputs columns"]:
+    """Return the weights on the living columns, those of each neuron times one factor, that give y best; 0 elsewhere.
+
+    argmin over s, b of mean |W diag(s) x + b - y|^2 + r |s - 1|^2: one system, (A + r I) s = d + r 1, where A and d sum
+    W^T W o cov(x, x) and W^T o cov(x, y) over each neuron's columns, and r is a share `ridge` of A's mean diagonal.
+    Without a bias b = 0, and second moments stand for the covariances.
+
+    Args:
+        moments: of what is read and what should be given.
+        weights: the present ones, the bias last.
+        owners: the neuron of each column.
+        alive: which columns may be used (the last: whether there is a bias).
+        ridge: how strongly factors are held to 1.
+    """
+    keep, has_bias = alive[:-1].nonzero()[:, 0], alive[-1].double()
+    own, x, y = weights[:, keep], has_bias * moments.gram[keep, -1], has_bias * moments.cross[-1]
+    inner = own.T @ own * (moments.gram[keep][:, keep] - torch.outer(x, x))
+    wanted = (own.T * (moments.cross[keep] - torch.outer(x, y))).sum(1)
+    neurons, place = torch.unique(owners[keep], return_inverse=True)
+    of_neuron = functional.one_hot(place, len(neurons)).to(inner)
+    system = of_neuron.T @ inner @ of_neuron
+    held = ridge * system.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny)
+    factors = torch.linalg.solve(system + held * torch.eye(len(system)).to(system), of_neuron.T @ wanted + held)
+    refit = torch.zeros_like(weights)
+    refit[:, keep] = own * factors[place]
+    refit[:, -1] = has_bias * (y - refit[:, keep] @ x)
+    return refit
+
+
 def residual_maker(
     gram: Float[Tensor, "columns columns"],
     owners: Int[Tensor, " elements"],

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -77,6 +78,17 @@ def readers(program: Program) -> dict[Node, Reader]:
         per_neuron = math.prod(weight.meta["val"].shape[2:])
         owners = program.ids[sites[0]].repeat_interleave(per_neuron)
         found[node] = Reader(node, sites[0], weight, bias, owners)
+    return found
+
+
+def downstream(nodes: Iterable[Node]) -> set[Node]:
+    """Return every operator that what some nodes give can change."""
+    found, waiting = set[Node](), list(nodes)
+    while waiting:
+        for user in waiting.pop().users:
+            if user.op == "call_function" and user not in found:
+                found.add(user)
+                waiting.append(user)
     return found
 
 

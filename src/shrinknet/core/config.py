@@ -15,7 +15,7 @@ Method = Literal["reranking", "single-ranking"]
 Clip = Literal["none", "mean", "median"]
 Quantize = Literal["none", "int8"]
 Price = Literal["neuron", "parameters", "flash", "ram", "macs", "budget"]
-Compensate = Literal["none", "mean", "least-squares", "newton", "joint"]
+Compensate = Literal["none", "mean", "constant", "scale", "least-squares", "newton", "joint"]
 TieBy = Literal["class", "config", "none"]
 
 WEIGHTS = "weights"

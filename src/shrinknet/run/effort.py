@@ -56,6 +56,9 @@ that is within its time by these rates needs no measurement."""
 SHARE_FOR_SEARCH = 0.8
 """The rest of a time is for what comes before and after: files, the proof, the page."""
 
+PASSES_BY_LOSS = 7
+"""What biases that follow the loss take at most: a pass, slopes, and four tries."""
+
 SHARE_FOR_JOINT = 0.5
 """A joint refit takes at most that part of the effort."""
 
@@ -213,10 +216,13 @@ def _measuring(task: Task, network: GatedNetwork, options: Pruning) -> float:
 
 
 def _work_of_a_refit(network: GatedNetwork, options: Pruning, num_rows: int) -> Work:
-    """The work of a refit beside the pass that it runs, for each sample; one that sets biases alone takes a pass."""
+    """The work of a refit beside the pass that it runs, for each sample; where biases alone are set, that is passes."""
     if not options.refits:
         return Work()
-    return refit_work(network, num_rows) if KINDS[options.compensate].fits_weights else forward_work(network)
+    kind = KINDS[options.compensate]
+    if kind.lays_out_rows:
+        return refit_work(network, num_rows)
+    return forward_work(network).times(PASSES_BY_LOSS if kind.follows_the_loss else 1)
 
 
 def _counted_prices(task: Task, network: GatedNetwork, estimate: Criterion, options: Pruning) -> Prices:
