@@ -3,7 +3,7 @@
     SHRINKNET_DATA=... python benchmarks/effort/networks.py [resnet20 mobilenetv2]
 
 Images are CIFAR-10's, re-encoded as JPEG (see the data's own README): train and test on these alike. Stochastic
-gradient descent with momentum, one cycle of the step size (Smith and Topin 2018), shifts by at most 4 pixels and flips.
+gradient descent with momentum, cycles of the step size (Smith and Topin 2018), shifts by at most 4 pixels and flips.
 Weights and the state after each epoch lie in `SHRINKNET_TRAINED` (default:
 `~/.cache/shrinknet-benchmarks`), so that training goes on after a kill.
 """
@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "zoo"))
 SEED, BATCH = 0, 128
-EPOCHS, PEAK, DECAY = {"resnet20": 14, "mobilenetv2": 14}, 0.1, 5e-4
-"""How long each is trained; the largest step size; weight decay."""
+CYCLES, DECAY = {"resnet20": ((14, 0.1), (12, 0.06)), "mobilenetv2": ((14, 0.1), (12, 0.06))}, 5e-4
+"""For each cycle how many epochs it is of, and its largest step size; weight decay."""
 
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -91,7 +91,7 @@ def trained(name: str) -> nn.Module:
     model = NETWORKS[name]()
     path = folder() / f"{name}.pt"
     state = torch.load(path, weights_only=True) if path.exists() else None
-    if state is None or state["epoch"] < EPOCHS[name]:
+    if state is None or state["epoch"] < sum(epochs for epochs, _ in CYCLES[name]):
         train(model, name, path, state)
     else:
         model.load_state_dict(state["model"])
@@ -116,24 +116,30 @@ def cifar(part: str) -> tuple[Tensor, Tensor]:
 def train(model: nn.Module, name: str, path: Path, state: dict | None) -> None:
     """Train, one epoch after another, each of which is kept."""
     inputs, targets = cifar("train")
-    padded, test, epochs = nn.functional.pad(inputs, (4, 4, 4, 4)), cifar("test"), EPOCHS[name]
+    padded, test = nn.functional.pad(inputs, (4, 4, 4, 4)), cifar("test")
     model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), PEAK, momentum=0.9, weight_decay=DECAY, nesterov=True)
-    cycle = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, PEAK, epochs=epochs, steps_per_epoch=len(inputs) // BATCH, pct_start=0.25
-    )
+    optimizer = torch.optim.SGD(model.parameters(), momentum=0.9, weight_decay=DECAY, nesterov=True)
+    done = 0 if state is None else state["epoch"]
     if state is not None:
-        for one, key in ((model, "model"), (optimizer, "optimizer"), (cycle, "cycle")):
-            one.load_state_dict(state[key])
-    for epoch in range(0 if state is None else state["epoch"], epochs):
-        started, generator = time.perf_counter(), torch.Generator().manual_seed(1000 * SEED + epoch)
-        one_epoch(model, padded, targets, optimizer, cycle, generator)
-        parts = {"model": model, "optimizer": optimizer, "cycle": cycle}
-        kept = {"epoch": epoch + 1, **{key: part.state_dict() for key, part in parts.items()}}
-        torch.save(kept, path.with_suffix(".part"))
-        path.with_suffix(".part").replace(path)
-        print(f"{name}: epoch {epoch + 1} of {epochs}, accuracy {accuracy(model, test):.4f}, "
-              f"{time.perf_counter() - started:.0f} s", flush=True)  # fmt: skip
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    start = 0
+    for epochs, peak in CYCLES[name]:
+        cycle = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, peak, epochs=epochs, steps_per_epoch=len(inputs) // BATCH, pct_start=0.25
+        )
+        if state is not None and start < done < start + epochs:
+            cycle.load_state_dict(state["cycle"])
+        for epoch in range(max(start, done), start + epochs):
+            started, generator = time.perf_counter(), torch.Generator().manual_seed(1000 * SEED + epoch)
+            one_epoch(model, padded, targets, optimizer, cycle, generator)
+            parts = {"model": model, "optimizer": optimizer, "cycle": cycle}
+            kept = {"epoch": epoch + 1, **{key: part.state_dict() for key, part in parts.items()}}
+            torch.save(kept, path.with_suffix(".part"))
+            path.with_suffix(".part").replace(path)
+            print(f"{name}: epoch {epoch + 1}, accuracy {accuracy(model, test):.4f}, "
+                  f"{time.perf_counter() - started:.0f} s", flush=True)  # fmt: skip
+        start += epochs
 
 
 def one_epoch(model, padded, targets, optimizer, cycle, generator) -> None:

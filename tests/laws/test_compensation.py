@@ -13,6 +13,7 @@ from torch import nn
 
 import shrinknet as sn
 from shrinknet.compensation.compensate import (
+    MANY,
     Bend,
     Compensation,
     by_curvature,
@@ -20,7 +21,17 @@ from shrinknet.compensation.compensate import (
     curvatures,
     with_floor,
 )
-from shrinknet.compensation.least_squares import Moments, least_squares, means, residual_maker, scaled, with_ones
+from shrinknet.compensation.least_squares import (
+    FOLDS,
+    RIDGES,
+    Moments,
+    best_ridge,
+    least_squares,
+    means,
+    residual_maker,
+    scaled,
+    with_ones,
+)
 from shrinknet.compensation.readers import as_matrix, readers
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import GatedNetwork, gated
@@ -240,7 +251,7 @@ def test_a_position_of_a_sequence_is_a_row_as_any_other(kind: str, samples: int)
     gone, found = [sn.Neuron("0", 2), sn.Neuron("0", 5)], []
     for rows in (inputs, inputs.flatten(0, 1)):
         network = gated(task := sn.Task(model, "squared-error", (rows, torch.zeros(*rows.shape[:-1], 3).double())))
-        found.append(Compensation(kind, task, network).refit(network.without(gone), gone).program.tensors)
+        found.append(Compensation(kind, task, network, RIDGES[1]).refit(network.without(gone), gone).program.tensors)
     assert found[0].keys() == found[1].keys() >= {"2.bias"}
     for name, tensor in found[0].items():
         assert torch.allclose(tensor, found[1][name], rtol=0, atol=ROUNDING)
@@ -530,16 +541,60 @@ def test_newton_holds_the_loss_better_than_least_squares_for_the_last_reader() -
     assert held["newton"] < held["least-squares"]
 
 
-def test_too_few_rows_are_refused() -> None:
-    model = nn.Sequential(nn.Linear(4, 30), nn.ReLU(), nn.Linear(30, 3))
-    task = sn.Task(model, "cross-entropy", (torch.randn(20, 4), torch.arange(20) % 3))
-    with pytest.raises(sn.BadInputError) as error:
-        sn.prune(task, compensate="least-squares")
-    assert str(error.value) == (
-        "calibration must be at least 31 rows for `compensate='least-squares'`, the unknowns of linear (in '2'). "
-        "Got 20. Give more rows, or use `compensate='mean'`."
-    )
-    assert sn.prune(task, "taylor-1", compensate="mean", goals=[sn.RemovedNeurons(3)]).verification.holds
+@given(st.integers(0, 2**16), st.sampled_from([15, 40]))
+def test_the_ridge_is_the_one_that_samples_left_out_choose(seed: int, num_rows: int) -> None:
+    """The slow twin lays out the rows of all parts but one, fits them by one least squares, and tries the rest."""
+    torch.manual_seed(seed)
+    x = with_ones(torch.randn(num_rows, 8, dtype=torch.float64))
+    weights = torch.randn(3, 9, dtype=torch.float64)
+    alive = torch.ones(9, dtype=torch.bool)
+    alive[0] = False
+    y = x @ weights.T + torch.randn(num_rows, 3, dtype=torch.float64)
+
+    def error(ridge: float) -> float:
+        total = 0.0
+        for place in range(FOLDS):
+            out = torch.arange(num_rows) % FOLDS == place
+            rows, columns = x[~out][:, alive], alive.nonzero()[:, 0]
+            held = (ridge * x[~out][:, :-1].square().mean()) ** 0.5 * torch.eye(8, dtype=torch.float64)
+            held[-1] = 0  # the bias is not held
+            system = torch.cat([rows / len(rows) ** 0.5, held])
+            wanted = torch.cat([y[~out] / len(rows) ** 0.5, held @ weights[:, columns].T])
+            fit = torch.linalg.lstsq(system, wanted).solution
+            total += float((x[out][:, alive] @ fit - y[out]).square().sum())
+        return total
+
+    parts = [
+        Moments(part.T @ part / len(part), part.T @ given / len(part), given.square().mean(0), len(part))
+        for part, given in ((x[place::FOLDS], y[place::FOLDS]) for place in range(FOLDS))
+    ]
+    found = best_ridge(parts, lambda moments, ridge: least_squares(moments, weights, alive, ridge))
+    assert error(found) <= min(map(error, RIDGES)) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("kind", ["scale", "least-squares", "joint"])
+def test_fewer_rows_than_unknowns_are_fit_with_a_stronger_ridge(kind: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 60), nn.ReLU(), nn.Linear(60, 5)).double()
+    few, many = torch.randn(30, 10, dtype=torch.float64), torch.randn(2000, 10, dtype=torch.float64)
+    task = sn.Task(model, "squared-error", (few, model(few).detach()))
+    network, gone = gated(task), [sn.Neuron("0", index) for index in range(0, 60, 4)]
+    y, errors = outputs(network, many), {}
+    for ridge in (None, 1e-6):
+        compensation = Compensation(kind, task, network, ridge)
+        errors[ridge] = torch.dist(outputs(compensation.refit(network.without(gone), gone), many), y)
+    by_means = Compensation("mean", task, network).refit(network.without(gone), gone)
+    assert errors[None] < errors[1e-6] or kind == "scale"
+    assert errors[None] < torch.dist(outputs(by_means, many), y)
+
+
+def test_where_samples_are_many_the_ridge_is_not_chosen(monkeypatch) -> None:
+    monkeypatch.setattr("shrinknet.compensation.compensate.best_ridge", lambda parts, fit: pytest.fail("chosen"))
+    model = nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 3)).double()
+    rows = torch.randn(MANY * 10, 4, dtype=torch.float64), torch.arange(MANY * 10) % 3
+    network, gone = gated(task := sn.Task(model, "cross-entropy", rows)), [sn.Neuron("0", 0)]
+    compensation = Compensation("least-squares", task, network)
+    assert compensation.refit(network.without(gone), gone).program.tensors
 
 
 def _figures(step: sn.Step) -> tuple:

@@ -28,24 +28,34 @@ from torch.nn import functional
 
 from shrinknet.compensation.constant import least_loss
 from shrinknet.compensation.kinds import KINDS
-from shrinknet.compensation.least_squares import Moments, least_squares, means, residual_maker, scaled, with_ones
+from shrinknet.compensation.least_squares import (
+    FOLDS,
+    RIDGE,
+    Fit,
+    Moments,
+    best_ridge,
+    least_squares,
+    means,
+    residual_maker,
+    scaled,
+    with_ones,
+)
 from shrinknet.compensation.none import NoCompensation, Portions
 from shrinknet.compensation.readers import Reader, as_matrix, downstream, is_own, readers
-from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Measures, Neuron
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.passes import Passes
 from shrinknet.engine.program import Gating, Program
 from shrinknet.graph.call import Site, argument
-from shrinknet.graph.operators import describe, is_elementwise, operator_name
+from shrinknet.graph.operators import is_elementwise, operator_name
 from shrinknet.task.data import Batch, joined_batches
 from shrinknet.task.task import Task
 
 log = logging.getLogger(__name__)
 
 
-RIDGE = 1e-3
-"""How strongly weights are held, as a share of the mean square of what is read."""
+MANY = 10
+"""With so many samples for each unknown the ridge is not chosen: any small one does."""
 
 FLOOR = 0.1
 """The share of the mean curvature that every sample has in every direction."""
@@ -62,13 +72,14 @@ class Compensation:
         task: its calibration data; as many rows as memory allows are looked at.
         network: the untouched network.
 
-    Raises:
-        BadInputError: there are fewer rows than a fit has unknowns.
+    Weights are held near the present ones by a ridge: where there are fewer than ten samples for each unknown of a
+    reader, the one that samples left out choose at its first fit (`least_squares.best_ridge`); so few rows want a
+    stronger ridge, and no more rows than unknowns are asked for.
 
     Cost: one pass that keeps every value, twice; each refit runs what lies behind the removed neurons once.
     """
 
-    def __init__(self, kind: str, task: Task, network: GatedNetwork, ridge: float = RIDGE) -> None:
+    def __init__(self, kind: str, task: Task, network: GatedNetwork, ridge: float | None = None) -> None:
         self.kind, self.network, self.ridge = KINDS[kind], network, ridge
         self.batch = _some_rows(task, network)
         own = Passes(network.program, network.program.scoring.kept_bytes)
@@ -78,30 +89,17 @@ class Compensation:
             self.start = network.program.run(self.batch.inputs, None, keep=True)
         self.first = dict(network.program.constants)
         self.values, self.latest = dict(self.start), self.bare
-        self._moments: dict[Node, Moments] = {}
+        self._moments: dict[Node, Sequence[Moments]] = {}
+        self._ridges: dict[Node, float] = {}
         self._bends: dict[Node, Bend] = {}
         self._grams: dict[Node, Tensor] = {}
-        if self.kind.fits_weights:
-            for reader in self.readers.values():
-                self._check_rows(reader)
 
     def restart(self) -> GatedNetwork:
         """Go back to the untouched network, and return it."""
         self.values, self.latest = dict(self.start), self.bare
-        for known in (self._moments, self._bends, self._grams):
+        for known in (self._moments, self._bends, self._grams, self._ridges):
             known.clear()
         return self.latest
-
-    def _check_rows(self, reader: Reader) -> None:
-        y, name = self.start[reader.node], self.kind.name
-        rows, unknowns = reader.given(y).shape[0], len(reader.owners) + 1
-        if rows < unknowns:
-            raise BadInputError(
-                "calibration",
-                f"at least {unknowns:,} rows for `compensate={name!r}`, the unknowns of {describe(reader.node)}",
-                f"{rows:,}",
-                "Give more rows, or use `compensate='mean'`.",
-            )
 
     def refit(self, network: GatedNetwork, removed: Sequence[Neuron]) -> GatedNetwork:
         """Return a masked network whose readers make up for the neurons that were just removed."""
@@ -153,7 +151,9 @@ class Compensation:
             if not self.kind.fits_weights:
                 matrix = torch.cat([torch.eye(len(owners), dtype=gram.dtype, device=gram.device), -gram[-1:, :-1]])
             else:
-                matrix = residual_maker(gram, owners, present[owners], self.ridge)
+                matrix = residual_maker(
+                    gram, owners, present[owners], self._ridges.get(reader.node, self.ridge or RIDGE)
+                )
             matrices[reader.site] = matrix
         return replace(network, residual_maker=matrices)
 
@@ -165,11 +165,23 @@ class Compensation:
             self._grams[reader.node] = (rows.T @ rows).double() / len(rows)
         return self._grams[reader.node]
 
-    def moments(self, reader: Reader, x: Tensor) -> Moments:
-        """Return the moments of a reader on what it reads now, remembered until that changes."""
+    def moments(self, reader: Reader, x: Tensor) -> Sequence[Moments]:
+        """Return the moments of a reader on each part of what it reads now, remembered until that changes."""
         if reader.node not in self._moments:
-            self._moments[reader.node] = Moments.of(reader, x, self.start[reader.node])
+            y, count = self.start[reader.node], FOLDS if self._chooses_ridge(reader) else 1
+            parts = [Moments.of(reader, x[place::count], y[place::count]) for place in range(count)]
+            self._moments[reader.node] = parts
         return self._moments[reader.node]
+
+    def _chooses_ridge(self, reader: Reader) -> bool:
+        samples = len(self.batch) if not reader.is_dense else self.start[reader.node].shape[:-1].numel()
+        return self.ridge is None and len(self.batch) >= FOLDS and samples < MANY * (len(reader.owners) + 1)
+
+    def ridge_of(self, reader: Reader, parts: Sequence[Moments], fit: Fit) -> float:
+        """Return how strongly a reader's weights are held: chosen at its first fit, and then the same."""
+        if reader.node not in self._ridges:
+            self._ridges[reader.node] = best_ridge(parts, fit) if len(parts) > 1 else self.ridge or RIDGE
+        return self._ridges[reader.node]
 
     def bend(self, reader: Reader, x: Tensor) -> "Bend":
         """Return the loss's second-order model around the untouched network, remembered until what is read changes."""
@@ -252,11 +264,15 @@ class _Refit:
 
     def _refit(self, reader: Reader, x: Tensor, weights: Tensor, alive: Tensor) -> Tensor:
         if self.whole.kind.follows_the_loss and self._makes_the_outputs(reader):
-            return by_curvature(self.whole.bend(reader, x), weights, alive, self.whole.ridge)
-        moments = self.whole.moments(reader, x)
-        if self.whole.kind.fits_factors:
-            return scaled(moments, weights, reader.owners, alive, self.whole.ridge)
-        return least_squares(moments, weights, alive, self.whole.ridge)
+            return by_curvature(self.whole.bend(reader, x), weights, alive, self.whole.ridge or RIDGE)
+
+        def fit(moments: Moments, ridge: float) -> Tensor:
+            if self.whole.kind.fits_factors:
+                return scaled(moments, weights, reader.owners, alive, ridge)
+            return least_squares(moments, weights, alive, ridge)
+
+        parts = self.whole.moments(reader, x)
+        return fit(Moments.together(parts), self.whole.ridge_of(reader, parts, fit))
 
     def _makes_the_outputs(self, reader: Reader) -> bool:
         y = self.whole.start[reader.node]

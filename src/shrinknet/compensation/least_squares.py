@@ -5,6 +5,7 @@ loses the columns Q change by `-W_Q ([H^-1]_QQ)^-1 H^-1[Q, :]`, and the mean squ
 `W_Q ([H^-1]_QQ)^-1 W_Q^T` (Hassibi and Stork 1993; Stahlberger and Riedmiller 1997 for whole units).
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,15 @@ from shrinknet.compensation.readers import Reader
 
 CHUNK_ELEMENTS = 2**24
 """How many elements of patches are laid out at once."""
+
+RIDGE = 1e-3
+"""How strongly weights are held, as a share of the mean square of what is read, where there are rows enough."""
+
+RIDGES = (1e-4, RIDGE, 1e-2, 1e-1, 1.0)
+"""Those that rows held out choose from, where there are not."""
+
+FOLDS = 5
+"""A fit is tried on one of so many parts of the samples after the other."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,15 @@ class Moments:
             num_rows += len(read)
         return cls(gram / num_rows, cross / num_rows, power / num_rows, num_rows)
 
+    @classmethod
+    def together(cls, parts: Sequence["Moments"]) -> "Moments":
+        """Return the means over the rows of all parts."""
+        num_rows = sum(part.num_rows for part in parts)
+        gram, cross, power = (
+            sum(part.num_rows / num_rows * getattr(part, name) for part in parts) for name in ("gram", "cross", "power")
+        )
+        return cls(gram, cross, power, num_rows)
+
     def error(self, weights: Float[Tensor, "outputs columns"]) -> Float[Tensor, " outputs"]:
         """Return the mean of (x w - y)^2 for each output: `power - 2 w cross + w gram w^T`."""
         return self.power - 2 * (weights * self.cross.T).sum(1) + ((weights @ self.gram) * weights).sum(1)
@@ -52,6 +71,26 @@ class Moments:
     def held(self, ridge: float) -> float:
         """Return r: that share of the mean square of what is read."""
         return ridge * float(self.gram.diagonal()[:-1].mean().clamp_min(torch.finfo(torch.float64).tiny))
+
+
+Fit = Callable[[Moments, float], Float[Tensor, "outputs columns"]]
+"""Given moments and a ridge, the weights that give y best."""
+
+
+def best_ridge(parts: Sequence[Moments], fit: Fit) -> float:
+    """Return the ridge whose fits to all parts but one err least on that one, over all parts: from moments alone.
+
+    argmin over r of sum_k n_k error_k(fit(moments of all but part k, r)) (Stone 1974).
+
+    Cost: a fit for each part and ridge.
+    """
+
+    def error(ridge: float) -> float:
+        left_out = ([*parts[:place], *parts[place + 1 :]] for place in range(len(parts)))
+        fits = (fit(Moments.together(others), ridge) for others in left_out)
+        return sum(part.num_rows * float(part.error(one).sum()) for part, one in zip(parts, fits, strict=True))
+
+    return min(RIDGES, key=error)
 
 
 def means(reader: Reader, x: Tensor, y: Tensor) -> tuple[Float[Tensor, " columns"], Float[Tensor, " outputs"]]:
