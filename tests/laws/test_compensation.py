@@ -1,6 +1,7 @@
 """Compensation: what a refit must give, beside slow twins; what it must not touch; and that the proof covers it."""
 
 import copy
+import logging
 from dataclasses import replace
 
 import pytest
@@ -117,6 +118,26 @@ def test_the_statistics_of_a_norm_move_as_those_of_what_it_reads() -> None:
     assert torch.allclose(moved["3.running_mean"] - model[3].running_mean, shift, atol=ROUNDING)
     assert torch.allclose(moved["3.running_var"][:4] / model[3].running_var[:4], factor, atol=ROUNDING)
     assert moved["3.running_var"][4] == model[3].running_var[4]
+
+
+@pytest.mark.parametrize("layer", [
+    nn.Linear(6, 4), nn.Conv1d(6, 4, 3), nn.Conv1d(6, 4, 4, stride=2, padding=3, dilation=2), nn.Conv2d(6, 4, (3, 1)),
+    nn.Conv2d(6, 4, (2, 3), stride=(1, 2), padding=(2, 0), dilation=(2, 1)), nn.Conv3d(6, 4, 2),
+    nn.Conv3d(6, 4, (1, 2, 3), stride=(2, 1, 3), padding=(0, 1, 2), dilation=(1, 3, 1)),
+], ids=str)  # fmt: skip
+def test_what_is_laid_out_times_the_weights_is_what_the_layer_gives(layer: nn.Module) -> None:
+    dims = layer.weight.dim() - 2
+    before = nn.Linear(5, 6) if dims == 0 else {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims](1, 6, 1)
+    model = nn.Sequential(before, nn.Sigmoid(), layer, nn.Flatten(), nn.LazyLinear(3)).double().eval()
+    inputs = torch.randn(4, *([5] if dims == 0 else [1, *[9] * dims]), dtype=torch.float64)
+    model(inputs)
+    network = gated(sn.Task(model, "cross-entropy", (inputs, torch.arange(4) % 3)))
+    with torch.no_grad():
+        values = network.program.run(inputs, None, keep=True)
+        reader = next(iter(readers(network.program).values()))
+        x, y = values[reader.node.args[0]], values[reader.node]
+        rows, given = with_ones(reader.read(x)), reader.given(y)
+    assert torch.allclose(rows @ as_matrix(layer.weight, layer.bias).T, given, rtol=0, atol=ROUNDING)
 
 
 @given(st.one_of(dense_networks(), conv_networks()), st.data())
@@ -586,6 +607,20 @@ def test_fewer_rows_than_unknowns_are_fit_with_a_stronger_ridge(kind: str) -> No
     by_means = Compensation("mean", task, network).refit(network.without(gone), gone)
     assert errors[None] < errors[1e-6] or kind == "scale"
     assert errors[None] < torch.dist(outputs(by_means, many), y)
+
+
+def test_what_keeps_its_weights_is_said(caplog) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.ConvTranspose2d(6, 6, 2), nn.ReLU(), nn.Conv2d(6, 6, 1, groups=2), nn.ReLU(),
+        nn.Flatten(), nn.Linear(6 * 25, 3),
+    )  # fmt: skip
+    task = sn.Task(model, "cross-entropy", (torch.randn(40, 1, 6, 6), torch.arange(40) % 3))
+    caplog.set_level(logging.INFO, "shrinknet")
+    for kind, is_said in (("none", False), ("mean", True)):
+        caplog.clear()
+        sn.prune(task, "taylor-1", goals=[sn.RemovedNeurons(2)], compensate=kind)
+        said = [text for text in caplog.messages if text.startswith("Not refit")]
+        assert said == ["Not refit, whatever goes before them: conv_transpose2d (in '2'), conv2d (in '4')."] * is_said
 
 
 def test_where_samples_are_many_the_ridge_is_not_chosen(monkeypatch) -> None:

@@ -159,9 +159,10 @@ def slow(monkeypatch) -> dict[str, object]:
 
 def test_workers_give_the_same_bits() -> None:
     here = sn.prune(a_task(), goals=goals(), effort=12)
-    there = sn.prune(a_task(), goals=goals(), effort=12, scoring=sn.Scoring(executor="processes", workers=2))
-    assert facts(there) == facts(here)
-    assert there.plan == here.plan
+    for workers in (2, 4):
+        there = sn.prune(a_task(), goals=goals(), effort=12, scoring=sn.Scoring(executor="processes", workers=workers))
+        assert facts(there) == facts(here)
+        assert there.plan == here.plan
 
 
 def test_a_run_that_a_guard_ends_orders_all_that_is_left() -> None:

@@ -15,7 +15,7 @@ from shrinknet.graph.call import Site, argument
 from shrinknet.graph.operators import operator_name
 
 DENSE = "linear"
-CONVOLUTIONS = ("conv1d", "conv2d")
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +40,14 @@ class Reader:
         """Lay out what is read as rows [samples x positions, columns]: for a convolution its patches."""
         if self.is_dense:
             return x.flatten(0, -2)
-        kernel = tuple(argument(self.node, 1, "weight").meta["val"].shape[2:])
+        kernel = argument(self.node, 1, "weight").meta["val"].shape[2:]
         wanted = ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
         steps = [list(argument(self.node, place, name, [default])) for place, name, default in wanted]
-        stride, padding, dilation = (one * len(kernel) if len(one) == 1 else one for one in steps)
-        if len(kernel) == 1:  # along one axis: the other is of length 1
-            x, kernel = x.unsqueeze(2), (1, *kernel)
-            stride, padding, dilation = [1, *stride], [0, *padding], [1, *dilation]
-        patches = functional.unfold(x, kernel, tuple(dilation), tuple(padding), tuple(stride))
-        return patches.transpose(1, 2).flatten(0, 1)
+        strides, paddings, dilations = (one * len(kernel) if len(one) == 1 else one for one in steps)
+        x = functional.pad(x, [padding for padding in reversed(paddings) for _ in range(2)])
+        for axis, (size, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True), start=2):
+            x = x.unfold(axis, (size - 1) * dilation + 1, stride)[..., ::dilation]  # the window becomes the last axis
+        return x.movedim(1, len(kernel) + 1).flatten(0, len(kernel)).flatten(1)
 
     def given(self, y: Tensor) -> Tensor:
         """Lay out what it gives as rows [samples x positions, outputs]."""
@@ -63,7 +62,7 @@ class Reader:
 def readers(program: Program) -> dict[Node, Reader]:
     """Return every reader of neurons that can be refit.
 
-    Left out are grouped convolutions, three-dimensional ones, weights that two nodes share, and everything that mixes
+    Left out are grouped and transposed convolutions, weights that two nodes share, and everything that mixes
     neurons in another way (attention, recurrent layers, statistics over neurons).
     """
     found = {}
@@ -79,6 +78,17 @@ def readers(program: Program) -> dict[Node, Reader]:
         owners = program.ids[sites[0]].repeat_interleave(per_neuron)
         found[node] = Reader(node, sites[0], weight, bias, owners)
     return found
+
+
+def not_refit(program: Program) -> list[Node]:
+    """Return every operator that reads neurons with weights of its own, and keeps these whatever goes."""
+    known, constants = readers(program), program.constants
+    read = (node for node in program.nodes if program.sites.get(node.name) and node not in known)
+    return [node for node in read if any(_is_matrix(constants.get(one)) for one in node.all_input_nodes)]
+
+
+def _is_matrix(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 1
 
 
 def downstream(nodes: Iterable[Node]) -> set[Node]:

@@ -156,6 +156,16 @@ def counted(count: int | float, one: str, several: str = "") -> str:
     return f"{number} {one if count == 1 else several or f'{one}s'}"
 
 
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """Return the first of some names, and how many more there are.
+
+    >>> some_of(["a", "b", "c"], 2), some_of(["a", "b"])
+    ('a, b and 1 more', 'a, b')
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
+
+
 def percent(fraction: float) -> str:
     """Return a fraction as a percentage.
 

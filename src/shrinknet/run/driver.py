@@ -8,16 +8,19 @@ from pathlib import Path
 
 from shrinknet.compensation.compensate import Compensation, compensation_of
 from shrinknet.compensation.none import NoCompensation
+from shrinknet.compensation.readers import not_refit
 from shrinknet.core.config import RunConfig
 from shrinknet.core.errors import BadInputError, NothingToRemoveError, RunFolderError
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.progress import Progress
 from shrinknet.core.quantities import ACCURACY
 from shrinknet.core.records import Plan, Step, Tie, removed_by
+from shrinknet.core.units import some_of
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.memory import in_memory
 from shrinknet.export.artefact import Artefact
 from shrinknet.graph.configs import has_config
+from shrinknet.graph.operators import describe
 from shrinknet.graph.ties import ties_of
 from shrinknet.measure.costs import CostsOf
 from shrinknet.recovery.augment import Augmentation, check_augmentations
@@ -79,6 +82,8 @@ def search(task: Task, options: Pruning) -> Run:
         if folder is not None:
             write_start(folder, task, network.trace)
         compensation = compensation_of(options.compensate, task, network)
+        if options.refits and (left := not_refit(network.program)):
+            log.info("Not refit, whatever goes before them: %s.", some_of(list(map(describe, left))))
         scorers = Scorers(task, options, None if folder is None else folder.path / "shards", workers)
         choose = choosing(network, options, limits, scorers, compensation, effort, price)
         return Search(
