@@ -159,7 +159,10 @@ def test_a_network_cut_to_another_budget_is_shown_as_what_it_is(type_command, ru
     assert "recalls" in (smaller / "report" / "index.html").read_text()
     answer = type_command("analyse", "recall", smaller)
     assert answer.status == 2
-    assert "Got one that was cut to another budget. Name a step with --step." in answer.err
+    assert (
+        "Got one that was cut to another budget, or all of whose weights were refit together. Name a step with --step."
+        in answer.err
+    )
     assert type_command("analyse", "recall", smaller, "--step", "30").status == 0
 
 

@@ -12,10 +12,12 @@ from torch.nn import functional
 
 import shrinknet as sn
 from shrinknet.compensation.compensate import compensation_of
+from shrinknet.core.folder import RunFolder
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.recovery.answers import Teacher, of_answers
 from shrinknet.recovery.augment import AUGMENTATIONS, augmented, flip, shift
 from shrinknet.recovery.joint import EPOCHS, PASSES_AN_EPOCH, held_out, refit_jointly, smaller, spread
+from shrinknet.report.page_data import page_data, with_handed_back
 from shrinknet.run.checking import check_files
 from shrinknet.surgery.proof import verify_on
 from shrinknet.surgery.remove import cut_graph
@@ -147,6 +149,28 @@ def test_a_run_ends_nearer_than_by_least_squares_and_opens_again_to_the_bit(tmp_
     inputs = rows_of(task)[0]
     assert torch.equal(again.model(inputs), run.model(inputs))
     assert again.measures.calibration_loss == run.measures.calibration_loss
+
+
+def test_the_page_and_the_summary_show_the_network_that_was_handed_back(tmp_path) -> None:
+    run = pruned(trained(), augment="flip", whole_curve=True, out=tmp_path / "run")
+    assert (
+        "made up for: the layers that read what went were refit by a formula (least-squares), and then all weights "
+        in (run.summary().replace("Made", "made"))
+    )
+    folder = RunFolder.open(tmp_path / "run")
+    among, place = with_handed_back(folder, folder.history())
+    assert len(among) == len(run.history) + 1
+    assert among[place].measures.calibration_loss == run.measures.calibration_loss
+    assert among[place - 1].measures.calibration_loss > run.measures.calibration_loss
+    assert not among[place].removed
+    data = page_data(folder, "", folder.groups(), folder.history(), 1000)
+    assert data["handed"] == place
+    assert data["rises"][place] == 0
+    losses = [step.measures.calibration_loss for step in run.history]
+    assert data["rises"][place + 1] == pytest.approx(losses[place] - losses[place - 1], rel=1e-5)
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "what flip made of them: no labels, no further data." in page
+    assert "handed back were refit together after the search" in page
 
 
 def test_other_members_of_the_family_are_refit_as_well_from_the_run_and_from_its_folder(tmp_path) -> None:

@@ -13,14 +13,12 @@ class Kind:
         fits_weights: whether each weight of the readers is.
         follows_the_loss: whether what the loss says of each sample decides: of biases, or in the reader that makes the
             outputs.
-        ends_jointly: whether all weights of the network that is handed back are refit together at the end.
     """
 
     name: str
     fits_factors: bool = False
     fits_weights: bool = False
     follows_the_loss: bool = False
-    ends_jointly: bool = False
 
     @property
     def lays_out_rows(self) -> bool:
@@ -37,7 +35,7 @@ KINDS = {
         Kind("scale", fits_factors=True),
         Kind("least-squares", fits_weights=True),
         Kind("newton", fits_weights=True, follows_the_loss=True),
-        Kind("joint", fits_weights=True, ends_jointly=True),
+        Kind("joint", fits_weights=True),
     )
 }
 """Each by its name."""

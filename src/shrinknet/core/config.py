@@ -129,6 +129,11 @@ class SearchOptions(RankOptions):
         """Whether readers make up for what is gone."""
         return self.compensate != "none"
 
+    @property
+    def ends_jointly(self) -> bool:
+        """Whether all weights of the network that is handed back are refit together at the end."""
+        return self.compensate == "joint"
+
 
 @dataclass(frozen=True)
 class RunConfig:

@@ -72,6 +72,16 @@ class Chapter:
         return "" if self.shipped is None else summary.shipped_line(self.shipped, self.qualities)
 
     @property
+    def compensation_line(self) -> str:
+        """How what is gone was made up for, in one line."""
+        return " ".join(summary.compensation_line(RunConfig.of(self.config)))
+
+    @property
+    def ends_jointly(self) -> bool:
+        """Whether the network that is handed back is none of the search's."""
+        return RunConfig.of(self.config).search.ends_jointly
+
+    @property
     def race_line(self) -> str:
         """What races saved, in one line."""
         return summary.race_line(self.races)

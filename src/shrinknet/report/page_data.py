@@ -27,7 +27,7 @@ def page_data(
     places = _spread(len(history), most_steps, handed)
     steps = [history[place] for place in places]
     number = {group.name: place for place, group in enumerate(groups)}
-    losses = [step.measures.calibration_loss for step in history]
+    losses = _losses_of_the_search(history)
     rises = [None, *(after - before for before, after in pairwise(losses))]
     return {
         "name": name,
@@ -74,6 +74,15 @@ def _surfaces(folder: RunFolder) -> list[dict[str, Any]]:
     return list(folder.read_json(name)["surfaces"]) if folder.has(name) else []
 
 
+def _losses_of_the_search(history: Sequence[Step]) -> list[float]:
+    """The calibration losses between which neurons went; where none did, at a refit of all weights, the one before."""
+    losses = list[float]()
+    for step in history:
+        is_refit = losses and not step.removed
+        losses.append(losses[-1] if is_refit else step.measures.calibration_loss)
+    return losses
+
+
 def _loss(measures: Measures) -> float:
     return measures.calibration_loss if measures.validation_loss is None else measures.validation_loss
 
@@ -85,12 +94,17 @@ def _short(value: float | None) -> float | None:
 def with_handed_back(folder: RunFolder, history: list[Step]) -> tuple[list[Step], int]:
     """Return the history with the network that the run handed back in it, and its place.
 
-    A network that was cut to another budget need not be one of the steps: it then stands among them, without answers.
+    A network that was cut to another budget, or whose weights were all refit together, is none of the steps: it then
+    stands among them, without answers.
     """
     end = folder.ending()
     wanted, gone = end.num_removed, list(accumulate(len(step.removed) for step in history))
     if wanted in gone:
-        return history, gone.index(wanted)
+        place = gone.index(wanted)
+        if not RunConfig.of(folder.config).search.ends_jointly:
+            return history, place
+        refit = Step(history[place].number, (), (), end.after, 0.0, bare=history[place].bare)
+        return [*history[: place + 1], refit, *history[place + 1 :]], place + 1
     place = next((k for k, count in enumerate(gone) if count > wanted), len(history))
     number = history[place].number if place < len(history) else history[-1].number + 1
     removed = folder.plan().removed[gone[place - 1] : wanted]

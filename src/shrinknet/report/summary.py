@@ -126,6 +126,26 @@ def coupled_line(config: RunConfig) -> list[str]:
     return [f"The loss {name!r} looks at batches as a whole: losses are means over {batches}."]
 
 
+def compensation_line(config: RunConfig) -> list[str]:
+    """Return how what is gone was made up for, where it was.
+
+    >>> compensation_line(RunConfig.of({"compensate": "scale"}))
+    ['Made up for: the layers that read what went were refit by a formula (scale).']
+    >>> compensation_line(RunConfig.of({"compensate": "none"}))
+    []
+    """
+    search = config.search
+    if not search.refits:
+        return []
+    if not search.ends_jointly:
+        return [f"Made up for: the layers that read what went were refit by a formula ({search.compensate})."]
+    more = f" and what {', '.join(map(str, search.augment))} made of them" if search.augment else ""
+    return [
+        "Made up for: the layers that read what went were refit by a formula (least-squares), and then all weights "
+        f"together to what the whole network answers, on the calibration inputs{more}: no labels, no further data."
+    ]
+
+
 def race_line(rows: Sequence[Mapping[str, str]]) -> str:
     """Return what races saved, in one line; nothing where there was none.
 

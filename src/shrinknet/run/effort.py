@@ -171,7 +171,7 @@ def effort_of(
     else:
         passes, prices = _bought(task, network, estimate, options, asked, start, pacing)
     epochs = None
-    if KINDS[options.compensate].ends_jointly:
+    if options.ends_jointly:
         epochs = int(str(began["epochs"])) if began is not None else epochs_within(SHARE_FOR_JOINT * passes)
         passes -= 0 if began is not None else epochs * PASSES_AN_EPOCH
     num_rows, num_neurons = len(task.calibration), network.trace.num_neurons

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from shrinknet.compensation.compensate import compensation_of
-from shrinknet.compensation.kinds import KINDS
 from shrinknet.core.config import WEIGHTS, RunConfig, SearchOptions
 from shrinknet.core.errors import BadInputError, RunFolderError
 from shrinknet.core.folder import RunFolder, whole
@@ -145,7 +144,7 @@ def reopened(folder: RunFolder, task: Task, find: Find = find_exporter, *, trust
             f"folder must have a history. Got {str(folder.path)!r}, which has none. Make the run again."
         )
     ships = Artefact(task, network.trace, asked.kind, asked.quantize, asked.allow_float, find)
-    if KINDS[asked.compensate].ends_jointly:
+    if asked.ends_jointly:
         bare = network.without(plan.removed)
         masked = bare.refit(as_cut(bare, folder.path / "model.safetensors"))
     else:

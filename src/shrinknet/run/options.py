@@ -6,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from shrinknet.compensation.kinds import KINDS
 from shrinknet.core.config import RankOptions, RunConfig, SearchOptions
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.options import recorded
@@ -79,7 +78,7 @@ class Pruning(SearchOptions, Scored):
         object.__setattr__(self, "goals", all_of("goals", self.goals, Goal))
         object.__setattr__(self, "guards", all_of("guards", self.guards, Guard))
         find_exporter(self.kind, self.quantize)
-        if self.augmentations and not KINDS[self.compensate].ends_jointly:
+        if self.augmentations and not self.ends_jointly:
             given = f"{', '.join(one.name for one in self.augmentations)} beside compensate={self.compensate!r}"
             raise BadInputError("augment", "left out unless all weights are refit together", given, HOW_JOINTLY)
         if self.refits and self.how.executor != "serial":

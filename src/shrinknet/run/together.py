@@ -3,7 +3,6 @@
 import logging
 from dataclasses import replace
 
-from shrinknet.compensation.kinds import KINDS
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.progress import Tell, tell_nobody
 from shrinknet.recovery.augment import augmented
@@ -23,7 +22,7 @@ def refit_together(run: AnyRun, tell: Tell = tell_nobody) -> AnyRun:
     Cost: see `refit_jointly`; then measures, cut, proof and artefact again.
     """
     search = run.config.search
-    if not KINDS[search.compensate].ends_jointly or not run.verification.holds:
+    if not search.ends_jointly or not run.verification.holds:
         return run
     if run.augmentations is None:
         got = f"{', '.join(map(str, search.augment))} in the folder"

@@ -179,7 +179,10 @@ def _compared(folder: RunFolder, history: list[Step], step: int | None) -> int |
         return step
     among, place = with_handed_back(folder, history)
     if len(among) > len(history):
-        must, got = "a run that handed back a step of its history", "one that was cut to another budget"
+        must, got = (
+            "a run that handed back a step of its history",
+            "one that was cut to another budget, or all of whose weights were refit together",
+        )
         raise BadInputError("RUN", must, got, "Name a step with --step.")
     return among[place].number
 

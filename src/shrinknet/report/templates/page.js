@@ -35,6 +35,10 @@
     return names.join(", ") + (more > 0 ? ` and ${more} more` : "") || "nothing yet";
   }
 
+  function refitAt(one, place) { // the network handed back, where no neuron went but all weights moved together
+    return place && !one.counts[place] ? `After step ${one.steps[place]}: all weights refit together` : "";
+  }
+
   function scored(one, place) {
     if (one.scores[place] === null) return "";
     return one.highest[place] === null ? `score ${figure(one.scores[place])}, ` : `scores ${figure(one.scores[place])} to ${figure(one.highest[place])}, `;
@@ -73,7 +77,8 @@
     runs.forEach((one, k) => {
       const places = thin(one.steps.length);
       const x = (place) => one.costs[state.cost][place];
-      const hover = places.map((place) => `${text(one.name)}, step ${one.steps[place]}<br>removed: ${text(neuronsOf(one, place))}<br>${scored(one, place)}true rise ${figure(one.rises[place])}<br>${shown(state.cost, x(place))}: ${format(one[values][place])}`);
+      const went = (place) => refitAt(one, place) || `step ${one.steps[place]}<br>removed: ${text(neuronsOf(one, place))}<br>${scored(one, place)}true rise ${figure(one.rises[place])}`;
+      const hover = places.map((place) => `${text(one.name)}, ${went(place)}<br>${shown(state.cost, x(place))}: ${format(one[values][place])}`);
       if (one[bare].some((value) => value !== null)) {
         traces.push({ x: places.map(x), y: places.map((place) => one[bare][place]), mode: "lines", hoverinfo: "skip", line: { color: COLOURS[k % 8], width: 1.5, dash: "dot" }, name: `${text(one.name)}, nothing made up for` });
       }
@@ -175,7 +180,7 @@
       ? "This is the network in the run folder: cut, and proven to compute what the masked network computed."
       : place === 0 ? "This is the untouched network."
         : `Another member of the same family, as its masked network measured. To cut and prove it: shrinknet cut ${one.folder} --flash ${cost} --out smaller`;
-    $("went").textContent = `Step ${one.steps[place]} removed ${neuronsOf(one, place)}` + (place ? `; ${scored(one, place)}true rise of the calibration loss ${figure(one.rises[place])}.` : ".");
+    $("went").textContent = refitAt(one, place) ? `${refitAt(one, place)}.` : `Step ${one.steps[place]} removed ${neuronsOf(one, place)}` + (place ? `; ${scored(one, place)}true rise of the calibration loss ${figure(one.rises[place])}.` : ".");
     const slider = $("slider");
     slider.max = one.steps.length - 1;
     slider.value = place;
