@@ -3,11 +3,11 @@
     python benchmarks/effort/on_paper.py
 
 Neurons are the feed-forward units and heads of Llama 2 7B (Touvron et al. 2023); calibration data are 128 sequences of
-2,048 tokens. How many passes come within a point of the exact search does not grow with neurons, samples or outputs in
-`growth.py`'s networks; what is said is for the fewest and the most that one of them needed. A pass multiplies each
-parameter with each token once, at the share of a machine's rate of products that whole forward passes of a GPT-2 reach
-here. One H100 multiplies and adds 989.4e12 numbers of 16 bits a second (NVIDIA's data sheet, dense); rows are shared
-out among several evenly, as `--executor ray` shares them.
+2,048 tokens. How many passes come within a point of the exact search does not grow with neurons or samples in the
+networks of `growth.py`, but with outputs; what is said is for the fewest and the most that one of them needed. A pass
+multiplies each parameter with each token once, at the share of a machine's rate of products that whole forward passes
+of a GPT-2 reach here. One H100 multiplies and adds 989.4e12 numbers of 16 bits a second (NVIDIA's data sheet, dense);
+rows are shared out among several evenly, as `--executor ray` shares them.
 """
 
 import json
