@@ -16,7 +16,7 @@ from shrinknet.core.folder import RunFolder
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.recovery.answers import Teacher, of_answers
 from shrinknet.recovery.augment import AUGMENTATIONS, augmented, flip, shift
-from shrinknet.recovery.joint import EPOCHS, PASSES_AN_EPOCH, held_out, refit_jointly, smaller, spread
+from shrinknet.recovery.joint import EPOCHS, PASSES_AN_EPOCH, VALUES_HELD, held_out, refit_jointly, smaller, spread
 from shrinknet.report.page_data import page_data, with_handed_back
 from shrinknet.run.checking import check_files
 from shrinknet.surgery.proof import verify_on
@@ -111,6 +111,22 @@ def test_the_seed_alone_decides_the_bits_and_labels_do_not() -> None:
         assert torch.equal(tensor, again[name])
         assert torch.equal(tensor, by_other_labels[name])
     assert any(not torch.equal(tensor, other[name]) for name, tensor in first.items())
+
+
+def test_where_memory_holds_few_rows_slopes_are_added_up() -> None:
+    task, seen = trained(), []
+    each = gated(task).program.bytes_per_sample
+    refit = []
+    for rows in (50, 7):
+        start = half(gated(task, scoring=sn.Scoring(memory=VALUES_HELD * each * rows)))
+        with pytest.MonkeyPatch.context() as patch:
+            says = Teacher.says
+            patch.setattr(Teacher, "says", lambda self, rows, says=says: (seen.append(len(rows)), says(self, rows))[1])
+            refit.append(refit_jointly(task, start, NO_MORE_ROWS, 2))
+        assert max(seen[2:]) == rows  # the first two look at all rows held out
+        seen.clear()
+    inputs = rows_of(task)[0]
+    assert torch.dist(refit[0].outputs(inputs), refit[1].outputs(inputs)) < 0.01 * refit[0].outputs(inputs).norm()
 
 
 @given(conv_networks(), st.data())

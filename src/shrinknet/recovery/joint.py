@@ -30,7 +30,7 @@ from shrinknet.surgery.proof import cut_program
 from shrinknet.surgery.remove import cut_graph, kept_indices
 from shrinknet.task.data import Data
 from shrinknet.task.task import Task
-from shrinknet.task.trees import num_rows
+from shrinknet.task.trees import num_rows, split
 
 EPOCHS = 60
 """How often the rows are gone through at most."""
@@ -54,7 +54,10 @@ LEAST_SIZE = 1e-3
 """The root mean square of a tensor is taken for at least this: biases that are 0 move, too."""
 
 ROWS_A_STEP = 50
+"""A step is by the mean slope over so many rows."""
 
+VALUES_HELD = 3
+"""How often the values of a pass are held: by both networks, and on the way back."""
 
 PASSES_AN_EPOCH = 4 * (1 - 1 / HELD_OUT) + 1 / HELD_OUT
 """What an epoch costs at most, in forward passes of the whole network: it answers, the other moves, and is judged."""
@@ -83,7 +86,8 @@ def refit_jointly(
         tell: told how far it is.
 
     Cost: for each epoch, of four fifths of the rows, a forward pass of the whole network, a forward and a backward pass
-    of the smaller one; memory for the values of a step of 50 rows.
+    of the smaller one. Memory for three passes of a step's 50 rows; where the task's memory holds fewer, slopes of as
+    many rows as it holds are added up.
     """
     held, rows = held_out(task.calibration, seed)
     if not len(rows) or bool(network.present.all()):
@@ -158,18 +162,20 @@ def _epochs(teacher: Teacher, cut: GraphModule, rows: Data, augment: Augment, ep
     layers = {name: by_name[name] for name in teacher.layers}
     groups = [{"params": [one], "lr": RATE * _size(one)} for one in cut.parameters() if one.requires_grad]
     optimizer = torch.optim.Adam(groups, betas=MOMENTS)
+    at_once = max(1, int(teacher.program.scoring.memory) // (VALUES_HELD * teacher.program.bytes_per_sample))
     num_steps = epochs * num_batches(rows, ROWS_A_STEP)
     pace = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _pace((step + 1) / num_steps))
     for epoch in range(1, epochs + 1):
         drawn = replace(rows.chosen(torch.randperm(len(rows), generator=generator)), batch_size=ROWS_A_STEP)
         for batch in drawn.batches():
-            inputs = augment(batch.inputs, generator)
-            answers, wanted = teacher.says(inputs)
-            with torch.enable_grad():
-                outputs, given = said_by(program, layers, inputs)
-                far = of_answers(loss, outputs, answers, teacher.variances[""])
-                optimizer.zero_grad()
-                (far + LAYERS * of_layers(given, wanted, teacher.variances)).backward()
+            optimizer.zero_grad()
+            for inputs in split(augment(batch.inputs, generator), at_once):
+                answers, wanted = teacher.says(inputs)
+                with torch.enable_grad():
+                    outputs, given = said_by(program, layers, inputs)
+                    far = of_answers(loss, outputs, answers, teacher.variances[""])
+                    far = far + LAYERS * of_layers(given, wanted, teacher.variances)
+                    (far * (num_rows(inputs) / len(batch))).backward()
             optimizer.step()
             pace.step()
         yield epoch
