@@ -278,8 +278,8 @@ class _Refit:
         y = self.whole.start[reader.node]
         if not reader.is_dense or y.dim() != 2 or y.shape[1] * (len(reader.owners) + 1) > MOST_UNKNOWNS:
             return False
-        behind, last = [node for node in self.program.nodes if node in downstream([reader.node])], reader.node
-        for node in behind:
+        behind, last = downstream([reader.node]), reader.node
+        for node in (node for node in self.program.nodes if node in behind):
             if not is_elementwise(node) or node.all_input_nodes != [last]:
                 return False
             last = node
@@ -313,8 +313,9 @@ def curvatures(network: GatedNetwork, node: Node, values: Mapping[Node, Any], ta
     with torch.enable_grad():
         y = values[node].detach().requires_grad_()
         found: dict[Node, Any] = {**program.constants, node: y}
+        behind = downstream([node])
         for one in program.nodes:
-            if one in downstream([node]):
+            if one in behind:
                 found[one] = program.call(one, found, None, decomposed=True)
         slope = torch.ones_like(y)
         if found[program.output] is not y:
