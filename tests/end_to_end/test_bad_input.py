@@ -119,7 +119,7 @@ CASES = {
     "RAM of a file without a plan": (("prune", *FACTORY, *DATA, "--out", "run", "--ram", "4KiB", "--to", "weights"), "--ram must be used with an artefact whose memory is planned: --to executorch in float32, or --to cortex-m in int8. Got --to weights."),
     "an unknown artefact": (("prune", *FACTORY, *DATA, "--out", "run", "--to", "tflite"), "--to must be the name of an exporter. Got 'tflite'. There are: cortex-m, executorch, onnx, pt2, weights."),
     "an unknown price": (("prune", *FACTORY, *DATA, "--out", "run", "--price", "gold"), "--price must be one of neuron, parameters, flash, ram, macs, budget. Got 'gold'."),
-    "an unknown compensation": (("prune", *FACTORY, *DATA, "--out", "run", "--compensate", "retrain"), "--compensate must be one of none, mean, least-squares, newton. Got 'retrain'."),
+    "an unknown compensation": (("prune", *FACTORY, *DATA, "--out", "run", "--compensate", "retrain"), "--compensate must be one of none, mean, constant, scale, least-squares, newton, joint. Got 'retrain'."),
     "a latency without a unit": (("prune", *FACTORY, *DATA, "--out", "run", "--max-latency", "5", "--to", "onnx"), "--max-latency must be a time such as 5ms. Got '5'. Write digits and one of us, ms or s."),
     "workers and compensation": (("prune", *FACTORY, *DATA, "--out", "run", "--compensate", "mean", "--executor", "processes"), "--compensate must be none where workers score. Got 'mean'. Use --executor serial."),
     "an endless number": (("prune", *FACTORY, *DATA, "--out", "run", "--flash", "9" * 400), "--flash must be a number of bytes such as 64KiB. Got one beyond all bounds."),

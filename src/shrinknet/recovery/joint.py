@@ -66,7 +66,7 @@ PASSES_AN_EPOCH = 4 * (1 - 1 / HELD_OUT) + 1 / HELD_OUT
 def epochs_within(passes: float) -> int:
     """Return how many epochs some forward passes pay for.
 
-    >>> epochs_within(34.0), epochs_within(1e9)
+    >>> epochs_within(35.0), epochs_within(1e9)
     (10, 60)
     """
     return min(EPOCHS, int(passes / PASSES_AN_EPOCH))
