@@ -78,7 +78,7 @@ def schedule_of_run(passes: float) -> Schedule:
     options = efforts.Pruning(goals=goals(), effort=passes)
     start = first_step(task, network, GraphCosts(network.trace))
     wanted = to_go(network, Limits(), reaching(start, goals(), GraphCosts(network.trace)))
-    found = efforts.effort_of(task, network, options, wanted, 1, start, lambda: None)
+    found, _ = efforts.effort_of(task, network, options, wanted, 1, start, lambda: None)
     assert found is not None
     return found.schedule
 

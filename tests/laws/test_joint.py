@@ -237,6 +237,17 @@ def test_the_effort_pays_for_epochs_and_half_of_it_at_most(tmp_path) -> None:
     assert torch.equal(resumed.model(rows_of(task)[0]), run.model(rows_of(task)[0]))
 
 
+def test_where_the_exact_search_fits_half_of_the_effort_the_rest_still_pays_for_the_epochs(tmp_path) -> None:
+    task, folder = trained(), tmp_path / "run"
+    run = pruned(task, effort=190, goals=[sn.RemovedNeurons(3)], out=folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert "passes" not in config, "the law is about efforts that the exact search fits"
+    assert config["epochs"] == int(95 / PASSES_AN_EPOCH) < EPOCHS
+    (folder / "summary.json").unlink()
+    resumed = pruned(task, effort=190, goals=[sn.RemovedNeurons(3)], out=folder, resume=True)
+    assert torch.equal(resumed.model(rows_of(task)[0]), run.model(rows_of(task)[0]))
+
+
 def test_flips_and_shifts_move_pixels_and_change_none() -> None:
     generator, images = torch.Generator().manual_seed(0), torch.rand(40, 2, 8, 16)
     flipped = flip(images, generator)

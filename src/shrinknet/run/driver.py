@@ -72,9 +72,9 @@ def search(task: Task, options: Pruning) -> Run:
     if not options.whole_curve:
         check_reachable(goals, start.measures, network, limits, ships.costs, ships.least, ships.held_by)
     price = by_neuron if options.price == "neuron" else by_units(ships.freed(options.price, goals))
-    effort, step = _effort(task, network, options, limits, start, ships.costs, price)
+    effort, facts, step = _effort(task, network, options, limits, start, ships.costs, price)
     options = replace(options, step=step)
-    config = options.written(task, limits.ties, {} if effort is None else effort.facts)
+    config = options.written(task, limits.ties, facts)
     if options.out is not None:
         check_containers(task.example_inputs)
     folder = None if options.out is None else RunFolder.create(options.out, config.content, resume=options.resume)
@@ -106,16 +106,16 @@ def search(task: Task, options: Pruning) -> Run:
 
 def _effort(
     task: Task, network: GatedNetwork, options: Pruning, limits: Limits, start: Step, costs_of: CostsOf, price: Price
-) -> tuple[Effort | None, int | None]:
-    """How the effort is spent, or how many neurons go at each step where something else says how to search."""
+) -> tuple[Effort | None, dict[str, object], int | None]:
+    """How the effort is spent, what is written of that, and how many neurons go at each step where that is said."""
     if options.step is not None:
-        return None, options.step
+        return None, {}, options.step
     aims = () if options.whole_curve else options.goals
     reaches = reaching(start, aims, costs_of)
     num_to_go = to_go(network, limits, reaches)
     step = _neurons_a_step(network, options)
     with options.how.arithmetic():
-        effort = effort_of(
+        effort, facts = effort_of(
             task,
             network,
             options,
@@ -125,10 +125,10 @@ def _effort(
             lambda: (to_go(network, limits, reaches), price(network, limits)),
         )
     if effort is not None:
-        return effort, None
+        return effort, facts, None
     if step > 1:
         log.info("%d neurons go at each step, as there are %d: `step=1` takes one.", step, network.trace.num_neurons)
-    return None, step
+    return None, facts, step
 
 
 def _ties(network: GatedNetwork, task: Task, options: Pruning) -> tuple[Tie, ...]:

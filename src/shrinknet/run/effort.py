@@ -86,14 +86,12 @@ class Effort:
         schedule: how it is spent.
         estimate: the rule that ranks.
         prices: what things cost, where that was measured.
-        epochs: how often a joint refit goes through the rows at the end, where there is one.
     """
 
     asked: float | str
     schedule: Schedule
     estimate: Criterion
     prices: Prices | None
-    epochs: int | None = None
 
     def parts_of(self, data: Data, seed: int) -> list[Data]:
         """Return the rows that the estimate looks at, one part after another, in an order drawn by a seed."""
@@ -109,10 +107,7 @@ class Effort:
     def facts(self) -> dict[str, object]:
         """What `config.json` says of it."""
         measured = {} if self.prices is None else {"prices": asdict(self.prices)}
-        epochs = {} if self.epochs is None else {"epochs": self.epochs}
-        return {
-            "criterion": self.estimate.name, "effort": self.asked, "passes": self.schedule.passes, **measured, **epochs,
-        }  # fmt: skip
+        return {"criterion": self.estimate.name, "effort": self.asked, "passes": self.schedule.passes, **measured}
 
 
 def effort_asked(options: Pruning) -> float | str:
@@ -138,8 +133,8 @@ def effort_of(
     exact_step: int,
     start: Step,
     pacing: Callable[[], object],
-) -> Effort | None:
-    """Return how a search spends its effort; None where it is the exact search.
+) -> tuple[Effort | None, dict[str, object]]:
+    """Return how a search spends its effort, None where it is the exact search; and what `config.json` says of that.
 
     Args:
         task: what is pruned.
@@ -157,11 +152,11 @@ def effort_of(
     """
     asked, began = effort_asked(options), _began(options)
     if asked == EXACT or (began is not None and "passes" not in began):
-        return None
+        return None, {key: began[key] for key in ("epochs",) if began is not None and key in began}
     num_steps = -(-num_to_go // exact_step)
     if began is None and isinstance(asked, str) and _is_short(task, network, options, asked, num_to_go, exact_step):
         log.info("Effort %s: exact ablation decides every removal, and takes less.", asked)
-        return None
+        return None, {}
     estimate = _estimate(task, network, options.seed)
     if began is not None:
         passes = float(began["passes"])  # type: ignore[arg-type]
@@ -170,19 +165,25 @@ def effort_of(
         passes, prices = asked, _counted_prices(task, network, estimate, options)
     else:
         passes, prices = _bought(task, network, estimate, options, asked, start, pacing)
-    epochs = None
-    if options.ends_jointly:
-        epochs = int(str(began["epochs"])) if began is not None else epochs_within(SHARE_FOR_JOINT * passes)
-        passes -= 0 if began is not None else epochs * PASSES_AN_EPOCH
+    joint: dict[str, object] = {}
+    if options.ends_jointly and began is not None:
+        joint = {"epochs": began["epochs"]}
+    elif options.ends_jointly:
+        epochs = epochs_within(SHARE_FOR_JOINT * passes)
+        joint, passes = {"epochs": epochs}, passes - epochs * PASSES_AN_EPOCH
+        log.info(
+            "%s are kept for %s of the joint refit.", _in_passes(epochs * PASSES_AN_EPOCH), counted(epochs, "epoch")
+        )
     num_rows, num_neurons = len(task.calibration), network.trace.num_neurons
     mean_left = num_neurons - (num_to_go - 1) / 2
     exact = 1 + num_steps * (prices.measuring + mean_left * prices.candidate)
     if exact <= passes:
         log.info("Effort %s: exact ablation decides every removal (%s).", asked, _in_passes(exact))
-        return None
+        return None, joint
     schedule = schedule_of(passes, prices, num_rows, num_neurons, num_to_go)
     log.info("%s", _in_words(asked, schedule, estimate, exact, num_rows, num_to_go))
-    return Effort(asked, schedule, estimate, prices if isinstance(asked, str) else None, epochs)
+    effort = Effort(asked, schedule, estimate, prices if isinstance(asked, str) else None)
+    return effort, effort.facts | joint
 
 
 def _began(options: Pruning) -> dict[str, object] | None:
