@@ -14,6 +14,7 @@ import shrinknet as sn
 from shrinknet.compensation.compensate import compensation_of
 from shrinknet.core.folder import RunFolder
 from shrinknet.engine.gates import GatedNetwork, gated
+from shrinknet.recovery import joint
 from shrinknet.recovery.answers import Teacher, of_answers
 from shrinknet.recovery.augment import AUGMENTATIONS, augmented, flip, shift
 from shrinknet.recovery.joint import EPOCHS, PASSES_AN_EPOCH, VALUES_HELD, held_out, refit_jointly, smaller, spread
@@ -74,6 +75,26 @@ def test_it_is_never_worse_there_than_its_start(drawn: Drawn, seed: int) -> None
     start = half(gated(task))
     refit = refit_jointly(task, start, NO_MORE_ROWS, 2, seed)
     assert far(task, refit, seed) <= far(task, start, seed) + 1e-12
+
+
+def distances(epochs: int) -> list[float]:
+    """What is held out says of the start, and after each epoch."""
+    task = trained()
+    start = half(gated(task))
+    held, rows = held_out(task.calibration, 0)
+    teacher, average = Teacher.of(start, next(held.batches()).inputs), smaller(start)
+    judge = joint._judge(teacher, held)
+    found = [judge(average)]
+    return found + [judge(average) for _ in joint._epochs(teacher, average, rows, NO_MORE_ROWS, epochs, 0)]
+
+
+def test_averages_of_steps_lose_no_ground_at_first(monkeypatch) -> None:
+    monkeypatch.setattr(joint, "RATE", 5 * joint.RATE)
+    with_average = distances(20)
+    monkeypatch.setattr(joint, "AVERAGED", 0.0)
+    without = distances(20)
+    assert max(without[1:6]) > without[0], "the law is about steps that lead astray at first"
+    assert max(with_average[1:6]) <= with_average[0]
 
 
 def test_where_every_step_leads_astray_the_start_comes_back(monkeypatch) -> None:

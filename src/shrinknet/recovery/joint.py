@@ -10,8 +10,11 @@ A fifth of the calibration rows is held out: what comes back are the weights of 
 there, the start's included. So the refit is never worse than its start on these rows.
 
 Steps are Adam's (Kingma and Ba 2015), each a share of its tensor's size, so that no rate depends on a network's scale.
+What is judged and handed back is not where the last step led but an average over about the last tenth of all steps,
+the start's weights at first: single steps lead astray, above all the first ones.
 
-Sources: Hinton, Vinyals and Dean 2015 (answers of another network), Romero et al. 2015 (what its layers give).
+Sources: Hinton, Vinyals and Dean 2015 (answers of another network), Romero et al. 2015 (what its layers give), Polyak
+and Juditsky 1992 (averages of steps).
 """
 
 import math
@@ -49,6 +52,9 @@ WARM = 0.05
 
 MOMENTS = (0.9, 0.99)
 """Adam's."""
+
+AVERAGED = 0.1
+"""What is judged is an average over about that part of the steps."""
 
 LEAST_SIZE = 1e-3
 """The root mean square of a tensor is taken for at least this: biases that are 0 move, too."""
@@ -94,12 +100,12 @@ def refit_jointly(
         return network
     teacher = Teacher.of(network, next(held.batches()).inputs)
     distance_of = _judge(teacher, held)
-    moving = smaller(network)
-    least, best = distance_of(moving), weights_of(moving)
-    for done in _epochs(teacher, moving, rows, augment, epochs, seed):
-        distance = distance_of(moving)
+    average = smaller(network)
+    least, best = distance_of(average), weights_of(average)
+    for done in _epochs(teacher, average, rows, augment, epochs, seed):
+        distance = distance_of(average)
         if distance < least:
-            least, best = distance, weights_of(moving)
+            least, best = distance, weights_of(average)
         tell("all weights are refit together", done / epochs)
     return network.refit(spread(network, best))
 
@@ -154,9 +160,11 @@ def _judge(teacher: Teacher, held: Data) -> Callable[[GraphModule], float]:
     return distance
 
 
-def _epochs(teacher: Teacher, cut: GraphModule, rows: Data, augment: Augment, epochs: int, seed: int) -> Iterator[int]:
-    """Go through the rows again and again, and say after each time how often."""
-    generator, loss = torch.Generator().manual_seed(seed), teacher.network.loss
+def _epochs(
+    teacher: Teacher, average: GraphModule, rows: Data, augment: Augment, epochs: int, seed: int
+) -> Iterator[int]:
+    """Go through the rows again and again, and say after each time how often; what comes of it is in the average."""
+    generator, loss, cut = torch.Generator().manual_seed(seed), teacher.network.loss, smaller(teacher.network)
     program = cut_program(teacher.network.trace, cut, teacher.program.asked_dtype, teacher.program.reads)
     by_name = {node.name: node for node in program.nodes}
     layers = {name: by_name[name] for name in teacher.layers}
@@ -178,7 +186,16 @@ def _epochs(teacher: Teacher, cut: GraphModule, rows: Data, augment: Augment, ep
                     (far * (num_rows(inputs) / len(batch))).backward()
             optimizer.step()
             pace.step()
+            _move(average, cut, 1 / max(1.0, AVERAGED * num_steps))
         yield epoch
+
+
+@torch.no_grad()
+def _move(average: GraphModule, cut: GraphModule, share: float) -> None:
+    """Move the average by that share towards where the last step led."""
+    for one, other in zip(average.parameters(), cut.parameters(), strict=True):
+        if one.is_floating_point():
+            one.lerp_(other, share)
 
 
 def _size(tensor: Tensor) -> float:
