@@ -269,6 +269,30 @@ def test_where_the_exact_search_fits_half_of_the_effort_the_rest_still_pays_for_
     assert torch.equal(resumed.model(rows_of(task)[0]), run.model(rows_of(task)[0]))
 
 
+def test_an_effort_that_pays_for_no_epoch_ends_as_least_squares() -> None:
+    task = trained()
+    with pytest.raises(sn.BadInputError, match=r"^effort must be at least ([0-9.]+) forward passes") as told:
+        pruned(task, effort=2)
+    least = 1.01 * float(str(told.value).split("at least ")[1].split()[0])
+    run = pruned(task, effort=least)
+    assert run.is_met, "what a refusal says is enough is enough"
+    assert run.config.content["epochs"] == 0
+    assert run.measures.calibration_loss == run.history[-1].measures.calibration_loss
+
+
+def test_a_refit_that_would_break_a_guard_is_undone(monkeypatch, caplog) -> None:
+    def astray(task: sn.Task, network: GatedNetwork, *more: object) -> GatedNetwork:
+        return network.refit({name: 5 * one for name, one in network.trace.tensors.items() if name.endswith("bias")})
+
+    monkeypatch.setattr("shrinknet.run.together.refit_jointly", astray)
+    task = trained()
+    guarded = pruned(task, goals=[sn.RemovedNeurons(3)], guards=[sn.LossRise(0.5)])
+    assert guarded.measures.validation_loss == guarded.history[-1].measures.validation_loss
+    assert "A joint refit would break a guard, and is undone" in caplog.text
+    unguarded = pruned(task, goals=[sn.RemovedNeurons(3)])
+    assert unguarded.measures.validation_loss > unguarded.history[-1].measures.validation_loss + 0.5
+
+
 def test_flips_and_shifts_move_pixels_and_change_none() -> None:
     generator, images = torch.Generator().manual_seed(0), torch.rand(40, 2, 8, 16)
     flipped = flip(images, generator)

@@ -267,6 +267,7 @@ class _Refit:
             return by_curvature(self.whole.bend(reader, x), weights, alive, self.whole.ridge or RIDGE)
 
         def fit(moments: Moments, ridge: float) -> Tensor:
+            """The weights that moments and a ridge lead to."""
             if self.whole.kind.fits_factors:
                 return scaled(moments, weights, reader.owners, alive, ridge)
             return least_squares(moments, weights, alive, ridge)

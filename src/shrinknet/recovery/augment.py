@@ -87,6 +87,7 @@ def augmented(ways: Sequence[Augmentation]) -> Augment:
     """Return what augments in each of some ways, one after the other."""
 
     def augment(inputs: AnyInputs, generator: torch.Generator) -> AnyInputs:
+        """Other inputs, drawn anew."""
         for way in ways:
             inputs = way.of(inputs, generator)
         return inputs

@@ -96,7 +96,7 @@ def refit_jointly(
     many rows as it holds are added up.
     """
     held, rows = held_out(task.calibration, seed)
-    if not len(rows) or bool(network.present.all()):
+    if not epochs or not len(rows) or bool(network.present.all()):
         return network
     teacher = Teacher.of(network, next(held.batches()).inputs)
     distance_of = _judge(teacher, held)
@@ -150,6 +150,7 @@ def _judge(teacher: Teacher, held: Data) -> Callable[[GraphModule], float]:
 
     @torch.no_grad()
     def distance(cut: GraphModule) -> float:
+        """The mean over rows."""
         program = cut_program(teacher.network.trace, cut, teacher.program.asked_dtype, teacher.program.reads)
         found = 0.0
         for inputs, answers in answered:

@@ -198,7 +198,7 @@ class Search:
                 break
             log.info("The artefact misses its budget, and the search goes on: %s.", "; ".join(missed))
             wanted = next_wanted(run, goals, wanted, max_latency)
-        run = refit_together(judged(run, goals, max_latency), self.progress.tell)
+        run = refit_together(judged(run, goals, max_latency), self.progress.tell, self.guards)
         if self.folder is not None:
             run = replace(run, folder=self.folder)
             write_end(self.folder, run)

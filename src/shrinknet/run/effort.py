@@ -169,7 +169,8 @@ def effort_of(
     if options.ends_jointly and began is not None:
         joint = {"epochs": began["epochs"]}
     elif options.ends_jointly:
-        epochs = epochs_within(SHARE_FOR_JOINT * passes)
+        to_spare = passes - least_passes(prices, len(task.calibration))
+        epochs = epochs_within(max(0.0, min(SHARE_FOR_JOINT * passes, to_spare)))
         joint, passes = {"epochs": epochs}, passes - epochs * PASSES_AN_EPOCH
         log.info(
             "%s are kept for %s of the joint refit.", _in_passes(epochs * PASSES_AN_EPOCH), counted(epochs, "epoch")

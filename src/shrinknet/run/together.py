@@ -1,6 +1,7 @@
 """The end of a run with `compensate="joint"`: all weights of what is handed back are refit together, once."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 from shrinknet.core.errors import BadInputError
@@ -8,13 +9,16 @@ from shrinknet.core.progress import Tell, tell_nobody
 from shrinknet.recovery.augment import augmented
 from shrinknet.recovery.joint import EPOCHS, refit_jointly
 from shrinknet.run.facts import AnyRun, finish
+from shrinknet.search.guards import Guard
 from shrinknet.search.steps import measure
 
 log = logging.getLogger(__name__)
 
 
-def refit_together(run: AnyRun, tell: Tell = tell_nobody) -> AnyRun:
+def refit_together(run: AnyRun, tell: Tell = tell_nobody, guards: Sequence[Guard] = ()) -> AnyRun:
     """Return a run whose network's weights are all refit together, where its compensation ends so; else the run.
+
+    A refit that would break a guard, none of which looks at the rows held out, is undone.
 
     Raises:
         BadInputError: it was made with augmentations of one's own, which a folder names and nobody else does.
@@ -32,6 +36,9 @@ def refit_together(run: AnyRun, tell: Tell = tell_nobody) -> AnyRun:
     with run.network.program.scoring.arithmetic():
         network = refit_jointly(run.task, run.network, augment, epochs, search.seed, tell)
         measures = measure(run.task, network, run.ships.costs)
+    if any(guard.broken(run.history[0].measures, measures) for guard in guards):
+        log.warning("A joint refit would break a guard, and is undone: the weights are those of least squares.")
+        return run
     ended = run.history, run.plan, measures, run.reason, run.is_met, run.config, run.ships
     log.info("Refit together: calibration loss %.4g -> %.4g.", run.measures.calibration_loss, measures.calibration_loss)
     return replace(finish(type(run), run.task, network, *ended), unfit=run.unfit, augmentations=run.augmentations)
