@@ -86,6 +86,7 @@ def document(results: dict) -> str:
         f"Of {len(rows)} networks, {len(ended)} ended, {sum(row['met'] for row in ended)} at their goal; the steps of "
         f"{len(on_time)} took at most {FORECAST} times what was planned for them.",
         "",
+        *([results["note"], ""] if "note" in results else []),
         "| source | network | asked, s | steps, s | in all, s | estimate | neurons gone | of the MACs | peak memory |",
         "| --- | --- | ---: | ---: | ---: | --- | ---: | ---: | ---: |",
     ]
