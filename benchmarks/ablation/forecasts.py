@@ -19,6 +19,7 @@ from torch import nn
 
 import shrinknet as sn
 from shrinknet.cli.work.timing import _seconds
+from shrinknet.core.machine import environment
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import gated
 from shrinknet.engine.memory import in_memory
@@ -111,11 +112,11 @@ def transformer() -> dict[str, object]:
 
 def page(rows: list[dict], large: list[dict]) -> str:
     """The page, every figure from the results."""
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
-    environment.filters["time"] = _seconds
+    pages = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
+    pages.filters["time"] = _seconds
     text = (Path(__file__).parent / "cost-model.md.jinja").read_text()
     facts = environment()
-    return environment.from_string(text).render(
+    return pages.from_string(text).render(
         rows=rows, large=large, growth=json.loads((RESULTS / "growth.json").read_text())["curves"],
         inside=sum(abs(one["forecast_over_measured"] - 1) <= 0.25 for one in rows),
         layers=LAYERS, hidden=HIDDEN, inner=INNER, tokens=TOKENS, sequences=SEQUENCES, vocabulary=VOCABULARY,

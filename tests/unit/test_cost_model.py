@@ -62,8 +62,9 @@ def test_a_ranking_is_a_pass_and_its_replays_and_a_run_is_fewer_and_fewer() -> N
     replays = sum((replay_work(network, group).times(group.width) for group in network.groups), Work())
     whole = ranking_work(network, "ablation", 10)
     assert whole.macs == 10 * (forward_work(network).macs + replays.macs)
-    assert run_work(network, "ablation", 10, 1).macs == whole.macs
-    expected = 10 * (forward_work(network).macs + 5 * (1 - 4 / 14) * replays.macs)
+    behind = 4 * 3 + 3 * 2  # what is measured after a step, from the first reader on
+    assert run_work(network, "ablation", 10, 1).macs == whole.macs + 10 * behind
+    expected = 10 * (forward_work(network).macs + 5 * (1 - 4 / 14) * (replays.macs + behind))
     assert run_work(network, "ablation", 10, 5).macs == pytest.approx(expected), "one pass, kept; then fewer and fewer"
     assert ranking_work(network, "random", 10) == Work()
 

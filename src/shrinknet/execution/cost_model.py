@@ -130,13 +130,15 @@ def run_work(network: GatedNetwork, criterion: object, num_samples: int, num_rem
     """Return the work of removing so many neurons, `step` at a time, ranked again after each step (Algorithm 2).
 
     What is there falls in a straight line from all to what is left. Passes that are replayed are kept, so that only the
-    first ranking begins with a forward pass; what the removals between change is little beside what candidates do.
+    first ranking begins with a forward pass. After each step the network that is left is measured, from the readers of
+    neurons on.
     """
     cost, num_steps = cost_of(network, criterion), -(-num_removals // step)
     mean_share = 1 - (num_removals - 1) / (2 * network.trace.num_neurons)
     num_passes = 1 if cost.replays else num_steps
     replays = _replays_work(network, cost).times(num_steps * mean_share)
-    return (_passes_work(network, cost).times(num_passes) + replays).times(num_samples)
+    measuring = (_behind_gates(network) + _loss_work(network)).times(num_steps * mean_share)
+    return (_passes_work(network, cost).times(num_passes) + replays + measuring).times(num_samples)
 
 
 def refit_work(network: GatedNetwork, num_samples: int) -> Work:
