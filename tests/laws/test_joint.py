@@ -13,11 +13,13 @@ from torch.nn import functional
 import shrinknet as sn
 from shrinknet.compensation.compensate import compensation_of
 from shrinknet.core.folder import RunFolder
+from shrinknet.core.progress import num_batches
 from shrinknet.engine.gates import GatedNetwork, gated
-from shrinknet.recovery import joint
+from shrinknet.recovery import descent
 from shrinknet.recovery.answers import Teacher, of_answers
 from shrinknet.recovery.augment import AUGMENTATIONS, augmented, flip, shift
-from shrinknet.recovery.joint import EPOCHS, PASSES_AN_EPOCH, VALUES_HELD, held_out, refit_jointly, smaller, spread
+from shrinknet.recovery.descent import ROWS_A_STEP, VALUES_HELD, held_out, smaller, spread
+from shrinknet.recovery.joint import EPOCHS, PASSES_AN_EPOCH, begun, refit_jointly
 from shrinknet.report.page_data import page_data, with_handed_back
 from shrinknet.run.checking import check_files
 from shrinknet.surgery.proof import verify_on
@@ -82,23 +84,21 @@ def distances(epochs: int) -> list[float]:
     task = trained()
     start = half(gated(task))
     held, rows = held_out(task.calibration, 0)
-    teacher, average = Teacher.of(start, next(held.batches()).inputs), smaller(start)
-    judge = joint._judge(teacher, held)
-    found = [judge(average)]
-    return found + [judge(average) for _ in joint._epochs(teacher, average, rows, NO_MORE_ROWS, epochs, 0)]
+    way = begun(Teacher.of(start, next(held.batches()).inputs), held, rows, NO_MORE_ROWS, epochs, 0)
+    return [way.judge(way.average), *(way.history[-1]["held_out_loss"] for _ in way.epochs())]
 
 
 def test_averages_of_steps_lose_no_ground_at_first(monkeypatch) -> None:
-    monkeypatch.setattr(joint, "RATE", 5 * joint.RATE)
+    monkeypatch.setattr(descent, "RATE", 5 * descent.RATE)
     with_average = distances(20)
-    monkeypatch.setattr(joint, "AVERAGED", 0.0)
+    monkeypatch.setattr(descent, "AVERAGED", 0.0)
     without = distances(20)
     assert max(without[1:6]) > without[0], "the law is about steps that lead astray at first"
     assert max(with_average[1:6]) <= with_average[0]
 
 
 def test_where_every_step_leads_astray_the_start_comes_back(monkeypatch) -> None:
-    monkeypatch.setattr("shrinknet.recovery.joint.RATE", 100.0)
+    monkeypatch.setattr("shrinknet.recovery.descent.RATE", 100.0)
     task = trained()
     start = half(gated(task))
     refit = refit_jointly(task, start, NO_MORE_ROWS, 2)
@@ -207,7 +207,8 @@ def test_the_page_and_the_summary_show_the_network_that_was_handed_back(tmp_path
     assert data["rises"][place + 1] == pytest.approx(losses[place] - losses[place - 1], rel=1e-5)
     page = (tmp_path / "run" / "report" / "index.html").read_text()
     assert "what flip made of them: no labels, no further data." in page
-    assert "handed back were refit together after the search" in page
+    assert "handed back moved after the search" in page
+    assert data["moved"] == "refit together"
 
 
 def test_other_members_of_the_family_are_refit_as_well_from_the_run_and_from_its_folder(tmp_path) -> None:
@@ -219,7 +220,10 @@ def test_other_members_of_the_family_are_refit_as_well_from_the_run_and_from_its
     assert torch.equal(here.model(inputs), there.model(inputs))
     gone = [step.removed for step in run.history]
     assert far(task, here.network) < far(task, compensated(task, gone[: len(here.plan.removed) + 1]))
-    assert told == [("all weights are refit together", (epoch + 1) / EPOCHS) for epoch in range(EPOCHS)]
+    assert {what for what, _ in told} == {"all weights are refit together"}
+    done = [fraction for _, fraction in told]
+    assert done == sorted(done)
+    assert (done[-1], len(done)) == (1.0, EPOCHS * num_batches(range(192), ROWS_A_STEP))
 
 
 def compensated(task: sn.Task, portions: list) -> GatedNetwork:

@@ -42,9 +42,9 @@ def command(
         "weights": source_of(given.weights),
         "data": source_of(data),
         "loss": given.loss,
-        "model_sha256": _hash(model),
-        "weights_sha256": _hash(given.weights),
-        "data_sha256": _hash(data),
+        "model_sha256": hash_of(model),
+        "weights_sha256": hash_of(given.weights),
+        "data_sha256": hash_of(data),
     }
     if task.loss.name in LOSSES:
         sources["loss"] = task.loss.name  # what the network's own answers or loss were found to mean
@@ -70,7 +70,8 @@ def source_of(path: str | None) -> str | None:
     return str(Path(path).resolve()) if path is not None and Path(path).is_file() else path
 
 
-def _hash(path: str | None) -> str | None:
+def hash_of(path: str | None) -> str | None:
+    """The hash of a file; None of what is none."""
     if path is None or not Path(path).is_file():
         return None
     with open(path, "rb") as file:

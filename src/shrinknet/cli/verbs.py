@@ -12,7 +12,9 @@ from typer.main import get_group
 
 from shrinknet.core.units import names_in
 
-VERBS = names_in("demo, inspect, rank, prune, cut, export, verify, report, reproduce, sparsify, bench, analyse")
+VERBS = names_in(
+    "demo, inspect, rank, prune, cut, recover, export, verify, report, reproduce, sparsify, bench, analyse"
+)
 """One file of this package each, with a function `command`; where it has verbs of its own, these are its `app`."""
 
 

@@ -135,6 +135,23 @@ class SearchOptions(RankOptions):
         return self.compensate == "joint"
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecoveryOptions(Options):
+    """How the smaller network of a run is trained on with labels."""
+
+    passes: int = option(10, "How often the training rows are gone through.", least=1, do="Leave it out for 10.")
+    labels_alone: bool = option(
+        False, "Minimise the loss alone, without the distance from the whole network's answers."
+    )
+    augment: Sequence[object] = option(
+        (), "What may be made of training inputs: flip, shift (images), or package.module:function.",
+        parse=_ways, written=lambda ways: list(map(_way_text, ways)),
+    )  # fmt: skip
+    seed: int = option(0, "Seed of what is held out, of the order of the rows, and of augmentations.", least=0,
+        do="Leave it out for 0.")  # fmt: skip
+    resume: bool = option(False, "Go on with the recovery that the folder holds.", is_recorded=False)
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """All that `config.json` says of a run.
@@ -145,6 +162,7 @@ class RunConfig:
         criterion, method: by their names; what zeros allow has ways of its own, which `search` does not know.
         ties: the groups that shrink together.
         loss, accuracy, metrics, couples_samples, batch_size: what the task was.
+        recovered: how all weights were trained on with labels; nothing where they were not.
         content: the whole of it, as it is written: what the user added, too.
     """
 
@@ -159,6 +177,7 @@ class RunConfig:
     metrics: Sequence[Mapping[str, Any]] = ()
     couples_samples: bool = False
     batch_size: int = DEFAULT_BATCH_SIZE
+    recovered: Mapping[str, Any] = field(default_factory=dict)
     content: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -175,11 +194,16 @@ class RunConfig:
         'to-plan'
         """
         said = {key: value for key, value in content.items() if key != "schema"}
-        names = ("criterion", "method", "loss", "accuracy", "metrics", "couples_samples", "batch_size")
+        names = ("criterion", "method", "loss", "accuracy", "metrics", "couples_samples", "batch_size", "recovered")
         facts: dict[str, Any] = {name: said[name] for name in names if name in said}
         goals, guards = (tuple(map(str, said.get(name, ()))) for name in ("goals", "guards"))
         ties = all_restored(Tie, said.get("ties", []))
         return cls(search=read(SearchOptions, said), goals=goals, guards=guards, ties=ties, content=said, **facts)
+
+    @property
+    def moves_all_weights(self) -> bool:
+        """Whether the network that is handed back has other weights than any step of the search."""
+        return self.search.ends_jointly or bool(self.recovered)
 
     @property
     def qualities(self) -> Mapping[str, Quality]:

@@ -3,7 +3,7 @@
 import logging
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,19 @@ def load_data(spec: str, seed: int = 0) -> dict[str, Source]:
     return _from_npz(existing("data", spec), seed)
 
 
+def load_training(spec: str) -> Source:
+    """Load rows to train on: of an .npz file those of split 0, or all where it has no `split`; of a factory's roles
+    the calibration rows.
+
+    Raises:
+        BadInputError: as `load_data`.
+    """
+    if is_import_path(spec):
+        return _from_factory(spec)["calibration"]
+    given, split = _given(existing("data", spec), lambda count: np.zeros(count, np.int64))
+    return _rows(given, split, 0, "training")
+
+
 def _from_factory(spec: str) -> dict[str, Source]:
     made = made_by("data", spec, find_named("data", spec))
     if isinstance(made, tuple | list) and 1 <= len(made) <= len(ROLES):
@@ -57,6 +70,12 @@ def _from_factory(spec: str) -> dict[str, Source]:
 
 
 def _from_npz(path: Path, seed: int) -> dict[str, Source]:
+    given, split = _given(path, lambda count: _shuffled_split(count, seed))
+    return {role: _rows(given, split, number, role) for number, role in enumerate(ROLES)}
+
+
+def _given(path: Path, otherwise: Callable[[int], Any]) -> tuple[dict[str, Any], Any]:
+    """The arrays of a file but its split, and that: found `otherwise` for so many rows, where it has none."""
     arrays = _arrays(path)
     given = {name: array for name, array in arrays.items() if name != "split"}
     if not given.keys() - {"targets"}:
@@ -70,12 +89,12 @@ def _from_npz(path: Path, seed: int) -> dict[str, Source]:
     if odd := next((name for name, array in given.items() if len(array) != count), None):
         do = "Give one target for each row."
         raise BadInputError("data", "as many targets as inputs", f"{len(given[odd])} {odd} and {count} targets", do)
-    split = arrays["split"] if "split" in arrays else _shuffled_split(count, seed)
+    split = arrays["split"] if "split" in arrays else otherwise(count)
     if split.shape != (count,) or not np.isin(split, range(len(ROLES))).all():
         got = f"shape {list(split.shape)} with values {np.unique(split)[:5].tolist()}"
         do = "Number calibration rows 0, validation rows 1, test rows 2."
         raise BadInputError("data", "an array 'split' of 0, 1 and 2, one for each row", got, do)
-    return {role: _rows(given, split, number, role) for number, role in enumerate(ROLES)}
+    return given, split
 
 
 def _arrays(path: Path) -> dict[str, Any]:

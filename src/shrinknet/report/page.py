@@ -77,9 +77,9 @@ class Chapter:
         return " ".join(summary.compensation_line(RunConfig.of(self.config)))
 
     @property
-    def ends_jointly(self) -> bool:
+    def moves_all_weights(self) -> bool:
         """Whether the network that is handed back is none of the search's."""
-        return RunConfig.of(self.config).search.ends_jointly
+        return RunConfig.of(self.config).moves_all_weights
 
     @property
     def race_line(self) -> str:

@@ -44,6 +44,7 @@ def page_data(
         "metrics": [_metric(quality, steps) for quality in _qualities(folder, history)],
         "bare_loss": [_short(_loss(step.bare)) if step.bare else None for step in steps],
         "costs": {cost.column: [cost.of(step.measures.costs) for step in steps] for cost in COSTS},
+        "moved": "trained on with labels" if RunConfig.of(folder.config).recovered else "refit together",
         "handed": places.index(handed),
         "all_steps": len(history),
         "on": "validation" if history[0].measures.validation_loss is not None else "calibration",
@@ -101,7 +102,7 @@ def with_handed_back(folder: RunFolder, history: list[Step]) -> tuple[list[Step]
     wanted, gone = end.num_removed, list(accumulate(len(step.removed) for step in history))
     if wanted in gone:
         place = gone.index(wanted)
-        if not RunConfig.of(folder.config).search.ends_jointly:
+        if not RunConfig.of(folder.config).moves_all_weights:
             return history, place
         refit = Step(history[place].number, (), (), end.after, 0.0, bare=history[place].bare)
         return [*history[: place + 1], refit, *history[place + 1 :]], place + 1

@@ -1,7 +1,9 @@
 """A run in a few lines of text: before, after, and why it stopped."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePath
+from typing import Any
 
 from shrinknet.core.config import RunConfig
 from shrinknet.core.quantities import ACCURACY, COSTS, FLASH, RAM, Quality
@@ -133,8 +135,13 @@ def compensation_line(config: RunConfig) -> list[str]:
     ['Made up for: the layers that read what went were refit by a formula (scale).']
     >>> compensation_line(RunConfig.of({"compensate": "none"}))
     []
+    >>> said = {"rows": 500, "passes": 10, "labels_alone": True, "augment": ["flip"]}
+    >>> compensation_line(RunConfig.of({"recovered": said}))
+    ['Recovered: all weights were then trained on 500 labelled rows, 10 passes, with what flip made of them.']
     """
     search = config.search
+    if config.recovered:
+        return [*compensation_line(replace(config, recovered={})), _recovered_line(config.recovered)]
     if not search.refits:
         return []
     if not search.ends_jointly:
@@ -144,6 +151,14 @@ def compensation_line(config: RunConfig) -> list[str]:
         "Made up for: the layers that read what went were refit by a formula (least-squares), and then all weights "
         f"together to what the whole network answers, on the calibration inputs{more}: no labels, no further data."
     ]
+
+
+def _recovered_line(said: Mapping[str, Any]) -> str:
+    """How all weights were trained on."""
+    rows, passes = counted(int(said["rows"]), "labelled row"), counted(int(said["passes"]), "pass", "passes")
+    beside = "" if said["labels_alone"] else ", towards the whole network's answers as well as the labels"
+    more = f", with what {', '.join(map(str, said['augment']))} made of them" if said["augment"] else ""
+    return f"Recovered: all weights were then trained on {rows}, {passes}{more}{beside}."
 
 
 def race_line(rows: Sequence[Mapping[str, str]]) -> str:

@@ -23,7 +23,7 @@ from shrinknet.loading.data import ROLES, load_data
 from shrinknet.loading.models import fill, load_model
 from shrinknet.recovery.augment import BY_NAME as AUGMENTATIONS
 from shrinknet.recovery.augment import Augmentation
-from shrinknet.recovery.joint import smaller, spread
+from shrinknet.recovery.descent import smaller, spread
 from shrinknet.run.facts import Shipped, finish
 from shrinknet.run.family import portions_of
 from shrinknet.run.remade import remade, trusted
@@ -144,7 +144,7 @@ def reopened(folder: RunFolder, task: Task, find: Find = find_exporter, *, trust
             f"folder must have a history. Got {str(folder.path)!r}, which has none. Make the run again."
         )
     ships = Artefact(task, network.trace, asked.kind, asked.quantize, asked.allow_float, find)
-    if asked.ends_jointly:
+    if config.moves_all_weights:
         bare = network.without(plan.removed)
         masked = bare.refit(as_cut(bare, folder.path / "model.safetensors"))
     else:

@@ -3,12 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from shrinknet.core.errors import BadInputError
 from shrinknet.core.folder import RunFolder
+from shrinknet.core.options import taking
 from shrinknet.core.progress import Tell, tell_nobody
 from shrinknet.core.records import Corner, Manifest
 from shrinknet.report import summary
 from shrinknet.run import family, written
 from shrinknet.run.facts import Facts
+from shrinknet.run.recovered import Recovery, recover
 from shrinknet.run.together import refit_together
 from shrinknet.search.goals import Goal
 
@@ -34,6 +37,9 @@ class Run(Facts):
     def at(self, *goals: Goal, tell: Tell = tell_nobody) -> "Run":
         """Return another member of the family: the first of the same order that reaches every goal. Nothing is scored.
 
+        Raises:
+            BadInputError: the run was recovered, so that its weights belong to this one size.
+
         Where the history ends before a goal, the order of the last ranking is followed; `is_met` says whether the
         goals can be reached at all. An artefact that misses a budget by measurement is followed by a smaller one.
 
@@ -42,7 +48,49 @@ class Run(Facts):
         Cost: no scoring; a few passes over the data to measure and prove the one network; where the run's weights were
         refit together, those of this one are, too.
         """
+        if self.config.recovered:
+            do = "Cut the run that it was recovered from, and recover what that gives."
+            got = "one whose weights were trained on with labels"
+            raise BadInputError("run", "one that was not recovered where another budget is wanted", got, do)
         return refit_together(family.at(self, goals), tell)
+
+    @taking(Recovery)
+    def recover(self, options: Recovery) -> "Run":
+        """Train all weights of the smaller network on with labels, and return it as a run of its own, proven anew.
+
+        What is minimised is the run's loss and, unless `labels_alone`, how far its answers are from the whole
+        network's. Batch norms keep their statistics. A fifth of the rows (at most 2,000) is held out and says which
+        pass was best, the start's weights included: never worse than the run on these rows.
+
+        Args:
+            data: training rows with targets, as a task takes them; the run's calibration rows where left out. Rows of
+                the run's validation and test data must not be among them.
+            passes, augment, seed: how often they are gone through, and what augmentations ("flip", "shift", a function
+                of inputs and a generator) make of them.
+            out: a new folder for the recovered run; its state is written after each pass, so that a kill loses one.
+            resume: go on with the recovery in that folder; it ends in the same bits as if it had never stopped.
+            config: what to write beside the options about where the rows came from.
+            tell: told how far it is.
+
+        Raises:
+            BadInputError: the loss knows no labels, the rows cannot be used, or the run removed nothing.
+            VerificationError: the proof fails. RunFolderError: `out` holds something else.
+
+        Cost: for each pass over the rows a forward pass of the whole network, a forward and a backward pass of the
+        smaller one.
+
+        >>> from torch import nn, randn
+        >>> from shrinknet.api import prune
+        >>> from shrinknet.search.goals import RemovedNeurons
+        >>> from shrinknet.task.task import Task
+        >>> rows = randn(40, 4)
+        >>> task = Task(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), "cross-entropy",
+        ...             (rows, (rows[:, 0] > 0).long()))
+        >>> run = prune(task, "magnitude", goals=[RemovedNeurons(6)])
+        >>> run.recover(passes=2).model[0].out_features
+        2
+        """
+        return recover(self, options)
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Return (what, before, after) for every figure that was measured."""

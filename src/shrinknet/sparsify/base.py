@@ -21,8 +21,8 @@ from torch.utils.hooks import RemovableHandle
 from shrinknet.core.errors import BadInputError, ShrinknetError, did_you_mean
 from shrinknet.core.registry import Named, registry_of_classes
 from shrinknet.core.units import globs
+from shrinknet.recovery.states import load_optimizer, optimizer_state, under
 from shrinknet.sparsify.blocks import Blocks
-from shrinknet.sparsify.states import load_optimizer, optimizer_state, under
 from shrinknet.sparsify.targets import check_optimizer, chosen_weights, flushes_denormals, owners_of, put
 from shrinknet.task.task import Task
 

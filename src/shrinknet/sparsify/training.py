@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from shrinknet.core.errors import RunFolderError
+from shrinknet.recovery.states import load_optimizer, optimizer_state, under
 from shrinknet.sparsify.base import Sparsifier
-from shrinknet.sparsify.states import load_optimizer, optimizer_state, under
 from shrinknet.task.per_sample import PerSample
 from shrinknet.task.trees import Inputs, called, of_each
 

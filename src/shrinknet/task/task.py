@@ -182,6 +182,20 @@ class Task:
         """Return the same task with other calibration rows, such as some of its own."""
         return self._with(calibration=data)
 
+    def of_rows(self, role: str, source: Source) -> "Task":
+        """Return the same task of other calibration rows, called `role`, which are looked through as its own were.
+
+        Raises:
+            BadInputError: the rows cannot be used.
+
+        Cost: one pass over them.
+        """
+        like = self.calibration
+        made = as_data(role, source, self.batch_size, like.device, like.dtype, like.unpack)
+        rows = replace(made, keeps_truth=like.keeps_truth)
+        loss, _ = looked_through(self.model, self.loss, self.output, (), [rows], is_asked=False)
+        return self._with(loss=loss, calibration=rows, validation=None, test=None)
+
     def in_batches_of(self, most: int) -> "Task":
         """Return the same task with at most that many rows for each pass.
 

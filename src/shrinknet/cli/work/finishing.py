@@ -24,7 +24,7 @@ def finish(run: Run, out: Path, as_json: bool) -> None:
         console.print_json(facts)
     else:
         console.table("", ("", "before", "after"), run.rows())
-        for line in summary.coupled_line(run.config):
+        for line in summary.compensation_line(run.config) + summary.coupled_line(run.config):
             console.out.print(line)
         console.out.print(summary.proof_line(run.verification))
         if run.artefact is not None:

@@ -36,7 +36,7 @@
   }
 
   function refitAt(one, place) { // the network handed back, where no neuron went but all weights moved together
-    return place && !one.counts[place] ? `After step ${one.steps[place]}: all weights refit together` : "";
+    return place && !one.counts[place] ? `After step ${one.steps[place]}: all weights ${one.moved}` : "";
   }
 
   function scored(one, place) {
