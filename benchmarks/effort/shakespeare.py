@@ -89,9 +89,8 @@ def pruned(task: sn.Task, test: Tensor, effort: object, seed: int) -> dict[str, 
     """Prune once, and return what came of it."""
     runs: list[sn.Run] = []
     goals = [sn.Macs(SHARE)]
-    seconds = once(
-        lambda: runs.append(sn.prune(task, goals=goals, effort=effort, seed=seed, scoring=sn.Scoring("4GiB")))
-    )
+    how = {"price": "neuron", "compensate": "none", "scoring": sn.Scoring("4GiB")}
+    seconds = once(lambda: runs.append(sn.prune(task, goals=goals, effort=effort, seed=seed, **how)))
     removed, steps = len(runs[0].plan.removed), len(runs[0].history) - 1
     return {"perplexity": perplexity(runs[0].model, test), "seconds": seconds, "removed": removed, "steps": steps}
 

@@ -48,7 +48,7 @@ def compared(task: sn.Task, step: int) -> dict[str, dict[str, object]]:
         goal = GOALS[scarce](int(share * getattr(whole, COSTS[scarce])))
         found = {}
         for price in ("neuron", scarce):
-            run = sn.prune(task, goals=[goal], price=price, artefact="executorch", step=step)
+            run = sn.prune(task, goals=[goal], price=price, compensate="none", artefact="executorch", step=step)
             found["by neuron" if price == "neuron" else "by what is scarce"] = {
                 "accuracy": run.test.metrics_after["accuracy"], "is_met": run.is_met,
                 "neurons_left": run.measures.costs.num_neurons,

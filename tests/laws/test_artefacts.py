@@ -25,6 +25,7 @@ from shrinknet.export.lowering import float_products
 from shrinknet.export.quantization import quantized
 from shrinknet.graph.trace import named_tensors
 from shrinknet.run.checking import check_files
+from shrinknet.run.options import Pruning
 from shrinknet.search.price import by_units
 from shrinknet.search.rank import Limits, for_each_unit, takeable
 from shrinknet.surgery.remove import cut_graph
@@ -246,6 +247,48 @@ def test_the_next_removal_is_the_cheapest_for_each_unit(task, price: str) -> Non
             units = sum(size - value.num_bytes(after) for value, size in arena.at_peak(network.present))
         values[neuron] = for_each_unit(score, units)
     assert values[run.plan.removed[0]] == min(values.values())
+
+
+@pytest.mark.parametrize(
+    ("goals", "price", "compensate"),
+    [
+        ([sn.NumParameters("60%")], "parameters", "least-squares"),
+        ([sn.Macs("60%")], "macs", "least-squares"),
+        ([sn.FlashBytes("60%"), sn.RemovedNeurons(1)], "flash", "least-squares"),
+        ([sn.FlashBytes("80%"), sn.Macs("60%")], "budget", "least-squares"),
+        ([sn.RemovedNeurons(3)], "neuron", "none"),
+        ([], "neuron", "none"),
+    ],
+)
+def test_what_is_asked_for_says_the_price_and_whether_readers_are_refit(
+    task, tmp_path, goals, price, compensate
+) -> None:
+    run = sn.prune(task, "taylor-1", goals=goals, out=tmp_path / "run")
+    said = sn.prune(task, "taylor-1", goals=goals, price=price, compensate=compensate)
+    assert run.plan == said.plan
+    assert run.measures == said.measures
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["price"], config["compensate"]) == (price, compensate)
+
+
+def test_ram_alone_is_priced_by_what_is_missing_whether_or_not_it_is_planned(task) -> None:
+    for kind in ("executorch", "weights"):
+        run = sn.prune(task, "taylor-1", goals=[sn.PeakRamBytes("70%")], artefact=kind)
+        assert (run.config.search.price, run.is_met) == ("budget", True)
+
+
+def test_workers_refit_nothing_unless_asked(task) -> None:
+    asked = Pruning(goals=[sn.Macs("60%")], scoring=sn.Scoring(executor="process", num_workers=2))
+    assert (asked.compensate, asked.price) == ("none", "macs")
+
+
+def test_a_budget_of_shares_is_that_of_their_numbers(task) -> None:
+    start = gated(task)
+    costs = Artefact(task, start.trace, "weights").costs(start.present)
+    shares = [sn.Macs("60%"), sn.NumParameters("50%")]
+    numbers = [sn.Macs(int(0.6 * costs.macs)), sn.NumParameters(int(0.5 * costs.num_parameters))]
+    plans = [sn.prune(task, "taylor-1", goals=goals, price="budget").plan for goals in (shares, numbers)]
+    assert plans[0] == plans[1]
 
 
 def test_of_ram_only_what_lives_at_the_peak_counts(task) -> None:

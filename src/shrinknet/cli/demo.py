@@ -39,8 +39,6 @@ def command(
             "reranking",
             goals,
             whole_curve=True,
-            price="budget",
-            compensate="least-squares",
             artefact="executorch" if has_executorch else "weights",
             seed=seed,
             out=out,

@@ -14,8 +14,8 @@ from shrinknet.core.units import globs, parse_effort, parse_milliseconds
 Method = Literal["reranking", "single-ranking"]
 Clip = Literal["none", "mean", "median"]
 Quantize = Literal["none", "int8"]
-Price = Literal["neuron", "parameters", "flash", "ram", "macs", "budget"]
-Compensate = Literal["none", "mean", "constant", "scale", "least-squares", "newton", "joint"]
+Price = Literal["auto", "neuron", "parameters", "flash", "ram", "macs", "budget"]
+Compensate = Literal["auto", "none", "mean", "constant", "scale", "least-squares", "newton", "joint"]
 TieBy = Literal["class", "config", "none"]
 
 WEIGHTS = "weights"
@@ -101,8 +101,16 @@ class SearchOptions(RankOptions):
     allow_float: bool = option(
         False, "An int8 file may hold operators that compute in float; it says which.", is_later=True
     )
-    price: Price = option("neuron", "What a removal frees; budget adds up the shares of what is still missing.")
-    compensate: Compensate = option("none", "How readers make up for what is gone, without retraining.")
+    price: Price = option(
+        "auto",
+        "What a removal frees: what is asked for, where left out (of RAM and of several costs the shares of what is "
+        "still missing, which is budget; neuron where no cost is asked for).",
+    )
+    compensate: Compensate = option(
+        "auto",
+        "How readers make up for what is gone, without retraining: least-squares where left out and a cost is asked "
+        "for, else none.",
+    )
     augment: Sequence[object] = option(
         (), "What joint may make of calibration inputs: flip, shift (images), or package.module:function.",
         parse=_ways, written=lambda ways: list(map(_way_text, ways)), is_later=True,
@@ -127,7 +135,7 @@ class SearchOptions(RankOptions):
     @property
     def refits(self) -> bool:
         """Whether readers make up for what is gone."""
-        return self.compensate != "none"
+        return self.compensate not in ("auto", "none")
 
     @property
     def ends_jointly(self) -> bool:
@@ -150,6 +158,10 @@ class RecoveryOptions(Options):
     seed: int = option(0, "Seed of what is held out, of the order of the rows, and of augmentations.", least=0,
         do="Leave it out for 0.")  # fmt: skip
     resume: bool = option(False, "Go on with the recovery that the folder holds.", is_recorded=False)
+
+
+BY_NEURON = {"price": "neuron", "compensate": "none"}
+"""How a run was made whose config does not say: by an older version, or not by a search."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +210,8 @@ class RunConfig:
         facts: dict[str, Any] = {name: said[name] for name in names if name in said}
         goals, guards = (tuple(map(str, said.get(name, ()))) for name in ("goals", "guards"))
         ties = all_restored(Tie, said.get("ties", []))
-        return cls(search=read(SearchOptions, said), goals=goals, guards=guards, ties=ties, content=said, **facts)
+        search = read(SearchOptions, BY_NEURON | said)
+        return cls(search=search, goals=goals, guards=guards, ties=ties, content=said, **facts)
 
     @property
     def moves_all_weights(self) -> bool:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from shrinknet.compensation.compensate import MANY
+from shrinknet.compensation.least_squares import FOLDS, RIDGES
 from shrinknet.compensation.readers import readers
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Group
@@ -71,6 +73,10 @@ class Rates:
     def seconds(self, work: Work) -> int | float:
         """Return how long some work takes."""
         return work.macs / self.macs + work.bytes / self.bytes
+
+
+NOMINAL = Rates(macs=20e9, bytes=10e9)
+"""By these rates work is turned into passes, on every machine alike: a plan does not depend on who makes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +160,21 @@ def refit_work(network: GatedNetwork, num_samples: int) -> Work:
         products = rows * unknowns * (unknowns + weight.shape[0])
         found += Work(products + unknowns**3 / num_samples, 3 * rows * unknowns * weight.element_size())
     return found
+
+
+def first_refit(network: GatedNetwork, num_samples: int) -> tuple[Work, int]:
+    """Return the work of a first refit by least squares on all samples, and the bytes of the moments that it keeps.
+
+    Where samples are few for a reader's unknowns, its ridge is chosen by fits to parts of them, all of which are kept.
+    """
+    work, num_bytes = refit_work(network, num_samples).times(num_samples), 0
+    for reader in readers(network.program).values():
+        unknowns, shape = len(reader.owners) + 1, shape_of(reader.node.meta["val"])
+        rows = num_samples * (math.prod(shape[1:-1]) if reader.is_dense else 1)
+        is_chosen = rows < MANY * unknowns
+        work += Work(unknowns**3 * FOLDS * len(RIDGES) * is_chosen)
+        num_bytes += 8 * unknowns**2 * (FOLDS if is_chosen else 1)
+    return work, num_bytes
 
 
 def _passes_work(network: GatedNetwork, cost: Cost) -> Work:

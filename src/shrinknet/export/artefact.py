@@ -1,7 +1,7 @@
 """The artefact that ships: what it will cost, forecast from the plan, and what it does cost, measured on the file."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -124,16 +124,16 @@ class Artefact(Comparer):
         layout = self.trace.tensor_layouts.get(name) or (None,) * tensor.dim()
         return tuple(zip(layout, tensor.shape, strict=True))
 
-    def freed(self, price: str, goals: Sequence[object] = ()) -> Callable[[Present, Present], float]:
+    def freed(self, price: str, limits: Mapping[str, int] | None = None) -> Callable[[Present, Present], float]:
         """Return what is freed between two sets of present neurons, in the unit of a price.
 
         Of RAM only the values that are there when most bytes are count: removing another frees nothing. "budget" adds
-        up the shares of what each unmet goal still lacks.
+        up the shares of what each cost still lacks to its limit.
         """
         if price == "ram" and not self.plans_ram:
             raise no_planner("price='ram'", self.name)
         if price == "budget":
-            return lambda before, after: self._freed_of_budgets(goals, before, after)
+            return lambda before, after: self._freed_of_budgets(limits or {}, before, after)
         return lambda before, after: self._freed(BY_NAME[price].column, before, after)
 
     def _freed(self, cost: str, before: Present, after: Present) -> float:
@@ -144,13 +144,9 @@ class Artefact(Comparer):
         one, other = (self.costs(present) for present in (before, after))
         return float(getattr(one, cost) - getattr(other, cost))
 
-    def _freed_of_budgets(self, goals: Sequence[object], before: Present, after: Present) -> float:
+    def _freed_of_budgets(self, limits: Mapping[str, int], before: Present, after: Present) -> float:
         now = self.costs(before)
-        lacking = {
-            cost: getattr(now, cost) - getattr(goal, "budget", 0)
-            for goal in goals
-            if (cost := getattr(goal, "cost", "")) and getattr(now, cost) > getattr(goal, "budget", 0)
-        }
+        lacking = {cost: missing for cost, limit in limits.items() if (missing := getattr(now, cost) - limit) > 0}
         if not lacking:
             return float(np.count_nonzero(before & ~after))
         return sum((self._freed(cost, before, after) / missing for cost, missing in lacking.items()), 0.0)

@@ -129,7 +129,8 @@ def measure(source: Files, seed: int, tell: Tell) -> Results:
             COURSE.train(model, rows, DENSE_EPOCHS, seed)
             row = _row("", DENSE_EPOCHS, model, test, family.costs(Architecture({}, {})))
         elif name in NEURONS:
-            smaller = prune(task, goals=[FlashBytes(BUDGET)], step=STEP, **NEURONS[name]).model
+            how = {"compensate": "none", **NEURONS[name]}
+            smaller = prune(task, goals=[FlashBytes(BUDGET)], step=STEP, price="neuron", **how).model
             row = _row("neurons", 0, smaller, test, Family(smaller, test[0][:2]).costs(Architecture({}, {})))
         elif name in TRAINED:
             row = _trained(model, TRAINED[name], rows, test, family, seed)

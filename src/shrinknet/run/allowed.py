@@ -16,7 +16,7 @@ def check_loss(task: Task, criterion: Criterion, scoring: Scoring, compensate: s
         task.loss.needs_each_sample(f"criterion={criterion.name!r}")
     if scoring.races:
         task.loss.needs_each_sample("confidence and screen")
-    if KINDS[compensate].follows_the_loss:
+    if compensate in KINDS and KINDS[compensate].follows_the_loss:
         task.loss.needs_each_sample(f"compensate={compensate!r}")
 
 

@@ -34,7 +34,7 @@ from shrinknet.run.own_class import foretell
 from shrinknet.run.run import Run
 from shrinknet.run.together import refit_together
 from shrinknet.run.written import check_containers, under_way, with_threads_of, write_end, write_start
-from shrinknet.search.goals import Goal
+from shrinknet.search.goals import Goal, limits_of
 from shrinknet.search.guards import Guard, check_ways
 from shrinknet.search.methods import Choose
 from shrinknet.search.price import Price, by_neuron, by_units
@@ -58,6 +58,7 @@ def search(task: Task, options: Pruning) -> Run:
     check_loss(task, options.rule, scoring, options.compensate)
     network = gated(task, options.keep, options.only, scoring)
     task = in_memory(task, network, differentiated_twice(options.rule, scoring, network))
+    options = options.with_compensation(network, len(task.calibration))
     limits = replace(options.limits, ties=_ties(network, task, options))
     foretell(task, network, limits)
     ships = Artefact(task, network.trace, options.kind, options.quantize, options.allow_float)
@@ -71,7 +72,8 @@ def search(task: Task, options: Pruning) -> Run:
     check_asked("guards", options.guards, lambda guard: guard.broken(start.measures, start.measures))
     if not options.whole_curve:
         check_reachable(goals, start.measures, network, limits, ships.costs, ships.least, ships.held_by)
-    price = by_neuron if options.price == "neuron" else by_units(ships.freed(options.price, goals))
+    freed = None if options.price == "neuron" else ships.freed(options.price, limits_of(goals, start.measures))
+    price = by_neuron if freed is None else by_units(freed)
     effort, facts, step = _effort(task, network, options, limits, start, ships.costs, price)
     options = replace(options, step=step)
     config = options.written(task, limits.ties, facts)

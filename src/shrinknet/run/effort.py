@@ -27,6 +27,7 @@ from shrinknet.core.units import EXACT, counted, effort_seconds
 from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.execution.cost_model import (
+    NOMINAL,
     Rates,
     Work,
     forward_work,
@@ -45,9 +46,6 @@ from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task
 
 log = logging.getLogger(__name__)
-
-NOMINAL = Rates(macs=20e9, bytes=10e9)
-"""By these rates work is turned into passes, on every machine alike: a schedule does not depend on who makes it."""
 
 SLOW, SLOW_CALL = Rates(macs=3e8, bytes=3e8), 1e-4
 """What every machine does in a second at least, and how many seconds an operator takes at most to be called: a search

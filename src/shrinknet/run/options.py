@@ -1,5 +1,6 @@
 """All that `rank` and `prune` take beside the task."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
@@ -12,21 +13,30 @@ from shrinknet.core.options import recorded
 from shrinknet.core.progress import Progress, Silence
 from shrinknet.core.reading import as_json
 from shrinknet.core.records import Tie
+from shrinknet.core.units import bytes_text
 from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.criteria.base import BY_NAME as CRITERIA
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.execution.cost_model import NOMINAL, first_refit, forward_work
 from shrinknet.export.base import BY_NAME as EXPORTERS
 from shrinknet.export.base import find_exporter
 from shrinknet.recovery.augment import BY_NAME as AUGMENTATIONS
 from shrinknet.recovery.augment import Augmentation
-from shrinknet.search.goals import Goal
+from shrinknet.search.goals import Budget, Goal
 from shrinknet.search.guards import Guard
+from shrinknet.search.price import price_for
 from shrinknet.search.rank import Limits
 from shrinknet.search.typed import all_of
 from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task
 
+log = logging.getLogger(__name__)
+
 DEFAULT_CRITERION = "ablation"
 """What scores where nobody names a rule."""
+
+MOST_PASSES, SHORT = 40, 1.0
+"""Where nobody says, readers are refit if a first refit takes no more forward passes, or seconds, than these."""
 
 HOW_JOINTLY = "Say `compensate='joint'`."
 
@@ -77,6 +87,10 @@ class Pruning(SearchOptions, Scored):
         super().__post_init__()
         object.__setattr__(self, "goals", all_of("goals", self.goals, Goal))
         object.__setattr__(self, "guards", all_of("guards", self.guards, Guard))
+        if self.price == "auto":
+            object.__setattr__(self, "price", price_for(self.goals))
+        if self.compensate == "auto" and not self._may_refit:
+            object.__setattr__(self, "compensate", "none")
         find_exporter(self.kind, self.quantize)
         if self.augmentations and not self.ends_jointly:
             given = f"{', '.join(one.name for one in self.augmentations)} beside compensate={self.compensate!r}"
@@ -94,6 +108,23 @@ class Pruning(SearchOptions, Scored):
     def augmentations(self) -> tuple[Augmentation, ...]:
         """What the joint refit makes of calibration inputs."""
         return tuple(map(AUGMENTATIONS.find, self.augment))
+
+    @property
+    def _may_refit(self) -> bool:
+        """Whether readers may be refit where nobody says: who counts neurons wants to see what each of them does."""
+        return any(isinstance(goal, Budget) for goal in self.goals) and self.how.executor == "serial"
+
+    def with_compensation(self, network: GatedNetwork, num_samples: int) -> "Pruning":
+        """Return the options with what makes up for what is gone: least squares, where nobody says and it is cheap."""
+        if self.compensate != "auto":
+            return self
+        work, num_bytes = first_refit(network, num_samples)
+        one_pass = NOMINAL.seconds(forward_work(network).times(num_samples))
+        if NOMINAL.seconds(work) <= max(SHORT, MOST_PASSES * one_pass) and num_bytes <= int(self.how.memory):
+            return replace(self, compensate="least-squares")
+        took = f"{NOMINAL.seconds(work) / one_pass:,.0f} forward passes and {bytes_text(num_bytes)}"
+        log.info("Nothing is made up for: a refit would take %s. `compensate='least-squares'` does it anyway.", took)
+        return replace(self, compensate="none")
 
     @property
     def limits(self) -> Limits:

@@ -1,6 +1,7 @@
 """Goals: a run ends once all of them are reached."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -185,6 +186,20 @@ class Budget(Goal):
         if self.share is not None:
             return f"at most {100 * self.share:g} % of the {self.unit}"
         return f"at most {self.budget:,} {self.unit}"
+
+
+def limits_of(goals: Sequence[Goal], start: Measures) -> dict[str, int]:
+    """Return what each cost that goals are about may be, by its column; of several the least.
+
+    >>> from shrinknet.core.records import Costs
+    >>> limits_of([Macs("70%"), FlashBytes(900), RemovedNeurons(3)], Measures(0.5, None, Costs(8, 100, 600, 64, 90)))
+    {'macs': 63, 'flash_bytes': 900}
+    """
+    found = dict[str, int]()
+    for goal in goals:
+        if isinstance(goal, Budget):
+            found[goal.cost] = min(found.get(goal.cost, goal.limit(start)), goal.limit(start))
+    return found
 
 
 class FlashBytes(Budget):

@@ -1,13 +1,30 @@
 """Price: what a neuron of each group frees of what is scarce: the next removal is the cheapest for each unit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
+from shrinknet.core.quantities import NEURONS, RAM
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.graph.widths import Present
+from shrinknet.search.goals import Budget, Goal
 from shrinknet.search.rank import Limits
 
 Price = Callable[[GatedNetwork, Limits], Mapping[str, float]]
 """For each group of a masked network, how many units one of its neurons frees."""
+
+
+def price_for(goals: Sequence[Goal]) -> str:
+    """Return what to price by where nobody says: what is asked for.
+
+    RAM, which is not planned for every file, and several costs are priced by what is still missing.
+
+    >>> from shrinknet.search.goals import FlashBytes, Macs, RemovedNeurons
+    >>> price_for([FlashBytes("8 KiB")]), price_for([FlashBytes("8 KiB"), Macs("50%")]), price_for([RemovedNeurons(3)])
+    ('flash', 'budget', 'neuron')
+    """
+    asked = {goal.of for goal in goals if isinstance(goal, Budget)} - {NEURONS}
+    if not asked:
+        return "neuron"
+    return asked.pop().name if len(asked) == 1 and RAM not in asked else "budget"
 
 
 def by_neuron(network: GatedNetwork, limits: Limits) -> Mapping[str, float]:
