@@ -1,6 +1,7 @@
 """Artefacts: forecasts beside measured files, files beside torch, budgets beside both, and what is refused."""
 
 import json
+import logging
 from collections import Counter
 from pathlib import Path
 
@@ -271,15 +272,25 @@ def test_what_is_asked_for_says_the_price_and_whether_readers_are_refit(
     assert (config["price"], config["compensate"]) == (price, compensate)
 
 
-def test_ram_alone_is_priced_by_what_is_missing_whether_or_not_it_is_planned(task) -> None:
-    for kind in ("executorch", "weights"):
-        run = sn.prune(task, "taylor-1", goals=[sn.PeakRamBytes("70%")], artefact=kind)
-        assert (run.config.search.price, run.is_met) == ("budget", True)
+def test_ram_alone_is_priced_by_what_is_planned(task) -> None:
+    run = sn.prune(task, "taylor-1", goals=[sn.PeakRamBytes("70%")], artefact="executorch")
+    assert (run.config.search.price, run.is_met) == ("ram", True)
 
 
 def test_workers_refit_nothing_unless_asked(task) -> None:
-    asked = Pruning(goals=[sn.Macs("60%")], scoring=sn.Scoring(executor="process", num_workers=2))
+    asked = Pruning(goals=[sn.Macs("60%")], scoring=sn.Scoring(executor="processes", workers=2))
     assert (asked.compensate, asked.price) == ("none", "macs")
+
+
+def test_readers_whose_refit_is_dear_are_left_as_they_are_and_it_is_said(caplog) -> None:
+    wide = nn.Sequential(nn.Linear(4, 600), nn.ReLU(), nn.Linear(600, 3))
+    task = sn.Task(wide, "cross-entropy", (torch.randn(50, 4), torch.arange(50) % 3))
+    with caplog.at_level(logging.INFO):
+        run = sn.prune(task, "magnitude", goals=[sn.NumParameters("90%")], step=50, scoring=sn.Scoring("8MiB"))
+    assert run.config.search.compensate == "none"
+    assert "Nothing is made up for: a refit would take" in caplog.text
+    roomy = sn.prune(task, "magnitude", goals=[sn.NumParameters("90%")], step=600)
+    assert roomy.config.search.compensate == "least-squares"
 
 
 def test_a_budget_of_shares_is_that_of_their_numbers(task) -> None:

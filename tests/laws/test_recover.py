@@ -146,7 +146,10 @@ def test_its_folder_opens_again_verifies_and_says_what_was_done(tmp_path: Path) 
     assert words in again.summary()
     assert words in (tmp_path / "run" / "report" / "index.html").read_text()
     folder = RunFolder.open(tmp_path / "run")
-    assert page_data(folder, "", folder.groups(), folder.history(), 1000)["moved"] == "trained on with labels"
+    drawn = page_data(folder, "", folder.groups(), folder.history(), 1000)
+    assert drawn["moved"] == "trained on with labels"
+    assert drawn["training"]["passes"] == [1, 2]
+    assert drawn["training"]["held out"][-1] < drawn["training"]["held out"][0]
     with open(tmp_path / "run" / "training.csv", newline="") as file:
         table = list(csv.DictReader(file))
     assert [row["epoch"] for row in table] == ["1", "2"]

@@ -13,6 +13,7 @@ from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.execution.cost_model import (
     Rates,
     Work,
+    first_refit,
     forecast,
     forward_work,
     ranking_work,
@@ -127,3 +128,14 @@ def test_a_criterion_that_the_model_does_not_know_is_one_sentence() -> None:
     network = network_of(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)), (6,))
     with pytest.raises(sn.BadInputError, match=r"^criterion must be one that says what it costs"):
         ranking_work(network, "taylor-2-diagonal", 10)
+
+
+@pytest.mark.parametrize(("num_samples", "num_parts", "num_fits"), [(1000, 1, 0), (50, 5, 25)])
+def test_a_first_refit_counts_the_fits_that_choose_a_ridge_by_hand(
+    num_samples: int, num_parts: int, num_fits: int
+) -> None:
+    network = network_of(nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 2)), (6,))
+    unknowns = 9 + 1
+    work, num_bytes = first_refit(network, num_samples)
+    assert num_bytes == num_parts * 8 * unknowns**2
+    assert work.macs == refit_work(network, num_samples).macs * num_samples + num_fits * unknowns**3

@@ -103,13 +103,13 @@ class SearchOptions(RankOptions):
     )
     price: Price = option(
         "auto",
-        "What a removal frees: what is asked for, where left out (of RAM and of several costs the shares of what is "
-        "still missing, which is budget; neuron where no cost is asked for).",
+        "What a removal frees: what is asked for, where left out (of several costs the shares of what is still "
+        "missing, which is budget; neuron where no cost is asked for).",
     )
     compensate: Compensate = option(
         "auto",
-        "How readers make up for what is gone, without retraining: least-squares where left out and a cost is asked "
-        "for, else none.",
+        "How readers make up for what is gone, without retraining: least-squares where left out if a cost is "
+        "asked for and a refit is cheap, else none.",
     )
     augment: Sequence[object] = option(
         (), "What joint may make of calibration inputs: flip, shift (images), or package.module:function.",

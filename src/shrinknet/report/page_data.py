@@ -50,6 +50,7 @@ def page_data(
         "on": "validation" if history[0].measures.validation_loss is not None else "calibration",
         "recalls": _recalls(history, places),
         "surfaces": _surfaces(folder),
+        "training": _training(folder),
     }
 
 
@@ -73,6 +74,16 @@ def _surfaces(folder: RunFolder) -> list[dict[str, Any]]:
     """What `shrinknet analyse surface` has written."""
     name = "analysis/surfaces.json"
     return list(folder.read_json(name)["surfaces"]) if folder.has(name) else []
+
+
+def _training(folder: RunFolder) -> dict[str, list[Any]] | None:
+    """The losses after each pass of a recovery; None where there was none."""
+    rows = folder.table("training.csv")
+    names = {"held out": "held_out_loss", "validation": "validation_loss"}
+    found = {
+        name: [_short(float(row[column])) if row[column] else None for row in rows] for name, column in names.items()
+    }
+    return {"passes": [int(row["epoch"]) for row in rows], **found} if rows else None
 
 
 def _losses_of_the_search(history: Sequence[Step]) -> list[float]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from shrinknet.core.quantities import NEURONS, RAM
+from shrinknet.core.quantities import NEURONS
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.graph.widths import Present
 from shrinknet.search.goals import Budget, Goal
@@ -13,9 +13,7 @@ Price = Callable[[GatedNetwork, Limits], Mapping[str, float]]
 
 
 def price_for(goals: Sequence[Goal]) -> str:
-    """Return what to price by where nobody says: what is asked for.
-
-    RAM, which is not planned for every file, and several costs are priced by what is still missing.
+    """Return what to price by where nobody says: what is asked for; of several costs, what is still missing of each.
 
     >>> from shrinknet.search.goals import FlashBytes, Macs, RemovedNeurons
     >>> price_for([FlashBytes("8 KiB")]), price_for([FlashBytes("8 KiB"), Macs("50%")]), price_for([RemovedNeurons(3)])
@@ -24,7 +22,7 @@ def price_for(goals: Sequence[Goal]) -> str:
     asked = {goal.of for goal in goals if isinstance(goal, Budget)} - {NEURONS}
     if not asked:
         return "neuron"
-    return asked.pop().name if len(asked) == 1 and RAM not in asked else "budget"
+    return asked.pop().name if len(asked) == 1 else "budget"
 
 
 def by_neuron(network: GatedNetwork, limits: Limits) -> Mapping[str, float]:

@@ -151,6 +151,15 @@
       layout(280, { showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, margin: { l: 60, r: 14, t: 30, b: 44 }, xaxis: { title: { text: "alpha: 1 the network as it is, 0 the removal" } }, yaxis: { title: { text: "calibration loss" } }, shapes: [{ type: "line", x0: 1, x1: 1, yref: "paper", y0: 0, y1: 1, line: { color: look().soft, width: 1, dash: "dot" } }] }), CONFIG);
   }
 
+  function training() {
+    const found = run().training;
+    $("training-part").hidden = !found;
+    if (!found) return;
+    const line = (name, k) => ({ x: found.passes, y: found[name], name: `loss on rows ${name === "held out" ? "held out" : "of validation"}`, mode: "lines+markers", line: { color: COLOURS[k], dash: DASHES[k], width: 2 } });
+    const lines = ["held out", "validation"].filter((name) => found[name].some((value) => value !== null)).map(line);
+    Plotly.react("training", lines, layout(300, { showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom" }, margin: { l: 60, r: 14, t: 30, b: 44 }, xaxis: { title: { text: "passes over the training rows" } }, yaxis: { title: { text: "mean loss" } } }), CONFIG);
+  }
+
   function card(id, now, before) {
     $(id).replaceChildren(now);
     const small = document.createElement("small");
@@ -179,7 +188,8 @@
     $("what").textContent = place === one.handed
       ? "This is the network in the run folder: cut, and proven to compute what the masked network computed."
       : place === 0 ? "This is the untouched network."
-        : `Another member of the same family, as its masked network measured. To cut and prove it: shrinknet cut ${one.folder} --flash ${cost} --out smaller`;
+        : one.training ? "Another member of the same family, as its masked network measured before the training. It can be cut from the run that this one was recovered from."
+          : `Another member of the same family, as its masked network measured. To cut and prove it: shrinknet cut ${one.folder} --flash ${cost} --out smaller`;
     $("went").textContent = refitAt(one, place) ? `${refitAt(one, place)}.` : `Step ${one.steps[place]} removed ${neuronsOf(one, place)}` + (place ? `; ${scored(one, place)}true rise of the calibration loss ${figure(one.rises[place])}.` : ".");
     const slider = $("slider");
     slider.max = one.steps.length - 1;
@@ -201,6 +211,7 @@
     groups();
     order();
     recalls();
+    training();
     surface();
   }
 
