@@ -187,7 +187,7 @@ def test_a_shell_completes_verbs_and_options() -> None:
         given = {"_SHRINKNET_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(place)}
         return CliRunner().invoke(app, [], env=given, prog_name="shrinknet").output
 
-    assert completed("shrinknet re", 1).split() == ["report", "reproduce"]
+    assert completed("shrinknet re", 1).split() == ["recover", "report", "reproduce"]
     assert "--out" in completed("shrinknet report --", 2)
     assert completed("shrinknet analyse ca", 2).split() == ["cancellation"]
 

@@ -49,6 +49,7 @@ def test_the_commands_of_the_readme_run(folder, tmp_path, type_command, monkeypa
         "prune",
         "cut",
         "prune",
+        "recover",
         "export",
         "verify",
         "analyse",

@@ -22,7 +22,8 @@ DATA = ("--data", "data.npz")
 @pytest.fixture(scope="module")
 def finished(type_once, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
-    type_once("prune", "net.pt2", *DATA, "--flash", "6KiB", "--whole-curve", "--out", out)
+    how = ("--price", "neuron", "--compensate", "none")
+    type_once("prune", "net.pt2", *DATA, "--flash", "6KiB", *how, "--whole-curve", "--out", out)
     return out
 
 
@@ -148,6 +149,46 @@ def test_a_second_prune_starts_from_the_first_ones_model(run, type_command, tmp_
     assert answer.status == 0, answer.err
     first, second = (RunFolder.open(path).read_json("summary.json") for path in (run, tmp_path / "second"))
     assert second["before"]["costs"] == first["after"]["costs"]
+
+
+def test_recover_trains_on_with_labels_and_makes_a_run_of_its_own(run, folder, type_command, tmp_path) -> None:
+    arrays, out = np.load(folder / "data.npz"), tmp_path / "recovered"
+    judging = np.flatnonzero(arrays["split"] == 2)[:5]
+    rows = np.concatenate([np.flatnonzero(arrays["split"] == 0), judging])
+    np.savez(tmp_path / "train.npz", inputs=arrays["inputs"][rows], targets=arrays["targets"][rows])
+    how = ("--data", tmp_path / "train.npz", "--passes", "2")
+    answer = type_command("recover", run, *how, "--out", out)
+    assert answer.status == 0, answer.err
+    assert f"Recovered: all weights were then trained on {len(rows):,} labelled rows, 2 passes" in answer.out
+    assert "5 rows of the run's test data are trained on: what they say of it is too good." in answer.err
+    said = json.loads((out / "config.json").read_text())["recovered"]
+    assert (said["from"], said["rows"], said["passes"]) == (str(run.resolve()), len(rows), 2)
+    assert (out / "training.csv").read_text().startswith("epoch,training_loss,held_out_loss,validation_loss")
+    assert type_command("verify", out).status == 0
+    before, after = (json.loads((path / "summary.json").read_text())["after"] for path in (run, out))
+    assert after["costs"] == before["costs"]
+    assert after["calibration_loss"] != before["calibration_loss"]
+    answer = type_command("cut", out, "--flash", "4KiB", "--out", tmp_path / "small")
+    assert answer.status == 2
+    assert "RUN must be one that was not recovered where another budget is wanted." in answer.err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--data", "without_labels.npz"), "targets"),
+        (("--data", "nowhere.npz"), "--data must be a file that exists. Got 'nowhere.npz'."),
+        (("--augment", "flip"), "--augment must be left out, or a function of your own, of inputs that are no images"),
+        (("--passes", "0"), "--passes must be a whole number of at least 1. Got 0."),
+    ],
+)
+def test_what_recover_cannot_use_is_one_sentence(more, words: str, run, folder, type_command, tmp_path) -> None:
+    np.savez(folder / "without_labels.npz", inputs=np.load(folder / "data.npz")["inputs"])
+    answer = type_command("recover", run, *more, "--out", tmp_path / "recovered")
+    assert answer.status == 2
+    assert words in answer.err
+    assert "Traceback" not in answer.err
+    assert not (tmp_path / "recovered").exists()
 
 
 def test_cut_gives_another_budget_without_scoring(run, type_command, tmp_path, monkeypatch) -> None:

@@ -277,9 +277,11 @@ def test_ram_alone_is_priced_by_what_is_planned(task) -> None:
     assert (run.config.search.price, run.is_met) == ("ram", True)
 
 
-def test_workers_refit_nothing_unless_asked(task) -> None:
+def test_workers_refit_nothing_unless_asked_and_it_is_said(task, caplog) -> None:
     asked = Pruning(goals=[sn.Macs("60%")], scoring=sn.Scoring(executor="processes", workers=2))
-    assert (asked.compensate, asked.price) == ("none", "macs")
+    with caplog.at_level(logging.INFO):
+        assert asked.with_compensation(gated(task), 10).compensate == "none"
+    assert "Nothing is made up for: workers refit nothing." in caplog.text
 
 
 def test_readers_whose_refit_is_dear_are_left_as_they_are_and_it_is_said(caplog) -> None:
@@ -361,7 +363,7 @@ def test_an_operator_that_cannot_be_taken_is_named() -> None:
     ({"quantize": "int8"}, "quantize must be none for a weights file. Got int8. Name an artefact, as `artefact='executorch'`."),
     ({"artefact": "onnx", "quantize": "int8"}, "quantize for artefact='onnx' must be none. Got int8. Use `artefact='cortex-m'`."),
     ({"artefact": "cortex-m"}, "quantize for artefact='cortex-m' must be int8. Got none. Use `artefact='executorch'`."),
-    ({"price": "weight"}, "price must be one of neuron, parameters, flash, ram, macs, budget. Got 'weight'."),
+    ({"price": "weight"}, "price must be one of auto, neuron, parameters, flash, ram, macs, budget. Got 'weight'."),
     ({"price": "ram"}, "price='ram' must be used with an artefact whose memory is planned"),
     ({"compensate": "leastsquares"}, "Did you mean 'least-squares'?"),
     ({"max_latency": 3.0}, "max_latency must be used with an artefact that runs on this machine"),

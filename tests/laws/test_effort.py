@@ -22,6 +22,13 @@ from shrinknet.search.rank import Limits
 from shrinknet.search.schedule import CANDIDATES, Paced, Prices, Schedule, num_there, reaching, schedule_of, to_go
 from shrinknet.search.steps import first_step
 
+BY_NEURON = {"price": "neuron", "compensate": "none"}
+"""How most of these laws search: what a refit costs is another law's."""
+
+
+def pruned(task: sn.Task, **options: object) -> sn.Run:
+    return sn.prune(task, **{**BY_NEURON, **options})
+
 
 def a_task(rows: int = 300, loss: object = "cross-entropy", steepness: float = 1.0) -> sn.Task:
     torch.manual_seed(0)
@@ -52,7 +59,7 @@ def goals() -> list[sn.Goal]:
 
 def test_what_fits_the_effort_is_the_exact_search() -> None:
     runs = [
-        sn.prune(a_task(100), goals=[sn.RemovedNeurons(8)], **options)
+        pruned(a_task(100), goals=[sn.RemovedNeurons(8)], **options)
         for options in ({}, {"effort": "exact"}, {"criterion": "ablation"}, {"effort": 1e6})
     ]
     assert all(facts(run) == facts(runs[0]) and run.plan == runs[0].plan for run in runs[1:])
@@ -62,7 +69,7 @@ def test_what_fits_the_effort_is_the_exact_search() -> None:
 
 def test_a_smaller_effort_is_spent_and_not_exceeded() -> None:
     for passes in (9.0, 20.0, 40.0):
-        run = sn.prune(a_task(), goals=goals(), effort=passes)
+        run = pruned(a_task(), goals=goals(), effort=passes)
         assert run.is_met
         assert run.config.content["passes"] == passes
         assert run.config.content["effort"] == passes
@@ -75,7 +82,7 @@ def test_a_smaller_effort_is_spent_and_not_exceeded() -> None:
 def schedule_of_run(passes: float) -> Schedule:
     task = a_task()
     network = gated(task, scoring=sn.Scoring())
-    options = efforts.Pruning(goals=goals(), effort=passes)
+    options = efforts.Pruning(goals=goals(), effort=passes, **BY_NEURON)
     start = first_step(task, network, GraphCosts(network.trace))
     wanted = to_go(network, Limits(), reaching(start, goals(), GraphCosts(network.trace)))
     found, _ = efforts.effort_of(task, network, options, wanted, 1, start, lambda: None)
@@ -84,7 +91,7 @@ def schedule_of_run(passes: float) -> Schedule:
 
 
 def test_the_last_step_takes_no_more_than_it_has_to() -> None:
-    run = sn.prune(a_task(), goals=goals(), effort=9)
+    run = pruned(a_task(), goals=goals(), effort=9)
     assert len(run.history[-1].removed) > 1, "the law is about steps of several"
     assert run.measures.costs.num_parameters <= 1200
     plan = [neuron for step in run.history for neuron in step.removed]
@@ -95,7 +102,7 @@ def test_the_last_step_takes_no_more_than_it_has_to() -> None:
 
 
 def test_broken_off_and_resumed_it_ends_in_the_same_bits(tmp_path, monkeypatch) -> None:
-    whole = sn.prune(a_task(), goals=goals(), effort="1s", out=tmp_path / "whole", **slow(monkeypatch))
+    whole = pruned(a_task(), goals=goals(), effort="1s", out=tmp_path / "whole", **slow(monkeypatch))
 
     class Breaks:
         def ranking(self, done: int, total: int) -> None: ...
@@ -107,9 +114,9 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bits(tmp_path, monkeypatch) 
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sn.prune(a_task(), goals=goals(), effort="1s", out=tmp_path / "broken", progress=Breaks())
+        pruned(a_task(), goals=goals(), effort="1s", out=tmp_path / "broken", progress=Breaks())
     monkeypatch.setattr(efforts, "seconds_of", None)  # a run that goes on measures no time
-    again = sn.prune(a_task(), goals=goals(), effort="1s", out=tmp_path / "broken", resume=True)
+    again = pruned(a_task(), goals=goals(), effort="1s", out=tmp_path / "broken", resume=True)
     assert len(whole.history) > 4
     assert facts(again) == facts(whole)
     assert again.plan == whole.plan
@@ -129,7 +136,7 @@ def test_a_refit_is_paid_for_as_it_is_counted(kind: str, tmp_path, monkeypatch) 
     network = gated(a_task())
     fits = refit_work(network, 300) if kind == "least-squares" else forward_work(network)
     counted = efforts.NOMINAL.seconds(fits) / efforts.NOMINAL.seconds(forward_work(network))
-    sn.prune(a_task(), goals=goals(), effort="1s", compensate=kind, out=tmp_path / "run", **slow(monkeypatch))
+    pruned(a_task(), goals=goals(), effort="1s", compensate=kind, out=tmp_path / "run", **slow(monkeypatch))
     prices = json.loads((tmp_path / "run" / "config.json").read_text())["prices"]
     pacing = 1
     assert prices["measuring"] == pytest.approx(2 * (1 + 50 / 300) + 1 + counted + pacing)
@@ -158,15 +165,15 @@ def slow(monkeypatch) -> dict[str, object]:
 
 
 def test_workers_give_the_same_bits() -> None:
-    here = sn.prune(a_task(), goals=goals(), effort=12)
+    here = pruned(a_task(), goals=goals(), effort=12)
     for workers in (2, 4):
-        there = sn.prune(a_task(), goals=goals(), effort=12, scoring=sn.Scoring(executor="processes", workers=workers))
+        there = pruned(a_task(), goals=goals(), effort=12, scoring=sn.Scoring(executor="processes", workers=workers))
         assert facts(there) == facts(here)
         assert there.plan == here.plan
 
 
 def test_a_run_that_a_guard_ends_orders_all_that_is_left() -> None:
-    run = sn.prune(a_task(steepness=4.0), guards=[sn.LossRise(0.05)], effort=60)
+    run = pruned(a_task(steepness=4.0), guards=[sn.LossRise(0.05)], effort=60)
     assert "would break the guard" in run.reason
     assert len(run.plan.remaining) > 8, "the law is about runs that end early"
     assert len(run.plan.removed) > 3, "a large step that breaks the guard is tried with fewer"
@@ -182,7 +189,7 @@ def wrong(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     ("cross-entropy", "taylor-2-sampled"), ("own-answers", "taylor-2-sampled"), (wrong, "ablation"),
 ])  # fmt: skip
 def test_the_estimate_is_the_first_that_the_loss_allows(loss: object, estimate: str) -> None:
-    run = sn.prune(a_task(loss=loss), goals=goals(), effort=60 if estimate == "ablation" else 9)
+    run = pruned(a_task(loss=loss), goals=goals(), effort=60 if estimate == "ablation" else 9)
     assert run.is_met
     assert run.config.content["criterion"] == estimate
 
@@ -191,7 +198,7 @@ def test_losses_that_couple_samples_are_estimated_by_slopes() -> None:
     def coupled(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(outputs - outputs.mean(0), targets, reduction="none")
 
-    run = sn.prune(a_task(loss=coupled), goals=goals(), effort=9)
+    run = pruned(a_task(loss=coupled), goals=goals(), effort=9)
     assert run.is_met
     assert run.config.content["criterion"] == "taylor-1"
 
@@ -200,9 +207,9 @@ def test_too_little_says_how_little_is_enough() -> None:
     with pytest.raises(
         sn.BadInputError, match=r"^effort must be at least ([0-9.]+) forward passes .* Got 0\.01\."
     ) as e:
-        sn.prune(a_task(), goals=goals(), effort=0.01)
+        pruned(a_task(), goals=goals(), effort=0.01)
     least = float(str(e.value).split("at least ")[1].split()[0])
-    assert sn.prune(a_task(), goals=goals(), effort=least * 1.01).is_met
+    assert pruned(a_task(), goals=goals(), effort=least * 1.01).is_met
 
 
 def test_too_short_a_time_says_how_long_is_enough_before_candidates_are_tried(monkeypatch) -> None:
@@ -215,10 +222,10 @@ def test_too_short_a_time_says_how_long_is_enough_before_candidates_are_tried(mo
     with pytest.raises(
         sn.BadInputError, match=r"^effort must be at least (\d+)s here, for one ranking: .* of 8 s each\. Got '20s'\."
     ) as e:
-        sn.prune(a_task(), goals=goals(), effort="20s")
+        pruned(a_task(), goals=goals(), effort="20s")
     least = int(str(e.value).split("at least ")[1].split("s ")[0])
     monkeypatch.setattr(efforts, "_spread", spread)
-    assert sn.prune(a_task(), goals=goals(), effort=f"{least + 1}s").is_met
+    assert pruned(a_task(), goals=goals(), effort=f"{least + 1}s").is_met
 
 
 def test_a_ranking_by_ablation_is_priced_by_a_few_candidates(monkeypatch, tmp_path) -> None:
@@ -232,7 +239,7 @@ def test_a_ranking_by_ablation_is_priced_by_a_few_candidates(monkeypatch, tmp_pa
     slow(monkeypatch)
     monkeypatch.setattr(efforts, "seconds_of", lambda work: (work(), efforts.SHARE_FOR_SEARCH / 54)[1])
     monkeypatch.setattr(Ablation, "score", seen)
-    sn.prune(a_task(loss=wrong), goals=goals(), effort="1s", out=tmp_path / "run")
+    pruned(a_task(loss=wrong), goals=goals(), effort="1s", out=tmp_path / "run")
     config, num_neurons = json.loads((tmp_path / "run" / "config.json").read_text()), a_network().trace.num_neurons
     assert config["criterion"] == "ablation"
     assert set(tried[:6]) == {efforts.TRIED}, "three times for rankings, three for candidates: they are short"
@@ -245,19 +252,19 @@ def test_a_ranking_by_ablation_is_priced_by_a_few_candidates(monkeypatch, tmp_pa
 ])  # fmt: skip
 def test_an_effort_beside_another_way_to_search_is_refused(more: dict[str, object]) -> None:
     with pytest.raises(sn.BadInputError, match=r"^effort must be left out, or exact, where another option says how"):
-        sn.prune(a_task(), goals=goals(), effort="5min", **more)
+        pruned(a_task(), goals=goals(), effort="5min", **more)
 
 
 @pytest.mark.parametrize("given", ["ten minutes", "0s", -3, "-3", True, "5 days", "nan"])
 def test_an_effort_that_is_none_is_refused(given: object) -> None:
     with pytest.raises(sn.BadInputError, match=r"^effort must be a time such as 10min, a number of forward passes"):
-        sn.prune(a_task(), goals=goals(), effort=given)
+        pruned(a_task(), goals=goals(), effort=given)
 
 
 def test_the_first_line_says_what_was_chosen(caplog) -> None:
     caplog.set_level(logging.INFO, "shrinknet")
-    sn.prune(a_task(), goals=goals(), effort=20)
-    sn.prune(a_task(), goals=goals())
+    pruned(a_task(), goals=goals(), effort=20)
+    pruned(a_task(), goals=goals())
     said = [line for line in caplog.messages if line.startswith("Effort")]
     assert said[0].startswith("Effort 20.0, 20 forward passes (exact ablation of all would take")
     assert "taylor-2-sampled on" in said[0]
@@ -301,7 +308,7 @@ def test_as_many_are_to_go_as_it_takes_where_each_group_gives_the_same_share(mos
 def test_how_many_are_still_to_go_is_found_once_for_a_network(monkeypatch) -> None:
     asked, found = [], schedules.to_go
     monkeypatch.setattr(schedules, "to_go", lambda network, *how: asked.append(network) or found(network, *how))
-    run = sn.prune(a_task(), goals=goals(), effort=40)
+    run = pruned(a_task(), goals=goals(), effort=40)
     assert len(run.history) > 3
     on_the_way = [num_there(network) for network in asked if num_there(network) < 38]
     assert len(on_the_way) > 2
@@ -344,8 +351,28 @@ def test_the_bar_goes_by_the_steps_that_are_planned() -> None:
         def step(self, step: sn.Step, fraction: float) -> None:
             told.append(fraction)
 
-    run = sn.prune(a_task(), goals=goals(), effort=40, progress=Listener())
+    run = pruned(a_task(), goals=goals(), effort=40, progress=Listener())
     assert len(told) == len(run.history) - 1 > 4
     assert told[-1] == 1.0
     even = [number / len(told) for number in range(1, len(told) + 1)]
     assert told == pytest.approx(even, abs=0.15)
+
+
+def test_an_effort_that_pays_for_no_refit_makes_up_for_nothing_and_says_so(caplog) -> None:
+    with caplog.at_level("INFO"):
+        small = sn.prune(a_task(), goals=goals(), effort=9)
+    assert small.config.search.compensate == "none"
+    assert "Nothing is made up for: the effort does not pay for a refit." in caplog.text
+    assert sn.prune(a_task(), goals=goals(), effort=40).config.search.compensate == "least-squares"
+    with pytest.raises(sn.BadInputError, match="effort must be at least"):
+        sn.prune(a_task(), goals=goals(), effort=9, compensate="least-squares")
+
+
+def test_a_run_that_goes_on_makes_up_for_what_is_gone_as_it_began(tmp_path, monkeypatch) -> None:
+    whole = sn.prune(a_task(), goals=goals(), effort=9, out=tmp_path / "whole")
+    (tmp_path / "whole" / "seal.json").unlink()
+    (tmp_path / "whole" / "summary.json").unlink()
+    monkeypatch.setattr("shrinknet.run.options.Pruning.with_compensation", lambda *_: pytest.fail("asked again"))
+    again = sn.prune(a_task(), goals=goals(), effort=9, out=tmp_path / "whole", resume=True)
+    assert again.plan == whole.plan
+    assert again.config.search.compensate == "none"

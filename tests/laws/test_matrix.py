@@ -30,7 +30,7 @@ TAKES_ALL = os.environ.get("SHRINKNET_LAWS") == "laws"
 
 CRITERIA = {name: find_criterion(name) for name in criterion_names()}
 CRITERIA["sequential-attention"] = SequentialAttention(rounds=2, steps=2)
-COMPENSATIONS = get_args(Compensate)
+COMPENSATIONS = tuple(kind for kind in get_args(Compensate) if kind != "auto")
 SOURCES = {
     "tensors": lambda rows, folder: rows,
     "dataset": lambda rows, folder: Rows(*rows),

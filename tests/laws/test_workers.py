@@ -118,7 +118,7 @@ def test_every_criterion_gives_the_same_bits_by_every_executor_on_every_form_of_
             np.testing.assert_array_equal(by_workers.values[group], values, err_msg=form)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in get_args(Compensate) if kind != "none"])
+@pytest.mark.parametrize("kind", [kind for kind in get_args(Compensate) if kind not in ("auto", "none")])
 def test_every_criterion_scores_refit_networks_alike_on_every_form_of_data(kind: str, whole) -> None:
     network, made, _ = whole
     found = {}

@@ -26,7 +26,7 @@ from shrinknet.measure.costs import CostsOf
 from shrinknet.recovery.augment import Augmentation, check_augmentations
 from shrinknet.run.allowed import check_loss, check_network
 from shrinknet.run.choosing import Scorers, choosing, differentiated_twice
-from shrinknet.run.effort import Effort, effort_asked, effort_of
+from shrinknet.run.effort import Effort, began_with, effort_asked, effort_of
 from shrinknet.run.facts import finish
 from shrinknet.run.family import is_far_below, judged, least_pruned, misses, next_wanted
 from shrinknet.run.options import Pruning
@@ -58,7 +58,8 @@ def search(task: Task, options: Pruning) -> Run:
     check_loss(task, options.rule, scoring, options.compensate)
     network = gated(task, options.keep, options.only, scoring)
     task = in_memory(task, network, differentiated_twice(options.rule, scoring, network))
-    options = options.with_compensation(network, len(task.calibration))
+    is_open = options.compensate == "auto"
+    options = _compensated(options, network, len(task.calibration))
     limits = replace(options.limits, ties=_ties(network, task, options))
     foretell(task, network, limits)
     ships = Artefact(task, network.trace, options.kind, options.quantize, options.allow_float)
@@ -74,7 +75,13 @@ def search(task: Task, options: Pruning) -> Run:
         check_reachable(goals, start.measures, network, limits, ships.costs, ships.least, ships.held_by)
     freed = None if options.price == "neuron" else ships.freed(options.price, limits_of(goals, start.measures))
     price = by_neuron if freed is None else by_units(freed)
-    effort, facts, step = _effort(task, network, options, limits, start, ships.costs, price)
+    try:
+        effort, facts, step = _effort(task, network, options, limits, start, ships.costs, price)
+    except BadInputError:
+        if not is_open or not options.refits:
+            raise
+        options = options.without_compensation("the effort does not pay for a refit")
+        effort, facts, step = _effort(task, network, options, limits, start, ships.costs, price)
     options = replace(options, step=step)
     config = options.written(task, limits.ties, facts)
     if options.out is not None:
@@ -104,6 +111,13 @@ def search(task: Task, options: Pruning) -> Run:
             options.told,
             options.augmentations,
         ).run(goals, config)
+
+
+def _compensated(options: Pruning, network: GatedNetwork, num_samples: int) -> Pruning:
+    """The options with what makes up for what is gone; a run that goes on has what it began with."""
+    if options.compensate == "auto" and (began := began_with(options)) is not None:
+        return replace(options, compensate=RunConfig.of(began).search.compensate)
+    return options.with_compensation(network, num_samples)
 
 
 def _effort(

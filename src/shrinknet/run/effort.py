@@ -148,7 +148,7 @@ def effort_of(
 
     Cost: where a time has to be turned into passes, a few of them, and rankings and ablations of few rows.
     """
-    asked, began = effort_asked(options), _began(options)
+    asked, began = effort_asked(options), began_with(options)
     if asked == EXACT or (began is not None and "passes" not in began):
         return None, {key: began[key] for key in ("epochs",) if began is not None and key in began}
     num_steps = -(-num_to_go // exact_step)
@@ -185,7 +185,7 @@ def effort_of(
     return effort, effort.facts | joint
 
 
-def _began(options: Pruning) -> dict[str, object] | None:
+def began_with(options: Pruning) -> dict[str, object] | None:
     """What `config.json` says of a run that goes on."""
     if options.resume and options.out is not None and (Path(options.out) / "config.json").is_file():
         return dict(RunFolder(Path(options.out)).config)

@@ -89,8 +89,8 @@ class Pruning(SearchOptions, Scored):
         object.__setattr__(self, "guards", all_of("guards", self.guards, Guard))
         if self.price == "auto":
             object.__setattr__(self, "price", price_for(self.goals))
-        if self.compensate == "auto" and not self._may_refit:
-            object.__setattr__(self, "compensate", "none")
+        if self.compensate == "auto" and not any(isinstance(goal, Budget) for goal in self.goals):
+            object.__setattr__(self, "compensate", "none")  # who counts neurons wants to see what each of them does
         find_exporter(self.kind, self.quantize)
         if self.augmentations and not self.ends_jointly:
             given = f"{', '.join(one.name for one in self.augmentations)} beside compensate={self.compensate!r}"
@@ -109,21 +109,22 @@ class Pruning(SearchOptions, Scored):
         """What the joint refit makes of calibration inputs."""
         return tuple(map(AUGMENTATIONS.find, self.augment))
 
-    @property
-    def _may_refit(self) -> bool:
-        """Whether readers may be refit where nobody says: who counts neurons wants to see what each of them does."""
-        return any(isinstance(goal, Budget) for goal in self.goals) and self.how.executor == "serial"
-
     def with_compensation(self, network: GatedNetwork, num_samples: int) -> "Pruning":
         """Return the options with what makes up for what is gone: least squares, where nobody says and it is cheap."""
         if self.compensate != "auto":
             return self
+        if self.how.executor != "serial":
+            return self.without_compensation("workers refit nothing")
         work, num_bytes = first_refit(network, num_samples)
         one_pass = NOMINAL.seconds(forward_work(network).times(num_samples))
         if NOMINAL.seconds(work) <= max(SHORT, MOST_PASSES * one_pass) and num_bytes <= int(self.how.memory):
             return replace(self, compensate="least-squares")
         took = f"{NOMINAL.seconds(work) / one_pass:,.0f} forward passes and {bytes_text(num_bytes)}"
-        log.info("Nothing is made up for: a refit would take %s. `compensate='least-squares'` does it anyway.", took)
+        return self.without_compensation(f"a refit would take {took}; `compensate='least-squares'` does it anyway")
+
+    def without_compensation(self, why: str) -> "Pruning":
+        """Return the same options where nothing is made up for, and say why."""
+        log.info("Nothing is made up for: %s.", why)
         return replace(self, compensate="none")
 
     @property
