@@ -121,6 +121,9 @@ def test_killed_after_a_pass_it_ends_in_the_same_bits(tmp_path: Path) -> None:
     with pytest.raises(KilledError):
         run.recover(data=rows, passes=3, augment=["flip"], out=tmp_path / "broken", tell=kill)
     assert not (tmp_path / "broken" / "model.pt2").exists()
+    x, y = rows
+    with pytest.raises(sn.RunFolderError, match="out must be a new or empty folder"):
+        run.recover(data=(x, y.flip(0)), passes=3, augment=["flip"], out=tmp_path / "broken", resume=True)
     seen: list[float] = []
     resumed = run.recover(
         data=rows, passes=3, augment=["flip"], out=tmp_path / "broken", resume=True, tell=lambda _, d: seen.append(d)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from shrinknet.core.config import RecoveryOptions, RunConfig
@@ -57,7 +58,8 @@ def recover(run: AnyRun, options: Recovery) -> AnyRun:
     task = run.task if options.data is None else run.task.of_rows("data", options.data)
     check_augmentations(ways, task.example_inputs)
     _warn_of_judging_rows(task, run.task)
-    said = {**recorded(options), "rows": len(task.calibration), **(options.config or {})}
+    rows = {"rows": len(task.calibration), "rows_sha256": _hash_of(task.calibration)}
+    said = {**recorded(options), **rows, **(options.config or {})}
     content = {**run.config.content, "guards": [], "recovered": said}
     if options.out is not None:
         check_containers(task.example_inputs)
@@ -100,19 +102,27 @@ def _warn_of_judging_rows(training: Task, task: Task) -> None:
                         counted(common, "row"), role)  # fmt: skip
 
 
+def _hash_of(data: Data) -> str:
+    """The hash of all rows and their targets: a recovery goes on with those that it began with."""
+    found = hashlib.sha256()
+    for batch in data.batches():
+        for part in tensors_of((batch.inputs, batch.targets)):
+            found.update(_bytes_of(part).tobytes())
+    return found.hexdigest()
+
+
+def _bytes_of(part: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The bytes of a tensor: a line for each of its rows."""
+    return part.detach().cpu().reshape(len(part), -1).contiguous().view(torch.uint8).numpy()
+
+
 def _digests(data: Data) -> set[bytes]:
     """What tells the inputs of each row from others."""
     found = set[bytes]()
     for batch in data.batches():
-        parts = [
-            one.cpu().reshape(len(one), -1).contiguous().view(torch.uint8).numpy() for one in tensors_of(batch.inputs)
-        ]
-        found |= {_digest(b"".join(part.tobytes() for part in row)) for row in zip(*parts, strict=True)}
+        lines = zip(*map(_bytes_of, tensors_of(batch.inputs)), strict=True)
+        found |= {hashlib.sha256(b"".join(part.tobytes() for part in line)).digest() for line in lines}
     return found
-
-
-def _digest(row: bytes) -> bytes:
-    return hashlib.blake2b(row, digest_size=16).digest()
 
 
 def _go(way: Descent, task: Task, folder: RunFolder | None) -> None:
