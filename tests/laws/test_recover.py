@@ -122,7 +122,7 @@ def test_killed_after_a_pass_it_ends_in_the_same_bits(tmp_path: Path) -> None:
         run.recover(data=rows, passes=3, augment=["flip"], out=tmp_path / "broken", tell=kill)
     assert not (tmp_path / "broken" / "model.pt2").exists()
     x, y = rows
-    with pytest.raises(sn.RunFolderError, match="out must be a new or empty folder"):
+    with pytest.raises(sn.RunFolderError, match="resume must come with the options that the run began with"):
         run.recover(data=(x, y.flip(0)), passes=3, augment=["flip"], out=tmp_path / "broken", resume=True)
     seen: list[float] = []
     resumed = run.recover(
