@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.fx import GraphModule
 
 from shrinknet.core.errors import BadInputError
-from shrinknet.core.quantities import BY_NAME
+from shrinknet.core.quantities import BY_NAME, FLASH, RAM
 from shrinknet.core.records import Costs, Manifest
 from shrinknet.export.arena import Axis, length, one_like
 from shrinknet.export.base import Built
@@ -134,22 +134,36 @@ class Artefact(Comparer):
             raise no_planner("price='ram'", self.name)
         if price == "budget":
             return lambda before, after: self._freed_of_budgets(limits or {}, before, after)
-        return lambda before, after: self._freed(BY_NAME[price].column, before, after)
+        return self._freed(BY_NAME[price].column)
 
-    def _freed(self, cost: str, before: Present, after: Present) -> float:
-        if cost == "peak_ram_bytes" and self.plans_ram:
-            arena = self._whole[1].arena
-            assert arena is not None
-            return float(sum(size - value.num_bytes(after) for value, size in arena.at_peak(before)))
-        one, other = (self.costs(present) for present in (before, after))
-        return float(getattr(one, cost) - getattr(other, cost))
+    def _freed(self, cost: str) -> Callable[[Present, Present], float]:
+        """How much of one cost is freed; what the network as it is costs is found once for all of its neurons."""
+        arena, known = self._whole[1].arena if cost == RAM.column and self.plans_ram else None, dict[bytes, int]()
+
+        def freed(before: Present, after: Present) -> float:
+            """Between two sets of neurons."""
+            if arena is not None:
+                return float(sum(size - value.num_bytes(after) for value, size in arena.at_peak(before)))
+            if (key := before.tobytes()) not in known:
+                known.clear()
+                known[key] = self._cost(cost, before)
+            return float(known[key] - self._cost(cost, after))
+
+        return freed
+
+    def _cost(self, cost: str, present: Present) -> int:
+        """One of `costs` alone."""
+        if cost == FLASH.column and self.exporter.is_made_apart:
+            return self._beside_tensors + self._stored(present)
+        if cost == RAM.column:
+            return self.costs(present).peak_ram_bytes
+        return self._graph_costs.one(cost, present)
 
     def _freed_of_budgets(self, limits: Mapping[str, int], before: Present, after: Present) -> float:
-        now = self.costs(before)
-        lacking = {cost: missing for cost, limit in limits.items() if (missing := getattr(now, cost) - limit) > 0}
+        lacking = {cost: missing for cost, limit in limits.items() if (missing := self._cost(cost, before) - limit) > 0}
         if not lacking:
             return float(np.count_nonzero(before & ~after))
-        return sum((self._freed(cost, before, after) / missing for cost, missing in lacking.items()), 0.0)
+        return sum((self._freed(cost)(before, after) / missing for cost, missing in lacking.items()), 0.0)
 
     def at_peak(self, present: Present) -> tuple[tuple[str, int], ...]:
         """Return the values that hold the arena's peak, with their lengths, the longest first."""

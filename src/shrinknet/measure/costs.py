@@ -53,15 +53,31 @@ class GraphCosts:
 
     def __call__(self, present: Present) -> Costs:
         """Return the costs of the network that has only these neurons."""
-        kept = {one.name: kept_shape(one.shape, one.layout, present) for one in self._tensors}
-        shape = self._shapes(present)
+        kept, shape = self._kept(present), self._shapes(present)
         return Costs(
             num_neurons=int(present[1:].sum()),
-            num_parameters=sum(math.prod(kept[one.name]) for one in self._tensors if one.is_parameter),
+            num_parameters=self._num_parameters(kept),
             flash_bytes=flash_bytes(self._tensors, kept),
             peak_ram_bytes=peak_ram_bytes(self._accesses, self._trace.widths(present), shape),
             macs=sum(macs_of(node, shape) for node in self._counted),
         )
+
+    def one(self, column: str, present: Present) -> int:
+        """Return one of these costs alone, by its column: whoever wants one need not wait for the others."""
+        if column == "macs":
+            shape = self._shapes(present)
+            return sum(macs_of(node, shape) for node in self._counted)
+        if column == "num_parameters":
+            return self._num_parameters(self._kept(present))
+        if column == "flash_bytes":
+            return flash_bytes(self._tensors, self._kept(present))
+        return int(getattr(self(present), column))
+
+    def _kept(self, present: Present) -> dict[str, tuple[int, ...]]:
+        return {one.name: kept_shape(one.shape, one.layout, present) for one in self._tensors}
+
+    def _num_parameters(self, kept: Mapping[str, tuple[int, ...]]) -> int:
+        return sum(math.prod(kept[one.name]) for one in self._tensors if one.is_parameter)
 
     def _shapes(self, present: Present) -> ShapeOf:
         """The shape of each node's value for one sample, each found once."""
