@@ -122,6 +122,12 @@ def test_killed_after_a_pass_it_ends_in_the_same_bits(tmp_path: Path) -> None:
         run.recover(data=rows, passes=3, augment=["flip"], out=tmp_path / "broken", tell=kill)
     assert not (tmp_path / "broken" / "model.pt2").exists()
     x, y = rows
+    state = tmp_path / "broken" / "state.safetensors"
+    content = state.read_bytes()
+    state.write_bytes(content[:1000])
+    with pytest.raises(sn.RunFolderError, match="resume must come with the network and method"):
+        run.recover(data=rows, passes=3, augment=["flip"], out=tmp_path / "broken", resume=True)
+    state.write_bytes(content)
     with pytest.raises(sn.RunFolderError, match="resume must come with the options that the run began with"):
         run.recover(data=(x, y.flip(0)), passes=3, augment=["flip"], out=tmp_path / "broken", resume=True)
     seen: list[float] = []

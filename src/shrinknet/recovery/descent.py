@@ -8,7 +8,6 @@ Some rows are held out. What comes back are the weights of the epoch at whose en
 start's included: never worse than the start on these rows.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,18 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from shrinknet.core.errors import RunFolderError
 from shrinknet.core.progress import num_batches
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.program import Program
 from shrinknet.recovery.answers import Teacher, said_by
 from shrinknet.recovery.augment import Augment
-from shrinknet.recovery.states import load_optimizer, optimizer_state, under
+from shrinknet.recovery.states import load_optimizer, optimizer_state, packed, under, unpacked
 from shrinknet.surgery.proof import cut_program
 from shrinknet.surgery.remove import cut_graph, kept_indices
 from shrinknet.task.data import Batch, Data
@@ -200,8 +196,7 @@ class Descent:
         tensors |= {f"optimizer/{name}": one for name, one in values.items()}
         tensors["drawn"] = self._generator.get_state()
         numbers = {"epoch": self.epoch, "least": self.least, "history": self.history, "optimizer": settings}
-        whole = {name: one.detach().clone().contiguous() for name, one in tensors.items()}
-        return save(whole, {"numbers": json.dumps(numbers)})
+        return packed(tensors, numbers)
 
     def load_state(self, path: Path) -> None:
         """Go on from a state.
@@ -209,21 +204,13 @@ class Descent:
         Raises:
             RunFolderError: it cannot be read, or is another network's.
         """
-        try:
-            with safe_open(path, "pt") as file:
-                numbers = json.loads(file.metadata()["numbers"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        with unpacked(path) as (tensors, numbers):
             for part, cut in (("cut", self._cut), ("average", self.average)):
                 _fill(cut, under(tensors, part))
             load_optimizer(self._optimizer, under(tensors, "optimizer"), numbers["optimizer"])
             self._generator.set_state(tensors["drawn"])
             self.epoch, self.least = int(numbers["epoch"]), float(numbers["least"])
             self.history, self.best = list(numbers["history"]), under(tensors, "best")
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-            raise RunFolderError(
-                f"state must be one that shrinknet wrote of this very run. Got {str(path)!r} "
-                f"({type(error).__name__}: {error}). Begin again in another folder."
-            ) from error
 
 
 @torch.no_grad()

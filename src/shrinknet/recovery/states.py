@@ -1,11 +1,43 @@
-"""What an optimizer remembers, as tensors and numbers: no pickle is needed to keep it."""
+"""The state of a training as a file, what its optimizer remembers included: tensors and numbers, no pickle."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
+
+from shrinknet.core.errors import RunFolderError
+
+
+def packed(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> bytes:
+    """Return the safetensors file of a state."""
+    whole = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
+    return save(whole, {"numbers": json.dumps(numbers)})
+
+
+@contextmanager
+def unpacked(path: Path) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+    """Give the tensors and numbers of a state, for whoever goes on from it.
+
+    Raises:
+        RunFolderError: it cannot be read, or is another network's.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            numbers = json.loads(file.metadata()["numbers"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        yield tensors, numbers
+    except (OSError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise RunFolderError(
+            f"resume must come with the network and method that the run began with. Got {str(path)!r}, which "
+            f"cannot be loaded ({type(error).__name__}: {error}). Use the same command, or another folder."
+        ) from error
 
 
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -77,8 +77,8 @@ def search(task: Task, options: Pruning) -> Run:
     price = by_neuron if freed is None else by_units(freed)
     try:
         effort, facts, step = _effort(task, network, options, limits, start, ships.costs, price)
-    except BadInputError:
-        if not is_open or not options.refits:
+    except BadInputError as error:
+        if error.argument != "effort" or not is_open or not options.refits:
             raise
         options = options.without_compensation("the effort does not pay for a refit")
         effort, facts, step = _effort(task, network, options, limits, start, ships.costs, price)

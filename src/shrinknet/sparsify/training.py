@@ -1,6 +1,5 @@
 """A plain training loop for those without one: seeded, with progress, and a state that goes on to the same bits."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -9,13 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from shrinknet.core.errors import RunFolderError
-from shrinknet.recovery.states import load_optimizer, optimizer_state, under
+from shrinknet.recovery.states import load_optimizer, optimizer_state, packed, under, unpacked
 from shrinknet.sparsify.base import Sparsifier
 from shrinknet.task.per_sample import PerSample
 from shrinknet.task.trees import Inputs, called, of_each
@@ -128,8 +124,7 @@ class Training:
         if self.sparsifier is not None:
             masks, numbers["sparsifier"] = self.sparsifier.state()
             tensors |= {f"sparsifier/{name}": tensor for name, tensor in masks.items()}
-        whole = {name: tensor.detach().clone().contiguous() for name, tensor in tensors.items()}
-        return save(whole, {"numbers": json.dumps(numbers)})
+        return packed(tensors, numbers)
 
     def load_state(self, path: Path) -> None:
         """Go on from a state.
@@ -137,10 +132,7 @@ class Training:
         Raises:
             RunFolderError: it cannot be read, or is another network's.
         """
-        try:
-            with safe_open(path, "pt") as file:
-                numbers = json.loads(file.metadata()["numbers"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        with unpacked(path) as (tensors, numbers):
             parts = {part: under(tensors, part) for part in ("model", "optimizer", "sparsifier")}
             self.model.load_state_dict(parts["model"])
             load_optimizer(self.optimizer, parts["optimizer"], numbers["optimizer"])
@@ -149,11 +141,6 @@ class Training:
             torch.set_rng_state(tensors["rng"])
             self.epoch, self._rates = int(numbers["epoch"]), list(numbers["rates"])
             self.losses, self.history = list(numbers["losses"]), list(numbers["history"])
-        except (OSError, LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-            raise RunFolderError(
-                f"resume must come with the network and method that the run began with. Got {str(path)!r}, which "
-                f"cannot be loaded ({type(error).__name__}: {error}). Use the same command, or another folder."
-            ) from error
 
 
 def accuracy(model: nn.Module, rows: Rows, at_once: int = 2048) -> float:
