@@ -5,7 +5,7 @@
 1,000 of the 10,000 test images calibrate (their labels are for those rivals that take them), accuracy is that on the
 other 9,000; a seed draws which. Ours: exact ablation within each block, an eighth of its channels at a time, and least
 squares; `joint`: from there, as `--compensate joint --augment flip,shift` ends. Each rival is one file of at most 60
-lines, with its source.
+lines, with its source, written from what is published of it and not held against its authors' code.
 """
 
 import json
