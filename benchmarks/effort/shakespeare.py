@@ -32,10 +32,7 @@ def main() -> None:
     """Train, prune by each effort and exactly, and write perplexities."""
     torch.manual_seed(SEED)
     trained_on, tested_on, num_symbols = text()
-    sizes = {"vocab_size": num_symbols, "n_positions": LENGTH, "n_embd": 64, "n_layer": 2, "n_head": 4}
-    drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-    config = GPT2Config(**sizes, **drops, bos_token_id=0, eos_token_id=0, use_cache=False)
-    model = GPT2LMHeadModel(config)
+    model = small_gpt2(num_symbols)
     train(model, trained_on)
     test = tested_on[: ROWS_TESTED * LENGTH].view(-1, LENGTH)
     ids = drawn(trained_on, ROWS)
@@ -47,6 +44,13 @@ def main() -> None:
         print(effort, found[str(effort)], flush=True)
     found["exact"] = pruned(task, test, "exact", SEEDS[0])
     write("effort_shakespeare", {"share_of_macs": SHARE, "rows": ROWS, "seeds": SEEDS, "by_effort": found})
+
+
+def small_gpt2(num_symbols: int) -> nn.Module:
+    """Return an untrained GPT-2 without dropout."""
+    sizes = {"vocab_size": num_symbols, "n_positions": LENGTH, "n_embd": 64, "n_layer": 2, "n_head": 4}
+    drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    return GPT2LMHeadModel(GPT2Config(**sizes, **drops, bos_token_id=0, eos_token_id=0, use_cache=False))
 
 
 def text() -> tuple[Tensor, Tensor, int]:
@@ -70,7 +74,7 @@ def train(model: nn.Module, ids: Tensor) -> None:
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, STEPS)
     for step in range(STEPS):
         rows = drawn(ids, BATCH)
-        loss = model(input_ids=rows, labels=rows).loss
+        loss = model(input_ids=rows, labels=rows)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -33,7 +33,7 @@ from shrinknet.compensation.least_squares import (
     scaled,
     with_ones,
 )
-from shrinknet.compensation.readers import as_matrix, readers
+from shrinknet.compensation.readers import readers
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.measure.evaluation import evaluate
@@ -68,7 +68,7 @@ def test_folding_the_mean_of_a_constant_neuron_changes_nothing(drawn: Drawn, dat
     with torch.no_grad():  # its output is the same whatever comes in
         drawn.model[int(neuron.group)].weight[neuron.index] = 0
     network = drawn.network
-    reader = next(one for one in readers(network.program).values() if (one.owners == _id(network, neuron)).any())
+    reader = next(one for one in readers(network.program) if (one.owners == _id(network, neuron)).any())
     if reader.bias is None:
         return
     refit = Compensation("mean", drawn.task(), network).refit(network.without([neuron]), [neuron])
@@ -124,6 +124,9 @@ def test_the_statistics_of_a_norm_move_as_those_of_what_it_reads() -> None:
     nn.Linear(6, 4), nn.Conv1d(6, 4, 3), nn.Conv1d(6, 4, 4, stride=2, padding=3, dilation=2), nn.Conv2d(6, 4, (3, 1)),
     nn.Conv2d(6, 4, (2, 3), stride=(1, 2), padding=(2, 0), dilation=(2, 1)), nn.Conv3d(6, 4, 2),
     nn.Conv3d(6, 4, (1, 2, 3), stride=(2, 1, 3), padding=(0, 1, 2), dilation=(1, 3, 1)),
+    nn.Conv1d(6, 4, 4, padding="same"), nn.Conv2d(6, 4, 3, groups=2), nn.ConvTranspose1d(6, 4, 3, bias=False),
+    nn.ConvTranspose2d(6, 4, (3, 2), stride=(2, 3), padding=1, output_padding=(1, 0), dilation=(1, 2)),
+    nn.ConvTranspose2d(6, 4, 3, groups=2), nn.ConvTranspose3d(6, 4, 2, stride=2),
 ], ids=str)  # fmt: skip
 def test_what_is_laid_out_times_the_weights_is_what_the_layer_gives(layer: nn.Module) -> None:
     dims = layer.weight.dim() - 2
@@ -134,10 +137,92 @@ def test_what_is_laid_out_times_the_weights_is_what_the_layer_gives(layer: nn.Mo
     network = gated(sn.Task(model, "cross-entropy", (inputs, torch.arange(4) % 3)))
     with torch.no_grad():
         values = network.program.run(inputs, None, keep=True)
-        reader = next(iter(readers(network.program).values()))
-        x, y = values[reader.node.args[0]], values[reader.node]
-        rows, given = with_ones(reader.read(x)), reader.given(y)
-    assert torch.allclose(rows @ as_matrix(layer.weight, layer.bias).T, given, rtol=0, atol=ROUNDING)
+    found = [reader for reader in readers(network.program) if str(reader.weight.target) == "2.weight"]
+    assert len(found) == getattr(layer, "groups", 1)
+    for reader in found:
+        rows, given = with_ones(reader.read(reader.reads(values, values))), reader.given(reader.gives(values))
+        assert given.shape[1] == reader.num_outputs
+        assert len(rows) == 4 * reader.num_positions
+        assert torch.allclose(rows @ reader.matrix(values).T, given, rtol=0, atol=ROUNDING)
+        again = reader.weights_of(reader.matrix(values)[:, :-1], torch.zeros_like(layer.weight))
+        assert torch.equal(reader.columns(again), reader.columns(layer.weight))
+
+
+class Tagger(nn.Module):
+    """A recurrent layer of recurrent layers, read step by step; `first` is what the last unit of each is a copy of."""
+
+    def __init__(self, kind: type[nn.RNNBase], **how: bool) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList([kind(3, 5, **how), kind(5, 4, **how)])
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[samples, steps, 3] -> [samples, 3]."""
+        turned = not self.cells[0].batch_first
+        x = x.transpose(0, 1) if turned else x
+        for cell in self.cells:
+            x, _ = cell(x)
+        x = x.transpose(0, 1) if turned else x
+        return self.head(x).mean(1)
+
+
+def with_copies(model: Tagger) -> Tagger:
+    """The last unit of each layer does what its first one does."""
+    for cell in model.cells:
+        gates = cell.weight_ih_l0.shape[0] // cell.hidden_size
+        for name, value in cell.named_parameters():
+            if name != "weight_hr_l0":
+                rows = value.data.view(gates, cell.hidden_size, -1)
+                rows[:, -1] = rows[:, 0]
+    return model
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("how", [{"batch_first": True}, {"batch_first": False}, {"batch_first": True, "bias": False}])
+def test_a_unit_of_a_recurrent_layer_that_does_what_another_does_goes_without_a_trace(kind, how) -> None:
+    torch.manual_seed(0)
+    model = with_copies(Tagger(kind, **how)).double()
+    inputs = torch.randn(40, 6, 3, dtype=torch.float64)
+    task = sn.Task(model, "cross-entropy", (inputs, torch.arange(40) % 3))
+    network = gated(task)
+    compensation = Compensation("least-squares", task, network, 1e-12)
+    before = outputs(network, inputs)
+    for group in network.groups:
+        gone = [group.neurons[-1]]
+        assert torch.dist(outputs(network.without(gone), inputs), before) > 1e-4, "it does something"
+        refit = compensation.refit(compensation.restart().without(gone), gone)
+        assert torch.dist(outputs(refit, inputs), before) < 1e-6
+    whole = [group.neurons[-1] for group in network.groups]
+    refit = compensation.refit(compensation.restart().without(whole), whole)
+    assert torch.dist(outputs(refit, inputs), before) < 1e-6
+
+
+@pytest.mark.parametrize("layer", [
+    nn.Conv2d(8, 6, 3, groups=2), nn.ConvTranspose2d(8, 6, 3, stride=2), nn.ConvTranspose1d(8, 6, 3, groups=2),
+    nn.ConvTranspose3d(8, 6, 2), nn.Conv1d(8, 6, 4, padding="same"),
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("kind", ["mean", "scale", "least-squares", "constant"])
+def test_a_channel_that_does_what_another_does_goes_without_a_trace(layer: nn.Module, kind: str) -> None:
+    torch.manual_seed(0)
+    dims = layer.weight.dim() - 2
+    before = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims](1, 8, 1)
+    half = 4 if layer.groups == 2 else 8
+    with torch.no_grad():
+        for one in (before.weight, before.bias):
+            one.copy_(one.unflatten(0, (-1, half))[:, [0, 1, 2, 0, *range(4, half)]].flatten(0, 1))
+    model = nn.Sequential(before, nn.Tanh(), layer, nn.Tanh(), nn.Flatten(), nn.LazyLinear(3)).double().eval()
+    inputs = torch.randn(60, 1, *[5] * dims, dtype=torch.float64)
+    model(inputs)
+    task = sn.Task(model, "cross-entropy", (inputs, torch.arange(60) % 3))
+    network, gone = gated(task), [sn.Neuron("0", 3)]
+    refit = Compensation(kind, task, network, 1e-12).refit(network.without(gone), gone)
+    whole = outputs(network, inputs)
+    left, now = (float(torch.dist(outputs(one, inputs), whole)) for one in (network.without(gone), refit))
+    assert left > 1e-3, "it does something"
+    if kind == "least-squares":
+        assert now < 1e-6
+    elif kind != "constant":  # which looks at the loss alone
+        assert now < left
 
 
 @given(st.one_of(dense_networks(), conv_networks()), st.data())
@@ -152,18 +237,16 @@ def test_after_least_squares_each_readers_error_is_the_closed_forms(drawn: Drawn
         before = network.program.run(drawn.inputs, None, keep=True)
         after = refit.program.run(drawn.inputs, refit.gating(), keep=True)
     present = torch.from_numpy(refit.present)
-    for node, reader in compensation.readers.items():
+    for node, (reader,) in compensation.readers.items():
         if str(reader.weight.target) not in refit.program.tensors:
             continue
         moments = Moments.of(reader, after[node.args[0]], before[node])
-        bias = None if reader.bias is None else refit.program.constants[reader.bias]
-        weights = as_matrix(refit.program.constants[reader.weight], bias)
+        weights = reader.matrix(refit.program.constants)
         weights[:, :-1] *= present[reader.owners]
         measured = (reader.given(after[node]) - reader.given(before[node])).square().mean(0)
         rounding = ROUNDING * float(moments.power.max() + 1)
         assert torch.allclose(moments.error(weights), measured, rtol=0, atol=rounding)
-        first = network.program.constants
-        left = as_matrix(first[reader.weight], None if reader.bias is None else first[reader.bias])
+        left = reader.matrix(network.program.constants)
         left[:, :-1] *= present[reader.owners]
         assert bool((measured <= moments.error(left) + rounding).all()), "no reader is worse off than left as it was"
 
@@ -202,8 +285,7 @@ def test_with_factors_the_first_reader_errs_no_more_than_with_means_and_no_less_
         before = network.program.run(drawn.inputs, None, keep=True)
     for kind in ("mean", "scale", "least-squares"):
         refit = Compensation(kind, drawn.task(), network, 1e-12).refit(network.without(gone), gone)
-        found = readers(network.program)
-        node = next(one for one in network.program.nodes if one in found and reads(found[one], network, gone))
+        node = next(one.node for one in readers(network.program) if reads(one, network, gone))
         with torch.no_grad():
             after = refit.program.run(drawn.inputs, refit.gating(), keep=True)
         errors.append(float((after[node] - before[node]).square().mean()))
@@ -256,8 +338,8 @@ def test_constants_lower_the_loss_of_a_network_that_knows_something_and_leave_va
 def test_means_are_those_of_all_rows(drawn: Drawn) -> None:
     network = many_rows(drawn, 40).network
     values = network.program.run(many_rows(drawn, 40).inputs, None, keep=True)
-    for node, reader in readers(network.program).items():
-        x, y = values[node.args[0]], values[node]
+    for reader in readers(network.program):
+        x, y = values[reader.node.args[0]], values[reader.node]
         read, given = means(reader, x, y)
         assert torch.allclose(read, reader.read(x).double().mean(0), rtol=0, atol=ROUNDING)
         assert torch.allclose(given, reader.given(y).double().mean(0), rtol=0, atol=ROUNDING)
@@ -472,7 +554,7 @@ def test_curvature_is_the_losss_own() -> None:
     with torch.no_grad():
         values = network.program.run(batch.inputs, None, keep=True)
     (reader,) = readers(network.program)
-    found = curvatures(network, reader, values, batch.targets)
+    found = curvatures(network, reader.node, values, batch.targets)
     p = model(batch.inputs).softmax(1)
     assert torch.allclose(found, torch.diag_embed(p) - p[:, :, None] * p[:, None], atol=1e-12)
 
@@ -494,7 +576,7 @@ def test_curvature_goes_back_through_what_stands_behind_the_reader() -> None:
     bent = torch.stack([torch.autograd.functional.hessian(lambda o, t=t: loss(o, t), one)
                         for one, t in zip(p, batch.targets, strict=True)])  # fmt: skip
     slope = p * (1 - p)
-    found = curvatures(network, reader, values, batch.targets)
+    found = curvatures(network, reader.node, values, batch.targets)
     assert torch.allclose(found, slope[:, :, None] * bent * slope[:, None], atol=1e-12)
 
 
@@ -508,7 +590,7 @@ def test_every_sample_holds_newtons_fit_in_every_direction() -> None:
     network, gone = gated(task), [sn.Neuron("0", 1)]
     (reader,) = readers(network.program)
     values = network.program.run(next(task.calibration.batches()).inputs, None, keep=True)
-    bare = curvatures(network, reader, values, next(task.calibration.batches()).targets)
+    bare = curvatures(network, reader.node, values, next(task.calibration.batches()).targets)
     mean = bare.diagonal(dim1=1, dim2=2).mean()
     assert torch.linalg.eigvalsh(bare).min() < 1e-9 * mean
     assert torch.linalg.eigvalsh(with_floor(bare)).min() == pytest.approx(0.1 * float(mean))
@@ -610,17 +692,23 @@ def test_fewer_rows_than_unknowns_are_fit_with_a_stronger_ridge(kind: str) -> No
 
 
 def test_what_keeps_its_weights_is_said(caplog) -> None:
-    model = nn.Sequential(
-        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.ConvTranspose2d(6, 6, 2), nn.ReLU(), nn.Conv2d(6, 6, 1, groups=2), nn.ReLU(),
-        nn.Flatten(), nn.Linear(6 * 25, 3),
-    )  # fmt: skip
-    task = sn.Task(model, "cross-entropy", (torch.randn(40, 1, 6, 6), torch.arange(40) % 3))
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.shared = nn.Linear(5, 6), nn.Linear(6, 6)
+            self.cell = nn.LSTM(6, 8, proj_size=4, batch_first=True)
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.cell(self.shared(self.shared(self.first(x)).relu()).relu())[0][:, -1])
+
+    task = sn.Task(Twice(), "cross-entropy", (torch.randn(40, 5, 5), torch.arange(40) % 3))
     caplog.set_level(logging.INFO, "shrinknet")
     for kind, is_said in (("none", False), ("mean", True)):
         caplog.clear()
         sn.prune(task, "taylor-1", goals=[sn.RemovedNeurons(2)], compensate=kind)
         said = [text for text in caplog.messages if text.startswith("Not refit")]
-        assert said == ["Not refit, whatever goes before them: conv_transpose2d (in '2'), conv2d (in '4')."] * is_said
+        assert said == ["Not refit, whatever goes before them: linear (in 'shared'), lstm (in 'cell')."] * is_said
 
 
 def test_where_samples_are_many_the_ridge_is_not_chosen(monkeypatch) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 import shrinknet as sn
 from shrinknet.compensation.least_squares import Moments
-from shrinknet.compensation.readers import as_matrix, readers
+from shrinknet.compensation.readers import readers
 from shrinknet.criteria import criterion_names, find_criterion
 from shrinknet.criteria.optimal_cell_damage import OptimalCellDamage
 from shrinknet.criteria.sequential_attention import SequentialAttention
@@ -522,12 +522,12 @@ def test_unit_obs_is_the_rise_that_optimal_brain_surgeon_promises(drawn: Drawn) 
     network = gated(drawn.task())
     found = UnitOBS(ridge=1e-2).score(network, drawn.task().calibration.batches())
     values = network.program.run(drawn.inputs, None, keep=True)
-    for node, reader in readers(network.program).items():
+    for reader in readers(network.program):
+        node = reader.node
         moments = Moments.of(reader, values[node.args[0]], values[node])
         alive = torch.ones(len(reader.owners) + 1, dtype=torch.bool)
         whole = surgeon.inverse(moments, alive, 1e-2)
-        constants = network.program.constants
-        weights = as_matrix(constants[reader.weight], None if reader.bias is None else constants[reader.bias])
+        weights = reader.matrix(network.program.constants)
         for group in network.groups:
             for index, identity in enumerate(network.trace.ids_of(group)):
                 columns = (reader.owners == identity).nonzero()[:, 0]

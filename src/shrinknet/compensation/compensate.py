@@ -41,7 +41,7 @@ from shrinknet.compensation.least_squares import (
     with_ones,
 )
 from shrinknet.compensation.none import NoCompensation, Portions
-from shrinknet.compensation.readers import Reader, as_matrix, downstream, is_own, readers
+from shrinknet.compensation.readers import Reader, downstream, is_own, readers
 from shrinknet.core.records import Measures, Neuron
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.passes import Passes
@@ -84,15 +84,17 @@ class Compensation:
         self.batch = _some_rows(task, network)
         own = Passes(network.program, network.program.scoring.kept_bytes)
         self.bare = replace(network, passes=own)  # the untouched network, with passes of its own
-        self.readers = readers(network.program)
+        self.readers: dict[Node, list[Reader]] = {}
+        for reader in readers(network.program):
+            self.readers.setdefault(reader.node, []).append(reader)
         with torch.no_grad():
             self.start = network.program.run(self.batch.inputs, None, keep=True)
         self.first = dict(network.program.constants)
         self.values, self.latest = dict(self.start), self.bare
-        self._moments: dict[Node, Sequence[Moments]] = {}
-        self._ridges: dict[Node, float] = {}
-        self._bends: dict[Node, Bend] = {}
-        self._grams: dict[Node, Tensor] = {}
+        self._moments: dict[Reader, Sequence[Moments]] = {}
+        self._ridges: dict[Reader, float] = {}
+        self._bends: dict[Reader, Bend] = {}
+        self._grams: dict[Reader, Tensor] = {}
 
     def restart(self) -> GatedNetwork:
         """Go back to the untouched network, and return it."""
@@ -146,54 +148,55 @@ class Compensation:
         """
         matrices: dict[Site, Tensor] = {}
         present = torch.from_numpy(network.present).to(network.program.device)
-        for reader in self.readers.values():
+        for reader in (one for some in self.readers.values() for one in some):
+            if not network.program.is_product(reader.node, reader.site):
+                continue
             gram, owners = self._gram(reader), network.program.ids[reader.site]
             if not self.kind.fits_weights:
                 matrix = torch.cat([torch.eye(len(owners), dtype=gram.dtype, device=gram.device), -gram[-1:, :-1]])
             else:
-                matrix = residual_maker(
-                    gram, owners, present[owners], self._ridges.get(reader.node, self.ridge or RIDGE)
-                )
+                matrix = residual_maker(gram, owners, present[owners], self._ridges.get(reader, self.ridge or RIDGE))
             matrices[reader.site] = matrix
         return replace(network, residual_maker=matrices)
 
     def _gram(self, reader: Reader) -> Tensor:
         """Return the mean of x x^T (x: one place of what a reader reads, ones last), remembered until that changes."""
-        if reader.node not in self._grams:
-            value = self.values[reader.node.args[0]].movedim(reader.site.axis, -1)  # type: ignore[index]
+        if reader not in self._grams:
+            value = reader.reads(self.values, self.start).movedim(reader.site.axis, -1)
             rows = with_ones(value.flatten(0, -2))
-            self._grams[reader.node] = (rows.T @ rows).double() / len(rows)
-        return self._grams[reader.node]
+            self._grams[reader] = (rows.T @ rows).double() / len(rows)
+        return self._grams[reader]
 
     def moments(self, reader: Reader, x: Tensor) -> Sequence[Moments]:
         """Return the moments of a reader on each part of what it reads now, remembered until that changes."""
-        if reader.node not in self._moments:
-            y, count = self.start[reader.node], FOLDS if self._chooses_ridge(reader) else 1
+        if reader not in self._moments:
+            y, count = reader.gives(self.start), FOLDS if self._chooses_ridge(reader) else 1
             parts = [Moments.of(reader, x[place::count], y[place::count]) for place in range(count)]
-            self._moments[reader.node] = parts
-        return self._moments[reader.node]
+            self._moments[reader] = parts
+        return self._moments[reader]
 
     def _chooses_ridge(self, reader: Reader) -> bool:
-        samples = len(self.batch) if not reader.is_dense else self.start[reader.node].shape[:-1].numel()
+        samples = len(self.batch) * reader.num_apart
         return self.ridge is None and len(self.batch) >= FOLDS and samples < MANY * (len(reader.owners) + 1)
 
     def ridge_of(self, reader: Reader, parts: Sequence[Moments], fit: Fit) -> float:
         """Return how strongly a reader's weights are held: chosen at its first fit, and then the same."""
-        if reader.node not in self._ridges:
-            self._ridges[reader.node] = best_ridge(parts, fit) if len(parts) > 1 else self.ridge or RIDGE
-        return self._ridges[reader.node]
+        if reader not in self._ridges:
+            self._ridges[reader] = best_ridge(parts, fit) if len(parts) > 1 else self.ridge or RIDGE
+        return self._ridges[reader]
 
     def bend(self, reader: Reader, x: Tensor) -> "Bend":
         """Return the loss's second-order model around the untouched network, remembered until what is read changes."""
-        if reader.node not in self._bends:
+        if reader not in self._bends:
             curvature = with_floor(curvatures(self.latest, reader.node, self.start, self.batch.targets))
-            self._bends[reader.node] = Bend.of(with_ones(x).double(), self.start[reader.node].double(), curvature)
-        return self._bends[reader.node]
+            self._bends[reader] = Bend.of(with_ones(x).double(), self.start[reader.node].double(), curvature)
+        return self._bends[reader]
 
     def forget(self, node: Node) -> None:
-        """Drop what is remembered of a reader: it reads something new."""
-        for known in (self._moments, self._bends, self._grams):
-            known.pop(node, None)
+        """Drop what is remembered of an operator's readers: it reads something new."""
+        for reader in self.readers.get(node, ()):
+            for known in (self._moments, self._bends, self._grams):
+                known.pop(reader, None)
 
 
 class _Refit:
@@ -218,9 +221,9 @@ class _Refit:
                 continue
             if reads_new:
                 self.whole.forget(node)
-            if (reader := self.whole.readers.get(node)) is not None:
+            for reader in self.whole.readers.get(node, ()):
                 self._fit(reader)
-            elif reads_new and operator_name(node) == "batch_norm":
+            if reads_new and operator_name(node) == "batch_norm":
                 self._move_statistics(node)
             self.values[node] = self.program.call(node, self.values, gating)
             self.changed.add(node)
@@ -248,19 +251,22 @@ class _Refit:
 
     def _fit(self, reader: Reader) -> None:
         self.fitted.append(reader)
-        x = self.values[reader.node.args[0]]  # type: ignore[index]
-        weight, bias = self.values[reader.weight], None if reader.bias is None else self.values[reader.bias]
-        alive = functional.pad(self.present[reader.owners], (0, 1), value=bias is not None)
-        weights = as_matrix(weight, bias)
+        x = reader.reads(self.values, self.whole.start)
+        alive = functional.pad(self.present[reader.owners], (0, 1), value=reader.bias is not None)
+        weights = reader.matrix(self.values)
         if not self.whole.kind.lays_out_rows:
             if reader.bias is not None:
-                read, given = means(reader, x, self.whole.start[reader.node])
-                self._set(reader.bias, given - weights[:, :-1] @ torch.where(alive[:-1], read, 0.0))
+                read, given = means(reader, x, reader.gives(self.whole.start))
+                self._set_bias(reader, given - weights[:, :-1] @ torch.where(alive[:-1], read, 0.0))
             return
         refit = self._refit(reader, x, weights, alive)
-        self._set(reader.weight, torch.where(alive[:-1], refit[:, :-1], weights[:, :-1]).reshape(weight.shape))
+        columns = torch.where(alive[:-1], refit[:, :-1], weights[:, :-1])
+        self._set(reader.weight, reader.weights_of(columns, self.values[reader.weight]))
+        self._set_bias(reader, refit[:, -1])
+
+    def _set_bias(self, reader: Reader, value: Tensor) -> None:
         if reader.bias is not None:
-            self._set(reader.bias, refit[:, -1])
+            self._set(reader.bias, reader.bias_of(value, self.values[reader.bias]))
 
     def _refit(self, reader: Reader, x: Tensor, weights: Tensor, alive: Tensor) -> Tensor:
         if self.whole.kind.follows_the_loss and self._makes_the_outputs(reader):
@@ -276,8 +282,8 @@ class _Refit:
         return fit(Moments.together(parts), self.whole.ridge_of(reader, parts, fit))
 
     def _makes_the_outputs(self, reader: Reader) -> bool:
-        y = self.whole.start[reader.node]
-        if not reader.is_dense or y.dim() != 2 or y.shape[1] * (len(reader.owners) + 1) > MOST_UNKNOWNS:
+        y, num_unknowns = self.whole.start[reader.node], reader.num_outputs * (len(reader.owners) + 1)
+        if not (reader.is_dense and reader.gives_value) or y.dim() != 2 or num_unknowns > MOST_UNKNOWNS:
             return False
         behind, last = downstream([reader.node]), reader.node
         for node in (node for node in self.program.nodes if node in behind):

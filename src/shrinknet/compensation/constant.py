@@ -39,7 +39,8 @@ def least_loss(
 
     Cost: what lies behind the readers, forward and back; at most four forward passes of the whole network.
     """
-    biased = [reader for reader in fitted if reader.bias is not None]
+    own = (reader for reader in fitted if reader.bias is not None and reader.gives_value)
+    biased = list({reader.node: reader for reader in own}.values())
     if not biased:
         return {}
     slopes = [one.double() for one in _slopes(network, batch, values, biased)]

@@ -43,8 +43,8 @@ class Moments:
     @classmethod
     def of(cls, reader: Reader, x: Tensor, y: Tensor) -> "Moments":
         """Take the means over all rows, some samples at a time."""
-        at_once = max(1, CHUNK_ELEMENTS // reader.elements_per_sample(y))
-        size, num_outputs = len(reader.owners) + 1, y.shape[-1 if reader.is_dense else 1]
+        at_once = max(1, CHUNK_ELEMENTS // (reader.given(y[:1]).shape[0] * (len(reader.owners) + 1)))
+        size, num_outputs = len(reader.owners) + 1, reader.num_outputs
         gram, cross = (x.new_zeros(shape, dtype=torch.float64) for shape in ((size, size), (size, num_outputs)))
         power, num_rows = x.new_zeros(num_outputs, dtype=torch.float64), 0
         for some, given in zip(x.split(at_once), y.split(at_once), strict=True):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from shrinknet.compensation.least_squares import with_ones
-from shrinknet.compensation.readers import Reader, as_matrix, readers
+from shrinknet.compensation.readers import Reader, readers
 from shrinknet.criteria.base import Criterion, Statistics, Sums, mean_over_samples
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.task.data import Batch
@@ -37,24 +37,22 @@ class UnitOBS(Criterion):
         """Return, for each reader, the sum of x x^T over samples and positions."""
         read = network.values_read(batch.inputs)
         grams = {}
-        for node, reader in readers(network.program).items():
+        for reader in _products(network):
             rows = with_ones(reader.read(read[reader.site])).double()
-            grams[node.name] = rows.T @ rows
+            grams[reader.node.name] = rows.T @ rows
         return grams
 
     def conclude(self, network: GatedNetwork, sums: Sums) -> Statistics:
         """Score every neuron from the moments of what its readers read."""
         grams = mean_over_samples(sums)
         totals = torch.zeros(len(network.present), dtype=torch.float64)
-        for node, reader in readers(network.program).items():
-            totals += self._of_reader(network, reader, grams[node.name])
+        for reader in _products(network):
+            totals += self._of_reader(network, reader, grams[reader.node.name])
         return network.by_group(totals)
 
     def _of_reader(self, network: GatedNetwork, reader: Reader, gram: Tensor) -> Tensor:
-        constants = network.program.constants
-        weight, bias = constants[reader.weight], None if reader.bias is None else constants[reader.bias]
         present = torch.from_numpy(network.present)
-        columns = as_matrix(weight, bias).cpu()[present[_outputs(network, reader)]]
+        columns = reader.matrix(network.program.constants).cpu()[present[_outputs(network, reader)]]
         owners = reader.owners.cpu()
         alive = torch.cat([present[owners], torch.tensor([True])]).nonzero()[:, 0]
         totals = torch.zeros(len(present), dtype=torch.float64)
@@ -70,6 +68,12 @@ class UnitOBS(Criterion):
             gone = columns[:, alive[own]]
             totals[neuron] = (gone @ torch.linalg.solve(inverse[own][:, own], gone.T)).trace()
         return totals
+
+
+def _products(network: GatedNetwork) -> list[Reader]:
+    """Dense layers and convolutions whose channels all see each other."""
+    program = network.program
+    return [reader for reader in readers(program) if program.is_product(reader.node, reader.site)]
 
 
 def _outputs(network: GatedNetwork, reader: Reader) -> Tensor:

@@ -154,11 +154,11 @@ def refit_work(network: GatedNetwork, num_samples: int) -> Work:
     is solved for all samples (`compensation/least_squares.py`).
     """
     found = Work()
-    for reader in readers(network.program).values():
-        weight, unknowns = reader.weight.meta["val"], len(reader.owners) + 1
-        rows = math.prod(shape_of(reader.node.meta["val"])[1:]) // weight.shape[0]
-        products = rows * unknowns * (unknowns + weight.shape[0])
-        found += Work(products + unknowns**3 / num_samples, 3 * rows * unknowns * weight.element_size())
+    for reader in readers(network.program):
+        rows, unknowns = reader.num_positions, len(reader.owners) + 1
+        products = rows * unknowns * (unknowns + reader.num_outputs)
+        width = reader.weight.meta["val"].element_size()
+        found += Work(products + unknowns**3 / num_samples, 3 * rows * unknowns * width)
     return found
 
 
@@ -168,10 +168,9 @@ def first_refit(network: GatedNetwork, num_samples: int) -> tuple[Work, int]:
     Where samples are few for a reader's unknowns, its ridge is chosen by fits to parts of them, all of which are kept.
     """
     work, num_bytes = refit_work(network, num_samples).times(num_samples), 0
-    for reader in readers(network.program).values():
-        unknowns, shape = len(reader.owners) + 1, shape_of(reader.node.meta["val"])
-        rows = num_samples * (math.prod(shape[1:-1]) if reader.is_dense else 1)
-        is_chosen = rows < MANY * unknowns
+    for reader in readers(network.program):
+        unknowns = len(reader.owners) + 1
+        is_chosen = num_samples * reader.num_apart < MANY * unknowns
         work += Work(unknowns**3 * FOLDS * len(RIDGES) * is_chosen)
         num_bytes += 8 * unknowns**2 * (FOLDS if is_chosen else 1)
     return work, num_bytes

@@ -92,7 +92,7 @@ def search(task: Task, options: Pruning) -> Run:
             write_start(folder, task, network.trace)
         compensation = compensation_of(options.compensate, task, network)
         if options.refits and (left := not_refit(network.program)):
-            log.info("Not refit, whatever goes before them: %s.", some_of(list(map(describe, left))))
+            log.info("Not refit, whatever goes before them: %s.", some_of(list(dict.fromkeys(map(describe, left)))))
         scorers = Scorers(task, options, None if folder is None else folder.path / "shards", workers)
         choose = choosing(network, options, limits, scorers, compensation, effort, price)
         return Search(
