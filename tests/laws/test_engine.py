@@ -58,6 +58,33 @@ def test_ablation_agrees_with_whole_forward_passes_on_the_small_zoo(architecture
                 neuron = sn.Neuron(group.name, index)
                 slow = network.without([neuron]).losses(batch).mean() - whole
                 assert scores[neuron] == pytest.approx(float(slow), rel=1e-10, abs=1e-10 * float(whole.abs()))
+                back = Replay(network.without([neuron]), batch).summed_rises(
+                    group, torch.tensor([index]), torch.ones(1, dtype=torch.float64)
+                )
+                assert float(back) / len(batch) == pytest.approx(
+                    -float(slow), rel=1e-10, abs=1e-10 * float(whole.abs())
+                )
+
+
+@given(networks, st.data())
+def test_a_neuron_that_is_gone_comes_back_to_the_loss_of_the_network_that_has_it(drawn: Drawn, data) -> None:
+    """Whoever else is gone, in its own group and in others: the gate's replay from 0 to 1 beside a whole pass."""
+    network = gated(drawn.task())
+    (batch,) = drawn.task().calibration.batches()
+    neurons = [neuron for group in network.groups for neuron in group.neurons]
+    gone = data.draw(st.lists(st.sampled_from(neurons), min_size=1, max_size=len(neurons) - 1, unique=True))
+    here = network.without(gone)
+    with torch.no_grad():
+        replay, now = Replay(here, batch), here.losses(batch)
+        for group in network.groups:
+            back = [neuron for neuron in gone if neuron.group == group.name]
+            if not back:
+                continue
+            candidates = torch.tensor([neuron.index for neuron in back])
+            rises = replay.rises(group, candidates, torch.ones(len(back), dtype=torch.float64))
+            for neuron, found in zip(back, rises, strict=True):
+                slow = network.without(set(gone) - {neuron}).losses(batch) - now
+                assert torch.allclose(found, slow, rtol=0, atol=1e-10 * float(1 + now.abs().max()))
 
 
 @given(networks, st.data())

@@ -103,6 +103,7 @@ class LastLayers:
     ) -> None:
         ((reader, site),) = route.entrances.items()
         self.tail, self.across, self.passes = tail, ACROSS[network.loss.of], network.passes
+        self.present = torch.from_numpy(network.present[route.neurons.start : route.neurons.stop])
         self.columns = route.places[site][0][:, 0]
         dense = [reader, *(node for node in route.replayed if operator_name(node) == "linear")]
         alive = [*(_alive(network, node) for node in dense[1:]), None]
@@ -136,7 +137,9 @@ class LastLayers:
 
     def _parts(self, candidates: Tensor, gates: Tensor | None) -> Iterator[Float[Tensor, "some batch"]]:
         """The rises of some candidates after the other, as many at once as the caches hold."""
-        changes = torch.full_like(candidates, -1, dtype=self.read.dtype) if gates is None else gates - 1
+        changes = torch.full_like(candidates, -1, dtype=self.read.dtype)
+        if gates is not None:
+            changes = gates - self.present.to(gates)[candidates]
         place = 0
         for given in self._chunks(candidates, CHUNK_ELEMENTS):
             some = changes[place : place + len(given[3])]

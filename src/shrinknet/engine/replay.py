@@ -104,7 +104,10 @@ class Replay:
     def rises(
         self, group: Group, candidates: Int[Tensor, " candidates"], gates: Float[Tensor, " candidates"] | None = None
     ) -> Float[Tensor, "candidates batch"]:
-        """Return the rise of each sample's loss when each candidate's gate is `gates[c]`: 0 where left out."""
+        """Return the rise of each sample's loss when each candidate's gate is `gates[c]`: 0 where left out.
+
+        A candidate that is gone comes back so: its gate goes from 0 to `gates[c]`.
+        """
         if (last_layer := self._last_layer(group)) is not None:
             return last_layer.rises(candidates, gates)
         parts = list(self._rises_in_parts(group, candidates, gates))
@@ -220,8 +223,12 @@ class Replay:
         places, real = (table[candidates] for table in path.places[site])
         args, _ = self.program.arguments(node, self.values)
         args[0] = self.network.residual_at(site, args[0])
-        change = CHANGES[operator_name(node)]
-        return change(node.target, args, self.values[node], places, real * (gates - 1)[:, None], decomposed=decomposed)
+        change, moved = CHANGES[operator_name(node)], gates - self._present[candidates + path.neurons.start].to(gates)
+        return change(node.target, args, self.values[node], places, real * moved[:, None], decomposed=decomposed)
+
+    @cached_property
+    def _present(self) -> Tensor:
+        return torch.from_numpy(self.network.present).to(self.program.device)
 
     def _in_lanes(
         self, path: Route, entered: dict[Node, Tensor], neurons: Tensor, gates: Tensor, decomposed: bool
@@ -274,13 +281,13 @@ class Replay:
             factors = None if present is None else present(site, value)
             if site not in path.sites:
                 return factors
-            samples = self.program.samples[self.program.source(site)]
-            changed = torch.where(self.program.ids[site] == neurons[:, None], gates[:, None], 1.0).to(value.dtype)
+            samples, ids = self.program.samples[self.program.source(site)], self.program.ids[site]
+            now = 1.0 if factors is None else self._present[ids].to(gates)
+            changed = torch.where(ids == neurons[:, None], gates[:, None], now).to(value.dtype)
             rows = samples.spread(changed[:, None].expand(-1, num_samples, -1).flatten(0, 1))
             view = [1] * value.dim()
             view[samples.axis], view[site.axis] = rows.shape
-            changed = (rows if samples.axis < site.axis else rows.T).reshape(view)
-            return changed if factors is None else factors * changed
+            return (rows if samples.axis < site.axis else rows.T).reshape(view)
 
         return gating
 
@@ -294,8 +301,7 @@ class Replay:
             if site not in path.sites:
                 return factors
             ids = shaped_along(self.program.ids[site], site.axis, value.dim())
-            changed = torch.where(ids == neuron, gate, 1.0)
-            return changed if factors is None else factors * changed
+            return torch.where(ids == neuron, gate, 1.0 if factors is None else factors)
 
         for node in path.replayed:
             values[node] = self.program.call(node, values, gating, decomposed=True)
