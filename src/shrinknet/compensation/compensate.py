@@ -7,7 +7,7 @@ Everything is measured against what each reader gave in the untouched network, o
     scale           the bias, and one factor for each survivor, are fit so that what each reader gives changes least
     least-squares   weights and bias on the survivors are refit so that what it gives changes least (least_squares.py)
     newton          the same; but for the reader that makes the outputs, a change counts by the loss's own curvature
-                    there: argmin mean (x W'^T - y) H (x W'^T - y)^T, H = d2 loss / d outputs2 of each sample
+                    there (curvature.py)
 
 Readers are refit in their order, on what the refit layers before them give. The statistics of a batch norm that reads
 something new move with it. A reader that reads nothing new keeps its bits.
@@ -16,8 +16,8 @@ Sources: Hassibi and Stork 1993 (Optimal Brain Surgeon), Stahlberger and Riedmil
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ from torch.fx import Node
 from torch.nn import functional
 
 from shrinknet.compensation.constant import least_loss
+from shrinknet.compensation.curvature import Bend, by_curvature, curvatures, with_floor
 from shrinknet.compensation.kinds import KINDS
 from shrinknet.compensation.least_squares import (
     FOLDS,
@@ -57,11 +58,8 @@ log = logging.getLogger(__name__)
 MANY = 10
 """With so many samples for each unknown the ridge is not chosen: any small one does."""
 
-FLOOR = 0.1
-"""The share of the mean curvature that every sample has in every direction."""
-
-MOST_UNKNOWNS = 4096
-"""A fit by curvature solves for all weights of a reader at once; larger readers are fit by least squares."""
+MOST_ELEMENTS = 2**24
+"""A fit by curvature keeps a matrix [outputs, outputs] for each sample; where these are larger, it is least squares."""
 
 
 class Compensation:
@@ -189,7 +187,7 @@ class Compensation:
         """Return the loss's second-order model around the untouched network, remembered until what is read changes."""
         if reader not in self._bends:
             curvature = with_floor(curvatures(self.latest, reader.node, self.start, self.batch.targets))
-            self._bends[reader] = Bend.of(with_ones(x).double(), self.start[reader.node].double(), curvature)
+            self._bends[reader] = Bend(with_ones(x).double(), self.start[reader.node].double(), curvature)
         return self._bends[reader]
 
     def forget(self, node: Node) -> None:
@@ -282,8 +280,10 @@ class _Refit:
         return fit(Moments.together(parts), self.whole.ridge_of(reader, parts, fit))
 
     def _makes_the_outputs(self, reader: Reader) -> bool:
-        y, num_unknowns = self.whole.start[reader.node], reader.num_outputs * (len(reader.owners) + 1)
-        if not (reader.is_dense and reader.gives_value) or y.dim() != 2 or num_unknowns > MOST_UNKNOWNS:
+        if not reader.is_dense or not reader.gives_value:
+            return False
+        y = self.whole.start[reader.node]
+        if y.dim() != 2 or y.numel() * y.shape[1] > MOST_ELEMENTS:
             return False
         behind, last = downstream([reader.node]), reader.node
         for node in (node for node in self.program.nodes if node in behind):
@@ -305,79 +305,6 @@ class _Refit:
         ratio = now.var(over) / before.var(over).clamp_min(torch.finfo(now.dtype).tiny)
         self._set(read[0], self.whole.first[read[0]] + shift)
         self._set(read[1], self.whole.first[read[1]] * torch.where(before.var(over) > 0, ratio, 1.0))
-
-
-def curvatures(network: GatedNetwork, node: Node, values: Mapping[Node, Any], targets: Tensor) -> Tensor:
-    """Return the Gauss-Newton curvature of each sample's loss in what a reader gives [samples, outputs, outputs].
-
-    s H s: H the second derivative of the loss in the network's outputs, s the slope of the element-wise operators in
-    between, at the given values.
-
-    Cost: one forward pass of what is behind the reader, and a backward pass of the loss for each output.
-    """
-    program = network.program
-    network.loss.needs_each_sample("compensate='newton'")
-    with torch.enable_grad():
-        y = values[node].detach().requires_grad_()
-        found: dict[Node, Any] = {**program.constants, node: y}
-        behind = downstream([node])
-        for one in program.nodes:
-            if one in behind:
-                found[one] = program.call(one, found, None, decomposed=True)
-        slope = torch.ones_like(y)
-        if found[program.output] is not y:
-            (slope,) = torch.autograd.grad(found[program.output].sum(), y)
-        outputs = values[program.output].detach().requires_grad_()
-        (first,) = torch.autograd.grad(network.loss.of(outputs, targets).sum(), outputs, create_graph=True)
-        rows = [torch.autograd.grad(column.sum(), outputs, retain_graph=True)[0] for column in first.unbind(1)]
-    bent = torch.stack(rows, 1)
-    return (slope[:, :, None] * bent * slope[:, None]).double()
-
-
-def with_floor(curvature: Tensor) -> Tensor:
-    """Return curvatures with a share of their mean added in every direction.
-
-    A sample that is answered surely has next to no curvature where it stands, and a large move would go unseen.
-    """
-    mean = curvature.diagonal(dim1=1, dim2=2).mean()
-    return curvature + FLOOR * mean * torch.eye(curvature.shape[1], dtype=curvature.dtype, device=curvature.device)
-
-
-@dataclass(frozen=True)
-class Bend:
-    """The second-order model of a loss in a reader's weights: mean (x W^T - y) H (x W^T - y)^T over samples.
-
-    system [outputs, columns, outputs, columns] = mean H (x) x x^T, wanted [outputs, columns] = mean (H y) x^T.
-    """
-
-    system: Tensor
-    wanted: Tensor
-
-    @classmethod
-    def of(cls, x: Tensor, y: Tensor, curvature: Tensor) -> "Bend":
-        """Sum over samples: x [samples, columns], y [samples, outputs], H [samples, outputs, outputs]."""
-        (num_samples, num_columns), num_outputs = x.shape, y.shape[1]
-        system = x.new_zeros(num_outputs, num_columns, num_outputs, num_columns)
-        for one in range(num_outputs):
-            for other in range(one, num_outputs):
-                system[one, :, other] = (x * curvature[:, one, other, None]).T @ x / num_samples
-                system[other, :, one] = system[one, :, other]
-        return cls(system, torch.einsum("nij,nj->ni", curvature, y).T @ x / num_samples)
-
-
-def by_curvature(bend: Bend, weights: Tensor, alive: Tensor, ridge: float) -> Tensor:
-    """Return argmin over W' of mean (x W'^T - y) H (x W'^T - y)^T + r |W' - W|^2; 0 on columns that are gone.
-
-    One system of outputs x columns unknowns; r is a share `ridge` of its mean diagonal.
-    """
-    keep = alive.nonzero()[:, 0]
-    system = bend.system[:, keep][:, :, :, keep].flatten(0, 1).flatten(1).clone()
-    held = ridge * float(system.diagonal().mean().clamp_min(torch.finfo(torch.float64).tiny))
-    system.diagonal().add_(held)
-    wanted = bend.wanted[:, keep] + held * weights[:, keep]
-    refit = torch.zeros_like(weights)
-    refit[:, keep] = torch.linalg.solve(system, wanted.flatten()).view(wanted.shape)
-    return refit
 
 
 def compensation_of(kind: str, task: Task, network: GatedNetwork) -> Compensation | NoCompensation:
