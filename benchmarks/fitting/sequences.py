@@ -5,8 +5,8 @@
 Two networks read 64 characters and say the next one: an LSTM of 128 units behind an embedding of 32, and a GPT-2 of 2
 layers, width 64 and 4 heads. Both are trained by the benchmark on the first nine tenths of the text. Scores and refits
 see 256 sequences of the training text, drawn by each of three seeds; the loss is that on 200 sequences of the last
-tenth, which nothing else sees. Half of all removable neurons go (units of the LSTM and places of its embedding;
-feed-forward neurons and whole heads), chosen within 60 passes, the embedding of the transformer stays.
+tenth, which nothing else sees. Half of all removable neurons go (units of the LSTM and places of its embedding; the
+transformer's feed-forward neurons, heads and places of its residual stream), chosen within 60 passes.
 """
 
 import statistics

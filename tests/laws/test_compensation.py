@@ -194,6 +194,46 @@ def test_a_unit_of_a_recurrent_layer_that_does_what_another_does_goes_without_a_
     assert torch.dist(outputs(refit, inputs), before) < 1e-6
 
 
+class Turned(nn.Module):
+    """Dense layers as Hugging Face's Conv1D and as a plain product write them: x W + b."""
+
+    def __init__(self, plain: bool) -> None:
+        super().__init__()
+        self.before, self.plain = nn.Linear(3, 6), plain
+        self.weight, self.bias = nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[samples, places, 3] -> [samples, places, 4]."""
+        x = self.before(x).tanh()
+        if self.plain:
+            return x @ self.weight
+        return torch.addmm(self.bias, x.flatten(0, 1), self.weight).view(*x.shape[:2], 4)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("kind", ["mean", "constant", "scale", "least-squares"])
+def test_a_neuron_that_a_matrix_reads_the_other_way_round_goes_without_a_trace(plain: bool, kind: str) -> None:
+    torch.manual_seed(0)
+    model = Turned(plain).double()
+    with torch.no_grad():
+        for one in (model.before.weight, model.before.bias):
+            one[-1] = one[0]
+    inputs = torch.randn(50, 5, 3, dtype=torch.float64)
+    task = sn.Task(model, "each-token", (inputs, torch.arange(250).view(50, 5) % 4))
+    network, (group,) = gated(task), gated(task).groups
+    (reader,) = readers(network.program)
+    assert (reader.num_positions, reader.num_outputs) == (5, 4)
+    whole, gone = outputs(network, inputs), [group.neurons[-1]]
+    refit = Compensation(kind, task, network, 1e-12).refit(network.without(gone), gone)
+    left, now = (float(torch.dist(outputs(one, inputs), whole)) for one in (network.without(gone), refit))
+    if kind == "least-squares":
+        assert now < 1e-6 < left
+    elif kind == "mean":
+        assert now == left if plain else now < left
+    elif kind == "scale":
+        assert now < left
+
+
 @pytest.mark.parametrize("layer", [
     nn.Conv2d(8, 6, 3, groups=2), nn.ConvTranspose2d(8, 6, 3, stride=2), nn.ConvTranspose1d(8, 6, 3, groups=2),
     nn.ConvTranspose3d(8, 6, 2), nn.Conv1d(8, 6, 4, padding="same"),
@@ -696,7 +736,7 @@ def test_what_keeps_its_weights_is_said(caplog) -> None:
             super().__init__()
             self.first, self.shared = nn.Linear(5, 6), nn.Linear(6, 6)
             self.cell = nn.LSTM(6, 8, proj_size=4, batch_first=True)
-            self.head = nn.Linear(4, 3)
+            self.head = nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.head(self.cell(self.shared(self.shared(self.first(x)).relu()).relu())[0][:, -1])
@@ -707,7 +747,11 @@ def test_what_keeps_its_weights_is_said(caplog) -> None:
         caplog.clear()
         sn.prune(task, "taylor-1", goals=[sn.RemovedNeurons(2)], compensate=kind)
         said = [text for text in caplog.messages if text.startswith("Not refit")]
-        assert said == ["Not refit, whatever goes before them: linear (in 'shared'), lstm (in 'cell')."] * is_said
+        assert (
+            said
+            == ["Not refit, whatever goes before them: linear (in 'shared'), lstm (in 'cell'), linear (in 'head')."]
+            * is_said
+        )
 
 
 def test_where_samples_are_many_the_ridge_is_not_chosen(monkeypatch) -> None:

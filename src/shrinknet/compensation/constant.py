@@ -39,8 +39,8 @@ def least_loss(
 
     Cost: what lies behind the readers, forward and back; at most four forward passes of the whole network.
     """
-    own = (reader for reader in fitted if reader.bias is not None and reader.gives_value)
-    biased = list({reader.node: reader for reader in own}.values())
+    has_samples = (reader for reader in fitted if reader.gives_value and len(values[reader.node]) == len(batch))
+    biased = list({reader.node: reader for reader in has_samples if reader.bias is not None}.values())
     if not biased:
         return {}
     slopes = [one.double() for one in _slopes(network, batch, values, biased)]

@@ -12,13 +12,16 @@ from torch.fx import Node
 from torch.nn import functional
 
 from shrinknet.engine.program import Program
-from shrinknet.graph.call import Site, argument, windows_of
+from shrinknet.graph.call import Site, argument, argument_at, windows_of
 from shrinknet.graph.operators import operator_name
 from shrinknet.graph.rules.conv import FORWARD, TRANSPOSED, num_groups
 from shrinknet.graph.rules.recurrent import NUM_GATES
-from shrinknet.graph.widths import shape_of
+from shrinknet.graph.widths import EXAMPLE_BATCH, shape_of
 
 DENSE = "linear"
+
+PRODUCTS = {"addmm": (2, 0), "mm": (1, None), "matmul": (1, None)}
+"""Products with a matrix [columns, outputs], a dense layer turned round: where it stands, and where its bias does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,7 @@ class Reader:
 
     def reads(self, values: Mapping[Node, Any], untouched: Mapping[Node, Any]) -> Tensor:
         """Return what is read, given the values of a network and of the untouched one."""
-        return values[self.node.args[0]]  # type: ignore[index,no-any-return]
+        return values[argument_at(self.node.args, self.site.argument)]  # type: ignore[no-any-return]
 
     def gives(self, untouched: Mapping[Node, Any]) -> Tensor:
         """Return what it gave in the untouched network."""
@@ -96,12 +99,30 @@ class Reader:
     @property
     def num_positions(self) -> int:
         """How many rows one sample makes, at the sizes that the graph was traced with."""
-        return math.prod(shape_of(self.node.meta["val"])[1:-1])
+        return math.prod(shape_of(self.node.meta["val"])[:-1]) // EXAMPLE_BATCH
 
     @property
     def num_apart(self) -> int:
         """How many of these rows are no overlapping patches of the same image."""
         return self.num_positions if self.is_dense else 1
+
+
+@dataclass(frozen=True, eq=False)
+class Product(Reader):
+    """A dense layer whose weights lie the other way round: y = x W + b."""
+
+    def columns(self, weight: Tensor) -> Tensor:
+        """Return the weights as [outputs, columns]."""
+        return weight.T
+
+    def weights_of(self, columns: Tensor, weight: Tensor) -> Tensor:
+        """Return the weights, which are given as [outputs, columns]."""
+        return columns.T.contiguous()
+
+    @property
+    def num_outputs(self) -> int:
+        """How many outputs a row has."""
+        return self.shape_of_weight[1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,6 +269,13 @@ def _readers_at(program: Program, node: Node, site: Site) -> Sequence[Reader]:
         place = 0 if site.argument == (0,) else 1
         bias = weights[2 + place] if len(weights) > 3 else None
         return [Recurrent(node, site, weights[place], bias, owners)]
+    if name in PRODUCTS and not node.kwargs:
+        weight_at, bias_at = PRODUCTS[name]
+        weight, bias = cast(Node, node.args[weight_at]), None if bias_at is None else cast(Node, node.args[bias_at])
+        is_read = site.argument == (weight_at - 1,)
+        is_matrix = weight in program.constants and shape_of(weight.meta["val"])[:-1] == (len(owners),)
+        is_vector = bias is None or len(shape_of(bias.meta["val"])) == 1
+        return [Product(node, site, weight, bias, owners)] if is_read and is_matrix and is_vector else []
     if site.argument != (0,):
         return []
     weight, bias = argument(node, 1, "weight"), argument(node, 2, "bias")
@@ -264,10 +292,15 @@ def not_refit(program: Program) -> list[Node]:
     """Return every operator that reads neurons with weights of its own, and keeps these whatever goes."""
     known, constants = {reader.site for reader in readers(program)}, program.constants
     read = (node for node in program.nodes if not known.issuperset(program.sites.get(node.name, ())))
-    return [node for node in read if any(_is_matrix(constants.get(one)) for one in node.all_input_nodes)]
+    made = set(constants)
+    for node in program.nodes:
+        if node.all_input_nodes and made.issuperset(node.all_input_nodes):
+            made.add(node)  # weights that are computed, or turned round
+    return [n for n in read if n not in made and any(one in made and _is_matrix(one) for one in n.all_input_nodes)]
 
 
-def _is_matrix(value: object) -> bool:
+def _is_matrix(node: Node) -> bool:
+    value = node.meta.get("val")
     return isinstance(value, Tensor) and value.dim() > 1
 
 
