@@ -132,7 +132,7 @@ def prune(task: Task, options: Pruning) -> Run:
         goals: the run ends once all are reached; without one it goes on until one neuron of each group is left.
         guards: a step that breaks one is undone, and the run ends.
         method, step, clip, keep, only, multiple_of, min_neurons, whole_curve, artefact, quantize, allow_float, price,
-            compensate, augment, max_latency, seed: as `shrinknet prune --help` has them.
+            compensate, augment, polish, max_latency, seed: as `shrinknet prune --help` has them.
         scoring: how much memory scoring may use, who does it, and whether it races for the next neurons.
         out: a new folder for the run; history is written as it happens, so that a kill loses one step.
         resume: go on with the run in that folder; it ends in the same bits as if it had never stopped.

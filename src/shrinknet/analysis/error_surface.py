@@ -158,7 +158,7 @@ def error_surfaces(
     """Return the error surface of the first neuron of every N-th step of a run, at the moment of its removal.
 
     Where readers are refit, they stand as they were before the removal: alpha = 0 is then the loss before the refit,
-    and the history has the one after it.
+    and the history has the one after it. Exchanges at the end of a polished run have none.
 
     Args:
         run: a run, or a reopened one.
@@ -173,7 +173,7 @@ def error_surfaces(
     """
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise BadInputError("every", "a whole number of at least 1", repr(every), "Leave it out for 10.")
-    steps = [step for step in run.history if step.removed]
+    steps = [step for step in run.history if step.removed and not step.restored]
     if not steps:
         raise BadInputError("run", "a run that removed something", "one that stopped at once", "Give it a goal.")
     scoring, kind = run.network.program.scoring, run.config.search.compensate

@@ -115,6 +115,11 @@ class SearchOptions(RankOptions):
         (), "What joint may make of calibration inputs: flip, shift (images), or package.module:function.",
         parse=_ways, written=lambda ways: list(map(_way_text, ways)), is_later=True,
     )  # fmt: skip
+    polish: bool = option(
+        False,
+        "Once the goals are reached, let neurons that are gone come back in exchange for others, within the effort.",
+        is_later=True,
+    )
     resume: bool = option(False, "Go on with the run that the folder holds.", is_recorded=False)
     max_latency: float | None = option(
         None, "At most that long a sample on this machine, such as 5ms.", parse=parse_milliseconds

@@ -173,6 +173,7 @@ class Step:
     Step 0 removes nothing: it is the untouched network. `race` says how the neurons were found, where it was by a race.
     `bare` measures the same removals without compensation, where there is one. `answers` are those of the validation
     rows whose answer is another one than before the step (all of them for step 0); None where targets are no classes.
+    `restored` are neurons that came back, in exchange for those that were removed.
     """
 
     number: int
@@ -183,6 +184,7 @@ class Step:
     race: RaceResult | None = None
     bare: Measures | None = None
     answers: tuple[Answer, ...] | None = field(default=None, repr=False)
+    restored: tuple[Neuron, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,5 +328,17 @@ class Ending:
 
 
 def removed_by(steps: Iterable[Step]) -> tuple[Neuron, ...]:
-    """Return the neurons that the steps removed, in order."""
-    return tuple(neuron for step in steps for neuron in step.removed)
+    """Return the neurons that are gone after the steps, in the order in which they went.
+
+    >>> one = Measures(0.1, None, Costs(4, 0, 0, 0, 0))
+    >>> a, b, c = (Neuron("0", index) for index in range(3))
+    >>> first, exchange = Step(1, (a, b), (0, 0), one, 0), Step(2, (c,), (0,), one, 0, restored=(a,))
+    >>> [str(neuron) for neuron in removed_by([first, exchange])]
+    ['0[1]', '0[2]']
+    """
+    gone: dict[Neuron, None] = {}
+    for step in steps:
+        for neuron in step.restored:
+            gone.pop(neuron, None)
+        gone.update(dict.fromkeys(step.removed))
+    return tuple(gone)

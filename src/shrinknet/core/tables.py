@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from shrinknet.core.quantities import COSTS
 from shrinknet.core.records import Answer, Costs, Measures, Neuron, RaceResult, Step
 from shrinknet.core.units import names_in
 
-SECONDS, CHECK = "seconds", "check"
+RESTORED, SECONDS, CHECK = "restored", "seconds", "check"
 ON_VALIDATION = "validation_"
 RACE_COLUMNS = names_in("""
     step, group, neuron, score, half_width, samples, all_samples, share_of_work, num_contenders, num_screened_out,
@@ -33,7 +34,7 @@ def columns(metrics: Iterable[str]) -> tuple[str, ...]:
     ('calibration_loss', 'validation_loss', 'validation_accuracy')
     """
     costs = (cost.column for cost in COSTS)
-    return ("step", "group", "neuron", "score", *bare_columns(metrics)[1:], *costs, SECONDS, CHECK)
+    return ("step", "group", "neuron", "score", *bare_columns(metrics)[1:], *costs, RESTORED, SECONDS, CHECK)
 
 
 def bare_columns(metrics: Iterable[str]) -> tuple[str, ...]:
@@ -44,7 +45,8 @@ def bare_columns(metrics: Iterable[str]) -> tuple[str, ...]:
 def step_rows(step: Step) -> list[tuple[object, ...]]:
     """Return one row for each neuron of the step; the figures are those after the whole step."""
     costs = (cost.of(step.measures.costs) for cost in COSTS)
-    figures = (*_qualities(step.measures), *costs, f"{step.seconds:.6f}")
+    restored = json.dumps([[one.group, one.index] for one in step.restored]) if step.restored else ""
+    figures = (*_qualities(step.measures), *costs, restored, f"{step.seconds:.6f}")
     if not step.removed:
         return [(step.number, "", "", "", *figures)]
     return [
@@ -171,7 +173,8 @@ def _step(number: int, rows: list[dict[str, str]], metrics: Sequence[str]) -> St
     measures = _measures(last, Measures(0.0, None, costs, dict.fromkeys(metrics)))
     removed = tuple(Neuron(row["group"], int(row["neuron"])) for row in rows if row["neuron"])
     scores = tuple(float(row["score"]) for row in rows if row["neuron"])
-    return Step(number, removed, scores, measures, float(last[SECONDS]))
+    restored = tuple(Neuron(str(group), int(index)) for group, index in json.loads(last.get(RESTORED) or "[]"))
+    return Step(number, removed, scores, measures, float(last[SECONDS]), restored=restored)
 
 
 def _maybe(text: str) -> float | None:

@@ -73,8 +73,8 @@ class Chapter:
 
     @property
     def compensation_line(self) -> str:
-        """How what is gone was made up for, in one line."""
-        return " ".join(summary.compensation_line(RunConfig.of(self.config)))
+        """What exchanges brought, and how what is gone was made up for, in one line."""
+        return " ".join(summary.exchanges_line(self.history) + summary.compensation_line(RunConfig.of(self.config)))
 
     @property
     def moves_all_weights(self) -> bool:

@@ -10,7 +10,7 @@ from shrinknet.core.config import RunConfig
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.quantities import COSTS, Quality
 from shrinknet.core.recall import RecallHistory
-from shrinknet.core.records import Group, Measures, Step
+from shrinknet.core.records import Group, Measures, Step, removed_by
 
 MOST_STEPS = 10_001
 """Steps of all runs together that a page holds; of longer histories evenly spaced ones, and the one handed back."""
@@ -37,6 +37,7 @@ def page_data(
         "went": _went(number, history, places),
         "removed": [[[number[n.group], n.index] for n in step.removed[:4]] for step in steps],
         "counts": [len(step.removed) for step in steps],
+        "restored": [[[number[n.group], n.index] for n in step.restored] for step in steps],
         "scores": [_short(min(step.scores)) if step.scores else None for step in steps],
         "highest": [_short(max(step.scores)) if len(step.scores) > 1 else None for step in steps],
         "rises": [_short(rises[place]) for place in places],
@@ -90,7 +91,7 @@ def _losses_of_the_search(history: Sequence[Step]) -> list[float]:
     """The calibration losses between which neurons went; where none did, at a refit of all weights, the one before."""
     losses = list[float]()
     for step in history:
-        is_refit = losses and not step.removed
+        is_refit = losses and not step.removed and not step.restored
         losses.append(losses[-1] if is_refit else step.measures.calibration_loss)
     return losses
 
@@ -110,9 +111,10 @@ def with_handed_back(folder: RunFolder, history: list[Step]) -> tuple[list[Step]
     stands among them, without answers.
     """
     end = folder.ending()
-    wanted, gone = end.num_removed, list(accumulate(len(step.removed) for step in history))
-    if wanted in gone:
-        place = gone.index(wanted)
+    wanted, gone = end.num_removed, list(accumulate(len(step.removed) - len(step.restored) for step in history))
+    is_polished = any(step.restored for step in history)
+    if wanted in gone and (not is_polished or removed_by(history) == folder.plan().removed):
+        place = len(history) - 1 if is_polished else gone.index(wanted)
         if not RunConfig.of(folder.config).moves_all_weights:
             return history, place
         refit = Step(history[place].number, (), (), end.after, 0.0, bare=history[place].bare)
@@ -139,7 +141,9 @@ def _went(number: Mapping[str, int], history: Sequence[Step], places: Sequence[i
     """For each step shown, (group, how many of it went since the step shown before)."""
     found = []
     for before, place in zip([0, *places], places, strict=False):
-        gone = Counter(number[neuron.group] for step in history[before + 1 : place + 1] for neuron in step.removed)
+        passed = history[before + 1 : place + 1]
+        gone = Counter(number[neuron.group] for step in passed for neuron in step.removed)
+        gone.subtract(number[neuron.group] for step in passed for neuron in step.restored)
         found.append([list(pair) for pair in sorted(gone.items())])
     return found
 

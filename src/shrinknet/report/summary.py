@@ -7,7 +7,7 @@ from typing import Any
 
 from shrinknet.core.config import RunConfig
 from shrinknet.core.quantities import ACCURACY, COSTS, FLASH, RAM, Quality
-from shrinknet.core.records import Manifest, Measures, TestResult, Verification
+from shrinknet.core.records import Manifest, Measures, Step, TestResult, Verification
 from shrinknet.core.units import bytes_text, counted, percent
 
 KNOWN = {ACCURACY.name: ACCURACY}
@@ -159,6 +159,22 @@ def _recovered_line(said: Mapping[str, Any]) -> str:
     beside = "" if said["labels_alone"] else ", towards the whole network's answers as well as the labels"
     more = f", with what {', '.join(map(str, said['augment']))} made of them" if said["augment"] else ""
     return f"Recovered: all weights were then trained on {rows}, {passes}{more}{beside}."
+
+
+def exchanges_line(history: Sequence[Step]) -> list[str]:
+    """Return what exchanges after the search brought, where there were any.
+
+    >>> def step(number, loss, restored=()):
+    ...     return Step(number, (), (), Measures(loss, None, Costs(1, 1, 1, 1, 1)), 0.0, restored=restored)
+    >>> exchanges_line([step(0, 0.1), step(1, 0.5), step(2, 0.4, (Neuron("fc1", 3),))])
+    ['Polished: 1 exchange after the search, calibration loss 0.5 -> 0.4.']
+    """
+    places = [place for place, step in enumerate(history) if step.restored]
+    if not places:
+        return []
+    before, after = (history[place].measures.calibration_loss for place in (places[0] - 1, places[-1]))
+    made = counted(len(places), "exchange")
+    return [f"Polished: {made} after the search, calibration loss {before:.4g} -> {after:.4g}."]
 
 
 def race_line(rows: Sequence[Mapping[str, str]]) -> str:

@@ -128,25 +128,25 @@ def choosing(
         estimates = [scorers.here(effort.estimate, part) for part in effort.parts_of(data, options.seed)]
         rows = effort.exact_rows_of(data, options.seed)
         exact = None if rows is None else by(find_criterion("ablation"), rows)
-        return _remembered(scheduled(effort.schedule, estimates, exact, limits, price))
+        return scheduled(effort.schedule, estimates, exact, limits, price)
     if not options.how.races:
-        return _remembered(find_method(options.method)(network, by(options.rule)))
+        return find_method(options.method)(network, by(options.rule))
     if options.method != "reranking" or options.clip != "none":
         given = f"method {options.method!r}, clip {options.clip!r}"
         raise BadInputError("confidence and screen", "used with reranking and no clip", given, "Leave them out.")
     race = race_of(scorers.task, options.rule, limits, options.seed, options.how, options.told)
-    return _remembered(lambda network, count: race(compensation.scoring(network), count))
+    return lambda network, count: race(compensation.scoring(network), count)
 
 
 def _refit_before(compensation: Compensation | NoCompensation, score: Scorer) -> Scorer:
     return lambda network: score(compensation.scoring(network))
 
 
-def _remembered(choose: Choose) -> Choose:
+def remembered(choose: Choose) -> Choose:
     """Choose again for the same network without scoring again."""
     last: dict[tuple[bytes, int | None], Choice] = {}
 
-    def remembered(network: GatedNetwork, count: int) -> Choice:
+    def once(network: GatedNetwork, count: int) -> Choice:
         gates = network.present.tobytes()
         for key in ((gates, None), (gates, count)):  # an order of all neurons serves any count
             if key in last:
@@ -156,4 +156,4 @@ def _remembered(choose: Choose) -> Choose:
         last[gates, count if choice.race is not None or choice.is_settled else None] = choice
         return choice
 
-    return remembered
+    return once

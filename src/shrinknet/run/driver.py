@@ -14,7 +14,7 @@ from shrinknet.core.errors import BadInputError, NothingToRemoveError, RunFolder
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.progress import Progress
 from shrinknet.core.quantities import ACCURACY
-from shrinknet.core.records import Plan, Step, Tie, removed_by
+from shrinknet.core.records import Measures, Plan, Step, Tie, removed_by
 from shrinknet.core.units import some_of
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.memory import in_memory
@@ -25,10 +25,10 @@ from shrinknet.graph.ties import ties_of
 from shrinknet.measure.costs import CostsOf
 from shrinknet.recovery.augment import Augmentation, check_augmentations
 from shrinknet.run.allowed import check_loss, check_network
-from shrinknet.run.choosing import Scorers, choosing, differentiated_twice
+from shrinknet.run.choosing import Scorers, choosing, differentiated_twice, remembered
 from shrinknet.run.effort import Effort, began_with, effort_asked, effort_of
 from shrinknet.run.facts import finish
-from shrinknet.run.family import is_far_below, judged, least_pruned, misses, next_wanted
+from shrinknet.run.family import is_far_below, judged, least_pruned, misses, next_wanted, portions_of
 from shrinknet.run.options import Pruning
 from shrinknet.run.own_class import foretell
 from shrinknet.run.run import Run
@@ -37,6 +37,7 @@ from shrinknet.run.written import check_containers, under_way, with_threads_of, 
 from shrinknet.search.goals import Goal, limits_of
 from shrinknet.search.guards import Guard, check_ways
 from shrinknet.search.methods import Choose
+from shrinknet.search.polish import MOST_ROUNDS, TRIED, Exchanges
 from shrinknet.search.price import Price, by_neuron, by_units
 from shrinknet.search.rank import Limits, takeable
 from shrinknet.search.schedule import Paced, reaching, to_go
@@ -61,6 +62,7 @@ def search(task: Task, options: Pruning) -> Run:
     is_open = options.compensate == "auto"
     options = _compensated(options, network, len(task.calibration))
     limits = replace(options.limits, ties=_ties(network, task, options))
+    _check_polish(task, options, limits)
     foretell(task, network, limits)
     ships = Artefact(task, network.trace, options.kind, options.quantize, options.allow_float)
     ships.check(goals, options.max_latency)
@@ -95,10 +97,13 @@ def search(task: Task, options: Pruning) -> Run:
             log.info("Not refit, whatever goes before them: %s.", some_of(list(dict.fromkeys(map(describe, left)))))
         scorers = Scorers(task, options, None if folder is None else folder.path / "shards", workers)
         choose = choosing(network, options, limits, scorers, compensation, effort, price)
+        reaches, unbroken = reaching(start, options.goals, ships.costs), _unbroken(options.guards, start)
+        most = None if effort is None else TRIED
+        polish = Exchanges(task, choose, limits, ships.costs, price, compensation, reaches, unbroken, most)
         return Search(
             task,
             network,
-            choose,
+            remembered(choose),
             step,
             effort,
             limits,
@@ -110,7 +115,22 @@ def search(task: Task, options: Pruning) -> Run:
             folder,
             options.told,
             options.augmentations,
+            polish if options.polish else None,
         ).run(goals, config)
+
+
+def _unbroken(guards: Sequence[Guard], start: Step) -> Callable[[Measures], bool]:
+    """Whether no guard is broken by what was measured."""
+    return lambda now: not any(guard.broken(start.measures, now) for guard in guards)
+
+
+def _check_polish(task: Task, options: Pruning, limits: Limits) -> None:
+    """Raise BadInputError where exchanges cannot be judged, or made one neuron at a time."""
+    if options.polish:
+        task.loss.needs_each_sample("polish")
+        if limits.in_blocks:
+            do = "Leave `polish` out, or say `multiple_of=1` and `tie='none'`."
+            raise BadInputError("polish", "left out where neurons go in blocks", str(limits), do)
 
 
 def _compensated(options: Pruning, network: GatedNetwork, num_samples: int) -> Pruning:
@@ -197,12 +217,15 @@ class Search:
     folder: RunFolder | None
     progress: Progress
     augmentations: tuple[Augmentation, ...] = ()
+    polish: Exchanges | None = None
 
     def run(self, goals: Sequence[Goal], config: RunConfig) -> Run:
         """Take steps until every goal is reached, by measurement where there is an artefact; then cut, prove, write."""
         whole = None if self.limits.in_blocks or self.effort is not None else self.step
         whole_curve, max_latency = config.search.whole_curve, config.search.max_latency
         history = [self.start] if self.folder is None else _resumed(self.folder, self.start, whole)
+        exchanges = [step for step in history if step.restored]
+        history = history[: len(history) - len(exchanges)]
         wanted = list(goals)
         while True:
             until = self._steps(history, () if whole_curve else wanted, wanted)
@@ -214,7 +237,8 @@ class Search:
                 break
             log.info("The artefact misses its budget, and the search goes on: %s.", "; ".join(missed))
             wanted = next_wanted(run, goals, wanted, max_latency)
-        run = refit_together(judged(run, goals, max_latency), self.progress.tell, self.guards)
+        run = self._polished(history, exchanges, judged(run, goals, max_latency), goals, config)
+        run = refit_together(run, self.progress.tell, self.guards)
         if self.folder is not None:
             run = replace(run, folder=self.folder)
             write_end(self.folder, run)
@@ -300,8 +324,35 @@ class Search:
         log.info("The artefact is far below its forecast, and the search comes back up.")
         return least_pruned(run, place, goals, lambda back: self._at(history, history[back], True, "", config))
 
+    def _polished(
+        self, history: Sequence[Step], exchanges: list[Step], run: Run, goals: Sequence[Goal], config: RunConfig
+    ) -> Run:
+        """Make exchanges after a search that reached its goals; as it was, where the file then misses a budget."""
+        if self.polish is None or not run.is_met:
+            return run
+        if len(run.plan.removed) < len(removed_by(history)):
+            log.info("Not polished: the network that is handed back is not the last one of the search.")
+            return run
+        rounds = int(str(config.content.get("rounds", MOST_ROUNDS)))
+        steps = [*history, *exchanges]
+        for taken in self.polish.steps(steps, rounds - len(exchanges)):
+            steps.append(taken)
+            if self.folder is not None:
+                self.folder.append(taken)
+            self.progress.tell("polish", (len(steps) - len(history)) / rounds)
+        if len(steps) == len(history):
+            log.info("Polished: no exchange of those tried lowers the loss.")
+            return run
+        polished = judged(self._at(steps, steps[-1], True, run.reason, config), goals, config.search.max_latency)
+        if not polished.is_met:
+            log.warning("Polished, the file would miss its budget: the network is handed back as it was before.")
+            if self.folder is not None:
+                self.folder.keep_history(history)
+            return run
+        return polished
+
     def _masked(self, history: Sequence[Step]) -> GatedNetwork:
-        return self.compensation.after(step.removed for step in history)
+        return self.compensation.after(portions_of(history, removed_by(history)))
 
     def _conclude(
         self, history: list[Step], until: Until, wanted: Sequence[Goal], goals: Sequence[Goal], config: RunConfig

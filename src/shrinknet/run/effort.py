@@ -40,6 +40,7 @@ from shrinknet.measure.evaluation import evaluate_batches
 from shrinknet.recovery.joint import PASSES_AN_EPOCH, epochs_within
 from shrinknet.run.allowed import check_loss, check_network
 from shrinknet.run.options import Pruning
+from shrinknet.search.polish import MOST_ROUNDS, passes_of_a_round
 from shrinknet.search.schedule import CANDIDATES, FEW_ROWS, Prices, Schedule, least_passes, schedule_of
 from shrinknet.task.data import Data
 from shrinknet.task.scoring import Scoring
@@ -56,6 +57,9 @@ SHARE_FOR_SEARCH = 0.8
 
 PASSES_BY_LOSS = 7
 """What biases that follow the loss take at most: a pass, slopes, and four tries."""
+
+SHARE_FOR_POLISH = 0.3
+"""Exchanges take at most that part of the effort."""
 
 SHARE_FOR_JOINT = 0.5
 """A joint refit takes at most that part of the effort."""
@@ -150,7 +154,7 @@ def effort_of(
     """
     asked, began = effort_asked(options), began_with(options)
     if asked == EXACT or (began is not None and "passes" not in began):
-        return None, {key: began[key] for key in ("epochs",) if began is not None and key in began}
+        return None, {key: began[key] for key in ("epochs", "rounds") if began is not None and key in began}
     num_steps = -(-num_to_go // exact_step)
     if began is None and isinstance(asked, str) and _is_short(task, network, options, asked, num_to_go, exact_step):
         log.info("Effort %s: exact ablation decides every removal, and takes less.", asked)
@@ -163,26 +167,52 @@ def effort_of(
         passes, prices = asked, _counted_prices(task, network, estimate, options)
     else:
         passes, prices = _bought(task, network, estimate, options, asked, start, pacing)
-    joint: dict[str, object] = {}
-    if options.ends_jointly and began is not None:
-        joint = {"epochs": began["epochs"]}
-    elif options.ends_jointly:
-        to_spare = passes - least_passes(prices, len(task.calibration))
-        epochs = epochs_within(max(0.0, min(SHARE_FOR_JOINT * passes, to_spare)))
-        joint, passes = {"epochs": epochs}, passes - epochs * PASSES_AN_EPOCH
-        log.info(
-            "%s are kept for %s of the joint refit.", _in_passes(epochs * PASSES_AN_EPOCH), counted(epochs, "epoch")
-        )
+    kept, passes = _kept_for_the_end(options, began, passes, prices, num_to_go, len(task.calibration))
     num_rows, num_neurons = len(task.calibration), network.trace.num_neurons
     mean_left = num_neurons - (num_to_go - 1) / 2
     exact = 1 + num_steps * (prices.measuring + mean_left * prices.candidate)
     if exact <= passes:
         log.info("Effort %s: exact ablation decides every removal (%s).", asked, _in_passes(exact))
-        return None, joint
+        return None, kept
     schedule = schedule_of(passes, prices, num_rows, num_neurons, num_to_go)
     log.info("%s", _in_words(asked, schedule, estimate, exact, num_rows, num_to_go))
     effort = Effort(asked, schedule, estimate, prices if isinstance(asked, str) else None)
-    return effort, effort.facts | joint
+    return effort, effort.facts | kept
+
+
+def _kept_for_the_end(
+    options: Pruning,
+    began: Mapping[str, object] | None,
+    passes: float,
+    prices: Prices,
+    num_to_go: int,
+    num_rows: int,
+) -> tuple[dict[str, object], float]:
+    """Return what comes after the search, exchanges and epochs of a joint refit, and how many passes are left for it.
+
+    Raises:
+        BadInputError: the effort is too small for one round of exchanges.
+    """
+    if began is not None:
+        return {key: began[key] for key in ("epochs", "rounds") if key in began}, passes
+    kept, left = dict[str, object](), passes
+    to_spare = passes - least_passes(prices, num_rows)
+    if options.polish:
+        of_a_round = passes_of_a_round(prices, num_to_go, num_rows)
+        rounds = min(MOST_ROUNDS, int(min(SHARE_FOR_POLISH * passes, to_spare) / of_a_round))
+        if rounds < 1:
+            allowed = f"at least {math.ceil(of_a_round / SHARE_FOR_POLISH):,} forward passes where a run is polished"
+            got = f"{options.effort or DEFAULT_EFFORT}, {_in_passes(passes)}"
+            raise BadInputError("effort", allowed, got, "Allow more, or leave `polish` out.")
+        kept["rounds"], left = rounds, left - rounds * of_a_round
+        log.info("%s are kept for %s.", _in_passes(rounds * of_a_round), counted(rounds, "exchange"))
+    if options.ends_jointly:
+        epochs = epochs_within(max(0.0, min(SHARE_FOR_JOINT * passes, to_spare - (passes - left))))
+        kept["epochs"], left = epochs, left - epochs * PASSES_AN_EPOCH
+        log.info(
+            "%s are kept for %s of the joint refit.", _in_passes(epochs * PASSES_AN_EPOCH), counted(epochs, "epoch")
+        )
+    return kept, left
 
 
 def began_with(options: Pruning) -> dict[str, object] | None:

@@ -144,7 +144,12 @@ def _untouched(run: Facts) -> GatedNetwork:
 
 
 def portions_of(history: Sequence[Step], order: Sequence[Neuron]) -> list[Sequence[Neuron]]:
-    """Return the first neurons of an order in the portions that the steps took; what follows goes at once."""
+    """Return the first neurons of an order in the portions that the steps took; what follows goes at once.
+
+    Where some came back, all go at once: no step is what it was.
+    """
+    if any(step.restored for step in history):
+        return [order]
     portions, rest = list[Sequence[Neuron]](), order
     for step in history:
         portions.append(rest[: len(step.removed)])

@@ -95,6 +95,11 @@ class Pruning(SearchOptions, Scored):
         if self.augmentations and not self.ends_jointly:
             given = f"{', '.join(one.name for one in self.augmentations)} beside compensate={self.compensate!r}"
             raise BadInputError("augment", "left out unless all weights are refit together", given, HOW_JOINTLY)
+        if self.polish and (self.whole_curve or not self.goals):
+            given = "whole_curve=True" if self.whole_curve else "no goal"
+            raise BadInputError(
+                "polish", "left out unless goals end the search", given, "Give a goal, or leave it out."
+            )
         if self.refits and self.how.executor != "serial":
             given = repr(self.compensate)
             raise BadInputError("compensate", "none where workers score", given, "Use `executor='serial'`.")

@@ -128,7 +128,8 @@ class Run(Facts):
         """Return before and after in a few lines, the proof, and why the run stopped."""
         lines = [f"{what:<30}{before:>14} -> {after:>14}" for what, before, after in self.rows()]
         made = [] if self.artefact is None else [summary.shipped_line(self.artefact, self.config.qualities)]
-        said = summary.compensation_line(self.config) + summary.coupled_line(self.config)
+        said = [*summary.exchanges_line(self.history), *summary.compensation_line(self.config)]
+        said += summary.coupled_line(self.config)
         return "\n".join([*lines, *said, summary.proof_line(self.verification), *made, self.last_line()])
 
     def last_line(self) -> str:

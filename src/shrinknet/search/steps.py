@@ -32,7 +32,7 @@ def measure(task: Task, network: GatedNetwork, costs_of: CostsOf) -> Measures:
 
     Cost: one pass over the calibration data and one over the validation data.
     """
-    return _measures(task, network, costs_of, on_validation(task, network))
+    return measures_of(task, network, costs_of, on_validation(task, network))
 
 
 def on_validation(task: Task, network: GatedNetwork) -> Evaluation | None:
@@ -44,7 +44,8 @@ def on_validation(task: Task, network: GatedNetwork) -> Evaluation | None:
     )
 
 
-def _measures(task: Task, network: GatedNetwork, costs_of: CostsOf, validation: Evaluation | None) -> Measures:
+def measures_of(task: Task, network: GatedNetwork, costs_of: CostsOf, validation: Evaluation | None) -> Measures:
+    """Measure a masked network that was evaluated on the validation data before."""
     calibration = evaluate_batches(network.kept_outputs, task.loss, task.calibration)
     return Measures(
         calibration_loss=calibration.loss,
@@ -59,7 +60,7 @@ def first_step(task: Task, network: GatedNetwork, costs_of: CostsOf) -> Step:
     """Return step 0: the untouched network."""
     started = time.perf_counter()
     validation = on_validation(task, network)
-    measures = _measures(task, network, costs_of, validation)
+    measures = measures_of(task, network, costs_of, validation)
     for name, value in measures.metrics.items():
         if value is None:
             allowed = "ones that are finite numbers of the untouched network on validation data"
@@ -104,20 +105,20 @@ def steps(
         if count <= 0:
             return
         choice = choose(network, count)
-        taken = _as_many_as_needed(network, choice, count, limits, price(network, limits), reaches)
+        taken = as_many_as_needed(network, choice, count, limits, price(network, limits), reaches)
         if not taken:
             return
         removed, scores = zip(*taken, strict=True)
         network = compensation.refit(network.without(removed), removed)
         bare = compensation.bare_measures(network, lambda one: measure(task, one, costs_of))
         before, answered = answered, on_validation(task, network)
-        measures, answers = _measures(task, network, costs_of, answered), other_answers(before, answered)
+        measures, answers = measures_of(task, network, costs_of, answered), other_answers(before, answered)
         seconds = time.perf_counter() - started
         last = Step(last.number + 1, removed, scores, measures, seconds, choice.race, bare, answers)
         yield last
 
 
-def _as_many_as_needed(
+def as_many_as_needed(
     network: GatedNetwork,
     choice: Choice,
     count: int,
@@ -125,7 +126,7 @@ def _as_many_as_needed(
     prices: Mapping[str, float],
     reaches: Callable[[GatedNetwork], bool],
 ) -> Ranked:
-    """The first neurons of an order, at most `count`: fewer where fewer are enough."""
+    """Return the first neurons of an order, at most `count`: fewer where fewer are enough."""
 
     def first(most: int) -> Ranked:
         return choice.first(network, most, limits, prices)

@@ -24,7 +24,8 @@ def finish(run: Run, out: Path, as_json: bool) -> None:
         console.print_json(facts)
     else:
         console.table("", ("", "before", "after"), run.rows())
-        for line in summary.compensation_line(run.config) + summary.coupled_line(run.config):
+        made = summary.exchanges_line(run.history) + summary.compensation_line(run.config)
+        for line in made + summary.coupled_line(run.config):
             console.out.print(line)
         console.out.print(summary.proof_line(run.verification))
         if run.artefact is not None:

@@ -32,11 +32,13 @@
   function neuronsOf(one, place) {
     const names = one.removed[place].map(([group, index]) => `${one.groups[group].name}[${index}]`);
     const more = one.counts[place] - names.length;
-    return names.join(", ") + (more > 0 ? ` and ${more} more` : "") || "nothing yet";
+    const back = one.restored[place].map(([group, index]) => `${one.groups[group].name}[${index}]`).join(", ");
+    const gone = names.join(", ") + (more > 0 ? ` and ${more} more` : "");
+    return (gone || (back ? "nothing" : "nothing yet")) + (back ? `, and ${back} came back` : "");
   }
 
   function refitAt(one, place) { // the network handed back, where no neuron went but all weights moved together
-    return place && !one.counts[place] ? `After step ${one.steps[place]}: all weights ${one.moved}` : "";
+    return place && !one.counts[place] && !one.restored[place].length ? `After step ${one.steps[place]}: all weights ${one.moved}` : "";
   }
 
   function scored(one, place) {
