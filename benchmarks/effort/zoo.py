@@ -5,10 +5,9 @@
     python benchmarks/effort/zoo.py --table    # docs/effort-zoo.md again, from the results
 
 Networks, input sizes and random weights are those of `benchmarks/zoo`; 16 samples are drawn at random. What answers
-with one row of numbers a sample is pruned by cross-entropy with random labels, anything else by its own answers; every
-neuron counts the same, and nothing is made up for. Where
-the time is refused as too short for one ranking, what the refusal asks for and a quarter more is asked for. Each row
-says how many seconds were asked for, how many the steps of the search took, and how many `prune` took in all (tracing,
+with one row of numbers a sample is pruned by cross-entropy with random labels, anything else by its own answers; all
+else is the default. Where the time is refused as too short for one ranking, what the refusal asks for and a quarter
+more is asked for. Each row says how many seconds were asked for, how many the steps of the search took, and how many `prune` took in all (tracing,
 trials and the proof, too; not a first refusal), and how much memory the process had at its peak. Killed, the same
 command goes on from there.
 """
@@ -79,8 +78,8 @@ def document(results: dict) -> str:
         "",
         f"Written by `python benchmarks/effort/zoo.py` (torch {made['packages']['torch']}, seed {made['seed']}, "
         f"{made['num_threads']} thread, {made['processor']}): each network to {results['share_of_macs']:.0%} of its "
-        f"multiply-accumulates with a time for the search, every neuron counting the same and nothing made up for "
-        f"(`--price neuron --compensate none`), {results['num_samples']} samples, random weights. "
+        f"multiply-accumulates with a time for the search and no other option (priced in what is asked for, readers "
+        f"refit where that is cheap), {results['num_samples']} samples, random weights. "
         f"{results['least_asked']} s were asked for, or a quarter more than the least that one ranking takes. "
         f"A search plans to use {SHARE_FOR_SEARCH:.0%} of the time; the column *in all* has tracing, "
         "trials, cut and proof, too, which no effort counts.",
@@ -124,7 +123,7 @@ def one(architecture: Architecture) -> dict:
     while True:
         started = time.perf_counter()
         try:
-            run = sn.prune(task, goals=[sn.Macs(f"{SHARE:.0%}")], effort=f"{asked}s", price="neuron", compensate="none")
+            run = sn.prune(task, goals=[sn.Macs(f"{SHARE:.0%}")], effort=f"{asked}s")
             break
         except sn.BadInputError as error:
             enough = re.match(r"effort must be at least (\d+)s here", str(error))
