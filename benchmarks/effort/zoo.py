@@ -7,9 +7,9 @@
 Networks, input sizes and random weights are those of `benchmarks/zoo`; 16 samples are drawn at random. What answers
 with one row of numbers a sample is pruned by cross-entropy with random labels, anything else by its own answers; all
 else is the default. Where the time is refused as too short for one ranking, what the refusal asks for and a quarter
-more is asked for. Each row says how many seconds were asked for, how many the steps of the search took, and how many `prune` took in all (tracing,
-trials and the proof, too; not a first refusal), and how much memory the process had at its peak. Killed, the same
-command goes on from there.
+more is asked for. Each row says how many seconds were asked for, how many the steps of the search took, and how many
+`prune` took in all (tracing, trials and the proof, too; not a first refusal), and how much memory the process had at
+its peak. Killed, the same command goes on from there.
 """
 
 import inspect
