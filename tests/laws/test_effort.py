@@ -14,9 +14,11 @@ from torch import nn
 import shrinknet as sn
 from shrinknet.criteria.ablation import Ablation
 from shrinknet.engine.gates import GatedNetwork, gated
-from shrinknet.execution.cost_model import forward_work, refit_work
+from shrinknet.execution.cost_model import Work, forward_work, refit_work
 from shrinknet.measure.costs import GraphCosts, costs
 from shrinknet.run import effort as efforts
+from shrinknet.run.effort import _more_at_first, _passes
+from shrinknet.run.options import Pruning
 from shrinknet.search import schedule as schedules
 from shrinknet.search.rank import Limits
 from shrinknet.search.schedule import CANDIDATES, Paced, Prices, Schedule, num_there, reaching, schedule_of, to_go
@@ -376,3 +378,23 @@ def test_a_run_that_goes_on_makes_up_for_what_is_gone_as_it_began(tmp_path, monk
     again = sn.prune(a_task(), goals=goals(), effort=9, out=tmp_path / "whole", resume=True)
     assert again.plan == whole.plan
     assert again.config.search.compensate == "none"
+
+
+def test_what_the_first_refit_takes_more_is_kept_from_everything_else() -> None:
+    """As if the effort were that much smaller; what it takes is the choice of a ridge: 25 systems a reader."""
+    dear, cheap = (
+        schedule_of(passes, Prices(1.0, 5.0, 0.155, first), 1000, 224, 130) for passes, first in ((95, 40), (55, 0))
+    )
+    assert (dear.num_rows, dear.num_exact_rows) == (cheap.num_rows, cheap.num_exact_rows)
+    assert [one.steps_left(3, 20, 110) for one in (dear, cheap)] == [cheap.steps_left(3, 20, 110)] * 2
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 200), nn.ReLU(), nn.Linear(200, 3))
+    few, many = (sn.Task(model, "cross-entropy", (torch.randn(rows, 6), torch.arange(rows) % 3)) for rows in (40, 2100))
+    goals, found = [sn.NumParameters("50%")], []
+    for task in (few, many):
+        options = Pruning(goals=goals, compensate="least-squares")
+        found.append(_more_at_first(task, gated(task), options) * len(task.calibration))
+    assert found[1] == 0, "ten rows for each unknown: nothing is chosen"
+    one = _passes(gated(few), Work(201**3 * 25))
+    assert found[0] == pytest.approx(one, rel=1e-6)
+    assert _more_at_first(few, gated(few), Pruning(goals=goals, compensate="mean")) == 0

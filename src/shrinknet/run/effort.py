@@ -30,6 +30,7 @@ from shrinknet.execution.cost_model import (
     NOMINAL,
     Rates,
     Work,
+    first_refit,
     forward_work,
     ranking_work,
     refit_work,
@@ -170,7 +171,7 @@ def effort_of(
     kept, passes = _kept_for_the_end(options, began, passes, prices, num_to_go, len(task.calibration))
     num_rows, num_neurons = len(task.calibration), network.trace.num_neurons
     mean_left = num_neurons - (num_to_go - 1) / 2
-    exact = 1 + num_steps * (prices.measuring + mean_left * prices.candidate)
+    exact = 1 + prices.first + num_steps * (prices.measuring + mean_left * prices.candidate)
     if exact <= passes:
         log.info("Effort %s: exact ablation decides every removal (%s).", asked, _in_passes(exact))
         return None, kept
@@ -255,10 +256,20 @@ def _work_of_a_refit(network: GatedNetwork, options: Pruning, num_rows: int) -> 
     return forward_work(network).times(PASSES_BY_LOSS if kind.follows_the_loss else 1)
 
 
+def _more_at_first(task: Task, network: GatedNetwork, options: Pruning) -> float:
+    """What the first refit takes more than those after it, in passes over all rows."""
+    if not options.refits or not KINDS[options.compensate].lays_out_rows:
+        return 0.0
+    num_rows = len(task.calibration)
+    first, _ = first_refit(network, num_rows)
+    return (_passes(network, first) - _passes(network, refit_work(network, num_rows)) * num_rows) / num_rows
+
+
 def _counted_prices(task: Task, network: GatedNetwork, estimate: Criterion, options: Pruning) -> Prices:
     """What things cost by the cost model: the same on every machine."""
     ranking, each = (_passes(network, ranking_work(network, rule, 1)) for rule in (estimate, "ablation"))
-    return Prices(_measuring(task, network, options), ranking, each / network.trace.num_neurons)
+    first = _more_at_first(task, network, options)
+    return Prices(_measuring(task, network, options), ranking, each / network.trace.num_neurons, first)
 
 
 def _bought(
@@ -286,7 +297,8 @@ def _bought(
     else:
         ranking = _seconds(lambda: estimate.score(network, rows.batches()))
     measuring = _measuring(task, network, options) + _seconds(pacing) / one
-    prices = Prices(measuring * alone, ranking * of_all * alone, 0.0)
+    first = _more_at_first(task, network, options)
+    prices = Prices(measuring * alone, ranking * of_all * alone, 0.0, first * alone)
     least = least_passes(prices, len(task.calibration))
     if passes < least:
         allowed = (

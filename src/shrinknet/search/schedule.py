@@ -63,11 +63,13 @@ class Prices:
         measuring: measuring once, refitting where readers make up for what is gone, and finding how many go next.
         ranking: one ranking by the estimate, on all rows.
         candidate: the exact ablation of one neuron, on all rows.
+        first: what the first refit takes more than those after it: each reader chooses how strongly it is held.
     """
 
     measuring: float
     ranking: float
     candidate: float
+    first: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Schedule:
     def steps_left(self, num_steps: int, num_gone: int, num_to_go: int) -> int:
         """Return how many more steps are affordable after so many; one ranking orders what is left in the end."""
         candidates = CANDIDATES * (num_gone + num_to_go) * self.prices.candidate
-        left = self.passes - num_steps * self.step - candidates - self.prices.ranking
+        left = self.passes - self.prices.first - num_steps * self.step - candidates - self.prices.ranking
         return max(1, int(left / self.step + 1e-9))
 
     def count(self, num_steps: int, num_gone: int, num_there: int, num_to_go: int) -> int:
@@ -151,7 +153,7 @@ def least_passes(prices: Prices, num_rows: int) -> float:
     >>> least_passes(Prices(1.0, 5.0, 0.155), 1000)
     1.64
     """
-    return prices.measuring + 2 * prices.ranking * min(num_rows, FEW_ROWS) / num_rows
+    return prices.first + prices.measuring + 2 * prices.ranking * min(num_rows, FEW_ROWS) / num_rows
 
 
 def _spent(passes: float, prices: Prices, num_rows: int, num_to_go: int, most: int, share: float) -> Schedule:
@@ -161,8 +163,9 @@ def _spent(passes: float, prices: Prices, num_rows: int, num_to_go: int, most: i
         return prices.ranking * rows / num_rows
 
     rows = min(num_rows, FEW_ROWS)
-    steps = max(1, min(most, int(SHARE_FOR_MEASURING * passes / prices.measuring)))
-    left = passes - steps * prices.measuring
+    left = passes - prices.first
+    steps = max(1, min(most, int(SHARE_FOR_MEASURING * left / prices.measuring)))
+    left -= steps * prices.measuring
     rankings = max(1, min(most, int(share * left / on(rows)) - 1))
     steps = min(steps, rankings)
     rounds = -(-rankings // steps) if share * left >= (rankings + steps) * on(rows) else rankings // steps
@@ -173,7 +176,7 @@ def _spent(passes: float, prices: Prices, num_rows: int, num_to_go: int, most: i
     if exact_rows in (0, num_rows):
         left -= candidates * exact_rows / num_rows
         rows = min(num_rows, rows + max(0, int(left / (steps * rounds + 1) / prices.ranking * num_rows)))
-    found = Prices(prices.measuring, on(rows), prices.candidate * exact_rows / num_rows)
+    found = Prices(prices.measuring, on(rows), prices.candidate * exact_rows / num_rows, prices.first)
     return Schedule(passes, rows, exact_rows, rounds, found)
 
 
