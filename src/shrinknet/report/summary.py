@@ -164,6 +164,7 @@ def _recovered_line(said: Mapping[str, Any]) -> str:
 def exchanges_line(history: Sequence[Step]) -> list[str]:
     """Return what exchanges after the search brought, where there were any.
 
+    >>> from shrinknet.core.records import Costs, Neuron
     >>> def step(number, loss, restored=()):
     ...     return Step(number, (), (), Measures(loss, None, Costs(1, 1, 1, 1, 1)), 0.0, restored=restored)
     >>> exchanges_line([step(0, 0.1), step(1, 0.5), step(2, 0.4, (Neuron("fc1", 3),))])
