@@ -63,6 +63,7 @@ def main() -> None:
                 done.append(apart(*key))
                 file.write(json.dumps(done[-1]) + "\n")
                 file.flush()
+    done.sort(key=lambda row: keys.index((row["source"], row["name"])))
     write("effort_zoo", {"least_asked": ASKED, "share_of_macs": SHARE, "num_samples": NUM_SAMPLES, "rows": done})
     PARTIAL.unlink()
     DOCUMENT.write_text(document(json.loads((RESULTS / "effort_zoo.json").read_text())))

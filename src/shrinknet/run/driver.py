@@ -14,7 +14,7 @@ from shrinknet.core.errors import BadInputError, NothingToRemoveError, RunFolder
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.progress import Progress
 from shrinknet.core.quantities import ACCURACY
-from shrinknet.core.records import Measures, Plan, Step, Tie, removed_by
+from shrinknet.core.records import Plan, Step, Tie, removed_by
 from shrinknet.core.units import some_of
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.memory import in_memory
@@ -97,13 +97,11 @@ def search(task: Task, options: Pruning) -> Run:
             log.info("Not refit, whatever goes before them: %s.", some_of(list(dict.fromkeys(map(describe, left)))))
         scorers = Scorers(task, options, None if folder is None else folder.path / "shards", workers)
         choose = choosing(network, options, limits, scorers, compensation, effort, price)
-        reaches, unbroken = reaching(start, options.goals, ships.costs), _unbroken(options.guards, start)
-        most = None if effort is None else TRIED
-        polish = Exchanges(task, choose, limits, ships.costs, price, compensation, reaches, unbroken, most)
         return Search(
             task,
             network,
             remembered(choose),
+            choose,
             step,
             effort,
             limits,
@@ -115,13 +113,7 @@ def search(task: Task, options: Pruning) -> Run:
             folder,
             options.told,
             options.augmentations,
-            polish if options.polish else None,
         ).run(goals, config)
-
-
-def _unbroken(guards: Sequence[Guard], start: Step) -> Callable[[Measures], bool]:
-    """Whether no guard is broken by what was measured."""
-    return lambda now: not any(guard.broken(start.measures, now) for guard in guards)
 
 
 def _check_polish(task: Task, options: Pruning, limits: Limits) -> None:
@@ -206,6 +198,7 @@ class Search:
     task: Task
     network: GatedNetwork
     choose: Choose
+    choose_anew: Choose
     step: int | None
     effort: Effort | None
     limits: Limits
@@ -217,7 +210,6 @@ class Search:
     folder: RunFolder | None
     progress: Progress
     augmentations: tuple[Augmentation, ...] = ()
-    polish: Exchanges | None = None
 
     def run(self, goals: Sequence[Goal], config: RunConfig) -> Run:
         """Take steps until every goal is reached, by measurement where there is an artefact; then cut, prove, write."""
@@ -237,7 +229,7 @@ class Search:
                 break
             log.info("The artefact misses its budget, and the search goes on: %s.", "; ".join(missed))
             wanted = next_wanted(run, goals, wanted, max_latency)
-        run = self._polished(history, exchanges, judged(run, goals, max_latency), goals, config)
+        run = self._polished(history, exchanges, judged(run, goals, max_latency), goals, wanted, config)
         run = refit_together(run, self.progress.tell, self.guards)
         if self.folder is not None:
             run = replace(run, folder=self.folder)
@@ -325,17 +317,25 @@ class Search:
         return least_pruned(run, place, goals, lambda back: self._at(history, history[back], True, "", config))
 
     def _polished(
-        self, history: Sequence[Step], exchanges: list[Step], run: Run, goals: Sequence[Goal], config: RunConfig
+        self,
+        history: Sequence[Step],
+        made: Sequence[Step],
+        run: Run,
+        goals: Sequence[Goal],
+        wanted: Sequence[Goal],
+        config: RunConfig,
     ) -> Run:
-        """Make exchanges after a search that reached its goals; as it was, where the file then misses a budget."""
-        if self.polish is None or not run.is_met:
+        """Make exchanges after a search that reached its goals, where that is asked for; some are made already.
+
+        `wanted` is what forecasts must reach. A file that misses a budget all the same undoes them.
+        """
+        if not config.search.polish or not run.is_met:
             return run
         if len(run.plan.removed) < len(removed_by(history)):
             log.info("Not polished: the network that is handed back is not the last one of the search.")
             return run
-        rounds = int(str(config.content.get("rounds", MOST_ROUNDS)))
-        steps = [*history, *exchanges]
-        for taken in self.polish.steps(steps, rounds - len(exchanges)):
+        rounds, steps = int(str(config.content.get("rounds", MOST_ROUNDS))), [*history, *made]
+        for taken in self._exchanges(wanted).steps(steps, rounds - len(made)):
             steps.append(taken)
             if self.folder is not None:
                 self.folder.append(taken)
@@ -350,6 +350,20 @@ class Search:
                 self.folder.keep_history(history)
             return run
         return polished
+
+    def _exchanges(self, wanted: Sequence[Goal]) -> Exchanges:
+        """What exchanges are found by: as the search, but that nothing is remembered from one to the next."""
+        return Exchanges(
+            self.task,
+            self.choose_anew,
+            self.limits,
+            self.ships.costs,
+            self.price,
+            self.compensation,
+            reaching(self.start, wanted, self.ships.costs),
+            lambda now: not any(guard.broken(self.start.measures, now) for guard in self.guards),
+            None if self.effort is None else TRIED,
+        )
 
     def _masked(self, history: Sequence[Step]) -> GatedNetwork:
         return self.compensation.after(portions_of(history, removed_by(history)))
