@@ -383,7 +383,8 @@ def test_a_run_that_goes_on_makes_up_for_what_is_gone_as_it_began(tmp_path, monk
 def test_what_the_first_refit_takes_more_is_kept_from_everything_else() -> None:
     """As if the effort were that much smaller; what it takes is the choice of a ridge: 25 systems a reader."""
     dear, cheap = (
-        schedule_of(passes, Prices(1.0, 5.0, 0.155, first), 1000, 224, 130) for passes, first in ((95, 40), (55, 0))
+        schedule_of(passes, Prices(1.0, 5.0, 0.155, first), 1000, 224, 130)
+        for passes, first in ((95.0, 40.0), (55.0, 0.0))
     )
     assert (dear.num_rows, dear.num_exact_rows) == (cheap.num_rows, cheap.num_exact_rows)
     assert [one.steps_left(3, 20, 110) for one in (dear, cheap)] == [cheap.steps_left(3, 20, 110)] * 2

@@ -16,7 +16,7 @@ from shrinknet.core.records import RaceResult, Tie, removed_by
 from shrinknet.core.scores import Scores
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import gated
-from shrinknet.run.choosing import _remembered
+from shrinknet.run.choosing import remembered
 from shrinknet.search.price import by_neuron
 from shrinknet.search.racing import racing
 from shrinknet.search.rank import Choice, Limits, clipped, ranked, takeable
@@ -187,13 +187,13 @@ def test_a_choice_is_made_once_for_each_network_and_a_race_for_each_count(is_rac
         asked.append((int(network.present.sum()), count))
         return Choice([], RaceResult((), count, 8) if is_race else None)
 
-    remembered = _remembered(choose)
-    first = remembered(network, 1)
-    assert remembered(network, 1) is first
-    assert (remembered(network, 2) is first) != is_race
+    once = remembered(choose)
+    first = once(network, 1)
+    assert once(network, 1) is first
+    assert (once(network, 2) is first) != is_race
     whole = int(network.present.sum())
     assert asked == ([(whole, 1), (whole, 2)] if is_race else [(whole, 1)])
-    remembered(network.without([sn.Neuron("0", 0)]), 2)
+    once(network.without([sn.Neuron("0", 0)]), 2)
     assert asked[-1] == (whole - 1, 2), "another network is another choice"
 
 

@@ -332,7 +332,8 @@ def removed_by(steps: Iterable[Step]) -> tuple[Neuron, ...]:
 
     >>> one = Measures(0.1, None, Costs(4, 0, 0, 0, 0))
     >>> a, b, c = (Neuron("0", index) for index in range(3))
-    >>> first, exchange = Step(1, (a, b), (0, 0), one, 0), Step(2, (c,), (0,), one, 0, restored=(a,))
+    >>> first = Step(1, (a, b), (0.0, 0.0), one, 0.0)
+    >>> exchange = Step(2, (c,), (0.0,), one, 0.0, restored=(a,))
     >>> [str(neuron) for neuron in removed_by([first, exchange])]
     ['0[1]', '0[2]']
     """
