@@ -150,18 +150,46 @@ def test_the_page_says_who_came_back_and_draws_the_last_network(tmp_path) -> Non
 def test_what_cannot_be_polished_is_refused() -> None:
     _, task = small(0)
     goals = [sn.RemovedNeurons(7)]
-    with pytest.raises(sn.BadInputError, match=r"polish must be left out unless goals end the search. Got whole_curve"):
+    with pytest.raises(
+        sn.BadInputError, match=r"polish must be left out unless goals end the search. Got `whole_curve=True`"
+    ):
         sn.prune(task, goals=goals, polish=True, whole_curve=True)
     with pytest.raises(sn.BadInputError, match=r"polish must be left out unless goals end the search. Got no goal"):
         sn.prune(task, polish=True)
     with pytest.raises(
-        sn.BadInputError, match=r"polish must be left out where neurons go in blocks. Got multiple_of=2"
+        sn.BadInputError, match=r"polish must be left out where neurons go in blocks. Got `multiple_of=2`"
     ):
         sn.prune(task, goals=goals, polish=True, multiple_of=2)
     with pytest.raises(
         sn.BadInputError, match=r"effort must be at least .* passes where a run is polished. Got 8.0, 8 f"
     ):
         sn.prune(task, goals=goals, polish=True, effort=8)
+
+
+def test_workers_rank_and_the_exchanges_are_those_of_one_process() -> None:
+    _, task = small(7)
+    runs = [
+        sn.prune(task, goals=[sn.RemovedNeurons(7)], polish=True, effort="exact", scoring=scoring)
+        for scoring in (sn.Scoring(), sn.Scoring(executor="processes", workers=2))
+    ]
+    assert any(step.restored for step in runs[0].history)
+    assert runs[0].plan == runs[1].plan
+
+
+def test_tied_layers_are_not_polished() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cells, self.head = nn.LSTM(3, 4, num_layers=2, batch_first=True), nn.Linear(4, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.cells(x)[0][:, -1])
+
+    task = sn.Task(Two(), "cross-entropy", (torch.randn(12, 5, 3), torch.arange(12) % 2))
+    with pytest.raises(
+        sn.BadInputError, match=r"polish must be left out where neurons go in blocks. Got .* tied. Leave"
+    ):
+        sn.prune(task, goals=[sn.RemovedNeurons(2)], polish=True)
 
 
 def test_a_guard_ends_the_exchanges() -> None:

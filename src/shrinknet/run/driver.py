@@ -121,8 +121,10 @@ def _check_polish(task: Task, options: Pruning, limits: Limits) -> None:
     if options.polish:
         task.loss.needs_each_sample("polish")
         if limits.in_blocks:
+            tied = ", ".join(by for tie in limits.ties for by in tie.by)
+            given = f"`multiple_of={limits.multiple_of}`" if limits.multiple_of > 1 else f"{tied} tied"
             do = "Leave `polish` out, or say `multiple_of=1` and `tie='none'`."
-            raise BadInputError("polish", "left out where neurons go in blocks", str(limits), do)
+            raise BadInputError("polish", "left out where neurons go in blocks", given, do)
 
 
 def _compensated(options: Pruning, network: GatedNetwork, num_samples: int) -> Pruning:

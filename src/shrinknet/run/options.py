@@ -96,7 +96,7 @@ class Pruning(SearchOptions, Scored):
             given = f"{', '.join(one.name for one in self.augmentations)} beside compensate={self.compensate!r}"
             raise BadInputError("augment", "left out unless all weights are refit together", given, HOW_JOINTLY)
         if self.polish and (self.whole_curve or not self.goals):
-            given = "whole_curve=True" if self.whole_curve else "no goal"
+            given = "`whole_curve=True`" if self.whole_curve else "no goal"
             raise BadInputError(
                 "polish", "left out unless goals end the search", given, "Give a goal, or leave it out."
             )
