@@ -15,6 +15,7 @@ import shrinknet as sn
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.records import removed_by
 from shrinknet.engine.gates import GatedNetwork, gated
+from shrinknet.run.effort import SHARE_FOR_POLISH
 from shrinknet.search.polish import HELD_OUT, falls
 
 
@@ -104,6 +105,7 @@ def test_a_polished_run_is_opened_cut_and_gone_on_with_as_it_was(kind: str, tmp_
     whole = run(tmp_path / "whole")
     exchanges = [step for step in whole.history if step.restored]
     assert exchanges
+    assert whole.measures == whole.history[-1].measures, "what was judged is what is handed back"
     x, y = next(iter(task.calibration.batches())).inputs, torch.cat([b.targets for b in task.calibration.batches()])
     opened = sn.load(tmp_path / "whole", model=model, data={"calibration": (x, y)})
     assert opened.plan == whole.plan
@@ -127,6 +129,35 @@ def test_a_polished_run_is_opened_cut_and_gone_on_with_as_it_was(kind: str, tmp_
         assert [(s.removed, s.restored, s.measures) for s in again.folder.history()] == [
             (s.removed, s.restored, s.measures) for s in whole.folder.history()
         ]
+
+
+def test_an_effort_keeps_rounds_for_exchanges_and_goes_on_to_the_same_bits(tmp_path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(300, 10)
+    y = (x[:, 0] * x[:, 1] > 0).long() + (x[:, 2] + x[:, 3] > 1).long()
+    model = nn.Sequential(nn.Linear(10, 48), nn.Tanh(), nn.Linear(48, 32), nn.Tanh(), nn.Linear(32, 3))
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(150):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    task = sn.Task(model, "cross-entropy", (x, y))
+
+    def run(out, **more):
+        return sn.prune(task, goals=[sn.RemovedNeurons(64)], polish=True, effort=170, out=out, **more)
+
+    whole = run(tmp_path / "whole")
+    made = sum(bool(step.restored) for step in whole.history)
+    assert 1 <= made <= whole.config.content["rounds"]
+    assert whole.config.content["passes"] < 170 * (1 - SHARE_FOR_POLISH) + 10
+    shutil.copytree(tmp_path / "whole", tmp_path / "torn")
+    for name in ("summary.json", "seal.json", "model.pt2", "plan.json"):
+        (tmp_path / "torn" / name).unlink()
+    rows = (tmp_path / "torn" / "history.csv").read_text().splitlines()
+    (tmp_path / "torn" / "history.csv").write_text("\n".join(rows[:-made]) + "\n")
+    again = run(tmp_path / "torn", resume=True)
+    assert again.plan == whole.plan
+    assert [step.restored for step in again.history] == [step.restored for step in whole.history]
 
 
 def test_the_page_says_who_came_back_and_draws_the_last_network(tmp_path) -> None:

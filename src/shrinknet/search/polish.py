@@ -32,8 +32,9 @@ from shrinknet.search.schedule import CANDIDATES, FEW_ROWS, Prices
 from shrinknet.search.steps import as_many_as_needed, measure, measures_of, on_validation
 from shrinknet.task.task import Task
 
-TRIED = 4
-"""So many neurons are tried for coming back in a round of an effort: those that promise most; else all are."""
+TRIED, LOOKS = 4, 4
+"""In a round of an effort so many neurons are tried for coming back: those that promise most, and where none of them
+is good the next ones, up to so many times; without an effort all are."""
 
 MOST_ROUNDS = 100
 """So many exchanges are made at most where no effort says how many."""
@@ -58,7 +59,7 @@ class Exchanges:
         compensation: how readers make up for what is gone: for all of it at once.
         reaches: whether a network is small enough.
         allowed: whether a network may be handed back, by what was measured: no guard is broken.
-        most_tried: how many neurons are tried for coming back in a round, at most; None: all.
+        at_once: how many neurons are tried for coming back before the best of them is taken; None: all.
     """
 
     task: Task
@@ -69,7 +70,7 @@ class Exchanges:
     compensation: Compensation | NoCompensation
     reaches: Callable[[GatedNetwork], bool]
     allowed: Callable[[Measures], bool]
-    most_tried: int | None
+    at_once: int | None
 
     def steps(self, history: Sequence[Step], rounds: int) -> Iterator[Step]:
         """Yield one exchange after another, at most so many: until none of those tried makes the network better.
@@ -114,10 +115,16 @@ class Exchanges:
         return Step(number, gone, scores, measures, seconds, None, bare, answers, (back,))
 
     def _best(self, removed: Sequence[Neuron]) -> tuple[Neuron, Ranked] | None:
-        """Return the best exchange of those that are tried, None where none is good."""
+        """Return the best exchange of the first ones that are tried, None where none is good."""
+        promising = self._promising(removed)
+        size = self.at_once or len(promising)
+        looks = [promising[start : start + size] for start in range(0, len(promising), size)]
+        return next(filter(None, (self._best_of(some, removed) for some in looks[:LOOKS])), None)
+
+    def _best_of(self, some: Sequence[Neuron], removed: Sequence[Neuron]) -> tuple[Neuron, Ranked] | None:
         network = self._without(removed)
         before = self._losses(network)
-        tried = [(back, self._in_return(network, back)) for back in self._promising(network, removed)]
+        tried = [(back, self._in_return(network, back)) for back in some]
         best, least = None, float(before[self._judging].mean())
         for back, taken in tried:
             if taken is None:
@@ -129,11 +136,12 @@ class Exchanges:
                 best, least = (back, taken), loss
         return best
 
-    def _promising(self, network: GatedNetwork, removed: Sequence[Neuron]) -> list[Neuron]:
-        """Return those of the removed neurons that lower the loss most for each unit that they cost."""
+    def _promising(self, removed: Sequence[Neuron]) -> list[Neuron]:
+        """Return the removed neurons, first those that lower the loss most for each unit that they cost."""
+        network = self._without(removed)
         prices = self.price(network, self.limits)
         worth = {n: fall / max(prices.get(n.group, 1.0), 1e-12) for n, fall in falls(network, self.task, removed)}
-        return sorted(removed, key=lambda neuron: -worth[neuron])[: self.most_tried]
+        return sorted(removed, key=lambda neuron: -worth[neuron])
 
     def _in_return(self, network: GatedNetwork, back: Neuron) -> Ranked | None:
         """Return who goes where a neuron came back, so that all goals are reached again; None where it cannot be."""
@@ -164,14 +172,14 @@ class Exchanges:
 
 
 def passes_of_a_round(prices: Prices, num_gone: int, num_rows: int) -> float:
-    """Return what a round takes at most, in passes: as many ablations as are gone, and what each of those tried takes.
+    """Return what a round takes, in passes: as many ablations as are gone, and what each of those tried takes, twice.
 
     >>> round(passes_of_a_round(Prices(1.0, 5.0, 0.155), 90, 1000), 2)
-    26.23
+    36.51
     """
     ranking = prices.ranking * min(num_rows, FEW_ROWS) / num_rows
     each = 2 * (ranking + CANDIDATES * prices.candidate) + prices.measuring
-    return 1 + num_gone * prices.candidate + TRIED * each + prices.measuring
+    return 1 + num_gone * prices.candidate + 2 * TRIED * each + prices.measuring
 
 
 def falls(network: GatedNetwork, task: Task, removed: Sequence[Neuron]) -> list[tuple[Neuron, float]]:
