@@ -194,6 +194,28 @@ def test_a_unit_of_a_recurrent_layer_that_does_what_another_does_goes_without_a_
     assert torch.dist(outputs(refit, inputs), before) < 1e-6
 
 
+@pytest.mark.parametrize("how", [{"batch_first": True}, {"batch_first": False}, {"batch_first": True, "bias": False}])
+def test_what_a_recurrent_layer_reads_is_its_inputs_and_its_states_one_step_before(how) -> None:
+    torch.manual_seed(0)
+    model = Tagger(nn.RNN, **how).double()
+    inputs = torch.randn(8, 6, 3, dtype=torch.float64)
+    network = gated(sn.Task(model, "cross-entropy", (inputs, torch.arange(8) % 3)))
+    with torch.no_grad():
+        values = network.program.run(inputs, None, keep=True)
+    by_layer: dict = {}
+    for reader in readers(network.program):
+        if reader.node.name.startswith("rnn"):
+            assert reader.num_positions == 6
+            read = with_ones(reader.read(reader.reads(values, values)))
+            given = reader.given(reader.gives(values))
+            assert torch.allclose(read @ reader.matrix(values).T, given, rtol=0, atol=ROUNDING)
+            by_layer.setdefault(reader.node, []).append(reader.gives(values))
+    assert len(by_layer[list(by_layer)[-1]]) == 2, "inputs that are neurons, and states"
+    node = list(by_layer)[-1]
+    outputs_of = values[node][0] if how["batch_first"] else values[node][0].transpose(0, 1)
+    assert torch.allclose(torch.tanh(sum(by_layer[node])), outputs_of, rtol=0, atol=ROUNDING)
+
+
 class Turned(nn.Module):
     """Dense layers as Hugging Face's Conv1D and as a plain product write them: x W + b."""
 
