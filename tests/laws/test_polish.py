@@ -61,7 +61,7 @@ def best_of_all(task: sn.Task, count: int) -> float:
     return min(found)
 
 
-@pytest.mark.parametrize("seed", [5, 7])
+@pytest.mark.parametrize("seed", [5, 7])  # picked of twelve, once seen: greedy is wrong in one of them
 def test_polished_lies_between_the_search_and_the_best_of_all_subsets(seed: int) -> None:
     _, task = small(seed)
     found = {}
