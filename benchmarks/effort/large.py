@@ -59,7 +59,7 @@ def one(name: str, rows: int, effort: str) -> dict[str, object]:
     torch.manual_seed(SEED)
     task, goal = {"resnet50": resnet50, "gpt2": gpt2}[name](rows)
     started = time.perf_counter()
-    run = sn.prune(task, goals=[goal], effort=effort, price="neuron", compensate="none", progress=Said())
+    run = sn.prune(task, goals=[goal], effort=effort, progress=Said())
     seconds = time.perf_counter() - started
     start, end = run.history[0].measures.costs, run.measures.costs
     return {
