@@ -216,6 +216,21 @@ def test_what_a_recurrent_layer_reads_is_its_inputs_and_its_states_one_step_befo
     assert torch.allclose(torch.tanh(sum(by_layer[node])), outputs_of, rtol=0, atol=ROUNDING)
 
 
+def test_of_a_recurrent_layer_only_the_weights_that_read_what_is_gone_are_refit() -> None:
+    torch.manual_seed(0)
+    task = sn.Task(Tagger(nn.GRU, batch_first=True), "cross-entropy", (torch.randn(40, 6, 3), torch.arange(40) % 3))
+    network = gated(task)
+    first, last = (group.neurons[:1] for group in network.groups)
+    own = [Compensation("least-squares", task, network).refit(network.without(gone), gone) for gone in (first, last)]
+    by_first, by_last = (set(refit.program.tensors) for refit in own)
+    assert {"cells.0.weight_hh_l0", "cells.1.weight_ih_l0"} < by_first
+    assert "cells.1.weight_hh_l0" not in by_first, "its states are taken as they were, and none of them is gone"
+    assert "cells.1.weight_hh_l0" in by_last
+    assert not {"cells.1.weight_ih_l0", "cells.0.weight_hh_l0"} & by_last, (
+        "what it reads of the layer before is the same"
+    )
+
+
 class Turned(nn.Module):
     """Dense layers as Hugging Face's Conv1D and as a plain product write them: x W + b."""
 

@@ -47,7 +47,7 @@ from shrinknet.core.records import Measures, Neuron
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.passes import Passes
 from shrinknet.engine.program import Gating, Program
-from shrinknet.graph.call import Site, argument
+from shrinknet.graph.call import Site, argument, argument_at
 from shrinknet.graph.operators import is_elementwise, operator_name
 from shrinknet.task.data import Batch, joined_batches
 from shrinknet.task.task import Task
@@ -220,7 +220,8 @@ class _Refit:
             if reads_new:
                 self.whole.forget(node)
             for reader in self.whole.readers.get(node, ()):
-                self._fit(reader)
+                if self._reads_anew(reader):
+                    self._fit(reader)
             if reads_new and operator_name(node) == "batch_norm":
                 self._move_statistics(node)
             self.values[node] = self.program.call(node, self.values, gating)
@@ -242,6 +243,12 @@ class _Refit:
     def _reads_removed(self, node: Node) -> bool:
         sites = self.program.sites.get(node.name, ())
         return any(np.isin(self.program.numbers[site], self.removed).any() for site in sites)
+
+    def _reads_anew(self, reader: Reader) -> bool:
+        """Whether what it reads has changed, or lost a neuron: of a recurrent layer's two readers perhaps one."""
+        source = argument_at(reader.node.args, reader.site.argument)
+        removed = torch.tensor(self.removed, device=reader.owners.device)
+        return source in self.changed or bool(torch.isin(reader.owners, removed).any())
 
     def _set(self, constant: Node, value: Tensor) -> None:
         value = value.to(self.values[constant].dtype)

@@ -85,12 +85,12 @@ def best_ridge(parts: Sequence[Moments], fit: Fit) -> float:
     Cost: a fit for each part and ridge.
     """
 
-    def error(ridge: float) -> float:
-        left_out = ([*parts[:place], *parts[place + 1 :]] for place in range(len(parts)))
-        fits = (fit(Moments.together(others), ridge) for others in left_out)
-        return sum(part.num_rows * float(part.error(one).sum()) for part, one in zip(parts, fits, strict=True))
-
-    return min(RIDGES, key=error)
+    errors = dict.fromkeys(RIDGES, 0.0)
+    for place, part in enumerate(parts):
+        others = Moments.together([*parts[:place], *parts[place + 1 :]])
+        for ridge in RIDGES:
+            errors[ridge] += part.num_rows * float(part.error(fit(others, ridge)).sum())
+    return min(RIDGES, key=errors.__getitem__)
 
 
 def means(reader: Reader, x: Tensor, y: Tensor) -> tuple[Float[Tensor, " columns"], Float[Tensor, " outputs"]]:

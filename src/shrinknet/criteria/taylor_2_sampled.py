@@ -1,13 +1,17 @@
 """Second-order Taylor whose curvature is sampled: all neurons at once, whatever the number of outputs."""
 
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from shrinknet.core.errors import BadInputError
-from shrinknet.criteria.base import Cost, Criterion, Statistics, squares_of
+from shrinknet.core.scores import Scores
+from shrinknet.criteria.base import Cost, Criterion, Statistics, scored, squares_of
 from shrinknet.engine.gates import GatedNetwork
-from shrinknet.engine.sampled import slopes_and_curvatures
+from shrinknet.engine.sampled import Interactions, Signs, slopes_and_curvatures, slopes_and_factors
 from shrinknet.task.data import Batch
 
 
@@ -34,7 +38,8 @@ class Taylor2Sampled(Criterion):
     shrinknet.core.errors.BadInputError: draws must be a whole number of at least 1. Got 0. Leave it out for 1.
     """
 
-    name = "taylor-2-sampled"
+    name, unit = "taylor-2-sampled", "loss"
+    is_second_order = True
     needs_each_sample = True
 
     def __init__(self, seed: int = 0, draws: int = 1) -> None:
@@ -50,6 +55,33 @@ class Taylor2Sampled(Criterion):
 
     def observe(self, network: GatedNetwork, batch: Batch) -> Statistics:
         """Return the summed estimates over the batch, and their squares."""
+        return _estimates(network, *slopes_and_curvatures(network, batch, self.draws, self._signs(batch)))
+
+    def with_interactions(self, network: GatedNetwork, batches: Iterable[Batch]) -> tuple[Scores, Interactions]:
+        """Return the scores, and what neurons that go together do to each other, by the same passes.
+
+        Memory: two numbers for each sample, draw and neuron, of as many batches as fit the memory of one pass (one
+        at least).
+        """
+        factors, most = list[Sequence[Tensor]](), network.program.scoring.pass_bytes
+
+        def look(state: GatedNetwork) -> Iterator[tuple[int, Statistics]]:
+            held = 0
+            for number, batch in enumerate(batches):
+                signs = self._signs(replace(batch, number=number))
+                with torch.no_grad():
+                    slopes, first, second = slopes_and_factors(state, batch, self.draws, signs)
+                if not factors or held < most:
+                    factors.append((first.flatten(0, 1), second.flatten(0, 1)))
+                    held += 2 * first.nbytes
+                found = _estimates(state, slopes, first * second)
+                yield len(batch), {name: value.cpu() for name, value in found.items()}
+
+        scores = scored(self, network, look)
+        first, second = (torch.cat(some) for some in zip(*factors, strict=True))
+        return scores, Interactions(first, second)
+
+    def _signs(self, batch: Batch) -> Signs:
         # drawing counts up the first word: with the number in the last, no two batches' signs overlap
         random = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, batch.number]))
 
@@ -57,7 +89,11 @@ class Taylor2Sampled(Criterion):
             drawn = torch.from_numpy(random.integers(0, 2, tuple(like.shape), np.int8) * 2 - 1)
             return drawn.to(like.device, like.dtype)
 
-        slopes, curvatures = slopes_and_curvatures(network, batch, self.draws, signs)
-        curvatures = curvatures.mean(0)
-        estimates = network.by_group(curvatures.sum(0) / 2 - slopes.sum(0))
-        return {**estimates, **squares_of(network, curvatures / 2 - slopes)}
+        return signs
+
+
+def _estimates(network: GatedNetwork, slopes: Tensor, curvatures: Tensor) -> Statistics:
+    """The estimates summed over the batch, and their squares."""
+    curvatures = curvatures.mean(0)
+    estimates = network.by_group(curvatures.sum(0) / 2 - slopes.sum(0))
+    return {**estimates, **squares_of(network, curvatures / 2 - slopes)}

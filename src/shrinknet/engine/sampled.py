@@ -1,6 +1,6 @@
 """The curvature of the loss in every gate at once, from random signs: two backward passes for any number of outputs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,13 +22,28 @@ def slopes_and_curvatures(
 ) -> tuple[Float[Tensor, "batch ids"], Float[Tensor, "draws batch ids"]]:
     """Return dL_n/dg, and for each draw an estimate of J^T H J whose mean it is, of each sample n and every neuron.
 
+    Cost: that of `slopes_and_factors`.
+    """
+    slopes, one, other = slopes_and_factors(network, batch, draws, signs)
+    return slopes, one * other
+
+
+def slopes_and_factors(
+    network: GatedNetwork, batch: Batch, draws: int, signs: Signs
+) -> tuple[Float[Tensor, "batch ids"], Float[Tensor, "draws batch ids"], Float[Tensor, "draws batch ids"]]:
+    """Return dL_n/dg, and for each draw two numbers of each sample n and neuron, a and b: the mean of a_i b_j is H_ij.
+
+    H = J^T (d^2 L_n / d outputs^2) J is the loss's curvature in the gates; where one number does for both, as for
+    classes, a is b.
+
     Cost: one forward pass, a backward pass for the slopes, and one or two for each draw (one sample at a time where a
     reader mixes samples with another axis).
     """
     if not network.program.has_samples_apart and len(batch) > 1:
-        parts = [slopes_and_curvatures(network, row, draws, signs) for row in batch.split(1)]
-        slopes, curvatures = zip(*parts, strict=True)
-        return torch.cat(slopes), torch.cat(curvatures, 1)
+        slopes, one, other = zip(
+            *(slopes_and_factors(network, row, draws, signs) for row in batch.split(1)), strict=True
+        )
+        return torch.cat(slopes), torch.cat(one, 1), torch.cat(other, 1)
     present = torch.from_numpy(network.present).to(batch.device, network.program.dtype)
     gates = present.expand(len(batch), -1).clone().requires_grad_()
     with torch.enable_grad():
@@ -42,11 +57,47 @@ def slopes_and_curvatures(
         return (found * present).double()
 
     judged = Judged(network.loss, returned, batch.targets)
-    found = []
+    pairs = []
     for _ in range(draws):
-        pair = judged.factors([signs(one) for one in outputs])
-        found.append(along(pair[0]).square() if len(pair) == 1 else along(pair[0]) * along(pair[1]))
-    return along(judged.slopes), torch.stack(found)
+        factors = [along(one) for one in judged.factors([signs(one) for one in outputs])]
+        pairs.append((factors[0], factors[-1]))
+    first, second = (torch.stack(some) for some in zip(*pairs, strict=True))
+    return along(judged.slopes), first, second
+
+
+class Interactions:
+    """How far the rise of the loss when two neurons go together is from the sum of both: `H_ij`, to second order.
+
+    H_ij = mean over rows of (a_i b_j + b_i a_j) / 2, never written down: a column of it is a product with the rows.
+
+    Args:
+        first: a, a row for each sample and draw [rows, ids].
+        second: b.
+
+    >>> rows = torch.tensor([[1.0, 2.0], [3.0, -1.0]])
+    >>> Interactions(rows, rows).with_these([0])
+    tensor([ 5.0000, -0.5000])
+    """
+
+    def __init__(self, first: Float[Tensor, "rows ids"], second: Float[Tensor, "rows ids"]) -> None:
+        self.first, self.second = first, second
+
+    def with_these(self, numbers: Sequence[int]) -> Float[Tensor, " ids"]:
+        """Return by how much more each neuron costs once those of these numbers are gone.
+
+        Cost: two products of the rows with a vector.
+        """
+        a, b = (rows[:, numbers].sum(1) for rows in (self.first, self.second))
+        return (self.first.T @ b + self.second.T @ a) / (2 * len(self.first))
+
+    def mixed(self, other: "Interactions", share: float) -> "Interactions":
+        """Return these and others, these counting for a share."""
+        (mine, yours), total = (share, 1 - share), len(self.first) + len(other.first)
+
+        def rows(one: Tensor, another: Tensor) -> Tensor:
+            return torch.cat([one * (mine * total / len(one)) ** 0.5, another * (yours * total / len(another)) ** 0.5])
+
+        return Interactions(rows(self.first, other.first), rows(self.second, other.second))
 
 
 class Judged:

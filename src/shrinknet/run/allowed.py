@@ -1,6 +1,7 @@
 """What a criterion and a way to search need of a loss and of a network."""
 
 from shrinknet.compensation.kinds import KINDS
+from shrinknet.core.errors import BadInputError
 from shrinknet.criteria import Criterion
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.run.noise import check_slopes
@@ -18,6 +19,20 @@ def check_loss(task: Task, criterion: Criterion, scoring: Scoring, compensate: s
         task.loss.needs_each_sample("confidence and screen")
     if compensate in KINDS and KINDS[compensate].follows_the_loss:
         task.loss.needs_each_sample(f"compensate={compensate!r}")
+
+
+ROWS_TRIED = 4
+
+
+def can_score(task: Task, criterion: Criterion, network: GatedNetwork) -> bool:
+    """Whether a criterion can score a few rows of this task."""
+    try:
+        check_loss(task, criterion, Scoring())
+        check_network(task, criterion, network)
+        criterion.score(network, [task.calibration.spread(ROWS_TRIED)])
+    except BadInputError:
+        return False
+    return True
 
 
 def check_network(task: Task, criterion: Criterion, network: GatedNetwork) -> None:

@@ -39,7 +39,7 @@ from shrinknet.execution.cost_model import (
 )
 from shrinknet.measure.evaluation import evaluate_batches
 from shrinknet.recovery.joint import PASSES_AN_EPOCH, epochs_within
-from shrinknet.run.allowed import check_loss, check_network
+from shrinknet.run.allowed import ROWS_TRIED, can_score
 from shrinknet.run.options import Pruning
 from shrinknet.search.polish import MOST_ROUNDS, passes_of_a_round
 from shrinknet.search.schedule import CANDIDATES, FEW_ROWS, Prices, Schedule, least_passes, schedule_of
@@ -67,8 +67,6 @@ SHARE_FOR_JOINT = 0.5
 
 ESTIMATES = ("taylor-2-sampled", "taylor-1", "ablation")
 """What ranks where exact ablation of all is too much: the first that loss and network allow."""
-
-ROWS_TRIED = 4
 
 TRIED = 8
 """So many candidates are ablated exactly to see how long that takes."""
@@ -358,15 +356,9 @@ def _at_once(how: Scoring) -> float:
 
 def _estimate(task: Task, network: GatedNetwork, seed: int) -> Criterion:
     """The first estimate that can score a few rows of this task."""
-    for name in ESTIMATES[:-1]:
-        criterion = find_criterion(name, seed)
-        try:
-            check_loss(task, criterion, Scoring())
-            check_network(task, criterion, network)
-            criterion.score(network, [task.calibration.spread(ROWS_TRIED)])
-        except BadInputError:
-            continue
-        return criterion
+    for criterion in (find_criterion(name, seed) for name in ESTIMATES[:-1]):
+        if can_score(task, criterion, network):
+            return criterion
     return find_criterion(ESTIMATES[-1])
 
 

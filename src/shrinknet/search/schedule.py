@@ -15,13 +15,17 @@ from shrinknet.core.errors import BadInputError
 from shrinknet.core.records import Step
 from shrinknet.core.scores import Scores
 from shrinknet.engine.gates import GatedNetwork
+from shrinknet.engine.sampled import Interactions
 from shrinknet.graph.widths import Present
 from shrinknet.measure.costs import CostsOf
 from shrinknet.search.goals import Goal
 from shrinknet.search.methods import Choose, Scorer
 from shrinknet.search.price import Price
 from shrinknet.search.rank import Choice, Limits, Ranked, ranked, takeable
+from shrinknet.search.sets import apart
 from shrinknet.search.steps import smallest_present
+
+Estimator = Callable[[GatedNetwork], tuple[Scores, Interactions | None]]
 
 FEW_ROWS = 64
 """An estimate looks at so many rows at least: rounds look at others each, and their mean is of more."""
@@ -235,7 +239,7 @@ def num_there(network: GatedNetwork) -> int:
 
 
 def scheduled(
-    schedule: Schedule, estimates: Sequence[Scorer], exact: Scorer | None, limits: Limits, price: Price
+    schedule: Schedule, estimates: Sequence[Estimator], exact: Scorer | None, limits: Limits, price: Price
 ) -> Choose:
     """Choose in rounds by an estimate, and among the neurons that it puts first by exact scores.
 
@@ -244,32 +248,42 @@ def scheduled(
 
     Args:
         schedule: how many rounds there are.
-        estimates: cheap scores of all neurons, each by other rows.
+        estimates: cheap scores of all neurons, and what those that go together do to each other where that is known;
+            each by other rows.
         exact: scores of a network's candidates; None leaves the order to the estimate.
         limits: what every group keeps.
         price: what a neuron of each group frees.
     """
 
-    def next_of(network: GatedNetwork, order: Ranked, count: int) -> Ranked:
+    def next_of(network: GatedNetwork, order: Ranked, count: int, interactions: Interactions | None) -> Ranked:
         prices = price(network, limits)
-        first = takeable(network, order, CANDIDATES * count, limits, prices)
-        if exact is None or len(first) <= count:
-            return takeable(network, order, count, limits, prices)
-        candidates = {neuron for neuron, _ in first}
+
+        def first(order: Ranked, count: int) -> Ranked:
+            if interactions is None or count == 1:
+                return takeable(network, order, count, limits, prices)
+            return apart(network, order, count, limits, prices, interactions)
+
+        if exact is None:
+            return first(order, count)
+        candidates = {neuron for neuron, _ in first(order, CANDIDATES * count)}
+        if len(candidates) <= count:
+            return first(order, count)
         scores = ranked(network, exact(network.among(candidates)))
-        return takeable(network, (one for one in scores if one[0] in candidates), count, limits, prices)
+        return first([one for one in scores if one[0] in candidates], count)
 
     def choose(network: GatedNetwork, count: int) -> Choice:
         turn = network.trace.num_neurons - num_there(network)
-        scores = estimates[turn % len(estimates)](network)
+        scores, interactions = estimates[turn % len(estimates)](network)
         if count >= num_there(network):
             return Choice(ranked(network, scores))
         taken: Ranked = []
         for left in range(schedule.num_rounds, 0, -1):
             if taken:
                 turn += 1
-                scores = _mean(scores, estimates[turn % len(estimates)](network))
-            some = next_of(network, ranked(network, scores), -(-(count - len(taken)) // left))
+                newer, others = estimates[turn % len(estimates)](network)
+                scores = _mean(scores, newer)
+                interactions = None if interactions is None or others is None else interactions.mixed(others, KEPT)
+            some = next_of(network, ranked(network, scores), -(-(count - len(taken)) // left), interactions)
             network = network.without(neuron for neuron, _ in some)
             taken += some
             if not some or len(taken) >= count:

@@ -1,0 +1,88 @@
+"""Sets: neurons that go at once, chosen such that they do not hurt each other.
+
+Two neurons that do the same are both cheap to lose, and dear to lose together. With s_i the score of each and H the
+curvature of the loss in the gates, a set Q raises the loss by about
+
+    sum_{i in Q} s_i + sum_{i < j in Q} H_ij,
+
+exactly where the loss is quadratic in the gates. Neurons join the set one after another: the next is the one that adds
+least to that sum for each unit that it frees.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from shrinknet.core.records import Neuron
+from shrinknet.engine.gates import GatedNetwork
+from shrinknet.engine.sampled import Interactions
+from shrinknet.search.methods import Choose
+from shrinknet.search.price import Price
+from shrinknet.search.rank import Choice, Limits, Ranked, takeable
+
+MOST_PARTS = 100
+"""A set is chosen in so many parts at most: where very many go at once, some join at the same time."""
+
+
+def apart(
+    network: GatedNetwork,
+    order: Sequence[tuple[Neuron, float]],
+    count: int,
+    limits: Limits,
+    prices: Mapping[str, float],
+    interactions: Interactions,
+) -> Ranked:
+    """Return the neurons that go next as `takeable` does, each with what it adds once those before it are gone.
+
+    Args:
+        network: the masked network.
+        order: its candidates with their scores, lowest first.
+        count: how many go.
+        limits: what every group keeps.
+        prices: for each group, the units that one of its neurons frees.
+        interactions: what two neurons do to each other.
+
+    Cost: two products of the interactions' rows with a vector for each part.
+    """
+    starts = {group.name: network.trace.ids_of(group).start for group in network.groups}
+    neurons = {starts[neuron.group] + neuron.index: neuron for neuron, _ in order}
+    numbers = np.fromiter(neurons, np.int64, len(neurons))
+    added = np.full(len(network.present), np.nan)
+    added[numbers] = [score for _, score in order]
+    taken: Ranked = []
+    while len(taken) < count:
+        size = min(max(1, count // MOST_PARTS), count - len(taken))
+        now = numbers[np.argsort(added[numbers], kind="stable")].tolist()
+        some = takeable(network, [(neurons[one], float(added[one])) for one in now], size, limits, prices)
+        if not some:
+            break
+        taken += some
+        network = network.without(neuron for neuron, _ in some)
+        gone = [starts[neuron.group] + neuron.index for neuron, _ in some]
+        numbers = numbers[~np.isin(numbers, gone)]
+        added += interactions.with_these(gone).cpu().numpy()
+    return taken
+
+
+Looked = Callable[[GatedNetwork], Interactions]
+
+
+def in_sets(choose: Choose, look: Looked, limits: Limits, price: Price) -> Choose:
+    """Choose as before where one neuron goes, and of several those that do not hurt each other.
+
+    Args:
+        choose: an order of all neurons.
+        look: what two neurons of a network do to each other.
+        limits: what every group keeps.
+        price: what a neuron of each group frees.
+    """
+
+    def chosen(network: GatedNetwork, count: int) -> Choice:
+        choice = choose(network, count)
+        if count == 1 or count >= len(choice.order):
+            return choice
+        return Choice(
+            apart(network, choice.order, count, limits, price(network, limits), look(network)), is_settled=True
+        )
+
+    return chosen
