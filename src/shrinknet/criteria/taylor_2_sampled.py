@@ -60,7 +60,7 @@ class Taylor2Sampled(Criterion):
     def with_interactions(self, network: GatedNetwork, batches: Iterable[Batch]) -> tuple[Scores, Interactions]:
         """Return the scores, and what neurons that go together do to each other, by the same passes.
 
-        Memory: two numbers for each sample, draw and neuron, of as many batches as fit the memory of one pass (one
+        Memory: five numbers for each sample, draw and neuron, of as many batches as fit the memory of one pass (one
         at least).
         """
         factors, most = list[Sequence[Tensor]](), network.program.scoring.pass_bytes
@@ -73,7 +73,7 @@ class Taylor2Sampled(Criterion):
                     slopes, first, second = slopes_and_factors(state, batch, self.draws, signs)
                 if not factors or held < most:
                     factors.append((first.flatten(0, 1), second.flatten(0, 1)))
-                    held += 2 * first.nbytes
+                    held += 5 * first.nbytes
                 found = _estimates(state, slopes, first * second)
                 yield len(batch), {name: value.cpu() for name, value in found.items()}
 

@@ -162,6 +162,11 @@ def refit_work(network: GatedNetwork, num_samples: int) -> Work:
     return found
 
 
+def work_of_systems(network: GatedNetwork) -> int:
+    """Return the sum of the cubes of how many unknowns each reader has: a refit solves one system for each."""
+    return sum((len(reader.owners) + 1) ** 3 for reader in readers(network.program))
+
+
 def first_refit(network: GatedNetwork, num_samples: int) -> tuple[Work, int]:
     """Return the work of a first refit by least squares on all samples, and the bytes of the moments that it keeps.
 

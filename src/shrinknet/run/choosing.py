@@ -56,8 +56,7 @@ def _scorer(task: Task, criterion: Criterion, clip: str, progress: Progress) -> 
 
 
 ROWS, DRAWS = 256, 2
-"""Interactions are looked at on so many rows, for so many draws of signs: with 64 rows, sets of ResNet8's channels are
-no better than those by scores alone; with 128 they are."""
+"""Interactions are looked at on so many rows, for so many draws of signs."""
 
 SCREENED_BY = "taylor-2"
 """What a race's `screen` goes by."""

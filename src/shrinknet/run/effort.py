@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from shrinknet.compensation.kinds import KINDS
+from shrinknet.compensation.readers import readers
 from shrinknet.core.config import DEFAULT_EFFORT
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.folder import RunFolder
@@ -36,7 +37,9 @@ from shrinknet.execution.cost_model import (
     refit_work,
     run_work,
     seconds_of,
+    work_of_systems,
 )
+from shrinknet.graph.call import Site
 from shrinknet.measure.evaluation import evaluate_batches
 from shrinknet.recovery.joint import PASSES_AN_EPOCH, epochs_within
 from shrinknet.run.allowed import ROWS_TRIED, can_score
@@ -73,6 +76,9 @@ TRIED = 8
 
 SHARE_FOR_TRIALS, TRIAL = 0.05, 16
 """The part of a time that trials may take; how many passes over its rows a trial is about."""
+
+SIZE_TRIED = 256
+"""Of so many unknowns is the system whose solution is timed."""
 
 SHORT = 0.5
 """A measurement of less than so many seconds is taken three times."""
@@ -291,11 +297,20 @@ def _bought(
     rows = task.calibration.permuted(options.seed).rows(0, _rows_to_try(len(task.calibration), asked, one))
     of_all = len(task.calibration) / len(rows) / one
     if estimate.name == "ablation":  # of all candidates it would take hours, where a few say it
-        ranking = _seconds_of_a_candidate(network, rows) * network.trace.num_neurons
+        ranking = _seconds_of_a_candidate(network, rows, refits=options.refits) * network.trace.num_neurons
     else:
         ranking = _seconds(lambda: estimate.score(network, rows.batches()))
     measuring = _measuring(task, network, options) + _seconds(pacing) / one
     first = _more_at_first(task, network, options)
+    if options.refits and KINDS[options.compensate].lays_out_rows:
+        a_unit, counted = _seconds_of_systems(), _passes(network, Work(1)) * one / len(task.calibration)
+        slower = max(1.0, a_unit / counted)
+        measuring += (slower - 1) * counted * work_of_systems(network) / one
+        first *= slower
+        cubes = sum(
+            len(ids) ** 3 for ids in map(network.program.numbers.__getitem__, _as_refit(network).residual_maker)
+        )
+        ranking += a_unit * cubes / (of_all * one)  # what the others cannot make up for is found anew for each
     prices = Prices(measuring * alone, ranking * of_all * alone, 0.0, first * alone)
     least = least_passes(prices, len(task.calibration))
     if passes < least:
@@ -304,13 +319,30 @@ def _bought(
             f"{least:.3g} forward passes over the calibration data, of {one:.2g} s each"
         )
         raise BadInputError("effort", allowed, repr(asked), "Allow more, or give fewer calibration rows.")
-    return passes, replace(prices, candidate=_seconds_of_a_candidate(network, rows) * of_all)
+    return passes, replace(prices, candidate=_seconds_of_a_candidate(network, rows, refits=options.refits) * of_all)
 
 
-def _seconds_of_a_candidate(network: GatedNetwork, rows: Data) -> float:
-    """How long the exact ablation of one neuron takes, on some rows."""
+def _seconds_of_systems() -> float:
+    """How long it takes to solve a system in double precision, for each cube of an unknown: passes go another way."""
+    system, given = torch.eye(SIZE_TRIED, dtype=torch.float64), torch.ones(SIZE_TRIED, SIZE_TRIED, dtype=torch.float64)
+    return _seconds(lambda: torch.linalg.solve(system + 1, given)) / SIZE_TRIED**3
+
+
+def _seconds_of_a_candidate(network: GatedNetwork, rows: Data, *, refits: bool) -> float:
+    """How long the exact ablation of one neuron takes, on some rows; with refits, of what others cannot make up for."""
     some, ablation = network.among(_spread(network)), find_criterion("ablation")
+    some = _as_refit(some) if refits else some
     return _seconds(lambda: ablation.score(some, rows.batches())) / min(TRIED, network.trace.num_neurons)
+
+
+def _as_refit(network: GatedNetwork) -> GatedNetwork:
+    """The network as ablation scores it where readers are refit, for what that takes: no value is another one."""
+    found, program = dict[Site, torch.Tensor](), network.program
+    for reader in readers(program):
+        if program.is_product(reader.node, reader.site):
+            count = len(program.ids[reader.site])
+            found[reader.site] = torch.eye(count + 1, count, dtype=torch.float64, device=program.device)
+    return replace(network, residual_maker=found)
 
 
 def _rows_to_try(num_rows: int, asked: str, one: float) -> int:

@@ -42,7 +42,7 @@ def apart(
         prices: for each group, the units that one of its neurons frees.
         interactions: what two neurons do to each other.
 
-    Cost: two products of the interactions' rows with a vector for each part.
+    Cost: products of the interactions' rows with those of each part (see `Interactions`).
     """
     starts = {group.name: network.trace.ids_of(group).start for group in network.groups}
     neurons = {starts[neuron.group] + neuron.index: neuron for neuron, _ in order}
