@@ -1,7 +1,7 @@
 """Laws of sets: what neurons that go at once add, summed up, is the true rise; the choice is that of its slow twin."""
 
 import shutil
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def interactions_of(drawn_task: sn.Task, network: GatedNetwork, draws: int = 2) 
 
 def written_down(interactions: Interactions) -> np.ndarray:
     """H, [ids, ids]."""
-    return np.stack([interactions.with_these([one]).numpy() for one in range(interactions.first.shape[1])])
+    return interactions.columns(range(interactions.first.shape[1])).numpy()
 
 
 def quadratic_task() -> sn.Task:
@@ -55,11 +55,29 @@ def rise(task: sn.Task, network: GatedNetwork, gone: list[sn.Neuron]) -> float:
 def test_where_the_loss_is_quadratic_what_a_set_adds_is_its_true_rise() -> None:
     task = quadratic_task()
     network = gated(task)
-    order = ranked(network, find_criterion("ablation").score(network, task.calibration.batches()))
-    taken = apart(network, order, 5, Limits(), {}, interactions_of(task, network, draws=1))
-    for count in range(1, 6):
-        some = taken[:count]
-        assert sum(added for _, added in some) == pytest.approx(rise(task, network, [one for one, _ in some]), rel=1e-9)
+    scores = find_criterion("ablation").score(network, task.calibration.batches())
+    number, interactions = numbers_of(network), interactions_of(task, network, draws=1)
+    for size in (2, 3, 5):
+        for some in combinations(number, size):
+            pairs = interactions.columns([number[one] for one in some])[[number[one] for one in some]]
+            added = sum(scores[one] for one in some) + float((pairs.sum() - pairs.diagonal().sum()) / 2)
+            assert added == pytest.approx(rise(task, network, list(some)), rel=1e-9)
+
+
+def test_a_pair_that_seems_to_gain_is_believed_as_far_as_it_stands_out() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(400, 3).double()
+    rows[:, 1] = 0.1 * rows[:, 1] - 0.9 * rows[:, 0]  # neuron 1 cancels neuron 0, neuron 2 has nothing to do with them
+    few, many = Interactions(rows[:20], rows[:20]), Interactions(rows, rows)
+    for interactions in (few, many):
+        raw, believed = interactions.columns([0])[:, 0], interactions.with_these([0])
+        assert believed[0] == raw[0] > 0
+        assert raw[1] < believed[1] < 0
+        assert raw[2] <= believed[2]
+    share = [float((one.with_these([0]) / one.columns([0])[:, 0])[1]) for one in (few, many)]
+    assert 0.5 < share[0] < share[1] < 1
+    signs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [1.0, -1.0], [-1.0, -1.0]]).double()
+    assert Interactions(signs, -signs).with_these([0])[1] == 0, "one of four rows more than none"
 
 
 def test_the_mean_over_all_signs_is_the_curvature_of_pairs() -> None:
@@ -97,13 +115,14 @@ def test_the_choice_is_that_of_its_slow_twin(drawn: Drawn, count: int, data) -> 
     order = ranked(network, scores)
     prices = {group.name: data.draw(st.sampled_from([1.0, 3.0, 10.0])) for group in network.groups}
     interactions = interactions_of(task, network)
-    matrix, number = written_down(interactions), numbers_of(network)
+    matrix = np.stack([interactions.with_these([one]).numpy() for one in range(len(network.present))])
+    number = numbers_of(network)
     found = apart(network, order, count, Limits(), prices, interactions)
     taken: list[tuple[sn.Neuron, float]] = []
     left = {group.name: group.width for group in network.groups}
     waiting = [neuron for neuron, _ in order]
     while len(taken) < count and any(left[one.group] > 1 for one in waiting):
-        added = {one: scores[one] + sum(matrix[number[one], number[gone]] for gone, _ in taken) for one in waiting}
+        added = {one: scores[one] + sum(matrix[number[gone], number[one]] for gone, _ in taken) for one in waiting}
         free = [one for one in waiting if left[one.group] > 1]
         best = min(free, key=lambda one: for_each_unit(added[one], prices[one.group]))
         taken.append((best, added[best]))

@@ -80,20 +80,24 @@ class Interactions:
 
     >>> rows = torch.tensor([[1.0, 2.0, -1.0], [3.0, -1.0, -3.0]])
     >>> Interactions(rows, rows).with_these([0])
-    tensor([ 5.0000, -0.0000, -1.8000])
+    tensor([ 5.0000,  0.0000, -1.8000])
     """
 
     def __init__(self, first: Float[Tensor, "rows ids"], second: Float[Tensor, "rows ids"]) -> None:
         self.first, self.second = first, second
         self._squares = first.square(), first * second, second.square()
 
+    def columns(self, numbers: Sequence[int]) -> Float[Tensor, "ids some"]:
+        """Return H_ij of every neuron i, and those of these numbers j, as the rows say it."""
+        along = self.first.T @ self.second[:, numbers] + self.second.T @ self.first[:, numbers]
+        return along / (2 * len(self.first))
+
     def with_these(self, numbers: Sequence[int]) -> Float[Tensor, " ids"]:
         """Return by how much more each neuron costs once those of these numbers are gone.
 
         Cost: five products of the rows with those of these neurons.
         """
-        count = len(self.first)
-        mean = (self.first.T @ self.second[:, numbers] + self.second.T @ self.first[:, numbers]) / (2 * count)
+        count, mean = len(self.first), self.columns(numbers)
         a, both, b = self._squares
         square = (a.T @ b[:, numbers] + 2 * both.T @ both[:, numbers] + b.T @ a[:, numbers]) / (4 * count)
         noise = (square - mean.square()).clamp(min=0) / max(1, count - 1)
