@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import shrinknet as sn
+from shrinknet.criteria import find_criterion
 from shrinknet.criteria.ablation import Ablation
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.execution.cost_model import Work, forward_work, refit_work
@@ -399,3 +400,37 @@ def test_what_the_first_refit_takes_more_is_kept_from_everything_else() -> None:
     one = _passes(gated(few), Work(201**3 * 25))
     assert found[0] == pytest.approx(one, rel=1e-6)
     assert _more_at_first(few, gated(few), Pruning(goals=goals, compensate="mean")) == 0
+
+
+def test_systems_are_priced_as_long_as_they_take_here(monkeypatch) -> None:
+    """Passes may run many times as fast as double precision: what is counted is then too little."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 60), nn.ReLU(), nn.Linear(60, 3))
+    task = sn.Task(model, "cross-entropy", (torch.randn(40, 6), torch.arange(40) % 3))
+    network, one, found = gated(task), 1e-3, {}
+    start = first_step(task, network, GraphCosts(network.trace))
+    monkeypatch.setattr(efforts, "_seconds", lambda work: (work(), 1e-6)[1])
+    monkeypatch.setattr(efforts, "_seconds_of_a_pass", lambda *given: one)
+    for name, seconds in (("fast", 0.0), ("slow", 1e-7)):
+        monkeypatch.setattr(efforts, "_seconds_of_systems", lambda seconds=seconds: seconds)
+        options = Pruning(goals=goals(), compensate="least-squares")
+        rule = find_criterion("taylor-2-sampled")
+        _, found[name] = efforts._bought(task, network, rule, options, "20s", start, lambda: None)
+    counted, fast, slow = _passes(network, Work(1)) * one / 40, found["fast"], found["slow"]
+    assert slow.first == pytest.approx(fast.first * 1e-7 / counted)
+    assert slow.measuring - fast.measuring == pytest.approx((1e-7 - counted) * 61**3 / one)
+    assert slow.ranking - fast.ranking == pytest.approx(1e-7 * 60**3 / one)
+
+
+@pytest.mark.parametrize("layers", [
+    [nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)],
+    [nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Conv1d(4, 3, 3), nn.Flatten()],
+])  # fmt: skip
+def test_what_candidates_are_timed_on_scores_as_the_network_itself(layers: list[nn.Module]) -> None:
+    torch.manual_seed(0)
+    task = sn.Task(nn.Sequential(*layers).double(), "cross-entropy", (torch.randn(9, 5).double(), torch.arange(9) % 3))
+    network = gated(task)
+    timed = efforts._as_refit(network)
+    assert timed.residual_maker
+    plain, same = (Ablation().score(one, task.calibration.batches()) for one in (network, timed))
+    assert all(np.allclose(plain.values[name], same.values[name], rtol=1e-9) for name in plain.values)
