@@ -434,3 +434,13 @@ def test_what_candidates_are_timed_on_scores_as_the_network_itself(layers: list[
     assert timed.residual_maker
     plain, same = (Ablation().score(one, task.calibration.batches()) for one in (network, timed))
     assert all(np.allclose(plain.values[name], same.values[name], rtol=1e-9) for name in plain.values)
+
+
+def test_neurons_that_go_at_once_are_a_set_where_no_weights_are_refit(monkeypatch) -> None:
+    calls, apart = [], schedules.apart
+    monkeypatch.setattr(schedules, "apart", lambda *given: (calls.append(given), apart(*given))[1])
+    assert pruned(a_task(), goals=goals(), effort=20).is_met
+    assert calls
+    calls.clear()
+    assert sn.prune(a_task(), goals=goals(), effort=40).config.search.compensate == "least-squares"
+    assert not calls, "scores say what the others cannot make up for"

@@ -22,7 +22,6 @@ class Ablation(Criterion):
     name, unit = "ablation", "loss"
     splits_by_group = True
     can_race = True
-    is_second_order = True
     foresees_refits = True
 
     def cost(self, network: GatedNetwork) -> Cost:

@@ -83,8 +83,6 @@ class Criterion(Named):
     - `needs_each_sample`: it takes the loss of each sample apart, and is refused where there is no such thing.
     - `follows_slopes`: its state is the network, its scores are slopes of its loss; it is refused where all are flat.
     - `can_race`: its scores are the measured rise of the loss, which races and screens find with fewer samples.
-    - `is_second_order`: its scores are rises of the loss, to second order at least; of several neurons that go at once,
-      what they do to each other is then counted, too (`search/sets.py`).
     - `foresees_refits`: it scores through `Replay`, and so the rise once readers are refit where a run refits them.
     """
 
@@ -93,7 +91,6 @@ class Criterion(Named):
     needs_each_sample: ClassVar[bool] = False
     follows_slopes: ClassVar[bool] = False
     can_race: ClassVar[bool] = False
-    is_second_order: ClassVar[bool] = False
     foresees_refits: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:

@@ -21,7 +21,6 @@ class GaussNewton(Criterion):
     """
 
     name, unit = "gauss-newton", "loss"
-    is_second_order = True
     splits_by_group = True
 
     def cost(self, network: GatedNetwork) -> Cost:

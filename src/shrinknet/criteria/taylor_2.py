@@ -33,7 +33,6 @@ class Taylor2(Criterion):
     """
 
     name, unit = "taylor-2", "loss"
-    is_second_order = True
 
     def cost(self, network: GatedNetwork) -> Cost:
         """Return what one ranking costs: both kinds of neurons."""

@@ -39,7 +39,6 @@ class Taylor2Sampled(Criterion):
     """
 
     name, unit = "taylor-2-sampled", "loss"
-    is_second_order = True
     needs_each_sample = True
 
     def __init__(self, seed: int = 0, draws: int = 1) -> None:

@@ -17,7 +17,6 @@ from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.racing import parts_of
 from shrinknet.engine.sampled import Interactions
 from shrinknet.execution.jobs import Workers
-from shrinknet.run.allowed import can_score
 from shrinknet.run.effort import Effort
 from shrinknet.run.options import Pruning, Scored
 from shrinknet.search.methods import Choose, Scorer, find_method
@@ -25,7 +24,6 @@ from shrinknet.search.price import Price
 from shrinknet.search.racing import racing
 from shrinknet.search.rank import Choice, Limits, clipped
 from shrinknet.search.schedule import Estimator, scheduled
-from shrinknet.search.sets import Looked, in_sets
 from shrinknet.task.data import Data
 from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task
@@ -54,9 +52,6 @@ def _scorer(task: Task, criterion: Criterion, clip: str, progress: Progress) -> 
 
     return score
 
-
-ROWS, DRAWS = 256, 2
-"""Interactions are looked at on so many rows, for so many draws of signs."""
 
 SCREENED_BY = "taylor-2"
 """What a race's `screen` goes by."""
@@ -104,17 +99,6 @@ class Scorers:
         task = self.task if data is None else self.task.with_calibration(data)
         return self.workers.enter_context(scored_by(task, replace(self.options, criterion=rule), self.shards))
 
-    def interactions(self) -> Looked:
-        """Return what neurons do to each other, by some rows that the seed draws."""
-        rule = Taylor2Sampled(self.options.seed, DRAWS)
-        data = self.task.calibration.permuted(self.options.seed).rows(0, min(ROWS, len(self.task.calibration)))
-
-        def look(network: GatedNetwork) -> Interactions:
-            with self.options.how.arithmetic():
-                return rule.with_interactions(network, data.batches())[1]
-
-        return look
-
     def here(self, rule: Criterion, data: Data, *, pairs: bool) -> Estimator:
         """Return scores by this process, of few rows, which are too little work for many; and interactions."""
         score = _scorer(self.task.with_calibration(data), rule, "none", Silence())
@@ -151,24 +135,12 @@ def choosing(
         exact = None if rows is None else by(find_criterion("ablation"), rows)
         return scheduled(effort.schedule, estimates, exact, limits, price)
     if not options.how.races:
-        choose = find_method(options.method)(network, by(options.rule))
-        return in_sets(choose, scorers.interactions(), limits, price) if _goes_in_sets(network, scorers) else choose
+        return find_method(options.method)(network, by(options.rule))
     if options.method != "reranking" or options.clip != "none":
         given = f"method {options.method!r}, clip {options.clip!r}"
         raise BadInputError("confidence and screen", "used with reranking and no clip", given, "Leave them out.")
     race = race_of(scorers.task, options.rule, limits, options.seed, options.how, options.told)
     return lambda network, count: race(compensation.scoring(network), count)
-
-
-def _goes_in_sets(network: GatedNetwork, scorers: Scorers) -> bool:
-    """Whether several neurons go at once by scores to which what they do to each other can be added.
-
-    Where weights are refit, scores say what the others cannot make up for, which hardly hurts twice.
-    """
-    options = scorers.options
-    if (options.step or 1) == 1 or options.method != "reranking" or options.clip != "none" or options.refits:
-        return False
-    return options.rule.is_second_order and can_score(scorers.task, Taylor2Sampled(), network)
 
 
 def _refit_before(compensation: Compensation | NoCompensation, score: Scorer) -> Scorer:

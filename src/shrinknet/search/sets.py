@@ -9,16 +9,14 @@ exactly where the loss is quadratic in the gates. Neurons join the set one after
 least to that sum for each unit that it frees.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from shrinknet.core.records import Neuron
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.sampled import Interactions
-from shrinknet.search.methods import Choose
-from shrinknet.search.price import Price
-from shrinknet.search.rank import Choice, Limits, Ranked, takeable
+from shrinknet.search.rank import Limits, Ranked, takeable
 
 MOST_PARTS = 100
 """A set is chosen in so many parts at most: where very many go at once, some join at the same time."""
@@ -62,27 +60,3 @@ def apart(
         numbers = numbers[~np.isin(numbers, gone)]
         added += interactions.with_these(gone).cpu().numpy()
     return taken
-
-
-Looked = Callable[[GatedNetwork], Interactions]
-
-
-def in_sets(choose: Choose, look: Looked, limits: Limits, price: Price) -> Choose:
-    """Choose as before where one neuron goes, and of several those that do not hurt each other.
-
-    Args:
-        choose: an order of all neurons.
-        look: what two neurons of a network do to each other.
-        limits: what every group keeps.
-        price: what a neuron of each group frees.
-    """
-
-    def chosen(network: GatedNetwork, count: int) -> Choice:
-        choice = choose(network, count)
-        if count == 1 or count >= len(choice.order):
-            return choice
-        return Choice(
-            apart(network, choice.order, count, limits, price(network, limits), look(network)), is_settled=True
-        )
-
-    return chosen
