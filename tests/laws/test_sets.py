@@ -166,7 +166,7 @@ def test_where_some_do_the_same_a_set_costs_less_than_the_lowest_scores(criterio
         taken = apart(network, order, 2, Limits(), {}, interactions_of(task, network))
         lowest.append(rise(task, network, [neuron for neuron, _ in order[:2]]))
         chosen.append(rise(task, network, [neuron for neuron, _ in taken]))
-    assert sum(chosen) < 0.8 * sum(lowest)
+    assert sum(chosen) < 0.8 * sum(lowest)  # .76 was seen when this was set
     assert sum(mine > others for mine, others in zip(chosen, lowest, strict=True)) <= 1
 
 
