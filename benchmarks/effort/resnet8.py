@@ -32,7 +32,7 @@ from rounds import RESULTS, SEED, once, write
 import shrinknet as sn
 from shrinknet.engine.gates import gated
 from shrinknet.execution.cost_model import refit_work, run_work
-from shrinknet.run.effort import _passes
+from shrinknet.run.prices import passes_of
 
 matplotlib.use("agg")
 
@@ -148,8 +148,8 @@ def exact(task: sn.Task, kind: str) -> dict[str, float]:
     network = gated(task, scoring=sn.Scoring("6GiB"))
     committed = json.loads((RESULTS / "fitting_resnet8.json").read_text())["accuracy"][f"ablation, {kind}"]
     num_steps = -(-REMOVED // STEP)
-    refit = 2 + _passes(network, refit_work(network, NUM_CALIBRATION)) if kind == "least-squares" else 0
-    passes = _passes(network, run_work(network, "ablation", 1, REMOVED, STEP)) + num_steps * refit
+    refit = 2 + passes_of(network, refit_work(network, NUM_CALIBRATION)) if kind == "least-squares" else 0
+    passes = passes_of(network, run_work(network, "ablation", 1, REMOVED, STEP)) + num_steps * refit
     return {"passes": passes, **committed}
 
 

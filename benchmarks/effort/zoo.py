@@ -32,7 +32,7 @@ from rounds import RESULTS, SEED, write
 from torch import Tensor, nn
 
 import shrinknet as sn
-from shrinknet.run.effort import SHARE_FOR_SEARCH
+from shrinknet.run.prices import SHARE_FOR_SEARCH
 
 ASKED, SHARE, NUM_SAMPLES = 15, 0.8, 16
 MOST = 900

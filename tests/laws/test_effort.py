@@ -18,8 +18,9 @@ from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.execution.cost_model import Work, forward_work, refit_work
 from shrinknet.measure.costs import GraphCosts, costs
 from shrinknet.run import effort as efforts
-from shrinknet.run.effort import _more_at_first, _passes
+from shrinknet.run import prices as pricing
 from shrinknet.run.options import Pruning
+from shrinknet.run.prices import _more_at_first, passes_of
 from shrinknet.search import schedule as schedules
 from shrinknet.search.rank import Limits
 from shrinknet.search.schedule import CANDIDATES, Paced, Prices, Schedule, num_there, reaching, schedule_of, to_go
@@ -118,7 +119,7 @@ def test_broken_off_and_resumed_it_ends_in_the_same_bits(tmp_path, monkeypatch) 
 
     with pytest.raises(KeyboardInterrupt):
         pruned(a_task(), goals=goals(), effort="1s", out=tmp_path / "broken", progress=Breaks())
-    monkeypatch.setattr(efforts, "seconds_of", None)  # a run that goes on measures no time
+    monkeypatch.setattr(pricing, "seconds_of", None)  # a run that goes on measures no time
     again = pruned(a_task(), goals=goals(), effort="1s", out=tmp_path / "broken", resume=True)
     assert len(whole.history) > 4
     assert facts(again) == facts(whole)
@@ -138,7 +139,7 @@ def test_a_refit_is_paid_for_as_it_is_counted(kind: str, tmp_path, monkeypatch) 
     """With it go a measurement of the network without it, and a pass that runs what is behind."""
     network = gated(a_task())
     fits = refit_work(network, 300) if kind == "least-squares" else forward_work(network)
-    counted = efforts.NOMINAL.seconds(fits) / efforts.NOMINAL.seconds(forward_work(network))
+    counted = pricing.NOMINAL.seconds(fits) / pricing.NOMINAL.seconds(forward_work(network))
     pruned(a_task(), goals=goals(), effort="1s", compensate=kind, out=tmp_path / "run", **slow(monkeypatch))
     prices = json.loads((tmp_path / "run" / "config.json").read_text())["prices"]
     pacing = 1
@@ -162,7 +163,7 @@ def slow(monkeypatch) -> dict[str, object]:
 
     It was forty until finding how many go had a price, too: then two steps were enough, and nothing was left to resume.
     """
-    monkeypatch.setattr(efforts, "seconds_of", lambda work: efforts.SHARE_FOR_SEARCH / 54)
+    monkeypatch.setattr(pricing, "seconds_of", lambda work: pricing.SHARE_FOR_SEARCH / 54)
     monkeypatch.setattr(efforts, "_is_short", lambda *args: False)
     return {}
 
@@ -217,17 +218,17 @@ def test_too_little_says_how_little_is_enough() -> None:
 
 def test_too_short_a_time_says_how_long_is_enough_before_candidates_are_tried(monkeypatch) -> None:
     """A pass is said to take 8 s: 0.8 of 20 s buy two, and a ranking of this network takes more."""
-    monkeypatch.setattr(efforts, "_seconds_of_a_pass", lambda task, network, start: 8.0)
-    monkeypatch.setattr(efforts, "_seconds", lambda work: 40.0)
+    monkeypatch.setattr(pricing, "_seconds_of_a_pass", lambda task, network, start: 8.0)
+    monkeypatch.setattr(pricing, "_seconds", lambda work: 40.0)
     monkeypatch.setattr(efforts, "_is_short", lambda *facts: False)
-    spread = efforts._spread
-    monkeypatch.setattr(efforts, "_spread", lambda network: pytest.fail("candidates are tried"))
+    spread = pricing._spread
+    monkeypatch.setattr(pricing, "_spread", lambda network: pytest.fail("candidates are tried"))
     with pytest.raises(
         sn.BadInputError, match=r"^effort must be at least (\d+)s here, for one ranking: .* of 8 s each\. Got '20s'\."
     ) as e:
         pruned(a_task(), goals=goals(), effort="20s")
     least = int(str(e.value).split("at least ")[1].split("s ")[0])
-    monkeypatch.setattr(efforts, "_spread", spread)
+    monkeypatch.setattr(pricing, "_spread", spread)
     assert pruned(a_task(), goals=goals(), effort=f"{least + 1}s").is_met
 
 
@@ -240,12 +241,12 @@ def test_a_ranking_by_ablation_is_priced_by_a_few_candidates(monkeypatch, tmp_pa
         return score(rule, network, batches)
 
     slow(monkeypatch)
-    monkeypatch.setattr(efforts, "seconds_of", lambda work: (work(), efforts.SHARE_FOR_SEARCH / 54)[1])
+    monkeypatch.setattr(pricing, "seconds_of", lambda work: (work(), pricing.SHARE_FOR_SEARCH / 54)[1])
     monkeypatch.setattr(Ablation, "score", seen)
     pruned(a_task(loss=wrong), goals=goals(), effort="1s", out=tmp_path / "run")
     config, num_neurons = json.loads((tmp_path / "run" / "config.json").read_text()), a_network().trace.num_neurons
     assert config["criterion"] == "ablation"
-    assert set(tried[:6]) == {efforts.TRIED}, "three times for rankings, three for candidates: they are short"
+    assert set(tried[:6]) == {pricing.TRIED}, "three times for rankings, three for candidates: they are short"
     assert config["prices"]["ranking"] == pytest.approx(config["prices"]["candidate"] * num_neurons)
 
 
@@ -397,7 +398,7 @@ def test_what_the_first_refit_takes_more_is_kept_from_everything_else() -> None:
         options = Pruning(goals=goals, compensate="least-squares")
         found.append(_more_at_first(task, gated(task), options) * len(task.calibration))
     assert found[1] == pytest.approx(0, abs=1e-6), "ten rows for each unknown: nothing is chosen"
-    one = _passes(gated(few), Work(201**3 * 25))
+    one = passes_of(gated(few), Work(201**3 * 25))
     assert found[0] == pytest.approx(one, rel=1e-6)
     assert _more_at_first(few, gated(few), Pruning(goals=goals, compensate="mean")) == 0
 
@@ -409,14 +410,14 @@ def test_systems_are_priced_as_long_as_they_take_here(monkeypatch) -> None:
     task = sn.Task(model, "cross-entropy", (torch.randn(40, 6), torch.arange(40) % 3))
     network, one, found = gated(task), 1e-3, {}
     start = first_step(task, network, GraphCosts(network.trace))
-    monkeypatch.setattr(efforts, "_seconds", lambda work: (work(), 1e-6)[1])
-    monkeypatch.setattr(efforts, "_seconds_of_a_pass", lambda *given: one)
+    monkeypatch.setattr(pricing, "_seconds", lambda work: (work(), 1e-6)[1])
+    monkeypatch.setattr(pricing, "_seconds_of_a_pass", lambda *given: one)
     for name, seconds in (("fast", 0.0), ("slow", 1e-7)):
-        monkeypatch.setattr(efforts, "_seconds_of_systems", lambda seconds=seconds: seconds)
+        monkeypatch.setattr(pricing, "_seconds_of_systems", lambda seconds=seconds: seconds)
         options = Pruning(goals=goals(), compensate="least-squares")
         rule = find_criterion("taylor-2-sampled")
-        _, found[name] = efforts._bought(task, network, rule, options, "20s", start, lambda: None)
-    counted, fast, slow = _passes(network, Work(1)) * one / 40, found["fast"], found["slow"]
+        _, found[name] = pricing.bought(task, network, rule, options, "20s", start, lambda: None)
+    counted, fast, slow = passes_of(network, Work(1)) * one / 40, found["fast"], found["slow"]
     assert slow.first == pytest.approx(fast.first * 1e-7 / counted)
     assert slow.measuring - fast.measuring == pytest.approx((1e-7 - counted) * 61**3 / one)
     assert slow.ranking - fast.ranking == pytest.approx(1e-7 * 60**3 / one)
@@ -430,7 +431,7 @@ def test_what_candidates_are_timed_on_scores_as_the_network_itself(layers: list[
     torch.manual_seed(0)
     task = sn.Task(nn.Sequential(*layers).double(), "cross-entropy", (torch.randn(9, 5).double(), torch.arange(9) % 3))
     network = gated(task)
-    timed = efforts._as_refit(network)
+    timed = pricing._as_refit(network)
     assert timed.residual_maker
     plain, same = (Ablation().score(one, task.calibration.batches()) for one in (network, timed))
     assert all(np.allclose(plain.values[name], same.values[name], rtol=1e-9) for name in plain.values)

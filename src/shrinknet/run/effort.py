@@ -3,51 +3,31 @@
 Where every removal by exact ablation is within the effort, that is the search. Otherwise a schedule says how the
 effort is spent (`search/schedule.py`). What a time was turned into is written into `config.json`: the passes, and what
 things cost in passes as it was measured; a run that goes on reads them. An effort in passes is spent by prices that the
-cost model counts: the same on every machine.
+cost model counts: the same on every machine (`prices.py`).
 """
 
 import logging
 import math
-import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 
-import numpy as np
-import torch
-
-from shrinknet.compensation.kinds import KINDS
-from shrinknet.compensation.readers import readers
 from shrinknet.core.config import DEFAULT_EFFORT
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.reading import restored
-from shrinknet.core.records import Neuron, Step
+from shrinknet.core.records import Step
 from shrinknet.core.units import EXACT, counted, effort_seconds
 from shrinknet.criteria import Criterion, find_criterion
 from shrinknet.engine.gates import GatedNetwork
-from shrinknet.execution.cost_model import (
-    NOMINAL,
-    Rates,
-    Work,
-    first_refit,
-    forward_work,
-    ranking_work,
-    refit_work,
-    run_work,
-    seconds_of,
-    work_of_systems,
-)
-from shrinknet.graph.call import Site
-from shrinknet.measure.evaluation import evaluate_batches
+from shrinknet.execution.cost_model import Rates, run_work
 from shrinknet.recovery.joint import PASSES_AN_EPOCH, epochs_within
-from shrinknet.run.allowed import ROWS_TRIED, can_score
+from shrinknet.run.allowed import can_score
 from shrinknet.run.options import Pruning
+from shrinknet.run.prices import SHARE_FOR_SEARCH, bought, counted_prices, work_of_a_refit
 from shrinknet.search.polish import MOST_ROUNDS, passes_of_a_round
-from shrinknet.search.schedule import CANDIDATES, FEW_ROWS, Prices, Schedule, least_passes, schedule_of
+from shrinknet.search.schedule import CANDIDATES, Prices, Schedule, least_passes, schedule_of
 from shrinknet.task.data import Data
-from shrinknet.task.scoring import Scoring
 from shrinknet.task.task import Task
 
 log = logging.getLogger(__name__)
@@ -55,12 +35,6 @@ log = logging.getLogger(__name__)
 SLOW, SLOW_CALL = Rates(macs=3e8, bytes=3e8), 1e-4
 """What every machine does in a second at least, and how many seconds an operator takes at most to be called: a search
 that is within its time by these rates needs no measurement."""
-
-SHARE_FOR_SEARCH = 0.8
-"""The rest of a time is for what comes before and after: files, the proof, the page."""
-
-PASSES_BY_LOSS = 7
-"""What biases that follow the loss take at most: a pass, slopes, and four tries."""
 
 SHARE_FOR_POLISH = 0.3
 """Exchanges take at most that part of the effort."""
@@ -70,18 +44,6 @@ SHARE_FOR_JOINT = 0.5
 
 ESTIMATES = ("taylor-2-sampled", "taylor-1", "ablation")
 """What ranks where exact ablation of all is too much: the first that loss and network allow."""
-
-TRIED = 8
-"""So many candidates are ablated exactly to see how long that takes."""
-
-SHARE_FOR_TRIALS, TRIAL = 0.05, 16
-"""The part of a time that trials may take; how many passes over its rows a trial is about."""
-
-SIZE_TRIED = 256
-"""Of so many unknowns is the system whose solution is timed."""
-
-SHORT = 0.5
-"""A measurement of less than so many seconds is taken three times."""
 
 
 @dataclass(frozen=True)
@@ -167,11 +129,11 @@ def effort_of(
     estimate = _estimate(task, network, options.seed)
     if began is not None:
         passes = float(began["passes"])  # type: ignore[arg-type]
-        prices = _prices_of(began) or _counted_prices(task, network, estimate, options)
+        prices = _prices_of(began) or counted_prices(task, network, estimate, options)
     elif isinstance(asked, float):
-        passes, prices = asked, _counted_prices(task, network, estimate, options)
+        passes, prices = asked, counted_prices(task, network, estimate, options)
     else:
-        passes, prices = _bought(task, network, estimate, options, asked, start, pacing)
+        passes, prices = bought(task, network, estimate, options, asked, start, pacing)
     kept, passes = _kept_for_the_end(options, began, passes, prices, num_to_go, len(task.calibration))
     num_rows, num_neurons = len(task.calibration), network.trace.num_neurons
     mean_left = num_neurons - (num_to_go - 1) / 2
@@ -231,159 +193,14 @@ def _is_short(task: Task, network: GatedNetwork, options: Pruning, asked: str, n
     """Whether the exact search is within a time on any machine: nothing has to be measured then."""
     num_rows, num_steps = len(task.calibration), -(-num_to_go // exact_step)
     work = run_work(network, "ablation", num_rows, num_to_go, exact_step)
-    work += _work_of_a_refit(network, options, num_rows).times(num_rows * num_steps)
+    work += work_of_a_refit(network, options, num_rows).times(num_rows * num_steps)
     calls = num_steps * len(network.groups) * len(network.program.nodes)
     return SLOW.seconds(work) + SLOW_CALL * calls <= SHARE_FOR_SEARCH * effort_seconds(asked)
-
-
-def _passes(network: GatedNetwork, work: Work) -> float:
-    """Work in forward passes of one sample."""
-    return float(NOMINAL.seconds(work) / NOMINAL.seconds(forward_work(network)))
-
-
-def _measuring(task: Task, network: GatedNetwork, options: Pruning) -> float:
-    """What measuring after each step costs, in passes; with a refit, the network without it is measured, too."""
-    validation = 0.0 if task.validation is None else len(task.validation) / len(task.calibration)
-    measured = 1 + validation
-    if not options.refits:
-        return measured
-    return 2 * measured + 1 + _passes(network, _work_of_a_refit(network, options, len(task.calibration)))
-
-
-def _work_of_a_refit(network: GatedNetwork, options: Pruning, num_rows: int) -> Work:
-    """The work of a refit beside the pass that it runs, for each sample; where biases alone are set, that is passes."""
-    if not options.refits:
-        return Work()
-    kind = KINDS[options.compensate]
-    if kind.lays_out_rows:
-        return refit_work(network, num_rows)
-    return forward_work(network).times(PASSES_BY_LOSS if kind.follows_the_loss else 1)
-
-
-def _more_at_first(task: Task, network: GatedNetwork, options: Pruning) -> float:
-    """What the first refit takes more than those after it, in passes over all rows."""
-    if not options.refits or not KINDS[options.compensate].lays_out_rows:
-        return 0.0
-    num_rows = len(task.calibration)
-    first, _ = first_refit(network, num_rows)
-    return (_passes(network, first) - _passes(network, refit_work(network, num_rows)) * num_rows) / num_rows
-
-
-def _counted_prices(task: Task, network: GatedNetwork, estimate: Criterion, options: Pruning) -> Prices:
-    """What things cost by the cost model: the same on every machine."""
-    ranking, each = (_passes(network, ranking_work(network, rule, 1)) for rule in (estimate, "ablation"))
-    first = _more_at_first(task, network, options)
-    return Prices(_measuring(task, network, options), ranking, each / network.trace.num_neurons, first)
-
-
-def _bought(
-    task: Task,
-    network: GatedNetwork,
-    estimate: Criterion,
-    options: Pruning,
-    asked: str,
-    start: Step,
-    pacing: Callable[[], object],
-) -> tuple[float, Prices]:
-    """Return how many passes a time buys here, and what things cost in passes, tried on few rows and candidates.
-
-    What this process does alone takes as many passes as all workers do in that time.
-
-    Raises:
-        BadInputError: the time is too short for one ranking.
-    """
-    one, alone = _seconds_of_a_pass(task, network, start), _at_once(options.how)
-    passes = SHARE_FOR_SEARCH * effort_seconds(asked) / one * alone
-    rows = task.calibration.permuted(options.seed).rows(0, _rows_to_try(len(task.calibration), asked, one))
-    of_all = len(task.calibration) / len(rows) / one
-    if estimate.name == "ablation":  # of all candidates it would take hours, where a few say it
-        ranking = _seconds_of_a_candidate(network, rows, refits=options.refits) * network.trace.num_neurons
-    else:
-        ranking = _seconds(lambda: estimate.score(network, rows.batches()))
-    measuring = _measuring(task, network, options) + _seconds(pacing) / one
-    first = _more_at_first(task, network, options)
-    if options.refits and KINDS[options.compensate].lays_out_rows:
-        a_unit, counted = _seconds_of_systems(), _passes(network, Work(1)) * one / len(task.calibration)
-        slower = max(1.0, a_unit / counted)
-        measuring += (slower - 1) * counted * work_of_systems(network) / one
-        first *= slower
-        cubes = sum(
-            len(ids) ** 3 for ids in map(network.program.numbers.__getitem__, _as_refit(network).residual_maker)
-        )
-        ranking += a_unit * cubes / (of_all * one)  # what the others cannot make up for is found anew for each
-    prices = Prices(measuring * alone, ranking * of_all * alone, 0.0, first * alone)
-    least = least_passes(prices, len(task.calibration))
-    if passes < least:
-        allowed = (
-            f"at least {math.ceil(least * one / alone / SHARE_FOR_SEARCH)}s here, for one ranking: "
-            f"{least:.3g} forward passes over the calibration data, of {one:.2g} s each"
-        )
-        raise BadInputError("effort", allowed, repr(asked), "Allow more, or give fewer calibration rows.")
-    return passes, replace(prices, candidate=_seconds_of_a_candidate(network, rows, refits=options.refits) * of_all)
-
-
-def _seconds_of_systems() -> float:
-    """How long it takes to solve a system in double precision, for each cube of an unknown: passes go another way."""
-    system, given = torch.eye(SIZE_TRIED, dtype=torch.float64), torch.ones(SIZE_TRIED, SIZE_TRIED, dtype=torch.float64)
-    return _seconds(lambda: torch.linalg.solve(system + 1, given)) / SIZE_TRIED**3
-
-
-def _seconds_of_a_candidate(network: GatedNetwork, rows: Data, *, refits: bool) -> float:
-    """How long the exact ablation of one neuron takes, on some rows; with refits, of what others cannot make up for."""
-    some, ablation = network.among(_spread(network)), find_criterion("ablation")
-    some = _as_refit(some) if refits else some
-    return _seconds(lambda: ablation.score(some, rows.batches())) / min(TRIED, network.trace.num_neurons)
-
-
-def _as_refit(network: GatedNetwork) -> GatedNetwork:
-    """The network as ablation scores it where readers are refit, for what that takes: no value is another one."""
-    found, program = dict[Site, torch.Tensor](), network.program
-    for reader in readers(program):
-        if program.is_product(reader.node, reader.site):
-            count = len(program.ids[reader.site])
-            found[reader.site] = torch.eye(count + 1, count, dtype=torch.float64, device=program.device)
-    return replace(network, residual_maker=found)
-
-
-def _rows_to_try(num_rows: int, asked: str, one: float) -> int:
-    """On how many rows a ranking and candidates are tried: on fewer, where that would take much of the time."""
-    affordable = SHARE_FOR_TRIALS * effort_seconds(asked) / (TRIAL * one / num_rows)
-    return min(num_rows, FEW_ROWS, max(ROWS_TRIED, int(affordable)))
 
 
 def _prices_of(began: Mapping[str, object]) -> Prices | None:
     """The prices that were measured when the run began; None where they were counted."""
     return restored(Prices, began["prices"]) if "prices" in began else None
-
-
-def _spread(network: GatedNetwork) -> set[Neuron]:
-    """A few neurons, of all groups as they are wide."""
-    neurons = [Neuron(group.name, index) for group in network.groups for index in range(group.width)]
-    return {neurons[place] for place in np.linspace(0, len(neurons) - 1, min(TRIED, len(neurons))).astype(int)}
-
-
-def _seconds_of_a_pass(task: Task, network: GatedNetwork, start: Step) -> float:
-    """How long a forward pass over the calibration rows takes: as long as the start took to be measured."""
-    validation = 0 if task.validation is None else len(task.validation)
-    one = start.seconds * len(task.calibration) / (len(task.calibration) + validation)
-    if one >= SHORT:
-        return one
-    return _seconds(lambda: evaluate_batches(lambda batch: network.outputs(batch.inputs), task.loss, task.calibration))
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """How long something takes; what is short is done three times."""
-    times = [seconds_of(work)]
-    if times[0] < SHORT:
-        times += [seconds_of(work), seconds_of(work)]
-    return median(times)
-
-
-def _at_once(how: Scoring) -> float:
-    """How many times as much workers do as this process."""
-    if how.executor == "serial":
-        return 1.0
-    return max(1.0, (how.workers or os.cpu_count() or 1) * how.threads / torch.get_num_threads())
 
 
 def _estimate(task: Task, network: GatedNetwork, seed: int) -> Criterion:
