@@ -66,7 +66,8 @@ def one(name: str, rows: int, effort: str) -> dict[str, object]:
     return {
         "seconds_asked": effort_seconds(effort), "seconds": round(seconds), "rows": rows, "met": run.is_met,
         "share_of_macs": end.macs / start.macs, "neurons": start.num_neurons, "removed": len(run.plan.removed),
-        "steps": len(run.history) - 1, "steps_seconds": round(sum(step.seconds for step in run.history[1:])), "passes": run.config.content.get("passes"), "proven": run.verification.holds,
+        "steps": len(run.history) - 1, "steps_seconds": round(sum(step.seconds for step in run.history[1:])),
+        "passes": run.config.content.get("passes"), "proven": run.verification.holds,
         "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }  # fmt: skip
 

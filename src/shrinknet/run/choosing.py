@@ -19,6 +19,7 @@ from shrinknet.engine.sampled import Interactions
 from shrinknet.execution.jobs import Workers
 from shrinknet.run.effort import Effort
 from shrinknet.run.options import Pruning, Scored
+from shrinknet.search.lazily import lazily
 from shrinknet.search.methods import Choose, Scorer, find_method
 from shrinknet.search.price import Price
 from shrinknet.search.racing import racing
@@ -134,6 +135,8 @@ def choosing(
         rows = effort.exact_rows_of(data, options.seed)
         exact = None if rows is None else by(find_criterion("ablation"), rows)
         return scheduled(effort.schedule, estimates, exact, limits, price)
+    if _one_after_another(options):
+        return lazily(by(options.rule), limits, price)
     if not options.how.races:
         return find_method(options.method)(network, by(options.rule))
     if options.method != "reranking" or options.clip != "none":
@@ -141,6 +144,12 @@ def choosing(
         raise BadInputError("confidence and screen", "used with reranking and no clip", given, "Leave them out.")
     race = race_of(scorers.task, options.rule, limits, options.seed, options.how, options.told)
     return lambda network, count: race(compensation.scoring(network), count)
+
+
+def _one_after_another(options: Pruning) -> bool:
+    """Whether neurons that go in one step are chosen one after another: their scores are what they cost, measured."""
+    is_measured = options.rule.can_race and options.clip == "none" and not options.refits
+    return (options.step or 1) > 1 and options.method == "reranking" and is_measured and not options.how.races
 
 
 def _refit_before(compensation: Compensation | NoCompensation, score: Scorer) -> Scorer:
