@@ -15,6 +15,7 @@ from shrinknet.criteria import find_criterion
 from shrinknet.criteria.taylor_2_sampled import Taylor2Sampled
 from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.sampled import Interactions, slopes_and_factors
+from shrinknet.search import sets
 from shrinknet.search.rank import Limits, for_each_unit, ranked, takeable
 from shrinknet.search.sets import apart
 
@@ -131,12 +132,30 @@ def test_the_choice_is_that_of_its_slow_twin(drawn: Drawn, count: int, data) -> 
     assert np.allclose([one for _, one in found], [one for _, one in taken], rtol=1e-9, atol=1e-12)
 
 
-@given(networks, st.integers(1, 5))
-def test_without_interactions_it_is_the_order(drawn: Drawn, count: int) -> None:
-    network, task = drawn.network, drawn.task()
+@given(networks, st.integers(1, 5), st.sampled_from([1, 2, 3]))
+def test_without_interactions_it_is_the_order(drawn: Drawn, count: int, multiple_of: int) -> None:
+    network, task, limits = drawn.network, drawn.task(), Limits(multiple_of)
     order = ranked(network, find_criterion("ablation").score(network, task.calibration.batches()))
     none = torch.zeros(1, len(network.present), dtype=torch.float64)
-    assert apart(network, order, count, Limits(), {}, Interactions(none, none)) == takeable(network, order, count)
+    expected = takeable(network, order, count, limits)
+    assert apart(network, order, count, limits, {}, Interactions(none, none)) == expected
+
+
+def test_each_part_of_a_set_looks_at_the_first_few_of_each_group(monkeypatch) -> None:
+    """Of networks with thousands of neurons all of them, for each part, took half as long as the rankings."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 300), nn.ReLU(), nn.Linear(300, 200), nn.ReLU(), nn.Linear(200, 2))
+    task = sn.Task(model, "squared-error", (torch.randn(8, 2), torch.randn(8, 2)))
+    network, looked_at = gated(task), list[int]()
+    order = ranked(network, find_criterion("ablation").score(network, task.calibration.batches()))
+
+    def counting(network, order, *more):
+        looked_at.append(len(order))
+        return takeable(network, order, *more)
+
+    monkeypatch.setattr(sets, "takeable", counting)
+    assert len(apart(network, order, 250, Limits(), {}, interactions_of(task, network))) == 250
+    assert looked_at == [4] * 125, "two of each group"
 
 
 class WithCopies(nn.Module):

@@ -12,11 +12,15 @@ least to that sum for each unit that it frees.
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from shrinknet.core.records import Neuron
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.engine.sampled import Interactions
 from shrinknet.search.rank import Limits, Ranked, takeable
+
+Places = NDArray[np.int64]
+Scored = NDArray[np.float64]
 
 MOST_PARTS = 100
 """A set is chosen in so many parts at most: where very many go at once, some join at the same time."""
@@ -40,23 +44,30 @@ def apart(
         prices: for each group, the units that one of its neurons frees.
         interactions: what two neurons do to each other.
 
-    Cost: products of the interactions' rows with those of each part (see `Interactions`).
+    Cost: for each part products of the interactions' rows with its own (see `Interactions`), and a sort of each group.
     """
     starts = {group.name: network.trace.ids_of(group).start for group in network.groups}
-    neurons = {starts[neuron.group] + neuron.index: neuron for neuron, _ in order}
-    numbers = np.fromiter(neurons, np.int64, len(neurons))
-    added = np.full(len(network.present), np.nan)
-    added[numbers] = [score for _, score in order]
+    places, added = dict[str, list[int]](), np.array([score for _, score in order])
+    for place, (neuron, _) in enumerate(order):
+        places.setdefault(neuron.group, []).append(place)
+    left = {name: np.array(own) for name, own in places.items()}
+    numbers = np.array([starts[neuron.group] + neuron.index for neuron, _ in order])
     taken: Ranked = []
-    while len(taken) < count:
+    while order and len(taken) < count:
         size = min(max(1, count // MOST_PARTS), count - len(taken))
-        now = numbers[np.argsort(added[numbers], kind="stable")].tolist()
-        some = takeable(network, [(neurons[one], float(added[one])) for one in now], size, limits, prices)
+        now = _first(left, added, len(order) if limits.in_blocks else size)
+        some = takeable(network, [(order[place][0], float(added[place])) for place in now], size, limits, prices)
         if not some:
             break
         taken += some
         network = network.without(neuron for neuron, _ in some)
         gone = [starts[neuron.group] + neuron.index for neuron, _ in some]
-        numbers = numbers[~np.isin(numbers, gone)]
-        added += interactions.with_these(gone).cpu().numpy()
+        left = {name: own[~np.isin(numbers[own], gone)] for name, own in left.items()}
+        added += interactions.with_these(gone).cpu().numpy()[numbers]
     return taken
+
+
+def _first(places: Mapping[str, Places], added: Scored, count: int) -> list[int]:
+    """Return the places of the first few of each group, all in order: no more of them can go."""
+    some = np.concatenate([own[np.argsort(added[own], kind="stable")[:count]] for own in places.values()])
+    return some[np.lexsort((some, added[some]))].tolist()  # type: ignore[no-any-return]
