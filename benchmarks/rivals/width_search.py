@@ -5,6 +5,7 @@ Channels are ordered once, by what the best weights of their reader leave unexpl
 """
 
 import copy
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ def shrunk(model: nn.Sequential, inputs: Tensor, targets: Tensor, budget: int, s
     reads, orders, at = [inputs], list[list[int]](), [i for i, one in enumerate(model) if isinstance(one, LAYERS)]
     for layer in model:
         reads.append(layer(reads[-1]))
-    for before, now in zip(at[:-1], at[1:], strict=True):
+    for before, now in pairwise(at):
         orders.append(order(*moments(model[now], reads[now], reads[now + 1]), len(model[before].weight)))
     full, generator = torch.tensor([len(one) for one in orders]), torch.Generator().manual_seed(seed)
 
