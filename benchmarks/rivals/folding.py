@@ -20,14 +20,15 @@ def shrunk(model: nn.Module, images: Tensor, labels: Tensor, seed: int) -> nn.Mo
     return reestimate(smaller, images)
 
 
-def fold(block: nn.Module, seed: int) -> None:
-    """Merge the inner channels of a block to half as many."""
+def fold(block: nn.Module, seed: int, share: float = 0.5) -> None:
+    """Merge the inner channels of a block to that share of them."""
     conv, norm, reads = block.conv1, block.norm1, block.conv2.weight.detach()
     scale = norm.weight / (norm.running_var + norm.eps).sqrt()
     shift = norm.bias + scale * (conv.bias - norm.running_mean)
     computed = torch.cat([conv.weight.flatten(1) * scale[:, None], shift[:, None]], 1)
-    cluster = torch.from_numpy(KMeans(len(computed) // 2, n_init=10, random_state=seed).fit_predict(computed)).long()
-    member = torch.nn.functional.one_hot(cluster, len(computed) // 2).float().T
+    count = int(share * len(computed))
+    cluster = torch.from_numpy(KMeans(count, n_init=10, random_state=seed).fit_predict(computed)).long()
+    member = torch.nn.functional.one_hot(cluster, count).float().T
     mean = (member @ computed) / member.sum(1, keepdim=True)
     keep(block, torch.arange(len(member)))
     block.conv1.weight.data = mean[:, :-1].reshape(block.conv1.weight.shape)

@@ -20,7 +20,12 @@ RATE = 1e-3
 
 def shrunk(model: nn.Module, images: Tensor, labels: Tensor, seed: int) -> nn.Module:
     """Return the network with half of each block's inner channels, trained."""
-    smaller, (inputs, targets) = folded(model, images, labels, seed), cifar("train")
+    return one_epoch(folded(model, images, labels, seed), seed)
+
+
+def one_epoch(smaller: nn.Module, seed: int) -> nn.Module:
+    """Return a network trained on all training images once."""
+    inputs, targets = cifar("train")
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(smaller.parameters(), RATE)
     batches = torch.randperm(len(targets), generator=generator).split(BATCH)
