@@ -74,6 +74,7 @@ def ours(way: str, model: nn.Module, inputs: Tensor, targets: Tensor, seed: int)
     return sn.prune(task, goals=[sn.NumParameters(f"{SHARE:.0%}")], seed=seed, **how).model
 
 
+@torch.no_grad()
 def folded(model: nn.Module, images: Tensor, seed: int) -> nn.Module:
     """Every block's inner channels merged, as many of each as the budget lets stay."""
     for block in (one for one in model if isinstance(one, Block)):
