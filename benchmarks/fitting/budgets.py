@@ -1,11 +1,12 @@
 """Two numbers of bytes and a trained network: does the measured file fit, and what is it worth then?
 
-    SHRINKNET_DATA=... python benchmarks/fitting/budgets.py [resnet8 resnet8-int8 activity autoencoder]
+    SHRINKNET_DATA=... python benchmarks/fitting/budgets.py [resnet8 resnet8-int8 resnet8-int8-joint activity ...]
 
 ResNet8 (MLPerf Tiny, CIFAR-10): 160 KiB of flash and 144 KiB of RAM in float32; 64 KiB of flash in int8. ST's activity
 network and the ToyCar autoencoder: half their flash and half their RAM. Scores and refits see calibration data, every
 quality given is on data that the fit did not see: other images, other recordings, later frames. Every file is made by
-ExecuTorch and run by its Python runtime; least squares make up for what is gone; priced by what the budgets lack.
+ExecuTorch and run by its Python runtime; least squares make up for what is gone; priced by what the budgets lack. With
+`-joint`, within 500 passes, all weights are refit together before they are quantized (images with flips and shifts).
 """
 
 import json
@@ -26,7 +27,7 @@ from shrinknet.engine.gates import gated
 from shrinknet.export.artefact import Artefact
 
 DATA = Path(os.environ["SHRINKNET_DATA"])
-WINDOW, NUM_CALIBRATION = 26, 1000
+WINDOW, NUM_CALIBRATION, EFFORT = 26, 1000, 500
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
         write("fitting_budgets", {"rows": found})
 
 
-def resnet8(quantize: str = "none") -> dict[str, object]:
+def resnet8(quantize: str = "none", kind: str = "least-squares") -> dict[str, object]:
     """The image classifier."""
     from trained_networks import resnet8
 
@@ -48,12 +49,14 @@ def resnet8(quantize: str = "none") -> dict[str, object]:
     budgets = (
         [sn.FlashBytes("64 KiB")] if quantize == "int8" else [sn.FlashBytes("160 KiB"), sn.PeakRamBytes("144 KiB")]
     )
-    return fit(task, budgets, quantize, step=4)
+    if kind == "joint":
+        return fit(task, budgets, quantize, kind, effort=EFFORT, augment=("flip", "shift"))
+    return fit(task, budgets, quantize, kind, step=4)
 
 
-def activity() -> dict[str, object]:
+def activity(kind: str = "least-squares") -> dict[str, object]:
     """Half of everything for the activity network."""
-    return halves(activity_task(), step=2)
+    return halves(activity_task(), kind, **({"effort": EFFORT} if kind == "joint" else {"step": 2}))
 
 
 def activity_task() -> sn.Task:
@@ -82,30 +85,29 @@ def autoencoder() -> dict[str, object]:
     frames = torch.tensor(np.fromfile(file, np.float32).reshape(-1, 128))
     rows = frames.unfold(0, 5, 1).permute(0, 2, 1).flatten(1).contiguous()
     early, late = rows[: int(0.6 * len(rows))], rows[int(0.6 * len(rows)) + 4 :]  # no frame in both
-    return halves(sn.Task(trained_autoencoder(), "squared-error", (early, early), None, (late, late)), step=16)
+    return halves(sn.Task(trained_autoencoder(), "squared-error", (early, early), None, (late, late)), "mean", step=16)
 
 
-def halves(task: sn.Task, step: int) -> dict[str, object]:
+def halves(task: sn.Task, kind: str, **how: object) -> dict[str, object]:
     """Half the flash and half the RAM; where RAM cannot be halved, half the flash alone."""
     trace = gated(task).trace
     whole = Artefact(task, trace, "executorch").costs(trace.present())
     flash, ram = sn.FlashBytes(whole.flash_bytes // 2), sn.PeakRamBytes(whole.peak_ram_bytes // 2)
     try:
-        found = {"both": fit(task, [flash, ram], "none", step)}
+        found = {"both": fit(task, [flash, ram], "none", kind, **how)}
     except sn.BadInputError:  # no network is that small: how near does the smallest come?
-        found = {"both": fit(task, [flash, ram], "none", step, whole_curve=True)}
+        found = {"both": fit(task, [flash, ram], "none", kind, whole_curve=True, **how)}
     if not found["both"]["is_met"]:
-        found["flash alone"] = fit(task, [flash], "none", step)
+        found["flash alone"] = fit(task, [flash], "none", kind, **how)
     return found
 
 
-def fit(task: sn.Task, budgets: list, quantize: str, step: int, whole_curve: bool = False) -> dict[str, object]:
+def fit(task: sn.Task, budgets: list, quantize: str, kind: str, **how: object) -> dict[str, object]:
     """Fit, and say what was measured."""
-    kind = "least-squares" if len(task.calibration) >= NUM_CALIBRATION else "mean"
     runs: list[sn.Run] = []
     seconds = once(lambda: runs.append(sn.prune(
-        task, goals=budgets, artefact="executorch", quantize=quantize, price="budget", compensate=kind, step=step,
-        scoring=sn.Scoring("6GiB"), whole_curve=whole_curve,
+        task, goals=budgets, artefact="executorch", quantize=quantize, price="budget", compensate=kind,
+        scoring=sn.Scoring("6GiB"), **how,
     )))  # fmt: skip
     (run,) = runs
     start = run.history[0].measures.costs
@@ -135,7 +137,9 @@ def measured(manifest: Manifest) -> dict[str, object]:
 
 
 JOBS = {
-    "resnet8": resnet8, "resnet8-int8": lambda: resnet8("int8"), "activity": activity, "autoencoder": autoencoder,
+    "resnet8": resnet8, "resnet8-int8": lambda: resnet8("int8"),
+    "resnet8-int8-joint": lambda: resnet8("int8", "joint"), "activity": activity,
+    "activity-joint": lambda: activity("joint"), "autoencoder": autoencoder,
 }  # fmt: skip
 
 
