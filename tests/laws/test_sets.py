@@ -142,7 +142,7 @@ def test_without_interactions_it_is_the_order(drawn: Drawn, count: int, multiple
 
 
 def test_each_part_of_a_set_looks_at_the_first_few_of_each_group(monkeypatch) -> None:
-    """Of networks with thousands of neurons all of them, for each part, took half as long as the rankings."""
+    """Of networks with thousands of neurons all of them, for each part, took a good part of a search."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(2, 300), nn.ReLU(), nn.Linear(300, 200), nn.ReLU(), nn.Linear(200, 2))
     task = sn.Task(model, "squared-error", (torch.randn(8, 2), torch.randn(8, 2)))

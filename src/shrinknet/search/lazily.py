@@ -17,7 +17,7 @@ from shrinknet.search.rank import Choice, Limits, Ranked, ranked, takeable
 from shrinknet.search.schedule import num_there
 
 SCORED_AGAIN = 4
-"""So many neurons are scored again at a time: together they take hardly longer than one."""
+"""So many neurons are scored again at a time."""
 
 
 def lazily(score: Scorer, limits: Limits, price: Price) -> Choose:
@@ -28,7 +28,7 @@ def lazily(score: Scorer, limits: Limits, price: Price) -> Choose:
         limits: what every group keeps.
         price: what a neuron of each group frees.
 
-    Cost: a ranking of all, and for each neuron that goes the scores of `SCORED_AGAIN` candidates, mostly once or twice.
+    Cost: a ranking of all, and for each neuron that goes the scores of a few candidates, `SCORED_AGAIN` at a time.
     """
 
     def choose(network: GatedNetwork, count: int) -> Choice:
