@@ -2,11 +2,11 @@
 
     SHRINKNET_DATA=... python benchmarks/fitting/resnet20.py
 
-The network is the one that `benchmarks/effort/networks.py` trains for 12 epochs. Ours see 1,000 of the training images, drawn by each
-of three seeds; the rival (`benchmarks/rivals/folding.py`, each block's inner width folded to the same share, its norms
-repaired, then all 50,000 training images once) sees labels and fifty times as many images. Accuracy is that on all
-10,000 test images, which nothing else sees: no setting of `joint` was chosen on this network. Killed, the same command
-goes on from there.
+The network is the one that `benchmarks/effort/networks.py` trains for 12 epochs. Ours see 1,000 of the training images,
+drawn by each of three seeds; the rival (`benchmarks/rivals/folding.py`, each block's inner width folded to the same
+share, its norms repaired, then all 50,000 training images once) sees labels and fifty times as many images. Accuracy is
+that on all 10,000 test images, which nothing else sees: no setting of `joint` was chosen on this network. Killed, the
+same command goes on from there.
 """
 
 import json

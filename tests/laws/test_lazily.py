@@ -5,10 +5,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import Drawn, networks
+from networks import Drawn, dense_networks, networks
 from torch import nn
 
 import shrinknet as sn
+from shrinknet.compensation.compensate import compensation_of
+from shrinknet.compensation.none import NoCompensation
 from shrinknet.core.scores import Scores
 from shrinknet.criteria import find_criterion
 from shrinknet.engine.gates import GatedNetwork, gated
@@ -56,7 +58,7 @@ def test_far_fewer_are_scored_than_by_a_ranking_after_each() -> None:
         scored.append(sum(len(now.scored(group)) for group in now.groups))
         return ablation.score(now, task.calibration.batches())
 
-    choice = lazily(score, Limits(), by_neuron)(network, 10)
+    choice = lazily(score, Limits(), by_neuron, NoCompensation(network))(network, 10)
     assert choice.is_settled
     assert len(choice.order) == 10
     assert scored[0] == NUM_HIDDEN
@@ -74,7 +76,7 @@ def test_one_neuron_or_all_take_one_ranking() -> None:
 
     for count in (1, NUM_HIDDEN):
         scored.clear()
-        choice = lazily(score, Limits(), by_neuron)(network, count)
+        choice = lazily(score, Limits(), by_neuron, NoCompensation(network))(network, count)
         assert choice.order == ranked(network, scored[0])
         assert len(scored) == 1
         assert not choice.is_settled
@@ -98,9 +100,28 @@ def test_twins_do_not_go_together() -> None:
     assert {neuron.index for neuron in run.plan.removed} == {0, 2}
 
 
-@pytest.mark.parametrize(
-    "how", [{"clip": "mean"}, {"method": "single-ranking"}, {"compensate": "least-squares"}, {"criterion": "taylor-2"}]
-)
+def test_twins_do_not_go_together_where_readers_make_up_for_what_is_gone() -> None:
+    """Either twin costs nothing, as the other makes up for it; with one gone the other costs most."""
+    run = sn.prune(twins_task(), goals=[sn.RemovedNeurons(2)], step=2, compensate="least-squares")
+    assert len({neuron.index for neuron in run.plan.removed} & {0, 1}) == 1
+    one = sn.prune(twins_task(), goals=[sn.RemovedNeurons(2)], compensate="least-squares")
+    assert run.plan.removed == one.plan.removed
+
+
+@given(dense_networks())
+def test_where_readers_are_refit_the_first_of_a_step_are_those_of_one_at_a_time(drawn: Drawn) -> None:
+    """The slow twin: what is chosen first, second and third, each with the ones before gone and readers refit."""
+    task = drawn.task()
+    count = min(3, sum(group.width - 1 for group in drawn.network.groups))
+    many = sn.prune(task, goals=[sn.RemovedNeurons(count)], step=3, compensate="least-squares")
+    ends_anew = compensation_of("least-squares", task, gated(task))
+    for neuron, score in zip(many.plan.removed, many.history[1].scores, strict=True):
+        scores = find_criterion("ablation").score(ends_anew.scoring(ends_anew.latest), task.calibration.batches())
+        assert score == pytest.approx(scores[neuron], rel=1e-6, abs=1e-9)
+        ends_anew.refit(ends_anew.latest.without([neuron]), [neuron])
+
+
+@pytest.mark.parametrize("how", [{"clip": "mean"}, {"method": "single-ranking"}, {"criterion": "taylor-2"}])
 def test_where_scores_are_not_what_one_costs_the_lowest_go(how: dict[str, str]) -> None:
     run = sn.prune(twins_task(), goals=[sn.RemovedNeurons(2)], step=2, **how)
     assert {neuron.index for neuron in run.plan.removed} == {0, 1}

@@ -17,6 +17,7 @@ Sources: Hassibi and Stork 1993 (Optimal Brain Surgeon), Stahlberger and Riedmil
 
 import logging
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -93,6 +94,16 @@ class Compensation:
         self._ridges: dict[Reader, float] = {}
         self._bends: dict[Reader, Bend] = {}
         self._grams: dict[Reader, Tensor] = {}
+
+    def trial(self) -> "Compensation":
+        """Return one whose refits leave this one as it is; what both know they share.
+
+        Memory: for the values that its refits change.
+        """
+        other = copy(self)
+        other.values, other._ridges = dict(self.values), dict(self._ridges)
+        other._moments, other._bends, other._grams = dict(self._moments), dict(self._bends), dict(self._grams)
+        return other
 
     def restart(self) -> GatedNetwork:
         """Go back to the untouched network, and return it."""

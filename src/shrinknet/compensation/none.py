@@ -28,6 +28,10 @@ class NoCompensation:
         """Return the untouched network without some neurons."""
         return self.network.without(neuron for some in portions for neuron in some)
 
+    def trial(self) -> "NoCompensation":
+        """Return this one: nothing is refit."""
+        return self
+
     def scoring(self, network: GatedNetwork) -> GatedNetwork:
         """Return the network as it is."""
         return network

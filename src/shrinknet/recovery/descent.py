@@ -63,9 +63,18 @@ Far = Callable[[Said, Batch], Tensor]
 """How far what the smaller network says of some rows is from what is wanted: what falls."""
 
 
+def num_held_out(num_rows: int) -> int:
+    """Return how many of some rows are held out: a fifth, at most 2,000.
+
+    >>> num_held_out(128), num_held_out(50_000)
+    (26, 2000)
+    """
+    return min(-(-num_rows // HELD_OUT), MOST_HELD_OUT)
+
+
 def held_out(data: Data, seed: int) -> tuple[Data, Data]:
-    """Return a fifth of the rows, at most 2,000, and the others, drawn by a seed."""
-    drawn, count = data.permuted(seed), min(-(-len(data) // HELD_OUT), MOST_HELD_OUT)
+    """Return the rows held out and the others, drawn by a seed."""
+    drawn, count = data.permuted(seed), num_held_out(len(data))
     return drawn.rows(0, count), drawn.rows(count, len(data))
 
 

@@ -24,13 +24,22 @@ from shrinknet.core.progress import Tell, tell_nobody
 from shrinknet.engine.gates import GatedNetwork
 from shrinknet.recovery.answers import Teacher, of_answers, of_layers, said_by
 from shrinknet.recovery.augment import Augment
-from shrinknet.recovery.descent import HELD_OUT, Descent, Said, held_out, program_of, spread
+from shrinknet.recovery.descent import (
+    HELD_OUT,
+    ROWS_A_STEP,
+    Descent,
+    Said,
+    held_out,
+    num_held_out,
+    program_of,
+    spread,
+)
 from shrinknet.task.data import Batch, Data
 from shrinknet.task.task import Task
 from shrinknet.task.trees import num_rows
 
-EPOCHS = 60
-"""How often the rows are gone through at most."""
+EPOCHS, STEPS = 60, 960
+"""The rows are gone through at most so often, or until so many steps are taken: what few rows lack are steps."""
 
 LAYERS = 3.0
 """What the layers count beside the answers."""
@@ -39,13 +48,22 @@ PASSES_AN_EPOCH = 4 * (1 - 1 / HELD_OUT) + 1 / HELD_OUT
 """What an epoch costs at most, in forward passes of the whole network: it answers, the other moves, and is judged."""
 
 
-def epochs_within(passes: float) -> int:
-    """Return how many epochs some forward passes pay for.
+def most_epochs(num_rows: int) -> int:
+    """Return how often calibration rows are gone through at most, by how many there are.
 
-    >>> epochs_within(35.0), epochs_within(1e9)
+    >>> most_epochs(10_000), most_epochs(1000), most_epochs(128)
+    (60, 60, 320)
+    """
+    return max(EPOCHS, STEPS // max(1, -(-(num_rows - num_held_out(num_rows)) // ROWS_A_STEP)))
+
+
+def epochs_within(passes: float, num_rows: int) -> int:
+    """Return how many epochs some forward passes over calibration rows pay for.
+
+    >>> epochs_within(35.0, 1000), epochs_within(1e9, 1000)
     (10, 60)
     """
-    return min(EPOCHS, int(passes / PASSES_AN_EPOCH))
+    return min(most_epochs(num_rows), int(passes / PASSES_AN_EPOCH))
 
 
 def refit_jointly(

@@ -136,7 +136,7 @@ def choosing(
         exact = None if rows is None else by(find_criterion("ablation"), rows)
         return scheduled(effort.schedule, estimates, exact, limits, price)
     if _one_after_another(options):
-        return lazily(by(options.rule), limits, price)
+        return lazily(scorers.by(options.rule), limits, price, compensation)
     if not options.how.races:
         return find_method(options.method)(network, by(options.rule))
     if options.method != "reranking" or options.clip != "none":
@@ -148,7 +148,7 @@ def choosing(
 
 def _one_after_another(options: Pruning) -> bool:
     """Whether neurons that go in one step are chosen one after another: their scores are what they cost, measured."""
-    is_measured = options.rule.can_race and options.clip == "none" and not options.refits
+    is_measured = options.rule.can_race and options.clip == "none"
     return (options.step or 1) > 1 and options.method == "reranking" and is_measured and not options.how.races
 
 

@@ -174,7 +174,7 @@ def _kept_for_the_end(
         kept["rounds"], left = rounds, left - rounds * of_a_round
         log.info("%s are kept for %s.", _in_passes(rounds * of_a_round), counted(rounds, "exchange"))
     if options.ends_jointly:
-        epochs = epochs_within(max(0.0, min(SHARE_FOR_JOINT * passes, to_spare - (passes - left))))
+        epochs = epochs_within(max(0.0, min(SHARE_FOR_JOINT * passes, to_spare - (passes - left))), num_rows)
         kept["epochs"], left = epochs, left - epochs * PASSES_AN_EPOCH
         log.info(
             "%s are kept for %s of the joint refit.", _in_passes(epochs * PASSES_AN_EPOCH), counted(epochs, "epoch")

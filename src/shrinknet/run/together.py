@@ -7,7 +7,7 @@ from dataclasses import replace
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.progress import Tell, tell_nobody
 from shrinknet.recovery.augment import augmented
-from shrinknet.recovery.joint import EPOCHS, refit_jointly
+from shrinknet.recovery.joint import most_epochs, refit_jointly
 from shrinknet.run.facts import AnyRun, finish
 from shrinknet.search.guards import Guard
 from shrinknet.search.steps import measure
@@ -32,7 +32,8 @@ def refit_together(run: AnyRun, tell: Tell = tell_nobody, guards: Sequence[Guard
         got = f"{', '.join(map(str, search.augment))} in the folder"
         do = "If that is your own, open the run with `trust=True`."
         raise BadInputError("augment", "trusted where it is code: nothing that a run folder names is imported", got, do)
-    epochs, augment = int(str(run.config.content.get("epochs", EPOCHS))), augmented(run.augmentations)
+    most = most_epochs(len(run.task.calibration))
+    epochs, augment = int(str(run.config.content.get("epochs", most))), augmented(run.augmentations)
     with run.network.program.scoring.arithmetic():
         network = refit_jointly(run.task, run.network, augment, epochs, search.seed, tell)
         measures = measure(run.task, network, run.ships.costs)
