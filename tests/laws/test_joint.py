@@ -12,6 +12,7 @@ from torch.nn import functional
 
 import shrinknet as sn
 from shrinknet.compensation.compensate import compensation_of
+from shrinknet.core.config import RunConfig
 from shrinknet.core.folder import RunFolder
 from shrinknet.core.progress import num_batches
 from shrinknet.engine.gates import GatedNetwork, gated
@@ -19,9 +20,11 @@ from shrinknet.recovery import descent
 from shrinknet.recovery.answers import Teacher, of_answers
 from shrinknet.recovery.augment import AUGMENTATIONS, augmented, flip, shift
 from shrinknet.recovery.descent import ROWS_A_STEP, VALUES_HELD, held_out, smaller, spread
-from shrinknet.recovery.joint import EPOCHS, PASSES_AN_EPOCH, begun, refit_jointly
+from shrinknet.recovery.joint import PASSES_AN_EPOCH, STEPS, begun, most_epochs, refit_jointly
 from shrinknet.report.page_data import page_data, with_handed_back
 from shrinknet.run.checking import check_files
+from shrinknet.run.together import compensation_for
+from shrinknet.search.steps import measure
 from shrinknet.surgery.proof import verify_on
 from shrinknet.surgery.remove import cut_graph
 
@@ -89,7 +92,7 @@ def distances(epochs: int) -> list[float]:
 
 
 def test_averages_of_steps_lose_no_ground_at_first(monkeypatch) -> None:
-    monkeypatch.setattr(descent, "RATE", 5 * descent.RATE)
+    monkeypatch.setattr(descent, "RATE", 10 * descent.RATE)
     with_average = distances(20)
     monkeypatch.setattr(descent, "AVERAGED", 0.0)
     without = distances(20)
@@ -175,17 +178,51 @@ def pruned(task: sn.Task, **more: object) -> sn.Run:
 
 def test_a_run_ends_nearer_than_by_least_squares_and_opens_again_to_the_bit(tmp_path) -> None:
     task = trained()
-    plain = pruned(task, compensate="least-squares")
     run = pruned(task, augment="flip,shift", out=tmp_path / "run")
-    assert run.plan.removed == plain.plan.removed
-    assert run.history[-1].measures == plain.measures, "the search is that of least squares"
-    assert far(task, run.network) < 0.9 * far(task, plain.network)
+    unseen = task.with_calibration(held_out(task.calibration, 0)[1])
+    start = compensated(unseen, [step.removed for step in run.history])
+    losses = [measure(task, one, run.ships.costs).calibration_loss for one in (start, run.network)]
+    assert losses[0] == run.history[-1].measures.calibration_loss, "the search is that of least squares"
+    assert losses[1] == run.measures.calibration_loss
+    assert far(task, run.network) < 0.9 * far(task, start)
     assert run.verification.holds
     again = sn.load(tmp_path / "run", model=task.model, data=[rows_of(task)])
     assert all(difference.holds for difference in check_files(again).values())
     inputs = rows_of(task)[0]
     assert torch.equal(again.model(inputs), run.model(inputs))
     assert again.measures.calibration_loss == run.measures.calibration_loss
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_rows_that_judge_a_joint_refit_have_no_part_in_what_it_starts_from(epochs: int) -> None:
+    task, seed = trained(), 3
+    inputs, targets = rows_of(task)
+    held = held_out(task.calibration, seed)[0].whole().inputs
+    judging = (inputs.flatten(1)[:, None] == held.flatten(1)[None]).all(2).any(1)
+    assert int(judging.sum()) == len(held) == len(inputs) // 5
+    others = torch.where(judging[:, None, None, None], inputs + 1, inputs)
+    config = RunConfig.of({"compensate": "joint", "seed": seed, "epochs": epochs})
+    refit = []
+    for one in (inputs, others):
+        here = sn.Task(task.model, "cross-entropy", (one, targets), batch_size=64)
+        network = gated(here)
+        gone = [group.neurons[0] for group in network.groups]
+        refit.append(compensation_for(config, here, network).after([gone]).program.tensors)
+    same = all(torch.equal(tensor, refit[1][name]) for name, tensor in refit[0].items())
+    assert same == bool(epochs), "where nothing follows that they would judge, all rows count"
+
+
+def test_few_rows_are_gone_through_by_smaller_steps_and_more_often() -> None:
+    def first_rate(rows: int) -> float:
+        task = trained(rows=rows)
+        start = half(gated(task))
+        held, seen = held_out(task.calibration, 0)
+        way = begun(Teacher.of(start, next(held.batches()).inputs), held, seen, NO_MORE_ROWS, 1, 0)
+        return way._rates[0] / float(way._cut.get_parameter("0.weight").square().mean().sqrt())
+
+    assert first_rate(1500) == pytest.approx(descent.RATE)
+    assert first_rate(250) == pytest.approx(descent.RATE / 2)
+    assert [most_epochs(rows) for rows in (2, 250, 1000, 2000)] == [STEPS, STEPS // 4, 60, 60]
 
 
 def test_the_page_and_the_summary_show_the_network_that_was_handed_back(tmp_path) -> None:
@@ -219,11 +256,12 @@ def test_other_members_of_the_family_are_refit_as_well_from_the_run_and_from_its
     inputs = rows_of(task)[0]
     assert torch.equal(here.model(inputs), there.model(inputs))
     gone = [step.removed for step in run.history]
-    assert far(task, here.network) < far(task, compensated(task, gone[: len(here.plan.removed) + 1]))
+    unseen = task.with_calibration(held_out(task.calibration, 0)[1])
+    assert far(task, here.network) < far(task, compensated(unseen, gone[: len(here.plan.removed) + 1]))
     assert {what for what, _ in told} == {"all weights are refit together"}
     done = [fraction for _, fraction in told]
     assert done == sorted(done)
-    assert (done[-1], len(done)) == (1.0, EPOCHS * num_batches(range(192), ROWS_A_STEP))
+    assert (done[-1], len(done)) == (1.0, STEPS) == (1.0, most_epochs(240) * num_batches(range(192), ROWS_A_STEP))
 
 
 def compensated(task: sn.Task, portions: list) -> GatedNetwork:
@@ -267,7 +305,7 @@ def test_where_the_exact_search_fits_half_of_the_effort_the_rest_still_pays_for_
     run = pruned(task, effort=190, goals=[sn.RemovedNeurons(3)], out=folder)
     config = json.loads((folder / "config.json").read_text())
     assert "passes" not in config, "the law is about efforts that the exact search fits"
-    assert config["epochs"] == int(95 / PASSES_AN_EPOCH) < EPOCHS
+    assert config["epochs"] == int(95 / PASSES_AN_EPOCH) < most_epochs(240)
     (folder / "summary.json").unlink()
     resumed = pruned(task, effort=190, goals=[sn.RemovedNeurons(3)], out=folder, resume=True)
     assert torch.equal(resumed.model(rows_of(task)[0]), run.model(rows_of(task)[0]))

@@ -35,8 +35,9 @@ HELD_OUT = 5
 MOST_HELD_OUT = 2000
 """Never more rows than these are held out: they say which epoch was best."""
 
-RATE = 0.02
-"""A step is this share of a tensor's root mean square."""
+RATE, ROWS_FOR_RATE = 0.02, 800
+"""A step is this share of a tensor's root mean square; with fewer rows it is smaller, by the root of their share: their
+mean slopes say less of other rows."""
 
 WARM = 0.05
 """The part of the steps in which the rate rises to that; it falls to 0 along half a cosine."""
@@ -141,7 +142,8 @@ class Descent:
     def __post_init__(self) -> None:
         self._cut, self.average = smaller(self.teacher.network), smaller(self.teacher.network)
         self._generator = torch.Generator().manual_seed(self.seed)
-        self._rates = [RATE * _size(one) for one in self._cut.parameters() if one.requires_grad]
+        rate = RATE * math.sqrt(min(1.0, len(self.rows) / ROWS_FOR_RATE))
+        self._rates = [rate * _size(one) for one in self._cut.parameters() if one.requires_grad]
         moved = [{"params": [one]} for one in self._cut.parameters() if one.requires_grad]
         self._optimizer = torch.optim.Adam(moved, betas=MOMENTS)
         self.least, self.best = self.judge(self.average), weights_of(self.average)

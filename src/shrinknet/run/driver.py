@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from shrinknet.compensation.compensate import compensation_of
 from shrinknet.compensation.readers import not_refit
 from shrinknet.core.config import RunConfig
 from shrinknet.core.errors import BadInputError, NothingToRemoveError
@@ -28,6 +27,7 @@ from shrinknet.run.options import Pruning
 from shrinknet.run.own_class import foretell
 from shrinknet.run.run import Run
 from shrinknet.run.searching import Search
+from shrinknet.run.together import compensation_for
 from shrinknet.run.written import check_containers, under_way, with_threads_of, write_start
 from shrinknet.search.goals import limits_of
 from shrinknet.search.guards import check_ways
@@ -80,7 +80,7 @@ def search(task: Task, options: Pruning) -> Run:
     with under_way(folder), ExitStack() as workers:
         if folder is not None:
             write_start(folder, task, network.trace)
-        compensation = compensation_of(options.compensate, task, network)
+        compensation = compensation_for(config, task, network)
         if options.refits and (left := not_refit(network.program)):
             log.info("Not refit, whatever goes before them: %s.", some_of(list(dict.fromkeys(map(describe, left)))))
         scorers = Scorers(task, options, None if folder is None else folder.path / "shards", workers)

@@ -9,11 +9,11 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from shrinknet.compensation.compensate import compensation_of
 from shrinknet.core.records import Measures, Neuron, Step, removed_by
 from shrinknet.core.units import counted
 from shrinknet.engine.gates import GatedNetwork, gate
 from shrinknet.run.facts import AnyRun, Facts, finish
+from shrinknet.run.together import compensation_for
 from shrinknet.search.goals import Corrected, Goal, RemovedNeurons
 from shrinknet.search.rank import Limits
 from shrinknet.search.steps import measure
@@ -113,7 +113,7 @@ def _come_back(run: AnyRun, found: AnyRun, counts: list[int], place: int, goals:
 
 def _with_so_many_gone(run: AnyRun, count: int, wanted: Sequence[Goal], goals: Sequence[Goal]) -> AnyRun:
     order, words = run.plan.removed + run.plan.remaining, " and ".join(map(str, goals))
-    compensation = compensation_of(run.config.search.compensate, run.task, _untouched(run))
+    compensation = compensation_for(run.config, run.task, _untouched(run))
     network = compensation.after(portions_of(run.history, order[:count]))
     is_met = _reach(run, wanted, order[:count])
     reason = f"reached the goal: {words}" if is_met else f"{words} cannot be reached; this is the smallest there is"

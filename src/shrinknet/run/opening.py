@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from shrinknet.compensation.compensate import compensation_of
 from shrinknet.core.config import WEIGHTS, RunConfig, SearchOptions
 from shrinknet.core.errors import BadInputError, RunFolderError
 from shrinknet.core.folder import RunFolder, whole
@@ -28,6 +27,7 @@ from shrinknet.run.facts import Shipped, finish
 from shrinknet.run.family import portions_of
 from shrinknet.run.remade import remade, trusted
 from shrinknet.run.run import Run
+from shrinknet.run.together import compensation_for
 from shrinknet.run.written import with_threads_of
 from shrinknet.search.steps import measure
 from shrinknet.surgery.remove import kept_indices
@@ -148,7 +148,7 @@ def reopened(folder: RunFolder, task: Task, find: Find = find_exporter, *, trust
         bare = network.without(plan.removed)
         masked = bare.refit(as_cut(bare, folder.path / "model.safetensors"))
     else:
-        masked = compensation_of(asked.compensate, task, network).after(portions_of(history, plan.removed))
+        masked = compensation_for(config, task, network).after(portions_of(history, plan.removed))
     measures = measure(task, masked, lambda present: end.after.costs)
     run = finish(Run, task, masked, history, plan, measures, end.reason, end.is_met, config, ships, ship=False)
     _check_belongs(folder, run)

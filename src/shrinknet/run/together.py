@@ -1,18 +1,41 @@
-"""The end of a run with `compensate="joint"`: all weights of what is handed back are refit together, once."""
+"""Runs with `compensate="joint"`: what their search refits by, and their end, where all weights are refit together."""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+from shrinknet.compensation.compensate import Compensation, compensation_of
+from shrinknet.compensation.none import NoCompensation
+from shrinknet.core.config import RunConfig
 from shrinknet.core.errors import BadInputError
 from shrinknet.core.progress import Tell, tell_nobody
+from shrinknet.engine.gates import GatedNetwork
 from shrinknet.recovery.augment import augmented
+from shrinknet.recovery.descent import held_out
 from shrinknet.recovery.joint import most_epochs, refit_jointly
 from shrinknet.run.facts import AnyRun, finish
 from shrinknet.search.guards import Guard
 from shrinknet.search.steps import measure
+from shrinknet.task.task import Task
 
 log = logging.getLogger(__name__)
+
+
+def compensation_for(config: RunConfig, task: Task, network: GatedNetwork) -> Compensation | NoCompensation:
+    """Return how readers make up for what goes in a run, by all calibration rows.
+
+    Before a joint refit it is by those that this does not hold out: they judge whether it is better than what it starts
+    from, and that must not have seen them either.
+    """
+    search = config.search
+    if search.ends_jointly and _num_epochs(config, task) and len(task.calibration) > 1:
+        task = task.with_calibration(held_out(task.calibration, search.seed)[1])
+    return compensation_of(search.compensate, task, network)
+
+
+def _num_epochs(config: RunConfig, task: Task) -> int:
+    """How often a joint refit goes through the rows."""
+    return int(str(config.content.get("epochs", most_epochs(len(task.calibration)))))
 
 
 def refit_together(run: AnyRun, tell: Tell = tell_nobody, guards: Sequence[Guard] = ()) -> AnyRun:
@@ -32,8 +55,7 @@ def refit_together(run: AnyRun, tell: Tell = tell_nobody, guards: Sequence[Guard
         got = f"{', '.join(map(str, search.augment))} in the folder"
         do = "If that is your own, open the run with `trust=True`."
         raise BadInputError("augment", "trusted where it is code: nothing that a run folder names is imported", got, do)
-    most = most_epochs(len(run.task.calibration))
-    epochs, augment = int(str(run.config.content.get("epochs", most))), augmented(run.augmentations)
+    epochs, augment = _num_epochs(run.config, run.task), augmented(run.augmentations)
     with run.network.program.scoring.arithmetic():
         network = refit_jointly(run.task, run.network, augment, epochs, search.seed, tell)
         measures = measure(run.task, network, run.ships.costs)
