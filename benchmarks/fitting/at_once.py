@@ -4,8 +4,7 @@
 
 Half of the parameters stay; scores see 300 of the 10,000 test images, drawn by each of three seeds, accuracy is that on
 9,000 of those left. `one` ranks again after every channel; `eight` is `step=8`; `eight lowest` takes the eight that a
-ranking puts first, whatever they do to each other, as `step=8` does where readers are refit. Killed, the same command
-goes on from there.
+ranking puts first, whatever they do to each other. Killed, the same command goes on from there.
 """
 
 import json
@@ -25,7 +24,7 @@ from shrinknet.run import choosing
 
 DRAWS, ROWS, FIRST_TESTED, SHARE = (0, 1, 2), 300, 1000, 0.5
 WAYS = {"one": 1, "eight": 8, "eight lowest": 8}
-JOBS = [("none", way) for way in WAYS] + [("least-squares", way) for way in ("one", "eight")]
+JOBS = [(kind, way) for kind in ("none", "least-squares") for way in WAYS]
 PARTIAL = RESULTS / "fitting_at_once.partial.jsonl"
 
 

@@ -3,9 +3,9 @@
     SHRINKNET_DATA=... python benchmarks/fitting/draws.py
 
 Scores and refits see the calibration rows alone, 1,000 or the first 128 of these, drawn by a seed from the 10,000 test
-images; accuracy is that on the other 9,000. `least-squares` searches with as many passes as `joint` has left once its
-epochs are paid, so that the two differ by the joint refit alone; `polished` is least squares with exchanges at the end,
-beside `unpolished` by the same effort. Killed, the same command goes on from there.
+images; accuracy is that on the other 9,000. Passes over few images are cheap: there `joint` has as many as pay for all
+of its epochs. `least-squares` searches with as many as `joint` has left once its epochs are paid; `polished` is least
+squares with exchanges at the end, beside `unpolished` by the same effort. Killed, the same command goes on from there.
 """
 
 import json
@@ -21,15 +21,17 @@ from rounds import RESULTS, once, write
 from trained_networks import resnet8
 
 import shrinknet as sn
-from shrinknet.recovery.joint import EPOCHS, PASSES_AN_EPOCH
+from shrinknet.recovery.joint import PASSES_AN_EPOCH, most_epochs
+from shrinknet.run.effort import SHARE_FOR_JOINT
 
-DRAWS, FEW, EFFORT = (0, 1, 2), 128, 500
-SEARCH = EFFORT - EPOCHS * PASSES_AN_EPOCH
+DRAWS, FEW = (0, 1, 2), 128
+OF_JOINT = {rows: most_epochs(rows) * PASSES_AN_EPOCH for rows in (NUM_CALIBRATION, FEW)}
+EFFORTS = {NUM_CALIBRATION: 500, FEW: OF_JOINT[FEW] / SHARE_FOR_JOINT}
 WAYS = {
-    "least-squares": {"effort": SEARCH, "compensate": "least-squares"},
-    "joint": {"effort": EFFORT, "compensate": "joint", "augment": ("flip", "shift")},
-    "unpolished": {"effort": EFFORT, "compensate": "least-squares"},
-    "polished": {"effort": EFFORT, "compensate": "least-squares", "polish": True},
+    "least-squares": {"compensate": "least-squares"},
+    "joint": {"compensate": "joint", "augment": ("flip", "shift")},
+    "unpolished": {"compensate": "least-squares"},
+    "polished": {"compensate": "least-squares", "polish": True},
 }
 JOBS = [(way, rows, share) for way in ("least-squares", "joint") for rows in (NUM_CALIBRATION, FEW) for share in SHARES]
 JOBS += [(way, NUM_CALIBRATION, SHARES[-1]) for way in ("unpolished", "polished")]
@@ -47,7 +49,7 @@ def main() -> None:
                 file.write(json.dumps(done[-1]) + "\n")
                 file.flush()
                 print(done[-1], flush=True)
-    write("fitting_draws", {"efforts": {way: how["effort"] for way, how in WAYS.items()},
+    write("fitting_draws", {"efforts": EFFORTS, "of_joint": OF_JOINT,
                             "means": [summed_up(job, done) for job in JOBS], "runs": done})  # fmt: skip
     PARTIAL.unlink()
 
@@ -57,7 +59,14 @@ def pruned(way: str, num_rows: int, share: float, draw: int) -> dict[str, object
     inputs, targets = images(10_000, draw)
     task = sn.Task(resnet8().eval(), "cross-entropy", (inputs[:num_rows], targets[:num_rows]), batch_size=250)
     test, runs = (inputs[NUM_CALIBRATION:], targets[NUM_CALIBRATION:]), list[sn.Run]()
-    how = {"goals": [sn.NumParameters(f"{share:.0%}")], "price": "parameters", "seed": draw, **WAYS[way]}
+    effort = EFFORTS[num_rows] - (OF_JOINT[num_rows] if way == "least-squares" else 0)
+    how = {
+        "goals": [sn.NumParameters(f"{share:.0%}")],
+        "price": "parameters",
+        "seed": draw,
+        "effort": effort,
+        **WAYS[way],
+    }
     seconds = once(lambda: runs.append(sn.prune(task, **how)))
     (run,) = runs
     return {

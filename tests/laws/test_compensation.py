@@ -522,15 +522,36 @@ def test_other_criteria_than_ablation_score_the_network_as_it_stands() -> None:
     assert all(run.history[1].scores == pytest.approx(alone.history[1].scores, rel=1e-6) for run in runs)
 
 
-@pytest.mark.parametrize("kind", ["mean", "least-squares"])
-def test_what_is_remembered_from_one_ranking_to_the_next_changes_no_bit(kind: str) -> None:
-    """Looked at after every refit, or after the last one alone, or once more from the start."""
+def images_task() -> sn.Task:
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Conv2d(1, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 7), nn.ReLU(),
         nn.Linear(7, 3),
     )  # fmt: skip
-    task = sn.Task(model, "cross-entropy", (torch.randn(90, 1, 6, 6), torch.arange(90) % 3))
+    return sn.Task(model, "cross-entropy", (torch.randn(90, 1, 6, 6), torch.arange(90) % 3))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trial_refits_to_the_bits_of_what_it_was_made_of_and_leaves_that_as_it_was(kind: str) -> None:
+    task = images_task()
+    network, portions = gated(task), ([sn.Neuron("0", 1)], [sn.Neuron("5", 2)], [sn.Neuron("2", 0), sn.Neuron("0", 3)])
+    tried, alone = Compensation(kind, task, network), Compensation(kind, task, network)
+    here, there = network, network
+    for gone in portions:
+        trial, astray = tried.trial(), [sn.Neuron("0", 4), sn.Neuron("5", 6)]
+        refit = trial.refit(here.without(gone), gone)
+        trial.refit(refit.without(astray), astray)
+        here, there = tried.refit(here.without(gone), gone), alone.refit(there.without(gone), gone)
+        for name, tensor in there.program.tensors.items():
+            assert torch.equal(here.program.tensors[name], tensor)
+            assert torch.equal(refit.program.tensors[name], tensor)
+        assert tried.latest is here
+
+
+@pytest.mark.parametrize("kind", ["mean", "least-squares"])
+def test_what_is_remembered_from_one_ranking_to_the_next_changes_no_bit(kind: str) -> None:
+    """Looked at after every refit, or after the last one alone, or once more from the start."""
+    task = images_task()
     network = gated(task)
     looked, last = Compensation(kind, task, network), Compensation(kind, task, network)
     here, there = network, network
