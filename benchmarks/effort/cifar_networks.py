@@ -61,7 +61,7 @@ def pruned(name: str, kind: str, passes: int) -> dict[str, object]:
     return {
         "network": name, "kind": kind, "passes": passes, "seconds": seconds, "accuracy": found,
         "forecast_seconds": passes * a_pass, "steps_seconds": sum(step.seconds for step in runs[0].history[1:]),
-        "removed": len(runs[0].plan.removed), "is_met": runs[0].is_met,
+        "removed": len(runs[0].plan.removed), "is_met": runs[0].is_met, "num_threads": torch.get_num_threads(),
     }  # fmt: skip
 
 
