@@ -96,7 +96,7 @@ def measured(model, train, test, name: str, seed: int, share: float, way: str) -
     """One network at one size."""
     drawn = torch.randperm(len(train[1]), generator=torch.Generator().manual_seed(seed))[:NUM_CALIBRATION]
     inputs, targets = train[0][drawn], train[1][drawn]
-    budget, made = int(share * width_search.size_of(model)), list[nn.Module]()
+    budget, made = int(share * size_of(model)), list[nn.Module]()
     if way == "width search":
         seconds = once(lambda: made.append(width_search.shrunk(model, inputs, targets, budget, seed)))
     else:
@@ -109,9 +109,14 @@ def measured(model, train, test, name: str, seed: int, share: float, way: str) -
         seconds = once(lambda: made.append(sn.prune(task, goals=goals, seed=seed, **how).model))
     return {
         "network": name, "seed": seed, "share": share, "way": way, "whole": accuracy(model, test),
-        "accuracy": accuracy(made[0], test), "parameters": width_search.size_of(made[0]), "budget": budget,
+        "accuracy": accuracy(made[0], test), "parameters": size_of(made[0]), "budget": budget,
         "seconds": seconds,
     }  # fmt: skip
+
+
+def size_of(model: nn.Module) -> int:
+    """How many parameters a network has."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def mean(name: str, share: float, way: str, runs: list[dict]) -> dict[str, object]:
