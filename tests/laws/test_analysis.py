@@ -84,11 +84,12 @@ def test_surfaces_of_a_run_stand_at_the_moment_of_each_removal() -> None:
         assert surface.losses[0] == pytest.approx(after.calibration_loss, rel=1e-9)
 
 
-def test_surfaces_of_a_run_with_compensation_see_the_refit_readers() -> None:
+@pytest.mark.parametrize("kind", ["least-squares", "joint"])
+def test_surfaces_of_a_run_with_compensation_see_the_refit_readers(kind: str) -> None:
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)).double()
     task = sn.Task(model, "cross-entropy", (torch.randn(60, 6).double(), torch.arange(60) % 3))
-    run = sn.prune(task, goals=[sn.RemovedNeurons(4)], compensate="least-squares")
+    run = sn.prune(task, goals=[sn.RemovedNeurons(4)], compensate=kind)
     for surface in error_surfaces(run, every=1, alphas=Alphas(0, 1, 0.5)):
         before = run.history[surface.step - 1].measures
         assert surface.loss == pytest.approx(before.calibration_loss, rel=1e-9)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shrinknet.compensation.compensate import compensation_of
 from shrinknet.core.errors import BadInputError, did_you_mean
 from shrinknet.core.progress import Tell, tell_nobody
 from shrinknet.core.records import Group, Neuron
@@ -24,6 +23,7 @@ from shrinknet.engine.gates import GatedNetwork, gated
 from shrinknet.engine.memory import in_memory
 from shrinknet.engine.replay import Replay
 from shrinknet.run.run import Run
+from shrinknet.run.together import compensation_for
 from shrinknet.task.task import Task
 
 Vector = NDArray[np.float64]
@@ -176,11 +176,11 @@ def error_surfaces(
     steps = [step for step in run.history if step.removed and not step.restored]
     if not steps:
         raise BadInputError("run", "a run that removed something", "one that stopped at once", "Give it a goal.")
-    scoring, kind = run.network.program.scoring, run.config.search.compensate
+    scoring = run.network.program.scoring
     groups = {_group(run.network, step.removed[0]) for step in steps[::every]}
     task, found = in_memory(run.task, run.network, groups), []
     network = gated(task, run.config.search.keep, run.config.search.only, scoring)
-    compensation = compensation_of(kind, task, network)
+    compensation = compensation_for(run.config, task, network)
     with scoring.arithmetic():
         network = compensation.restart()
         for place, step in enumerate(steps):
